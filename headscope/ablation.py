@@ -1,0 +1,146 @@
+"""Ablation: heads switched off while a context is open, at the input of the output projection."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch
+from headscope.errors import AnatomyError, InputError, UnknownNameError
+from headscope.heads import Anatomy, HeadLike, Site
+from headscope.observation import observe
+from headscope.statistics import STATISTICS
+
+__all__ = ["MODES", "Fills", "ablate", "fill_values", "silence", "transform_outputs"]
+
+MODES = ("zero", "mean")
+
+Fills = Mapping[int, Float[Tensor, "head value_dim"]]
+
+
+@contextmanager
+def ablate(
+    model: nn.Module,
+    heads: Iterable[HeadLike],
+    mode: str = "zero",
+    batches: Iterable[Batch] | None = None,
+    *,
+    anatomy: Anatomy | None = None,
+    example: Batch | None = None,
+) -> Iterator[None]:
+    """Switch heads off while the context is open.
+
+    What a head hands to the output projection is replaced at every position, so that exactly its own contribution
+    changes (slices of the projection's *output* are no heads).
+
+    Args:
+        model: the model that will be run inside the context; its weights are not touched.
+        heads: which, as "L3H7", (3, 7) or HeadId.
+        mode: "zero": by nothing; "mean": by its mean over the positions of `batches` that count.
+        batches: calibration text for "mean".
+        anatomy: skips the probe.
+        example: for the probe, if the model cannot say what it takes.
+
+    Raises:
+        UnknownNameError: a head or mode that does not exist.
+        AnatomyError: a head whose output cannot be told apart.
+        InputError: "mean" without batches.
+    """
+    anatomy = discover(model, example) if anatomy is None else anatomy
+    positions = anatomy.find(heads)
+    fills = fill_values(model, mode, batches, anatomy)
+    with silence(model, anatomy, positions, fills):
+        yield
+
+
+def fill_values(model: nn.Module, mode: str, batches: Iterable[Batch] | None, anatomy: Anatomy) -> Fills | None:
+    """What each head is replaced by, (head, value_dim) a layer; None for nothing at all."""
+    if mode not in MODES:
+        raise UnknownNameError(f"there is no ablation mode {mode!r}; there are: {', '.join(MODES)}")
+    if mode == "zero":
+        return None
+    if batches is None:
+        raise InputError("ablation by the mean needs batches= to take the mean over")
+    means = STATISTICS["means"]()
+    observe(model, batches, [means], anatomy=anatomy.cuttable)
+    fills: Fills = means.compute()
+    return fills
+
+
+@contextmanager
+def silence(
+    model: nn.Module, anatomy: Anatomy, positions: Mapping[int, Iterable[int]], fills: Fills | None = None
+) -> Iterator[None]:
+    """`ablate` for heads already found: positions on the head axis, by layer."""
+
+    def replacement(site: Site) -> Callable[[Tensor], Tensor]:
+        assert site.output is not None
+        gone = list(positions[site.layer])
+        columns = [column for head in gone for column in site.output.heads[head]]
+        value = None if fills is None else fills[site.layer][gone].flatten()
+
+        def replace(entering: Tensor) -> Tensor:
+            entering = entering.clone()
+            entering[..., columns] = 0 if value is None else value.to(entering.device, entering.dtype)
+            return entering
+
+        return replace
+
+    sites = [anatomy.site(layer) for layer in positions]
+    with transform_outputs(model, anatomy, {site.layer: replacement(_cuttable(site)) for site in sites}):
+        yield
+
+
+def _cuttable(site: Site) -> Site:
+    if not site.prunable:
+        raise AnatomyError(
+            f"heads of layer {site.layer} ({site.module_name}) cannot be switched off one by one: "
+            "something mixes them before the output projection, or there is none"
+        )
+    return site
+
+
+@contextmanager
+def transform_outputs(
+    model: nn.Module, anatomy: Anatomy, transforms: Mapping[int, Callable[[Tensor], Tensor]]
+) -> Iterator[None]:
+    """While open, what enters the output projection of each layer named is passed through its function.
+
+    Args:
+        model: the model that will be run.
+        anatomy: its anatomy, whole: sites that share a projection are told apart by their turn.
+        transforms: by layer, from the projection's input (…, in features) to its replacement.
+    """
+    turns: dict[str, list[Callable[[Tensor], Tensor] | None]] = {}
+    for site in anatomy.sites:
+        if site.output is not None:
+            turns.setdefault(site.output.module, []).append(transforms.get(site.layer))
+    with ExitStack() as stack:
+        for name, functions in turns.items():
+            if any(functions):
+                turn = _Turn(functions)
+                handle = model.register_forward_pre_hook(turn.restart, prepend=True)
+                stack.callback(handle.remove)
+                # first of all hooks there: who watches sees what enters, whichever context was opened first
+                handle = model.get_submodule(name).register_forward_pre_hook(turn.apply, prepend=True)
+                stack.callback(handle.remove)
+        yield
+
+
+@dataclass
+class _Turn:
+    """One output projection's functions, in the order in which a forward pass reaches them."""
+
+    functions: list[Callable[[Tensor], Tensor] | None]
+    _next: int = field(default=0)
+
+    def restart(self, *_: object) -> None:
+        self._next = 0
+
+    def apply(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        function = self.functions[self._next % len(self.functions)]
+        self._next += 1
+        return None if function is None else (function(args[0]), *args[1:])

@@ -1,0 +1,356 @@
+"""The whole story in one call: `analyze` finds, watches, scores and judges; `Analysis` holds every table, no model."""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import log2
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, device_of, probe_example
+from headscope.candidates import list_candidates
+from headscope.corpus import text_batches
+from headscope.errors import InputError, NumericalError, StorageError
+from headscope.evidence import Progress, gather
+from headscope.folders import new_folder
+from headscope.heads import Anatomy
+from headscope.judging import Bench, judge
+from headscope.loading import load_model
+from headscope.metrics import Metric, resolve_metric
+from headscope.reporting import render
+from headscope.splits import sample_batches, split_documents
+from headscope.tables import HeadTable, PairTable
+from headscope.verdicts import Verdict, draw_lines
+
+__all__ = ["Analysis", "Budget", "analyze"]
+
+_SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
+_LEAST_DRAWS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much text an analysis looks at, and what is drawn.
+
+    Attributes:
+        length: tokens of a window, specials included; shortened to what the model takes.
+        windows: windows of text, spread over the documents; None for all.
+        size: windows of a batch.
+        held_out: share of the documents that only the verdict is measured on.
+        ablation_tokens: positions that the ablation sweep runs on; None for as many as take about a minute on two
+            cores, between 1,024 and 2,048. The verdict is measured on up to twice as many.
+        draws: random draws of heads that the chosen ones are set against; five at least.
+        seed: of every draw.
+    """
+
+    length: int = 128
+    windows: int | None = 256
+    size: int = 8
+    held_out: float = 0.3
+    ablation_tokens: int | None = None
+    draws: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise InputError(
+                f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out}"
+            )
+        if self.draws < _LEAST_DRAWS:
+            raise InputError(f"a comparison with chance takes at least {_LEAST_DRAWS} draws, not {self.draws}")
+        if self.ablation_tokens is not None and self.ablation_tokens < 1:
+            raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """Everything that one analysis found. Saved and loaded as one folder; reading it needs no model.
+
+    Attributes:
+        anatomy: the model's heads.
+        scores: HeadTables "ablation", "gradient", "norm", "replaceability", "needed".
+        pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers.
+        candidates: a row per head, least needed first; see `headscope.candidates.list_candidates`.
+        verdict: measured on documents that chose nothing.
+        facts: model, text, versions, seeds, time.
+    """
+
+    anatomy: Anatomy
+    scores: Mapping[str, HeadTable]
+    pairs: Mapping[str, PairTable]
+    candidates: pd.DataFrame
+    verdict: Verdict
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def importance(self) -> HeadTable:
+        """Exact ablation by zero."""
+        return self.scores["ablation"]
+
+    @property
+    def replaceability(self) -> HeadTable:
+        """How much of each head its layer restores, held out."""
+        return self.scores["replaceability"]
+
+    @property
+    def similarity(self) -> PairTable:
+        """Unbiased linear CKA of z."""
+        return self.pairs["cka"]
+
+    def report(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
+        return Path(render(self, folder, force=force))
+
+    def _repr_html_(self) -> str:
+        return f"<p><strong>{self.verdict.sentence}</strong></p>" + self.candidates.head(12).to_html(index=False)
+
+    def save(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the analysis into a new folder: JSON and CSV files.
+
+        Raises:
+            StorageError: the folder has other content and `force` is off.
+        """
+        with new_folder(folder, force=force) as new:
+            (new / "anatomy.json").write_text(self.anatomy.to_json(), encoding="utf-8")
+            about = {
+                "format": 1,
+                "scores": list(self.scores),
+                "pairs": list(self.pairs),
+                "verdict": self.verdict.to_json(),
+                "facts": dict(self.facts),
+            }
+            for kind, tables in (("scores", self.scores), ("pairs", self.pairs)):
+                (new / kind).mkdir()
+                for table in tables.values():
+                    table.save(new / kind)
+            self.candidates.to_csv(new / "candidates.csv", index=False)
+            (new / "analysis.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote.
+
+        Raises:
+            StorageError: the folder holds no analysis, or a part of it is missing or unreadable.
+        """
+        folder = Path(folder)
+        if not (folder / "analysis.json").exists() and (folder / "run" / "analysis.json").exists():
+            folder /= "run"  # the command line writes the analysis beside its report
+        try:
+            about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+            anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
+            candidates = pd.read_csv(folder / "candidates.csv", float_precision="round_trip", keep_default_na=False,
+                                     na_values={name: [""] for name in _NUMBERS})  # fmt: skip
+            verdict = Verdict.from_json(about["verdict"])
+            scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
+            pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"{folder} does not hold a whole analysis: {error}; run `headscope analyze` again"
+            ) from error
+        return cls(anatomy, scores, pairs, candidates, verdict, about["facts"])
+
+
+_NUMBERS = (
+    "importance", "low", "high", "replaceability", "needed", "norm", "gradient", "stand_in_share", "stand_in_cka",
+)  # fmt: skip
+
+
+def analyze(
+    model: str | nn.Module,
+    tokenizer: Any = None,
+    texts: Any = None,
+    batches: Iterable[Batch] | None = None,
+    *,
+    name: str | None = None,
+    metric: str | Metric | Callable[..., Tensor] = "auto",
+    budget: Budget | None = None,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Find which attention heads a model needs.
+
+    Args:
+        model: a loaded model, or what `headscope.loading.load_model` takes: hub name, folder, "module:factory".
+        tokenizer: for text; taken from the model's folder where a name is given.
+        texts: documents (an iterable of str, or what `headscope.read_texts` returns); None for the default corpus.
+        batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
+        name: what to call the model in the report; its own name by default.
+        metric: what importance is measured by; see `headscope.importance`.
+        budget: how much text is looked at.
+        progress: called as progress(stage, steps done since the last call, steps in all).
+
+    Returns:
+        Every table, the candidates and the verdict.
+
+    Raises:
+        HeadscopeError: anything that would make the numbers wrong or meaningless; see `headscope.errors`.
+    """
+    budget = Budget() if budget is None else budget
+    clock = _Clock()
+    with clock.stage("load"):
+        source = _prepare(model, tokenizer, texts, batches, budget)
+        check_weights(source.model)
+    with clock.stage("probe"):
+        anatomy = discover(source.model, probe_example(source.model, source.batches[0]))
+        judged_by = resolve_metric(metric, source.model, anatomy, source.batches[0])
+    chosen_on, held_out = split_documents(source.batches, budget.held_out, budget.seed)
+    tokens = budget.ablation_tokens or _affordable_tokens(source.model, anatomy)
+    sample = sample_batches(chosen_on, tokens, budget.seed)
+    with clock.stage("evidence"):
+        evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
+    name = source.name if name is None else name
+    lines = draw_lines(evidence.scores["ablation"].score)
+    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines)
+    bench = Bench(
+        batches=held_out,
+        sample=sample_batches(held_out, 2 * tokens, budget.seed),
+        metric=judged_by,
+        draws=budget.draws,
+        seed=budget.seed,
+        text_unit=source.facts["text_unit"],
+    )
+    with clock.stage("verdict"):
+        verdict = judge(source.model, name, anatomy, evidence, candidates, lines, bench)
+    facts = source.facts | {
+        "documents_chosen_on": len(chosen_on.documents),
+        "documents_judged_on": len(held_out.documents),
+        "ablation_tokens": evidence.scores["ablation"].facts["tokens"],
+        "metric": judged_by.name,
+        "unit": judged_by.unit,
+        "seed": budget.seed,
+        "model": name,
+    }
+    facts |= _environment(source.model, anatomy) | {"seconds": clock.seconds, "peak_memory_mb": _peak_memory()}
+    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a model with NaN or infinity in its weights.
+
+    Raises:
+        NumericalError: naming the first such parameter or buffer.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        # a sum is one pass and no copy; only a suspicious one is looked at closely (masks may hold infinities)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
+            bad = torch.isnan(tensor) if name in dict(model.named_buffers()) else ~torch.isfinite(tensor)
+            if bool(bad.any()):
+                raise NumericalError(
+                    f"the weights of {type(model).__name__} hold NaN or infinity: {name}; "
+                    "was the file damaged, or the training diverged?"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    model: nn.Module
+    name: str
+    batches: Sequence[Batch]
+    facts: dict[str, Any]
+
+
+def _prepare(
+    model: str | nn.Module, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
+) -> _Source:
+    if isinstance(model, str):
+        loaded = load_model(model)
+        network, name = loaded.model, loaded.name
+        tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
+        batches = loaded.batches if batches is None and texts is None else batches
+    else:
+        network, name = model, _name(model)
+    if batches is not None:
+        if texts is not None:
+            raise InputError("give texts or batches, not both")
+        kept = batches if isinstance(batches, Sequence) else list(batches)
+        if len(kept) == 0:
+            raise InputError("there is no batch to analyse")
+        return _Source(network, name, kept, {"text": "batches of the user's own", "text_unit": _unit(kept)})
+    if tokenizer is None:
+        raise InputError(
+            f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
+            "or batches= of tensors as the model takes them"
+        )
+    length = min(budget.length, _longest(network))
+    corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
+    known = corpus.facts
+    facts = {
+        "text": known["source"],
+        "text_sha256": known["sha256"],
+        "text_unit": known["unit"],
+        "documents": known["n_documents"],
+        "tokens": known["n_tokens"],
+        "window_length": length,
+        "windows": known["windows"],
+    }
+    return _Source(network, name, corpus, facts)
+
+
+def _unit(batches: Sequence[Batch]) -> str:
+    return "documents" if "document" in batches[0] else "rows"
+
+
+def _name(model: nn.Module) -> str:
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return Path(path).name if path else type(model).__name__
+
+
+def _longest(model: nn.Module) -> int:
+    """Positions that the model takes; RoBERTa and its kin reserve two of the positions that they state."""
+    config = getattr(model, "config", None)
+    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(stated) - 2 if isinstance(stated, int) and stated > 2 else sys.maxsize
+
+
+def _affordable_tokens(model: nn.Module, anatomy: Anatomy) -> int:
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    size = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    affordable = _SWEEP_WORK / max(1, anatomy.n_heads * size)
+    return int(2 ** min(11, max(10, int(log2(max(affordable, 1))))))
+
+
+def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
+    packages = ("headscope", "torch", "transformers")
+    return {
+        "model_class": anatomy.model_class,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "n_layers": len(anatomy.sites),
+        "n_heads": anatomy.n_heads,
+        "device": str(device_of(model)),
+        "dtype": str(next((p.dtype for p in model.parameters()), torch.float32)).removeprefix("torch."),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _peak_memory() -> float | None:
+    """Largest resident size of this process so far, in MB; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)

@@ -1,0 +1,6 @@
+"""Anatomy: where a model's attention heads are, read off the model itself by a probe."""
+
+from headscope.anatomy.discovery import discover
+from headscope.anatomy.route import ROUTES, Call, Route
+
+__all__ = ["ROUTES", "Call", "Route", "discover"]

@@ -1,0 +1,201 @@
+"""Discovery: one short probe forward with gradients tells which weights belong to which head.
+
+Every linear layer's output becomes a leaf of its own small graph, so a gradient from one head's q (k, v) stops at the
+nearest linear layers and is nonzero exactly on the rows that make that head. z becomes a leaf too: the first linear
+layer whose input depends on it is the output projection, and the same gradient taken the other way gives the columns.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.anatomy.examples import make_example
+from headscope.anatomy.probe import Probe, Sighting
+from headscope.anatomy.route import ROUTES
+from headscope.batches import evaluating, run_model
+from headscope.errors import AnatomyError, HeadscopeError, ModelError, NumericalError
+from headscope.heads import Anatomy, Site, Slices
+from headscope.plans import Record
+
+__all__ = ["discover"]
+
+
+def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anatomy:
+    """Find every attention head of a model.
+
+    The model is run once in evaluation mode on a few tokens and is bit-identical afterwards.
+
+    Args:
+        model: any model of transformers that dispatches its attention, or one with plainly hand-written attention.
+        example: arguments of its forward, (2 rows, a few tokens); made up for models of transformers.
+
+    Returns:
+        The sites in execution order. In a pruned model layers and heads keep their original numbers.
+
+    Raises:
+        AnatomyError: no attention was found; the message says what looked like it, or that an example is needed.
+        ModelError: the probe forward failed.
+        NumericalError: NaN or infinity in a weight, which is named.
+    """
+    sightings = _sight(model, example)
+    if not sightings:
+        raise AnatomyError(_nothing_found(model))
+    names = {module: name for name, module in model.named_modules()}
+    sites = [_site(index, sighting, names) for index, sighting in enumerate(sightings)]
+    record = model.__dict__.get("_headscope")
+    if isinstance(record, Record):
+        sites = [_with_original_numbers(site, record) for site in sites]
+    sites = _with_sharing(sites)
+    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(sites))
+
+
+def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
+    probe = Probe()
+    with ExitStack() as stack:
+        for context in (evaluating(model), torch.inference_mode(False), torch.enable_grad()):
+            stack.enter_context(context)
+        # copies: tensors made under inference_mode cannot take part in gradients
+        example = make_example(model) if given is None else {name: _copied(value) for name, value in given.items()}
+        stack.enter_context(probe.watching(model))
+        for route in ROUTES.values():
+            stack.enter_context(route().listen(model, probe.receiver(route.name)))
+        _run(model, example)
+    if not all(sighting.finite for sighting in probe.sightings):
+        _refuse_broken_weights(model)
+    return probe.sightings
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _run(model: nn.Module, example: Mapping[str, Any]) -> None:
+    try:
+        run_model(model, example)
+    except HeadscopeError:
+        raise
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in example.items() if isinstance(value, Tensor)}
+        raise ModelError(
+            f"a forward pass of {type(model).__name__} on the example {shapes} failed with "
+            f"{type(error).__name__}: {error}; pass example=, a dict of arguments that its forward takes"
+        ) from error
+
+
+def _refuse_broken_weights(model: nn.Module) -> None:
+    for name, weight in chain(model.named_parameters(), model.named_buffers()):
+        # a buffer may hold -inf on purpose (a mask), never NaN
+        broken = ~torch.isfinite(weight) if isinstance(weight, nn.Parameter) else torch.isnan(weight)
+        if bool(broken.any()):
+            raise NumericalError(f"{name} of {type(model).__name__} holds NaN or infinity; load the weights again")
+
+
+def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
+    module = names[seen.module]
+    parts = {part: _named(getattr(seen, part), names) for part in ("query", "key", "value")}
+    output = None if seen.output is None else Slices(names[seen.output[0]], seen.output[1])
+    layers = [piece.module for pieces in parts.values() for piece in pieces]
+    number = re.search(r"\d+", module)
+    return Site(
+        layer=layer,
+        kind=seen.kind,
+        block=int(number[0]) if number else None,
+        module_name=module,
+        call=seen.call,
+        unit=_common_parent([module, *layers, *([output.module] if output else [])], names),
+        route=seen.route,
+        n_heads=seen.n_heads,
+        n_kv_heads=seen.n_kv_heads,
+        n_value_heads=seen.n_value_heads,
+        head_dim=seen.head_dim,
+        value_dim=seen.value_dim,
+        scaling=seen.scaling,
+        head_ids=tuple(range(seen.n_heads)),
+        kv_of_query=seen.kv_of_query,
+        query=parts["query"],
+        key=parts["key"],
+        value=parts["value"],
+        output=output,
+        gated=seen.gated,
+        entangled=tuple(seen.entangled),
+    )
+
+
+def _named(pieces: Mapping[nn.Module, Any], names: Mapping[nn.Module, str]) -> tuple[Slices, ...]:
+    return tuple(Slices(names[module], heads) for module, heads in pieces.items())
+
+
+def _common_parent(paths: list[str], names: Mapping[nn.Module, str]) -> str:
+    """Dotted name of the smallest module with a forward of its own that holds all of these."""
+    split = [path.split(".") if path else [] for path in paths]
+    shared: list[str] = []
+    for level in zip(*split, strict=False):
+        if len(set(level)) > 1:
+            break
+        shared.append(level[0])
+    by_name = {name: module for module, name in names.items()}
+    while shared and isinstance(by_name[".".join(shared)], (nn.ModuleList, nn.ModuleDict)):
+        shared.pop()
+    return ".".join(shared)
+
+
+def _with_original_numbers(site: Site, record: Record) -> Site:
+    for original in record.anatomy.sites:
+        if (original.module_name, original.call) == (site.module_name, site.call):
+            kept = tuple(head.head for head in original.heads if head not in set(record.removed))
+            return replace(site, layer=original.layer, head_ids=kept)
+    raise AnatomyError(f"{site.module_name} holds attention that was not there when the model was pruned")
+
+
+def _with_sharing(sites: list[Site]) -> list[Site]:
+    by_module: dict[str, list[int]] = {}
+    for site in sites:
+        by_module.setdefault(site.module_name, []).append(site.layer)
+    shared = {site.layer: tuple(n for n in by_module[site.module_name] if n != site.layer) for site in sites}
+    return [replace(site, shares_module_with=shared[site.layer]) for site in sites]
+
+
+def _fingerprint(model: nn.Module, sites: list[Site]) -> str:
+    digest = hashlib.sha256(json.dumps([type(model).__name__, [site.to_json() for site in sites]]).encode())
+    for site in sites:
+        if site.output is not None:
+            weight: Tensor = model.get_submodule(site.output.module).get_parameter("weight")
+            rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()
+            digest.update(rounded.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _remarks(sites: list[Site]) -> tuple[str, ...]:
+    remarks = []
+    for site in sites:
+        if site.output is None:
+            remarks.append(f"layer {site.layer} ({site.module_name}): no linear layer consumes z; heads cannot be cut")
+        elif site.entangled:
+            mixed = ", ".join(site.entangled)
+            remarks.append(f"layer {site.layer} ({site.module_name}): heads cannot be told apart in {mixed}")
+    return tuple(remarks)
+
+
+def _nothing_found(model: nn.Module) -> str:
+    alike = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if re.search("attention|attn", type(module).__name__, re.IGNORECASE)
+    ]
+    if not alike:
+        return f"no attention was found in {type(model).__name__}, and no module's name looks like it"
+    some = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
+    return (
+        f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
+        "Recognised are models that dispatch through transformers' AttentionInterface, scaled_dot_product_attention, "
+        "and softmax(q @ k.transpose(-2, -1), dim=-1) @ v on (batch, head, position, dim) tensors; "
+        "the example needs at least two tokens"
+    )

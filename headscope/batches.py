@@ -1,0 +1,137 @@
+"""Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from headscope.errors import InputError
+
+__all__ = [
+    "Batch",
+    "accepts",
+    "device_of",
+    "document_ids",
+    "evaluating",
+    "kept_positions",
+    "n_rows",
+    "probe_example",
+    "row_lengths",
+    "run_model",
+]
+
+_PROBE_ROWS, _PROBE_TOKENS = 2, 16
+
+Batch = Mapping[str, Any]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter; the CPU for a model without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward names this argument."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:
+    """The model's output on one batch, tensors moved to its device, "document" left out, no KV cache made.
+
+    Args:
+        model: the model.
+        batch: its arguments by name.
+        extra: further arguments; they win over the batch's.
+    """
+    device = device_of(model)
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    inputs.pop("document", None)
+    if accepts(model, "use_cache"):
+        inputs.setdefault("use_cache", False)
+    return model(**(inputs | extra))
+
+
+def n_rows(batch: Batch) -> int:
+    """Rows of a batch: the first axis of its first tensor.
+
+    Raises:
+        InputError: it is no mapping, or holds no tensor.
+    """
+    if not isinstance(batch, Mapping):
+        raise InputError(f"a batch must be a dict of tensors as the model takes them; got {type(batch).__name__}")
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and name != "document" and value.ndim:
+            return int(value.shape[0])
+    raise InputError(f"a batch must hold at least one tensor; got {sorted(batch)}")
+
+
+def kept_positions(batch: Batch, kind: str, length: int) -> Bool[Tensor, "batch position"]:
+    """Which query positions of a site count: those that the mask of its side keeps; all where there is no mask.
+
+    Args:
+        batch: the model's arguments.
+        kind: the site's kind; in an encoder-decoder "causal" and "cross" sites query from the decoder's side.
+        length: number of query positions at the site.
+    """
+    names = ["attention_mask"]
+    if kind in ("causal", "cross") and "decoder_input_ids" in batch:
+        names = ["decoder_attention_mask"]
+    for name in names:
+        mask = batch.get(name)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == length:
+            return mask.bool().cpu()
+    return torch.ones(n_rows(batch), length, dtype=torch.bool)
+
+
+def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, " batch"]]]:
+    """Each batch with the document of each row; where a batch names none, each row is a document of its own."""
+    unnamed = -1
+    for batch in batches:
+        given = batch.get("document") if isinstance(batch, Mapping) else None
+        if given is not None:
+            yield batch, given.cpu()
+            continue
+        rows = n_rows(batch)
+        yield batch, torch.arange(unnamed, unnamed - rows, -1)
+        unnamed -= rows
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while open; every module's own mode comes back."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def probe_example(model: nn.Module, batch: Batch) -> dict[str, Any] | None:
+    """What to probe a model with: None where it can be made up (models of transformers), else a corner of a batch."""
+    if getattr(model, "main_input_name", None) in ("input_ids", "pixel_values"):
+        return None
+    n_rows(batch)
+    ids = batch.get("input_ids")
+    length = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
+
+    def corner(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        value = value[:_PROBE_ROWS]
+        return value[:, :_PROBE_TOKENS] if value.ndim == 2 and value.shape[1] == length else value
+
+    return {name: corner(value) for name, value in batch.items() if name != "document"}
+
+
+def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
+    """How many positions of each row count (1 where the batch has neither mask nor tokens)."""
+    mask = batch.get("attention_mask")
+    mask = batch.get("input_ids") if mask is None else mask
+    length = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else 1
+    return kept_positions(batch, "self", length).sum(1)

@@ -1,0 +1,76 @@
+"""Candidates: every head with its scores, who could stand in for it, and a reason in words; least needed first."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from headscope.heads import HeadId
+from headscope.tables import HeadTable, PairTable
+from headscope.verdicts import Lines, format_number, quadrants
+
+__all__ = ["list_candidates"]
+
+StandIns = Mapping[HeadId, tuple[HeadId, float]]
+
+
+def list_candidates(
+    scores: Mapping[str, HeadTable], similarity: PairTable, stand_ins: StandIns, lines: Lines
+) -> pd.DataFrame:
+    """One row per head, ranked by `needed` from the first to cut to the last.
+
+    Args:
+        scores: tables "ablation", "gradient", "norm", "replaceability", "needed" over the same heads.
+        similarity: CKA of the heads.
+        stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
+        lines: where the quadrants meet.
+
+    Returns:
+        Columns rank, head, layer, importance, low, high, replaceability, needed, norm, gradient, stand_in,
+        stand_in_share, stand_in_cka, quadrant, reason.
+    """
+    ablation = scores["ablation"]
+    frame = pd.DataFrame(
+        {
+            "head": [str(head) for head in ablation.heads],
+            "layer": [head.layer for head in ablation.heads],
+            "importance": ablation.score,
+            "low": ablation.low,
+            "high": ablation.high,
+            **{name: scores[name].score for name in ("replaceability", "needed", "norm", "gradient")},
+        }
+    )
+    frame["stand_in"] = [str(stand_ins[head][0]) if head in stand_ins else "" for head in ablation.heads]
+    frame["stand_in_share"] = [stand_ins[head][1] if head in stand_ins else np.nan for head in ablation.heads]
+    frame["stand_in_cka"] = [
+        similarity[head, stand_ins[head][0]] if head in stand_ins else np.nan for head in ablation.heads
+    ]
+    frame["quadrant"] = quadrants(ablation.score, scores["replaceability"].score, lines)
+    frame["reason"] = [_reason(row, ablation.unit) for row in frame.to_dict("records")]
+    order = _order(frame["needed"].to_numpy(), frame["importance"].to_numpy())
+    frame = frame.iloc[order].reset_index(drop=True)
+    frame.insert(0, "rank", np.arange(1, len(frame) + 1))
+    return frame
+
+
+def _order(needed: npt.NDArray[np.float64], importance: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Least needed first; where `needed` ties (all heads that help when removed have 0), by importance."""
+    return np.lexsort((importance, needed))
+
+
+def _reason(row: Mapping[str, object], unit: str) -> str:
+    quadrant = row["quadrant"]
+    if not quadrant:
+        return "its output cannot be told apart from other heads', so it was not scored"
+    effect, share = float(row["importance"]), float(row["replaceability"])  # type: ignore[arg-type]
+    cost = f"{format_number(effect)}{' ' + unit if unit else ''}"
+    restored = f"{max(share, 0):.0%}"
+    helper = f", {row['stand_in']} foremost" if row["stand_in"] else ""
+    without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
+    return {
+        "redundant": f"cut first: {without}, and its layer restores {restored} of it{helper}",
+        "idle": f"{without}, though its layer restores only {restored} of it",
+        "backed up": f"{without}, but its layer restores {restored} of it{helper}: cut only with repair",
+        "needed": f"keep: {without}, and its layer restores only {restored} of it",
+    }[str(quadrant)]

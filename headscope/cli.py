@@ -1,0 +1,338 @@
+"""The command line: parsing and printing only; every command is a call that Python users have as well."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from headscope.analysis import Analysis, Budget, analyze
+from headscope.anatomy import discover
+from headscope.batches import Batch, probe_example
+from headscope.corpus import text_batches
+from headscope.demo import DEMO_MODELS, demo_model
+from headscope.errors import HeadscopeError, InputError
+from headscope.folders import check_free, new_folder
+from headscope.heads import Anatomy
+from headscope.loading import Loaded, load_model
+from headscope.planning.planner import plan as make_plan
+from headscope.plans import Plan
+from headscope.surgery import prune as cut_heads
+from headscope.surgery import save
+from headscope.texts import read_texts
+from headscope.verdicts import format_number
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="headscope",
+    help="Which attention heads does a model need? Find them, measure them, cut the rest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_stderr = Console(stderr=True)
+_stdout = Console()
+
+Model = Annotated[str, typer.Argument(help="hub name, local folder, or package.module:factory", show_default=False)]
+TextFiles = Annotated[
+    list[Path] | None, typer.Option("--text", help="text file or folder (.txt, .md, .jsonl); repeatable")
+]
+Split = Annotated[str | None, typer.Option(help="regex at which a text file is split into documents")]
+Force = Annotated[bool, typer.Option("--force", help="replace the output folder if it exists")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")]
+Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
+AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
+Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
+Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")]
+
+
+def main() -> None:
+    """Run the command line; a refusal is one message on stderr and exit code 1."""
+    try:
+        app()
+    except HeadscopeError as error:
+        typer.echo(f"headscope: {error}", err=True)
+        for note in getattr(error, "__notes__", ()):
+            typer.echo(f"  {note}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("headscope: interrupted; nothing was written", err=True)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    show: Annotated[bool, typer.Option("--version", help="print the version and stop", is_eager=True)] = False,
+) -> None:
+    if show:
+        typer.echo(f"headscope {version('headscope')}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        str, typer.Option(help=" or ".join(DEMO_MODELS))
+    ] = "minilm",
+    out: Annotated[Path | None, typer.Option(help="output folder", show_default="headscope-demo-MODEL")] = None,
+    force: Force = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Analyse a real model that comes as a package, on text that comes with Python.
+
+    Example: headscope demo
+    """
+    out = Path(f"headscope-demo-{model}") if out is None else out
+    check_free(out, force=force)
+    loaded = replace(load_model(demo_model(model)), name=DEMO_MODELS[model])
+    _analyze(loaded, None, None, out, Budget(seed=seed), "auto", force, as_json)
+
+
+@app.command()
+def inspect(
+    model: Model,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Print where a model's attention heads are.
+
+    Example: headscope inspect ./my-model
+    """
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    anatomy = discover(loaded.model, _example(loaded))
+    if as_json:
+        typer.echo(anatomy.to_json())
+        return
+    _print_anatomy(anatomy)
+
+
+@app.command(name="analyze")
+def analyze_(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="output folder: index.html, tables/, figures/, run/")],
+    text: TextFiles = None,
+    split: Split = None,
+    metric: Metric = "auto",
+    windows: Annotated[int, typer.Option(help="windows of text; 0 for all")] = 256,
+    length: Annotated[int, typer.Option(help="tokens of a window")] = 128,
+    ablation_tokens: Annotated[
+        int | None, typer.Option(help="tokens that each head is ablated on", show_default="by size")
+    ] = None,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Measure every head of a model and write the report.
+
+    Example: headscope analyze ./my-model --text notes.txt --out report
+    """
+    check_free(out, force=force)
+    budget = Budget(length=length, windows=windows or None, ablation_tokens=ablation_tokens, seed=seed)
+    texts = read_texts(text, split) if text else None
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    batches = None if texts is not None else loaded.batches
+    _analyze(loaded, texts, batches, out, budget, metric, force, as_json)
+
+
+@app.command(name="plan")
+def plan_(
+    run: Annotated[
+        Path, typer.Argument(help="a saved analysis: what `headscope analyze --out` wrote", show_default=False)
+    ],
+    share: Annotated[float, typer.Option(help="share of the heads to remove, 0 to 1", show_default=False)],
+    out: Annotated[Path, typer.Option(help="plan file (JSON)")] = Path("plan.json"),
+    score: Annotated[str, typer.Option(help="score that decides: needed, ablation, gradient, norm")] = "needed",
+    uniform: Annotated[bool, typer.Option("--uniform", help="as many heads in each layer")] = False,
+    keep_per_layer: Annotated[int, typer.Option(help="heads that each layer keeps at least")] = 1,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Choose which heads to remove, from a saved analysis; needs no model.
+
+    Example: headscope plan report --share 0.3 --out plan.json
+    """
+    analysis = Analysis.load(run)
+    made = _planned(analysis, share, score, uniform, keep_per_layer)
+    if out.exists() and not force:
+        raise InputError(f"{out} exists and was kept; name another file, or pass --force")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(made.to_json() + "\n", encoding="utf-8")
+    if as_json:
+        typer.echo(made.to_json())
+        return
+    typer.echo(
+        f"{len(made.heads)} of {analysis.anatomy.n_heads} heads, lowest by {score}: {', '.join(map(str, made.heads))}"
+    )
+    typer.echo(f"written to {out}")
+
+
+@app.command(name="prune")
+def prune_(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="folder of the smaller model")],
+    plan: Annotated[Path | None, typer.Option(help="plan file made by `headscope plan`", show_default=False)] = None,
+    share: Annotated[
+        float | None, typer.Option(help="instead of a plan: share of the heads to remove", show_default=False)
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="with --share: a saved analysis to choose by; else one is made")
+    ] = None,
+    text: TextFiles = None,
+    split: Split = None,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Remove heads for real: a smaller model, proven equal to the masked one on real text before it is written.
+
+    Example: headscope prune ./my-model --plan plan.json --out smaller
+    """
+    if (plan is None) == (share is None):
+        raise typer.BadParameter("give either --plan FILE or --share X")
+    check_free(out, force=force)
+    texts = read_texts(text, split) if text else None
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    if plan is not None:
+        chosen = Plan.from_json(_read_text(plan))
+    else:
+        analysis = Analysis.load(run) if run is not None else _run(loaded, texts, None, Budget(seed=seed), "auto")
+        chosen = _planned(analysis, share or 0.0, "needed", False, 1)
+    batches = _proof(loaded, texts, seed)
+    before = sum(parameter.numel() for parameter in loaded.model.parameters())
+    smaller = cut_heads(loaded.model, chosen, batches=batches)
+    after = sum(parameter.numel() for parameter in smaller.parameters())
+    save(smaller, out, tokenizer=loaded.tokenizer, force=force)
+    facts = {
+        "removed": [str(head) for head in chosen.heads],
+        "parameters_before": before,
+        "parameters_after": after,
+        "out": str(out),
+    }
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    typer.echo(
+        f"removed {len(chosen.heads)} heads: {before:,} → {after:,} parameters ({1 - after / before:.1%} fewer); "
+        f"equal to the masked model on real input\nwritten to {out}; load it with headscope.load({str(out)!r})"
+    )
+
+
+def _analyze(
+    loaded: Loaded,
+    texts: Any,
+    batches: list[Batch] | None,
+    out: Path,
+    budget: Budget,
+    metric: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    analysis = _run(loaded, texts, batches, budget, metric)
+    with new_folder(out, force=force) as new:
+        analysis.report(new)
+        analysis.save(new / "run")
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), "verdict": analysis.verdict.to_json(), "facts": dict(analysis.facts)}))
+        return
+    typer.echo(analysis.verdict.sentence)
+    _print_candidates(analysis)
+    typer.echo(f"report: {out / 'index.html'}")
+
+
+def _run(loaded: Loaded, texts: Any, batches: list[Batch] | None, budget: Budget, metric: str) -> Analysis:
+    with _progress() as progress:
+        return analyze(
+            loaded.model,
+            loaded.tokenizer,
+            texts,
+            batches,
+            name=loaded.name,
+            metric=metric,
+            budget=budget,
+            progress=progress,
+        )
+
+
+def _planned(analysis: Analysis, share: float, score: str, uniform: bool, keep_per_layer: int) -> Plan:
+    if score not in analysis.scores or score == "replaceability":
+        usable = ", ".join(name for name in analysis.scores if name != "replaceability")
+        raise InputError(f"a plan cannot be made by {score!r}; this analysis holds: {usable}")
+    return make_plan(analysis.scores[score], share=share, uniform=uniform, keep_per_layer=keep_per_layer)
+
+
+def _proof(loaded: Loaded, texts: Any, seed: int) -> list[Batch] | None:
+    """A little real text that the pruned model is compared on; None where there is no tokenizer."""
+    if loaded.batches is not None and texts is None:
+        return list(loaded.batches[:1])
+    if loaded.tokenizer is None:
+        return None
+    return list(text_batches(loaded.tokenizer, texts, length=64, size=4, windows=4, seed=seed))
+
+
+def _example(loaded: Loaded) -> Batch | None:
+    return probe_example(loaded.model, loaded.batches[0]) if loaded.batches else None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the plan {path}: {error}") from error
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """A progress bar on stderr; nothing at all where stderr is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def step(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.advance(tasks[stage], done)
+
+        yield step
+
+
+def _print_anatomy(anatomy: Anatomy) -> None:
+    table = Table(title=f"{anatomy.model_class}: {anatomy.n_heads} heads in {len(anatomy.sites)} layers")
+    for column in ("layer", "kind", "module", "heads", "KV heads", "head_dim", "scaling", "route", "can be cut"):
+        table.add_column(column)
+    for site in anatomy.sites:
+        cut = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
+        row = (site.layer, site.kind, site.module_name, site.n_heads, site.n_kv_heads, site.head_dim)
+        table.add_row(*map(str, row), format_number(site.scaling), site.route, cut)
+    _stdout.print(table)
+    for remark in anatomy.remarks:
+        typer.echo(remark)
+
+
+def _print_candidates(analysis: Analysis) -> None:
+    table = Table(title="first to cut")
+    for column in ("head", "importance", "replaceability", "stand-in", "reason"):
+        table.add_column(column)
+    for row in analysis.candidates.head(8).to_dict("records"):
+        numbers = format_number(row["importance"]), format_number(row["replaceability"])
+        table.add_row(row["head"], *numbers, row["stand_in"], row["reason"])
+    _stdout.print(table)

@@ -1,0 +1,130 @@
+"""Evidence: what one pass of statistics and one sweep over some documents say about every head."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from headscope.batches import Batch
+from headscope.gradients import gate_gradients
+from headscope.heads import Anatomy, HeadId
+from headscope.measures import MEASURES
+from headscope.metrics import Metric
+from headscope.observation import Observed, observe
+from headscope.scores import SCORES
+from headscope.scores.replaceability import best_stand_in
+from headscope.scoring import head_table, pair_table
+from headscope.statistics import STATISTICS
+from headscope.statistics.moments import Moments, total
+from headscope.sweep import head_effects
+from headscope.tables import HeadTable, PairTable
+from headscope.watching import output_weights
+
+__all__ = ["MOST_DIMENSIONS", "Evidence", "Progress", "gather"]
+
+MOST_DIMENSIONS = 4096  # heads x dimensions up to which every head is compared with every other by default
+_PAIRS = ("cka", "cosine")
+_SCORES = ("ablation", "gradient", "norm", "replaceability", "needed")
+
+Progress = Callable[[str, int, int], None]  # stage, steps done since the last call, steps in all
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Tables of one set of documents, and the moments behind them.
+
+    Attributes:
+        scores, pairs: tables by name.
+        stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
+        moments: per layer, summed over blocks.
+        weights: W_O of every head.
+        observed: what the statistics saw.
+    """
+
+    scores: Mapping[str, HeadTable]
+    pairs: Mapping[str, PairTable]
+    stand_ins: Mapping[HeadId, tuple[HeadId, float]]
+    moments: Mapping[int, Moments]
+    weights: Mapping[int, Sequence[Tensor]]
+    observed: Observed
+
+
+def gather(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    sample: Sequence[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evidence:
+    """Watch a model over `batches` once, sweep its heads over `sample`, and fill every table from that.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: what the statistics are taken over.
+        sample: what effects and gradients are measured on.
+        metric: of effects and gradients.
+        anatomy: the model's.
+        seed: of random directions.
+        progress: told of each batch and each head.
+    """
+    cut = anatomy.cuttable
+    layered, observed, crossed = _observe(model, batches, cut, progress)
+    n_steps = sum(site.n_heads for site in cut.sites) * len(sample)
+    step = _stepper(progress, "ablation", n_steps)
+    weights = output_weights(model, cut)
+    effects = head_effects(model, sample, metric, cut, progress=step)
+    slopes = gate_gradients(model, sample, metric, cut, seed=seed)
+    seen = {"moments": layered, "output_weights": weights, "effects": effects, "gate_gradients": slopes}
+    swept = {"metric": metric.name, "mode": "zero", "documents": effects.n_documents, "tokens": effects.n_tokens}
+    watched = {"documents": observed.n_documents, "tokens": observed.n_tokens}
+    scores = {}
+    for name in _SCORES:
+        score = SCORES[name]()
+        facts = (swept if score.needs & {"effects", "gate_gradients"} else watched) | {"seed": seed}
+        unit = metric.unit if score.unit == "metric" else score.unit
+        scores[name] = head_table(score, unit, seen, anatomy, facts)
+    pairs = {
+        name: pair_table(MEASURES[name](), MEASURES[name].of, crossed or layered, cut, weights, watched)
+        for name in _PAIRS
+    }
+    moments = {layer: total(blocks) for layer, blocks in layered.items()}
+    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), moments, weights, observed)
+
+
+def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:
+    """The moments of every layer over some batches."""
+    statistic = STATISTICS["moments"]()
+    observe(model, batches, [statistic], anatomy=anatomy.cuttable)
+    return {layer: total(blocks) for layer, blocks in statistic.compute().items()}
+
+
+def _observe(
+    model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, progress: Progress | None
+) -> tuple[dict[int, list[Moments]], Observed, Moments | None]:
+    layered = STATISTICS["moments"]()
+    dimensions = sum(site.n_heads * site.value_dim for site in anatomy.sites)
+    across = [STATISTICS["cross_moments"]()] if dimensions <= MOST_DIMENSIONS else []
+    step = _stepper(progress, "statistics", len(batches))
+    observed = observe(
+        model, batches, [layered, *across], anatomy=anatomy, progress=None if step is None else lambda _: step(1)
+    )
+    crossed: Moments | None = across[0].compute() if across else None
+    return layered.compute(), observed, crossed
+
+
+def _stepper(progress: Progress | None, stage: str, steps: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(stage, done, steps)
+
+
+def _stand_ins(
+    layered: Mapping[int, Sequence[Moments]], weights: Mapping[int, Sequence[Tensor]], anatomy: Anatomy
+) -> dict[HeadId, tuple[HeadId, float]]:
+    found: dict[HeadId, tuple[HeadId, float]] = {}
+    for site in anatomy.sites:
+        index, share = best_stand_in(layered[site.layer], weights[site.layer])
+        for position, head in enumerate(site.heads):
+            if index[position] >= 0:
+                found[head] = (site.heads[int(index[position])], float(share[position]))
+    return found

@@ -1,0 +1,67 @@
+"""Folders that appear whole or not at all."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from headscope.errors import StorageError
+
+__all__ = ["check_free", "new_folder"]
+
+
+def check_free(folder: str | Path, *, force: bool = False) -> Path:
+    """Refuse a place that holds something, before any work is done.
+
+    Raises:
+        StorageError: a file is in the way, or a folder with content and `force` is off.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise StorageError(
+            f"{folder} exists and is not empty; it was kept. Name another folder, or pass force (--force)"
+        )
+    return folder
+
+
+@contextmanager
+def new_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends well, and goes away when it does not.
+
+    Args:
+        folder: where the content is to stand; its parents are made.
+        force: whether a folder with content is replaced.
+
+    Raises:
+        StorageError: see `check_free`; or the disk refused.
+    """
+    folder = check_free(folder, force=force)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o755)
+    except OSError as error:
+        raise StorageError(f"cannot write beside {folder}: {error}") from error
+    try:
+        yield temporary
+        _replace(folder, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(folder: Path, temporary: Path) -> None:
+    """Move the new folder into place; what stood there goes only once the new one stands."""
+    if not folder.exists():
+        temporary.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)) / folder.name
+    folder.rename(old)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
+    shutil.rmtree(old.parent, ignore_errors=True)

@@ -1,0 +1,141 @@
+"""Gate gradients: how a metric answers when heads are turned down a little; all heads in one backward."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from headscope.ablation import transform_outputs
+from headscope.batches import Batch, device_of, document_ids, evaluating, n_rows, row_lengths, run_model
+from headscope.errors import MetricError
+from headscope.heads import Anatomy, HeadId, Site
+from headscope.metrics import Metric
+from headscope.sweep import place_rows
+
+__all__ = ["GateGradients", "gate_gradients"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class GateGradients:
+    """Derivatives by ξ, a gate on each head's output that is 1 in the model as it stands.
+
+    Source: Michel et al. 2019 (arXiv:1905.10650), section 4.1.
+
+    Attributes:
+        heads: the heads, in the order of the rows below.
+        values: (head, row) ∂metric/∂ξ of each row; for a distance, whose first derivative is zero at the intact
+            model, the second-order term ½E(∂⟨r, y⟩/∂ξ)² over random directions r of the compared vector y.
+        document, block: (row,) the document of each row, and the block that it was dealt to.
+        metric, unit, is_distance: of the metric.
+        n_tokens: positions that counted, over all rows.
+    """
+
+    heads: tuple[HeadId, ...]
+    values: Floats
+    document: Integers
+    block: Integers
+    metric: str
+    unit: str
+    is_distance: bool
+    n_tokens: int
+
+    @property
+    def n_documents(self) -> int:
+        return len(np.unique(self.document))
+
+
+def gate_gradients(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    directions: int = 8,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> GateGradients:
+    """Differentiate a metric by every head's gate, row by row, in one backward pass per batch.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: what the metric is measured on.
+        metric: a differentiable one.
+        anatomy: the heads; those of sites that are not prunable are left out.
+        directions: for a distance, how many random directions are averaged.
+        seed: of the directions.
+        progress: called with 1 after each batch.
+
+    Raises:
+        MetricError: the metric has no gradient.
+    """
+    sites = [site for site in anatomy.sites if site.prunable]
+    generator = torch.Generator().manual_seed(seed)
+    values, documents, tokens = [], [], []
+    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+        for batch, ids in document_ids(batches):
+            gates = _gates(model, sites, n_rows(batch))
+            with transform_outputs(model, anatomy, {site.layer: _gated(site, gates[site.layer]) for site in sites}):
+                output = run_model(model, metric.inputs(model, batch))
+            values.append(_derivatives(metric, output, batch, list(gates.values()), directions, generator))
+            documents.append(ids)
+            tokens.append(row_lengths(batch))
+            if progress is not None:
+                progress(1)
+    rows = place_rows(documents, tokens)
+    return GateGradients(
+        heads=tuple(head for site in sites for head in site.heads),
+        values=np.concatenate(values, axis=1),
+        document=rows.document,
+        block=rows.block,
+        metric=metric.name,
+        unit=metric.unit,
+        is_distance=metric.is_distance,
+        n_tokens=rows.n_tokens,
+    )
+
+
+def _gates(model: nn.Module, sites: list[Site], rows: int) -> dict[int, Tensor]:
+    """A gate for every row and head: one backward then gives each row's own derivative."""
+    device = device_of(model)
+    return {site.layer: torch.ones(rows, site.n_heads, device=device, requires_grad=True) for site in sites}
+
+
+def _gated(site: Site, gate: Tensor) -> Callable[[Tensor], Tensor]:
+    assert site.output is not None
+    owner = {column: head for head, own in enumerate(site.output.heads) for column in own}
+
+    def apply(entering: Tensor) -> Tensor:
+        columns = list(owner)
+        factors = torch.ones(len(gate), entering.shape[-1], device=entering.device, dtype=entering.dtype)
+        factors[:, columns] = gate.to(entering.dtype)[:, [owner[column] for column in columns]]
+        rows = entering.reshape(len(gate), -1, entering.shape[-1])
+        return (rows * factors[:, None]).reshape(entering.shape)
+
+    return apply
+
+
+def _derivatives(
+    metric: Metric, output: Any, batch: Batch, gates: list[Tensor], directions: int, generator: torch.Generator
+) -> Floats:
+    if not metric.is_distance:
+        return _gradient(metric, metric.measure(output, batch), gates, last=True)
+    total = np.zeros((sum(gate.shape[1] for gate in gates), len(gates[0])))
+    for index in range(directions):
+        scalar = metric.direction(output, batch, generator)
+        total += 0.5 * _gradient(metric, scalar, gates, last=index == directions - 1) ** 2
+    return total / directions
+
+
+def _gradient(metric: Metric, rows: Tensor, gates: list[Tensor], *, last: bool) -> Floats:
+    if not rows.requires_grad:
+        raise MetricError(f"the metric {metric.name!r} has no gradient; use a score that needs none, such as ablation")
+    parts = torch.autograd.grad(rows.sum(), gates, retain_graph=not last, allow_unused=True)
+    filled = [torch.zeros_like(gate) if part is None else part for gate, part in zip(gates, parts, strict=True)]
+    gradient: Floats = torch.cat(filled, dim=1).T.double().cpu().numpy()
+    return gradient

@@ -1,0 +1,256 @@
+"""Names and places of heads: HeadId, Slices, Site, Anatomy. Plain values, no torch; each can be written as JSON."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
+
+import pandas as pd
+
+from headscope.errors import UnknownNameError
+
+__all__ = ["Anatomy", "HeadId", "HeadLike", "Site", "Slices"]
+
+_HEAD = re.compile(r"L(\d+)H(\d+)")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class HeadId:
+    """One query head: the number of its site and its own number there, both from 0.
+
+    >>> str(HeadId(3, 7)), HeadId.parse("L3H7") == HeadId(3, 7), HeadId.parse((3, 7)) == HeadId(3, 7)
+    ('L3H7', True, True)
+    """
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+    @classmethod
+    def parse(cls, head: "HeadLike") -> Self:
+        """A HeadId from itself, from "L3H7" or from (3, 7).
+
+        Raises:
+            UnknownNameError: it is none of these.
+        """
+        if isinstance(head, cls):
+            return head
+        if isinstance(head, str):
+            match = _HEAD.fullmatch(head.strip())
+            if match:
+                return cls(int(match[1]), int(match[2]))
+        elif isinstance(head, Iterable):
+            pair = tuple(head)
+            if len(pair) == 2 and all(_is_count(part) for part in pair):
+                return cls(int(pair[0]), int(pair[1]))
+        raise UnknownNameError(f"{head!r} is not a head; write it as 'L3H7' or (3, 7): layer 3, head 7, both from 0")
+
+
+HeadLike = HeadId | str | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Which rows (or columns) of one linear layer belong to each head.
+
+    Attributes:
+        module: dotted name of the linear layer.
+        heads: for each head the sorted indices along the layer's output (rows of q, k, v) or input (columns of o).
+    """
+
+    module: str
+    heads: tuple[tuple[int, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"module": self.module, "heads": [_runs(indices) for indices in self.heads]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        heads = tuple(tuple(i for start, stop in runs for i in range(start, stop)) for runs in data["heads"])
+        return cls(data["module"], heads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One attention call of a forward pass, and which weights belong to which of its heads.
+
+    Attributes:
+        layer: number of the call in execution order, from 0; the number in every id and table.
+        kind: "self", "causal" or "cross".
+        block: first integer in the module's name, or None.
+        module_name: dotted name of the attention module ("" is the model itself).
+        call: which call of that module this is within one forward pass (0 unless the module is shared).
+        unit: dotted name of the smallest module that holds the attention call and every linear layer below.
+        route: name of the route that found it.
+        n_heads, n_kv_heads, n_value_heads: query heads; key heads; value heads.
+        head_dim, value_dim: width of one query (key); of one value.
+        scaling: what multiplies q·kᵀ; NaN where it is not one number.
+        head_ids: the heads' original numbers (differ from 0, 1, 2 … in a pruned model).
+        kv_of_query: for each query head, the key head that it reads.
+        query, key, value: the linear layers that make each head's q, k, v; empty where entangled.
+        output: the linear layer that consumes z, with each head's columns; None where there is none.
+        gated: something stands between z and the output projection (a gate, say).
+        entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
+        shares_module_with: numbers of the other sites that run the same module.
+    """
+
+    layer: int
+    kind: str
+    block: int | None
+    module_name: str
+    call: int
+    unit: str
+    route: str
+    n_heads: int
+    n_kv_heads: int
+    n_value_heads: int
+    head_dim: int
+    value_dim: int
+    scaling: float
+    head_ids: tuple[int, ...]
+    kv_of_query: tuple[int, ...]
+    query: tuple[Slices, ...]
+    key: tuple[Slices, ...]
+    value: tuple[Slices, ...]
+    output: Slices | None
+    gated: bool = False
+    entangled: tuple[str, ...] = ()
+    shares_module_with: tuple[int, ...] = ()
+
+    @property
+    def heads(self) -> tuple[HeadId, ...]:
+        """The query heads, by their original numbers."""
+        return tuple(HeadId(self.layer, head) for head in self.head_ids)
+
+    @property
+    def prunable(self) -> bool:
+        """Whether single heads can be cut: their outputs reach the output projection apart from each other."""
+        return self.output is not None and "o" not in self.entangled
+
+    def position(self, head: HeadId) -> int:
+        """Index of a head on this site's head axis."""
+        return self.head_ids.index(head.head)
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name in ("query", "key", "value"):
+            data[name] = [part.to_json() for part in data[name]]
+        data["output"] = None if self.output is None else self.output.to_json()
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        data = dict(data)
+        for name in ("query", "key", "value"):
+            data[name] = tuple(Slices.from_json(part) for part in data[name])
+        data["output"] = None if data["output"] is None else Slices.from_json(data["output"])
+        for name in ("head_ids", "kv_of_query", "entangled", "shares_module_with"):
+            data[name] = tuple(data[name])
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Every attention site of a model, in execution order.
+
+    Attributes:
+        model_class: name of the model's class.
+        sites: the sites; `anatomy.site(3)` finds one by its layer number.
+        fingerprint: digest of the sites and of the output projections' weights (rounded to bfloat16, so that loading
+            in another precision keeps it); a plan carries it to know the model it was made for.
+        remarks: what the probe could not settle, in words.
+    """
+
+    model_class: str
+    sites: tuple[Site, ...]
+    fingerprint: str
+    remarks: tuple[str, ...] = field(default=())
+
+    def site(self, layer: int) -> Site:
+        """The site with that layer number.
+
+        Raises:
+            UnknownNameError: no such layer.
+        """
+        for site in self.sites:
+            if site.layer == layer:
+                return site
+        known = ", ".join(str(site.layer) for site in self.sites)
+        raise UnknownNameError(f"there is no layer {layer} in {self.model_class}; attention layers: {known}")
+
+    @property
+    def cuttable(self) -> Self:
+        """Without the sites whose heads are mixed before the output projection, or that have none."""
+        return replace(self, sites=tuple(site for site in self.sites if site.prunable))
+
+    @property
+    def heads(self) -> tuple[HeadId, ...]:
+        """Every query head, layer by layer."""
+        return tuple(head for site in self.sites for head in site.heads)
+
+    @property
+    def n_heads(self) -> int:
+        return sum(site.n_heads for site in self.sites)
+
+    def find(self, heads: Iterable[HeadLike]) -> dict[int, list[int]]:
+        """Positions on the head axis for every layer named, from any spelling of heads.
+
+        Raises:
+            UnknownNameError: a head that the model does not have.
+        """
+        found: dict[int, list[int]] = {}
+        for head in map(HeadId.parse, heads):
+            site = self.site(head.layer)
+            if head.head not in site.head_ids:
+                have = ", ".join(map(str, site.heads))
+                raise UnknownNameError(f"{head} does not exist: layer {head.layer} has {site.n_heads} heads ({have})")
+            found.setdefault(head.layer, []).append(site.position(head))
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per site, the facts that a person asks for first."""
+        columns = ("layer", "kind", "module_name", "n_heads", "n_kv_heads", "head_dim", "value_dim", "scaling", "route")
+        frame = pd.DataFrame([{name: getattr(site, name) for name in columns} for site in self.sites])
+        frame["prunable"] = [site.prunable for site in self.sites]
+        frame["entangled"] = [" ".join(site.entangled) for site in self.sites]
+        return frame
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
+    def to_json(self) -> str:
+        data = asdict(self) | {"sites": [site.to_json() for site in self.sites]}
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        sites = tuple(Site.from_json(site) for site in data["sites"])
+        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]))
+
+
+def _is_count(part: Any) -> bool:
+    try:
+        return not isinstance(part, bool) and int(part) == part >= 0
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _runs(indices: tuple[int, ...]) -> list[list[int]]:
+    """Sorted indices as [start, stop) runs: a head's 64 rows are one pair in the file, not 64 numbers."""
+    return [[start, stop] for start, stop in _run_bounds(indices)]
+
+
+def _run_bounds(indices: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    start = previous = None
+    for index in indices:
+        if previous is None or index != previous + 1:
+            if start is not None and previous is not None:
+                yield start, previous + 1
+            start = index
+        previous = index
+    if start is not None and previous is not None:
+        yield start, previous + 1

@@ -1,0 +1,323 @@
+"""A model by name: from the hub, from a folder, pruned and saved by headscope, or from a function of the user's own."""
+
+import importlib
+import os
+import re
+import socket
+import sys
+import traceback
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import transformers
+from huggingface_hub import is_offline_mode
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from torch import Tensor, nn
+
+from headscope import surgery
+from headscope.errors import HeadscopeError, InputError, ModelError
+
+__all__ = ["Loaded", "load_model", "quietly"]
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_PRUNED = "headscope.json"  # what headscope.surgery.save leaves beside the weights
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model ready to be looked at.
+
+    Attributes:
+        model: the model, in evaluation mode.
+        tokenizer: its tokenizer; None where it came without one.
+        batches: the batches that a user's function returned with it; None otherwise.
+        name: what to call it: its hub name, its folder's own name, or "package.module:factory".
+    """
+
+    model: nn.Module
+    tokenizer: Any | None
+    batches: list[Mapping[str, Any]] | None
+    name: str
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """The model that `source` names, with its tokenizer, in evaluation mode.
+
+    Args:
+        source: a local folder (as saved by transformers or by headscope); else "package.module:factory", a function
+            without arguments, imported and run as it is, with the current directory importable, that returns a model
+            or (model, batches); else a name on the Hugging Face hub.
+        device: "auto" (a CUDA device if there is one, else the CPU), or a name that torch knows.
+        dtype: precision of the weights, e.g. "float32". None: as saved; for a model of transformers float32 on the
+            CPU, where half precision is slow and coarse.
+        trust_remote_code: run Python code that comes with the model's files.
+
+    Returns:
+        The model, its tokenizer and batches where there are any, and its name.
+
+    Raises:
+        ModelError: there is no such model, or it does not load; the message says what was tried.
+        InputError: a device or a dtype that does not exist here.
+    """
+    name = str(source)
+    place, precision = _device(device), _dtype(dtype)
+    folder = Path(source).expanduser()
+    if not name:
+        raise ModelError("no model was named: give a folder, a hub name, or package.module:factory")
+    if folder.exists():
+        loaded = _from_folder(folder, place, precision, trust_remote_code)
+    elif ":" in name:
+        loaded = _from_factory(name)
+    elif _HUB_NAME.fullmatch(name):
+        loaded = _from_hub(name, place, precision, trust_remote_code)
+    else:
+        raise ModelError(f"there is no folder {name!r} (looked in {Path.cwd()}), and no hub name is spelled like that")
+    try:
+        loaded.model.to(device=place, dtype=precision)
+    except Exception as error:
+        raise ModelError(f"{loaded.name} does not go to {place}: {_reason(error)}") from error
+    loaded.model.eval()
+    return loaded
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No log lines below errors and no progress bars of transformers while open; downloads still show in a terminal."""
+    log: Any = transformers.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    downloads = not are_progress_bars_disabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()  # the hub's too
+    _show_downloads(downloads and sys.stderr.isatty())
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+        _show_downloads(downloads)
+
+
+def _show_downloads(shown: bool) -> None:
+    (enable_progress_bars if shown else disable_progress_bars)()
+
+
+def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:
+    shown, name = repr(str(folder)), folder.resolve().name
+    if not folder.is_dir():
+        raise ModelError(f"{shown} is a file; a model is the folder that holds config.json and the weights")
+    held = sorted(file.name for file in folder.iterdir())
+    if _PRUNED in held:
+        return Loaded(surgery.load(folder), _tokenizer(str(folder), trust, local=True), None, name)
+    if "config.json" not in held:
+        raise ModelError(
+            f"{shown} is not a saved model: it has no config.json (it holds: {', '.join(held) or 'nothing'})"
+        )
+    if not any(file.endswith(".safetensors") for file in held):
+        pickles = [file for file in held if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        found = (
+            f"{pickles[0]} is a pickle, which can run code as it loads, and is not read" if pickles else "no weights"
+        )
+        raise ModelError(f"{shown} has no .safetensors file ({found}): save the model with save_pretrained")
+    model = _pretrained(str(folder), place, precision, trust, local=True)
+    return Loaded(model, _tokenizer(str(folder), trust, local=True), None, name)
+
+
+def _from_hub(name: str, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:
+    # offline, the hub's client would try each file for 23 seconds and print a page before it looked into its cache
+    local = not _hub_answers()
+    model = _pretrained(name, place, precision, trust, local=local)
+    return Loaded(model, _tokenizer(name, trust, local=local), None, name)
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's address can be looked up; taken for granted behind a proxy, which looks it up itself."""
+    if is_offline_mode():
+        return False
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def _pretrained(source: str, place: torch.device, precision: torch.dtype | None, trust: bool, local: bool) -> nn.Module:
+    settings: dict[str, Any] = {"trust_remote_code": trust, "local_files_only": local}
+    try:
+        with quietly():
+            config = transformers.AutoConfig.from_pretrained(source, **settings)
+            wanted = precision or (torch.float32 if place.type == "cpu" else "auto")
+            model, told = _model_class(config, source, trust).from_pretrained(
+                source, config=config, dtype=wanted, use_safetensors=True, output_loading_info=True, **settings
+            )
+    except HeadscopeError:
+        raise
+    except Exception as error:
+        raise ModelError(_why(source, error, local)) from error
+    if missing := sorted(told["missing_keys"]):
+        warnings.warn(
+            f"{len(missing)} weights of {type(model).__name__} are not among the saved ones and were drawn at random "
+            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}): what depends on them means nothing",
+            stacklevel=4,
+        )
+    return model
+
+
+def _model_class(config: Any, source: str, trust: bool) -> Any:
+    """The class that was saved: a language model keeps its head, a bare encoder gets none."""
+    saved = (getattr(config, "architectures", None) or [None])[0]
+    if saved is None:
+        return transformers.AutoModel
+    own = getattr(config, "auto_map", None) or {}
+    remote = next((auto for auto, target in own.items() if str(target).split(".")[-1] == saved), None)
+    known = getattr(transformers, saved, None)
+    if known is not None and not (trust and remote):
+        return known
+    if remote and trust:
+        return getattr(transformers, remote)
+    if remote:
+        raise ModelError(
+            f"{source!r} brings its own Python code for {saved}, which would run on this machine: read it, and if you "
+            "trust it, ask for it with trust_remote_code=True (--trust-remote-code)"
+        )
+    raise ModelError(
+        f"{source!r} was saved as {saved}, which transformers {transformers.__version__} does not have: "
+        "load it in a function of your own and pass package.module:function"
+    )
+
+
+def _why(source: str, error: Exception, local: bool) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            f"{source!r} brings its own Python code, which would run on this machine: read it, and if you trust it, "
+            "ask for it with trust_remote_code=True (--trust-remote-code)"
+        )
+    if Path(source).is_dir():
+        return f"the model in {source!r} does not load: {_reason(error)}"
+    here = f"there is no folder {source!r} (looked in {Path.cwd()})"
+    if local:
+        host = urlsplit(ENDPOINT).hostname
+        return f"{here}, and the hub ({host}) cannot be reached from here and has no whole copy in its local cache"
+    return f"{here}, and as a hub name it does not load: {_reason(error)}"
+
+
+def _tokenizer(source: str, trust: bool, local: bool) -> Any | None:
+    """The tokenizer; None where there is none, also where transformers would make one up without a vocabulary."""
+    try:
+        with quietly():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                source, trust_remote_code=trust, local_files_only=local
+            )
+    except Exception as error:
+        folder = Path(source)
+        if folder.is_dir() and any(folder.glob("tokenizer*")):
+            raise ModelError(f"the tokenizer in {source!r} does not load: {_reason(error)}") from error
+        return None
+    return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
+
+
+def _from_factory(source: str) -> Loaded:
+    module_name, _, factory_name = source.partition(":")
+    with _importable(os.getcwd()):
+        factory = _find(module_name, factory_name)
+        made = factory if isinstance(factory, nn.Module) else _run(source, factory)
+    model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{source} returned {_kind(made)}; expected a torch.nn.Module, or (module, batches)")
+    return Loaded(model, None, None if batches is None else _checked(source, batches), source)
+
+
+def _find(module_name: str, factory_name: str) -> Any:
+    try:
+        importlib.invalidate_caches()
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ModelError(f"there is no module {error.name!r}: neither in {os.getcwd()} nor installed") from error
+        raise ModelError(f"the module {module_name!r} does not import: {_reason(error)}{_where(error)}") from error
+    for part in factory_name.split("."):
+        if not hasattr(found, part):
+            raise ModelError(f"{module_name} ({getattr(found, '__file__', '?')}) has no {factory_name!r}")
+        found = getattr(found, part)
+    return found
+
+
+def _run(source: str, factory: Any) -> Any:
+    if not callable(factory):
+        raise ModelError(f"{source} is {_kind(factory)}; expected a function without arguments that returns a model")
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{source} failed: {_reason(error)}{_where(error)}") from error
+
+
+def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
+    """The batches as a list, since every pass reads them again."""
+    try:
+        read = list(batches)
+    except Exception as error:
+        raise ModelError(f"the batches of {source} cannot be read: {_reason(error)}{_where(error)}") from error
+    for number, batch in enumerate(read):
+        if not isinstance(batch, Mapping) or not any(isinstance(value, Tensor) for value in batch.values()):
+            raise ModelError(f"batch {number} of {source} is {_kind(batch)}; expected a dict of the model's tensors")
+    if not read:
+        raise ModelError(f"{source} returned no batches; expected a list of dicts of the model's tensors")
+    return read
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except Exception as error:
+        raise InputError(f"the device {name!r} cannot be used here: {_reason(error)}; try 'cpu', or 'auto'") from error
+
+
+def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
+    dtype = getattr(torch, name.removeprefix("torch."), None) if isinstance(name, str) else name
+    if name is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"the dtype {name!r} is not a precision of weights; use float32, bfloat16, float16 or float64")
+    return dtype
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _reason(error: BaseException) -> str:
+    """The kind of an error and the first paragraph of its text: transformers adds pages of advice after it."""
+    return f"{type(error).__name__}: {' '.join(str(error).strip().partition(chr(10) * 2)[0].split())}"
+
+
+def _where(error: BaseException) -> str:
+    """The line of the user's code that an error came from; empty where none was reached, as with an error of syntax."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    frames = [frame for frame in frames if "importlib" not in frame.filename]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -1,0 +1,39 @@
+"""Measures: how alike two heads are. Pure functions of statistics; a measure never sees a model or a batch.
+
+A new measure is one new file in this folder.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headscope.registry import Registry
+
+__all__ = ["MEASURES", "Measure"]
+
+
+class Measure(ABC):
+    """One number for each ordered pair of heads; 1 = interchangeable up to the measure's invariance.
+
+    Class facts, each tested:
+        needs: what `compare` is given. "moments": the `headscope.statistics.moments.Moments` of the heads compared;
+            "output_weights": for each head its W_O, (width, value_dim), float64.
+        symmetric: whether value(a, b) = value(b, a).
+        bounds: (least, greatest) value in exact arithmetic; -inf or inf where there is none.
+        of: what is compared unless the user asks for something else.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    symmetric: ClassVar[bool]
+    bounds: ClassVar[tuple[float, float]]
+    of: ClassVar[str] = "z"
+
+    @abstractmethod
+    def compare(self, seen: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+        """(head, head) values; never clipped; NaN in the row and column of a constant head."""
+
+
+MEASURES: Registry[Measure] = Registry("measure", "headscope.measures")

@@ -1,0 +1,81 @@
+"""Cosine of contributions: whether two heads write the same into the residual stream, token by token."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn.functional import pad
+
+from headscope.measures import MEASURES, Measure
+from headscope.statistics.moments import Moments, contribution_energy
+
+__all__ = ["Cosine", "contribution_cosine"]
+
+
+@MEASURES.register("cosine")
+@dataclass(frozen=True)
+class Cosine(Measure):
+    """Cosine of the contributions over all positions; see `contribution_cosine`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
+    symmetric: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    of: ClassVar[str] = "contribution"
+
+    def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
+        """(head, head); see `contribution_cosine`."""
+        return contribution_cosine(seen["moments"], seen["output_weights"])
+
+
+def contribution_cosine(
+    moments: Moments, output_weights: Sequence[Float64[Tensor, "_ _"]]
+) -> Float[np.ndarray, "head head"]:
+    """Σ⟨c_a, c_b⟩ / sqrt(Σ‖c_a‖² Σ‖c_b‖²) over positions, with c = W_O z, uncentred.
+
+    From Σ⟨c_a, c_b⟩ = Σ_ij (W_aᵀ W_b)_ij (Σ z_a z_bᵀ)_ij: contributions are never made.
+
+    Args:
+        moments: of what enters the output projection.
+        output_weights: W_O of each head, (width, value_dim).
+
+    Returns:
+        (head, head), no unit, in [-1, 1]: 1 if one contribution is the other times a positive number, the same at every
+        position; -1 if they cancel out but for scale. NaN for a head whose contribution is zero throughout, for heads
+        that were not seen at the same positions, and for widths that differ.
+
+    Source: the cosine of the two (position, width) matrices in the Frobenius inner product.
+
+    >>> from headscope.statistics.moments import lift
+    >>> z = torch.tensor([[[1.0], [2.0]], [[-1.0], [-2.0]], [[3.0], [6.0]]], dtype=torch.float64)   # b = 2 a
+    >>> u = lift(z, torch.zeros(2, 1, dtype=torch.float64))
+    >>> weights = [torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[-1.0], [1.0]]).double()]
+    >>> contribution_cosine(Moments((1, 1), torch.zeros(2, dtype=torch.float64), u.T @ u), weights).round(4)
+    array([[ 1.    , -0.7071],
+           [-0.7071,  1.    ]])
+    """
+    widths = np.array([len(weight) for weight in output_weights])
+    joined = torch.cat([pad(weight, (0, 0, 0, int(widths.max() - len(weight)))) for weight in output_weights], dim=1)
+    starts = [own.start for own in moments.slices]
+    # One head's rows at a time: no second matrix of the size of the moments.
+    products = []
+    for own in moments.slices:
+        overlap = joined[:, own].T @ joined
+        products.append(np.add.reduceat((overlap * _raw_rows(moments, own)).sum(0).numpy(), starts))
+    inner = np.stack(products)
+    inner[widths[:, None] != widths] = np.nan
+    energy = contribution_energy(moments, output_weights)
+    scale = np.sqrt(np.where(energy > 0, energy, np.nan))
+    return inner / scale[:, None] / scale
+
+
+def _raw_rows(moments: Moments, own: slice) -> Float64[Tensor, "dim all_dims"]:
+    """Σ z_a zᵀ for one head's z_a: about zero, whatever the pivot."""
+    n_dims = sum(moments.dims)
+    head = [other.start for other in moments.slices].index(own.start)
+    raw_sums = moments.sums + moments.pivot * float(moments.counts[head])
+    moved = moments.gram[own, :n_dims] + torch.outer(moments.pivot[own], raw_sums)
+    return moved + torch.outer(moments.sums[own], moments.pivot)

@@ -1,0 +1,371 @@
+"""Metrics: from a model's output to one number a row; lower is better.
+
+"loss" and "mlm" stand on their own. "kl" and "drift" are distances to the intact model on the same batch: they are
+zero and flat there, so effects measured by them are never negative and gradients are of second order.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from headscope.batches import Batch, accepts, kept_positions, n_rows, run_model
+from headscope.errors import MetricError, UnknownNameError
+from headscope.heads import Anatomy
+
+__all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]
+
+_MOST_LOGITS = 2**26  # 256 MB in float32: a vocabulary of 262,144 costs more than the rest of a small model
+
+
+class Metric(ABC):
+    """One number a row of a batch.
+
+    Attributes:
+        name, unit: for tables ("" where the number has no unit).
+        is_distance: measures against the intact model's output on the same batch.
+    """
+
+    name: str
+    unit: str
+    is_distance: ClassVar[bool] = False
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """The arguments to run the model with: the batch's, and what this metric asks of the output."""
+        return dict(batch)
+
+    @abstractmethod
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        """The metric of each row; `intact` is the intact model's output on the same inputs."""
+
+    def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """For a distance: a random scalar a row, half of whose squared derivative has the second-order term as mean."""
+        raise MetricError(f"{self.name!r} is no distance; its gradient is taken of the metric itself")
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Refuse a model that cannot be judged this way.
+
+        Raises:
+            MetricError: it cannot.
+        """
+
+
+@dataclass(frozen=True)
+class _AtPositions:
+    """Which positions are scored: a seeded subset, the same for the intact model and every ablated one."""
+
+    positions: int | None
+    seed: int
+
+    def choose(self, keep: Bool[Tensor, "batch position"]) -> Int[Tensor, " position"]:
+        """Columns to score, ascending; a row in which none of those drawn counts adds one of its own."""
+        columns = torch.nonzero(keep.any(0)).flatten()
+        if self.positions is None or self.positions >= len(columns):
+            return columns
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * keep.shape[1])
+        shuffled = columns[torch.randperm(len(columns), generator=generator)]
+        drawn = shuffled[: self.positions]
+        missed = keep[~keep[:, drawn].any(1)][:, shuffled]
+        return torch.cat([drawn, shuffled[missed.int().argmax(1)]]).unique()
+
+
+@dataclass(frozen=True)
+class Loss(Metric):
+    """Next-token cross-entropy, nats per token, averaged over a row's scored positions.
+
+    Attributes:
+        positions: how many positions of a row are scored, a seeded draw; None for all. The vocabulary is then paid
+            for these alone, where the model can be asked for them (`logits_to_keep`).
+        seed: of the draw.
+    """
+
+    positions: int | None = None
+    seed: int = 0
+    name: str = "loss"
+    unit: str = "nats/token"
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        return _ask_for_logits(model, batch, self._columns(batch))
+
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        columns, kept = self._columns(batch), _next_counts(batch)
+        logits = _logits_at(output, batch, columns)
+        targets = _tokens(batch).to(logits.device)[:, columns + 1]
+        return _row_means(_cross_entropy(logits, targets), kept[:, columns].to(logits.device))
+
+    def check(self, anatomy: Anatomy) -> None:
+        if any(site.kind == "self" for site in anatomy.sites):
+            raise MetricError(
+                f"{anatomy.model_class} sees the tokens ahead, so a next-token loss says nothing about it; "
+                "use metric='drift' (or 'mlm' where it has a masked-language head), or a function of your own"
+            )
+
+    def _columns(self, batch: Batch) -> Int[Tensor, " position"]:
+        return _AtPositions(self.positions, self.seed).choose(_next_counts(batch))
+
+
+@dataclass(frozen=True)
+class Kl(Metric):
+    """Kullback-Leibler divergence from the intact model's next-token distribution, nats per token."""
+
+    positions: int | None = None
+    seed: int = 0
+    name: str = "kl"
+    unit: str = "nats/token"
+    is_distance: ClassVar[bool] = True
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        return _ask_for_logits(model, batch, self._columns(batch))
+
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        columns = self._columns(batch)
+        new = _log_softmax(_logits_at(output, batch, columns))
+        old = _log_softmax(_logits_at(intact, batch, columns))
+        divergence = (old.exp() * (old - new)).sum(-1)
+        return _row_means(divergence, _counts(batch)[:, columns].to(divergence.device))
+
+    def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        """log p of labels drawn from the model itself: its squared score is the Fisher information."""
+        columns = self._columns(batch)
+        logp = _log_softmax(_logits_at(output, batch, columns))
+        drawn = torch.multinomial(logp.detach().exp().flatten(0, 1).cpu(), 1, generator=generator).to(logp.device)
+        kept = _counts(batch)[:, columns].to(logp.device)
+        chosen = logp.gather(-1, drawn.view(*kept.shape, 1)).squeeze(-1)
+        return (chosen * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
+
+    def _columns(self, batch: Batch) -> Int[Tensor, " position"]:
+        return _AtPositions(self.positions, self.seed).choose(_counts(batch))
+
+
+@dataclass(frozen=True)
+class MaskedLoss(Metric):
+    """Cross-entropy of masked tokens, nats per masked token.
+
+    Attributes:
+        mask_token_id: what stands in for a masked token; where None, the batches bring "labels" (-100 elsewhere).
+        share: of the positions that are masked, a seeded draw.
+        seed: of the draw.
+    """
+
+    mask_token_id: int | None = None
+    share: float = 0.15
+    seed: int = 0
+    name: str = "mlm"
+    unit: str = "nats/token"
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        if self.mask_token_id is not None:
+            inputs["input_ids"] = batch["input_ids"].masked_fill(self._masked(batch), self.mask_token_id)
+        return inputs
+
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        if self.mask_token_id is None:
+            if "labels" not in batch:
+                raise MetricError("metric 'mlm' needs MaskedLoss(mask_token_id=…), or batches with 'labels'")
+            labels = batch["labels"]
+            masked, targets = labels >= 0, labels.clamp(min=0)
+        else:
+            masked, targets = self._masked(batch), batch["input_ids"]
+        logits = _logits(output)
+        losses = _cross_entropy(logits, targets.to(logits.device))
+        return _row_means(losses, masked.to(logits.device))
+
+    def _masked(self, batch: Batch) -> Bool[Tensor, "batch position"]:
+        kept = _counts(batch)
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * kept.shape[1])
+        draw = torch.rand(kept.shape, generator=generator).masked_fill(~kept, 2.0)
+        # at least one position of each row, or the row would have no number
+        return (draw < self.share) | (draw == draw.min(dim=1, keepdim=True).values) & kept
+
+
+@dataclass(frozen=True)
+class Drift(Metric):
+    """1 - cosine between the pooled embedding and the intact model's; pooled: mean of last hidden states that count."""
+
+    name: str = "drift"
+    unit: str = ""
+    is_distance: ClassVar[bool] = True
+
+    def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        inputs = dict(batch)
+        has_head = getattr(model, "base_model", model) is not model
+        if has_head and hasattr(model, "config"):
+            inputs["output_hidden_states"] = True
+        if accepts(model, "logits_to_keep"):
+            inputs["logits_to_keep"] = 1  # they are not looked at
+        return inputs
+
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        new, old = self._pooled(output, batch), self._pooled(intact, batch)
+        # ½‖a − b‖² of unit vectors is 1 − cosine without the cancellation near zero
+        return 0.5 * (new - old).square().sum(-1)
+
+    def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
+        pooled = self._pooled(output, batch)
+        towards = torch.randn(pooled.shape, generator=generator, dtype=pooled.dtype).to(pooled.device)
+        return (pooled * towards).sum(-1)
+
+    def _pooled(self, output: Any, batch: Batch) -> Float[Tensor, "batch width"]:
+        hidden = _hidden(output)
+        # the last hidden states are the decoder's, where there is one
+        kept = kept_positions(batch, "causal", hidden.shape[1]).to(hidden.device)
+        total = (hidden.double() * kept[..., None]).sum(1)
+        return F.normalize(total, dim=-1)
+
+
+@dataclass(frozen=True)
+class UserMetric(Metric):
+    """A function of the user's own: `metric(output, batch)`, or `metric(output, batch, intact)`, one value a row."""
+
+    function: Callable[..., Tensor]
+    name: str = "own metric"
+    unit: str = ""
+    takes_intact: bool = False
+
+    def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
+        if self.takes_intact and intact is None:
+            raise MetricError(
+                f"the metric {self.name!r} looks at the intact model's output, where it is flat, so it has no gradient "
+                "to speak of; use a score that needs none, such as ablation"
+            )
+        values = self.function(output, batch, intact) if self.takes_intact else self.function(output, batch)
+        rows = n_rows(batch)
+        if not isinstance(values, Tensor) or values.shape != (rows,):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise MetricError(f"the metric {self.name!r} must return one value a row, shape ({rows},); it gave {got}")
+        return values
+
+
+METRICS: dict[str, type[Metric]] = {"loss": Loss, "mlm": MaskedLoss, "kl": Kl, "drift": Drift}
+
+
+def resolve_metric(
+    metric: str | Metric | Callable[..., Tensor], model: nn.Module, anatomy: Anatomy, batch: Batch
+) -> Metric:
+    """A Metric from a name, an object or a function.
+
+    "auto" is "mlm" where there is a masked-language head, "loss" for a causal model with logits over tokens, else
+    "drift".
+
+    Raises:
+        UnknownNameError: no metric of that name.
+        MetricError: the model cannot be judged by it.
+    """
+    if isinstance(metric, str):
+        name = _fitting(model, anatomy, batch) if metric == "auto" else metric
+        if name not in METRICS:
+            raise UnknownNameError(f"there is no metric {name!r}; there are: auto, {', '.join(METRICS)}")
+        kind = METRICS[name]
+        resolved: Metric = kind(positions=_affordable(model, batch)) if issubclass(kind, (Loss, Kl)) else kind()
+    elif isinstance(metric, Metric):
+        resolved = metric
+    else:
+        resolved = _from_function(metric)
+    resolved.check(anatomy)
+    return resolved
+
+
+def _from_function(function: Callable[..., Tensor]) -> UserMetric:
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if len(required) not in (2, 3):
+        raise MetricError("a metric of your own takes (output, batch) or (output, batch, intact)")
+    return UserMetric(function, getattr(function, "__name__", "own metric"), takes_intact=len(required) == 3)
+
+
+def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
+    if type(model).__name__.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "mlm"
+    if any(site.kind == "self" for site in anatomy.sites):
+        return "drift"
+    rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
+    with torch.no_grad():
+        output = run_model(model, rows, **({"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}))
+    logits = getattr(output, "logits", None)
+    return "loss" if isinstance(logits, Tensor) and logits.ndim == 3 and "input_ids" in batch else "drift"
+
+
+def _affordable(model: nn.Module, batch: Batch) -> int | None:
+    """How many positions of a row are scored so that the logits of a batch stay within `_MOST_LOGITS`; None for all."""
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or 1
+    most = max(1, _MOST_LOGITS // (n_rows(batch) * int(vocabulary)))
+    ids = batch.get("input_ids")
+    return None if not isinstance(ids, Tensor) or most >= ids.shape[1] else most
+
+
+def _ask_for_logits(model: nn.Module, batch: Batch, columns: Tensor) -> dict[str, Any]:
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if accepts(model, "logits_to_keep"):
+        inputs["logits_to_keep"] = columns
+    return inputs
+
+
+def _logits(output: Any) -> Tensor:
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        raise MetricError(
+            "the model's output holds no logits of shape (batch, position, vocabulary); "
+            "load it with its language-model head, use metric='drift', or pass a function of your own"
+        )
+    return logits
+
+
+def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "batch position vocabulary"]:
+    logits = _logits(output)
+    # a model that could be asked gave these columns alone; one that could not gave all
+    return logits[:, columns] if logits.shape[1] == _tokens(batch).shape[1] else logits
+
+
+def _hidden(output: Any) -> Float[Tensor, "batch position width"]:
+    hidden = output if isinstance(output, Tensor) else getattr(output, "last_hidden_state", None)
+    if hidden is None:
+        states = getattr(output, "hidden_states", None) or getattr(output, "decoder_hidden_states", None)
+        hidden = states[-1] if states else None
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+        raise MetricError(
+            "the model's output holds no hidden states of shape (batch, position, width); pass a function of your own"
+        )
+    return hidden
+
+
+def _tokens(batch: Batch) -> Int[Tensor, "batch position"]:
+    """The tokens that the logits belong to: the decoder's, where there is one."""
+    for name in ("decoder_input_ids", "input_ids"):
+        if isinstance(batch.get(name), Tensor):
+            return batch[name]
+    raise MetricError(f"the batches hold no 'input_ids' to score (they hold {sorted(batch)}); use metric='drift'")
+
+
+def _counts(batch: Batch) -> Bool[Tensor, "batch position"]:
+    return kept_positions(batch, "causal", _tokens(batch).shape[1])
+
+
+def _next_counts(batch: Batch) -> Bool[Tensor, "batch position"]:
+    """Positions that have a next token: both count."""
+    kept = _counts(batch)
+    return kept[:, :-1] & kept[:, 1:]
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Float[Tensor, "batch position"]:
+    # row by row: a float32 copy of all logits at once would be the largest tensor of the run
+    pairs = zip(logits, targets, strict=True)
+    return torch.stack([F.nll_loss(_log_softmax(row), target, reduction="none") for row, target in pairs])
+
+
+def _log_softmax(logits: Tensor) -> Float[Tensor, "..."]:
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _row_means(values: Tensor, kept: Tensor) -> Float[Tensor, " batch"]:
+    counts = kept.sum(1)
+    if not bool(counts.all()):
+        empty = int((counts == 0).int().argmax())
+        raise MetricError(f"row {empty} of a batch has no position to score: too few of its tokens count; leave it out")
+    return (values * kept).sum(1).double() / counts

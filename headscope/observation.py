@@ -1,0 +1,231 @@
+"""Watching a model run: `capture` to look at tensors, `observe` to run statistics over text in one pass."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, accepts, document_ids, evaluating, kept_positions, probe_example, run_model
+from headscope.errors import InputError, NumericalError, UnknownNameError
+from headscope.heads import Anatomy, Site
+from headscope.statistics import N_BLOCKS, Statistic
+from headscope.watching import TENSORS, SiteTensors, watch
+
+__all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]
+
+
+class Captured:
+    """The tensors of one site, by attribute: `.q`, `.pattern` …; one that was not asked for says so."""
+
+    def __init__(self, site: Site, tensors: SiteTensors) -> None:
+        self.site = site
+        self.tensors = tensors
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name not in TENSORS:
+            raise AttributeError(f"there is no tensor named {name!r}; there are: {', '.join(TENSORS)}")
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise AttributeError(
+                f"{name!r} was not captured at layer {self.site.layer}; captured: {', '.join(self.tensors)}; "
+                "ask for it with want="
+            ) from None
+
+
+class Seen(Mapping[int, Captured]):
+    """What the last forward pass showed, by layer number."""
+
+    def __init__(self) -> None:
+        self._sites: dict[int, Captured] = {}
+
+    def __getitem__(self, layer: int) -> Captured:
+        try:
+            return self._sites[layer]
+        except KeyError:
+            have = ", ".join(map(str, self._sites)) or "none: the model has not run inside the context"
+            raise UnknownNameError(f"layer {layer} was not captured; captured: {have}") from None
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+
+@contextmanager
+def capture(
+    model: nn.Module,
+    want: Collection[str] = ("q", "k", "v", "pattern", "z", "contribution"),
+    layers: Collection[int] | None = None,
+    *,
+    example: Batch | None = None,
+    anatomy: Anatomy | None = None,
+) -> Iterator[Seen]:
+    """Look at per-head tensors of a model's own forward passes.
+
+    Nothing about the model is switched: it runs the attention kernel it would have run, and is bit-identical
+    afterwards, also when its forward raised. Works under `no_grad`, `inference_mode` and during `generate` (where the
+    last forward is the last token's).
+
+    Args:
+        model: the model that will be run inside the context.
+        want: which tensors, by name:
+            q (batch, head, query, head_dim); k (batch, key head, key, head_dim); v (batch, value head, key, value_dim);
+            pattern (batch, head, query, key): after mask and bias, before dropout, rows sum to 1 (less with a sink);
+            bias, broadcastable to the pattern: what is added to scaling·q·kᵀ before the softmax;
+            z (batch, head, query, value_dim) = pattern·v, before any gate; gated_z: after it;
+            contribution (batch, head, query, width): what the head adds to the output projection's output; their sum
+            and the projection's bias are that output.
+        layers: site numbers; all by default.
+        example: for the probe, if the model cannot say what it takes.
+        anatomy: skips the probe.
+
+    Yields:
+        A mapping from site number to its tensors, e.g. `seen[3].q`, filled by each forward pass anew.
+
+    Raises:
+        UnknownNameError: a tensor or layer that does not exist.
+        AnatomyError: no attention was found, or contributions were asked of a site whose heads are entangled there.
+    """
+    anatomy = discover(model, example) if anatomy is None else anatomy
+    seen = Seen()
+    sites = anatomy.sites if layers is None else tuple(anatomy.site(layer) for layer in layers)
+
+    def receive(site: Site, tensors: SiteTensors) -> None:
+        seen._sites[site.layer] = Captured(site, tensors)
+
+    with watch(model, sites, want, receive, on_forward=seen._sites.clear):
+        yield seen
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a pass went over: documents (or rows), positions that counted, batches."""
+
+    n_documents: int
+    n_tokens: int
+    n_batches: int
+
+
+class Blocks:
+    """Deals documents into blocks: each new one goes to the block with the fewest positions so far."""
+
+    def __init__(self) -> None:
+        self._load = [0] * N_BLOCKS
+        self._block: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._block)
+
+    def place(self, documents: Int[Tensor, " batch"], tokens: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """The block of each row's document."""
+        placed = []
+        for document, count in zip(documents.tolist(), tokens.tolist(), strict=True):
+            if document not in self._block:
+                self._block[document] = min(range(N_BLOCKS), key=self._load.__getitem__)
+            self._load[self._block[document]] += count
+            placed.append(self._block[document])
+        return torch.tensor(placed, dtype=torch.long)
+
+
+def observe(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    statistics: Sequence[Statistic],
+    *,
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Observed:
+    """Run a model over batches once and feed every statistic; memory does not grow with the text.
+
+    Padding does not count, nor do the first `skip_first` positions of each row. Nothing is assumed of the order in
+    which sites run.
+
+    Args:
+        model: run in evaluation mode, without gradients; left as it was.
+        batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
+        statistics: fed in place.
+        anatomy: skips the probe.
+        skip_first: positions at the start of each row that do not count (attention sinks).
+        progress: called with the number of rows after each batch.
+
+    Raises:
+        InputError: no batch, no statistic, or no position that counts.
+        NumericalError: NaN or infinity in a tensor at a position that counts; the message names the layer.
+    """
+    if not statistics or skip_first < 0:
+        raise InputError(f"observe takes at least one statistic, and skip_first from 0 (it was {skip_first})")
+    want = frozenset().union(*(statistic.needs for statistic in statistics))
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise InputError("there is no batch to observe")
+    anatomy = discover(model, probe_example(model, first)) if anatomy is None else anatomy
+    extra: dict[str, Any] = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+    feed, n_batches = _Feed(statistics, skip_first), 0
+    with evaluating(model), torch.no_grad(), watch(model, anatomy.sites, want, feed.take):
+        for batch, documents in document_ids(chain([first], batches)):
+            feed.start(batch, documents, n_batches)
+            run_model(model, batch, **extra)
+            for statistic in statistics:
+                statistic.end_batch()
+            n_batches += 1
+            if progress is not None:
+                progress(len(documents))
+    if feed.n_tokens == 0:
+        raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
+    return Observed(len(feed.blocks), feed.n_tokens, n_batches)
+
+
+class _Feed:
+    """Hands each site's tensors to the statistics, with the positions that count and the rows' blocks."""
+
+    def __init__(self, statistics: Sequence[Statistic], skip_first: int) -> None:
+        self.blocks = Blocks()
+        self.n_tokens = 0
+        self._statistics = statistics
+        self._skip = skip_first
+
+    def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int) -> None:
+        self._batch, self._documents, self._number = batch, documents, number
+        self._block: Int[Tensor, " batch"] | None = None
+        self._kept: dict[tuple[str, int], Bool[Tensor, "batch position"]] = {}
+
+    def take(self, site: Site, tensors: SiteTensors) -> None:
+        kept = {name: self._positions(site, name, tensor.shape[2]) for name, tensor in tensors.items()}
+        if self._block is None:
+            # the first site of the forward pass says how many positions the rows have, whatever kind of input it is
+            counted = next(iter(kept.values())).sum(1)
+            self.n_tokens += int(counted.sum())
+            self._block = self.blocks.place(self._documents, counted)
+        for name, tensor in tensors.items():
+            self._check(site, name, tensor, kept[name])
+        for statistic in self._statistics:
+            own = {name: tensor for name, tensor in tensors.items() if name in statistic.needs}
+            statistic.update(site, own, kept[next(iter(own))], self._block)
+
+    def _positions(self, site: Site, name: str, length: int) -> Bool[Tensor, "batch position"]:
+        # the keys and values of a cross site stand at the positions of the encoder
+        kind = "self" if site.kind == "cross" and name in ("k", "v") else site.kind
+        key = (kind, length)
+        if key not in self._kept:
+            kept = kept_positions(self._batch, kind, length).clone()
+            kept[:, : self._skip] = False
+            self._kept[key] = kept
+        return self._kept[key]
+
+    def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:
+        finite = torch.isfinite(tensor).all(-1).all(1)
+        if not bool(finite[kept.to(finite.device)].all()):
+            raise NumericalError(
+                f"layer {site.layer} ({site.module_name}): {name} holds NaN or infinity in batch {self._number}; "
+                "look at that layer's weights, and try dtype float32"
+            )

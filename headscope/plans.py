@@ -1,0 +1,151 @@
+"""Which heads go, and what was done to a model that lost some: Plan and Record. Plain values, no torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Self
+
+from headscope.errors import PlanError, UnknownNameError
+from headscope.heads import Anatomy, HeadId, HeadLike
+
+__all__ = ["Plan", "Record"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was cut from a model; it stays on the pruned model, so that heads keep their original numbers for good.
+
+    Attributes:
+        anatomy: of the model before the first cut.
+        removed: every head that is gone, sorted.
+        edits: what was done to the modules, in order, as JSON values (see `headscope.surgery.edits`).
+    """
+
+    anatomy: Anatomy
+    removed: tuple[HeadId, ...]
+    edits: tuple[Mapping[str, Any], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "anatomy": json.loads(self.anatomy.to_json()),
+            "removed": [str(head) for head in self.removed],
+            "edits": [dict(edit) for edit in self.edits],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        anatomy = Anatomy.from_json(json.dumps(data["anatomy"]))
+        return cls(anatomy, tuple(map(HeadId.parse, data["removed"])), tuple(data["edits"]))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which heads go, from which model, and why. Data: print it, diff it, commit it.
+
+    Attributes:
+        heads: the heads to remove, sorted; "L3H7" and (3, 7) are welcome in the constructor.
+        model: fingerprint of the model that the plan was made for (`Anatomy.fingerprint`); None fits any model.
+        model_class: name of that model's class; "" where unknown.
+        score: name of the score that the heads were chosen by; "" for a choice by hand.
+        reason: why, in words.
+        facts: settings of the planner and what the score was measured on; JSON values only.
+
+    Raises:
+        PlanError: a head is given twice, or a fact cannot be written as JSON.
+        UnknownNameError: something is not a head.
+
+    >>> plan = Plan(["L1H0", (0, 3)], reason="by hand")
+    >>> [str(head) for head in plan.heads], Plan.from_json(plan.to_json()) == plan
+    (['L0H3', 'L1H0'], True)
+    """
+
+    heads: tuple[HeadId, ...]
+    model: str | None = None
+    model_class: str = ""
+    score: str = ""
+    reason: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        heads = sorted(map(HeadId.parse, self.heads))
+        twice = sorted({str(head) for head, after in pairwise(heads) if head == after})
+        if twice:
+            raise PlanError(f"{', '.join(twice)}: given twice in one plan; name each head once")
+        object.__setattr__(self, "heads", tuple(heads))
+        try:
+            # through JSON once, so that a plan equals itself read back (tuples become lists here, not later)
+            object.__setattr__(self, "facts", json.loads(json.dumps(dict(self.facts))))
+        except (TypeError, ValueError) as error:
+            raise PlanError(f"the facts of a plan must be JSON values: {error}") from error
+
+    @classmethod
+    def of(cls, plan: "Plan | Iterable[HeadLike]") -> "Plan":
+        """A plan from itself, or from any iterable of heads; one head as text is a plan of one."""
+        if isinstance(plan, Plan):
+            return plan
+        if isinstance(plan, str):
+            return cls((HeadId.parse(plan),))
+        return cls(tuple(HeadId.parse(head) for head in plan))
+
+    def check(self, anatomy: Anatomy, record: Record | None = None) -> None:
+        """Refuse a plan that does not fit a model.
+
+        Args:
+            anatomy: of the model as it is now.
+            record: of earlier cuts, for a pruned model; a plan made for the original fits it too.
+
+        Raises:
+            PlanError: made for another model, or a head that the model does not have (any more).
+        """
+        known = {anatomy.fingerprint} | ({record.anatomy.fingerprint} if record else set())
+        if self.model is not None and self.model not in known:
+            raise PlanError(
+                f"this plan was made for another model: for {self.model_class or 'a model'} {self.model}, and this "
+                f"{anatomy.model_class} is {anatomy.fingerprint}; make a plan from this model's scores, or pass the "
+                "plan's heads if you mean the same places whatever the weights"
+            )
+        gone = set(record.removed) if record else set()
+        for head in self.heads:
+            if head in gone:
+                raise PlanError(f"{head} is gone already, removed by an earlier cut; leave it out of the plan")
+            try:
+                anatomy.find([head])
+            except UnknownNameError as error:
+                raise PlanError(f"{error}; was the plan made for another model?") from error
+
+    def to_json(self) -> str:
+        """The plan as text, a head a line, so that two plans can be compared by eye."""
+        data = {
+            "headscope_plan": _VERSION,
+            "model": self.model,
+            "model_class": self.model_class,
+            "score": self.score,
+            "reason": self.reason,
+            "heads": [str(head) for head in self.heads],
+            "facts": self.facts,
+        }
+        return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read back what `to_json` wrote.
+
+        Raises:
+            PlanError: it is not JSON, not a plan, incomplete, or of a version that this headscope cannot read.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"not a plan: this is no JSON ({error}); make one with headscope.plan") from error
+        version = data.get("headscope_plan") if isinstance(data, dict) else None
+        if version != _VERSION:
+            found = "no headscope_plan entry" if version is None else f"version {version!r}"
+            raise PlanError(f"not a plan that can be read here: {found}, expected headscope_plan {_VERSION}")
+        try:
+            heads = tuple(map(HeadId.parse, data["heads"]))
+            return cls(heads, data["model"], data["model_class"], data["score"], data["reason"], data["facts"])
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"the plan is incomplete: {error!r}; was it edited by hand?") from error

@@ -1,0 +1,20 @@
+"""Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
+
+from headscope.reporting.figures.maps import head_map, map_height
+from headscope.reporting.figures.quadrants import quadrant_plot
+from headscope.reporting.figures.removal import removal
+from headscope.reporting.figures.similarity import layer_block, layer_blocks, whole_matrix
+from headscope.reporting.figures.style import canvas, figure_of, styling
+
+__all__ = [
+    "canvas",
+    "figure_of",
+    "head_map",
+    "layer_block",
+    "layer_blocks",
+    "map_height",
+    "quadrant_plot",
+    "removal",
+    "styling",
+    "whole_matrix",
+]

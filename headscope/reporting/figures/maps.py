@@ -1,0 +1,115 @@
+"""Layer × head maps of a score."""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+
+from headscope.heads import HeadId
+from headscope.reporting.figures.scales import bend, colours, short, ticks
+from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, styled
+from headscope.reporting.formatting import MISSING, brief, power_of_ten, thousands
+from headscope.tables import HeadTable
+
+__all__ = ["colour_bar", "frame_cell", "head_map", "map_height", "name_ticks"]
+
+Floats = npt.NDArray[np.float64]
+
+_MANY = 400  # cells past which the SVG holds a picture of them: thousands of vector squares slow a browser down
+
+
+@styled
+def head_map(
+    table: HeadTable,
+    *,
+    chosen: Collection[HeadId] = (),
+    layers_across: bool = False,
+    label: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """A score of every head, layer by layer.
+
+    Args:
+        table: the score; NaN is drawn as a dash, a head that its layer lacks is left empty.
+        chosen: heads to frame.
+        layers_across: layers along the horizontal axis, for models of many layers with few heads each.
+        label: of the colour bar.
+        ax: where to draw; a new figure without it.
+    """
+    layers, heads = (sorted({getattr(head, axis) for head in table.heads}) for axis in ("layer", "head"))
+    place = {head: (layers.index(head.layer), heads.index(head.head)) for head in table.heads}
+    if layers_across:
+        place = {head: spot[::-1] for head, spot in place.items()}
+    cells = np.full((len(heads), len(layers)) if layers_across else (len(layers), len(heads)), np.nan)
+    for head, score in zip(table.heads, table.score, strict=True):
+        cells[place[head]] = score
+    ax = canvas(8.0, map_height(*cells.shape, 8.0)) if ax is None else ax
+    norm = colours(cells)
+    width = figure_of(ax).get_figwidth()
+    roomy = width / (cells.shape[1] + 1) >= 0.5
+    power = thousands(cells.ravel())
+    sns.heatmap(
+        cells, ax=ax, norm=norm, cmap=BOTH_SIGNS if norm.vmin else ONE_SIGN, cbar=False,
+        rasterized=cells.size > _MANY, linewidths=1.5 if cells.size <= _MANY else 0, linecolor=PAPER,
+        annot=np.vectorize(lambda value: brief(value / 10.0**power))(cells) if roomy else None, fmt="",
+        annot_kws={"fontsize": 8}, xticklabels=False, yticklabels=False,
+    )  # fmt: skip
+    for head, score in zip(table.heads, table.score, strict=True):
+        row, column = place[head]
+        if np.isnan(score):
+            ax.text(column + 0.5, row + 0.5, MISSING, ha="center", va="center", color=MUTED)
+        if head in chosen:
+            frame_cell(ax, row, column)
+    name_ticks(ax, "y", heads if layers_across else layers, "head" if layers_across else "layer")
+    name_ticks(ax, "x", layers if layers_across else heads, "layer" if layers_across else "head", most=int(4 * width))
+    if roomy and power:
+        label += f" (numbers in the cells: {power_of_ten(power)})"
+    colour_bar(ax.collections[0], [ax], label, knee=bend(cells))
+    return ax
+
+
+def map_height(rows: int, columns: int, width: float) -> float:
+    """A height for a map of that shape, in inches: rows that can be read, no taller than a page."""
+    cell = np.clip(width / max(columns, 1), 0.16, 0.4)
+    return float(np.clip(rows * cell, 1.0, 9.0) + 1.35)
+
+
+def frame_cell(ax: Axes, row: int, column: int) -> None:
+    """Put a frame round a cell that shows on any colour, on light and on dark screens: black on a white edge."""
+    edge = [Stroke(linewidth=3.2, foreground="#ffffff"), Normal()]
+    ax.add_patch(
+        Rectangle(
+            (column, row), 1, 1, fill=False, edgecolor="#000000", linewidth=1.4, clip_on=False, zorder=3,
+            path_effects=edge,
+        )
+    )  # fmt: skip
+
+
+def name_ticks(ax: Axes, which: Literal["x", "y"], numbers: Sequence[int], noun: str, most: int = 24) -> None:
+    """Number the rows or columns of a map; every second, third … where there are too many."""
+    step = next(step for step in (1, 2, 3, 4, 5, 10, 20, 50, 100) if len(numbers) <= step * most or step == 100)
+    shown = range(0, len(numbers), step)
+    getattr(ax, f"set_{which}ticks")([i + 0.5 for i in shown], [str(numbers[i]) for i in shown], rotation=0)
+    getattr(ax, f"set_{which}label")(noun)
+    ax.tick_params(axis=which, length=0)
+
+
+def colour_bar(mappable: ScalarMappable, axes: list[Axes], label: str, knee: float | None = None) -> None:
+    """A thin bar beneath some axes that tells the values of their colours."""
+    figure = figure_of(axes[0])
+    least, most = mappable.get_clim()
+    width = figure.get_figwidth()
+    bar = figure.colorbar(
+        mappable, ax=axes, location="bottom", shrink=min(1.0, 4.0 / width), aspect=4.0 * min(1.0, width / 4.0) / 0.12,
+        pad=0.02, ticks=ticks(least or 0.0, most or 1.0, knee, 5), format=lambda value, _: short(value),
+    )  # fmt: skip
+    bar.ax.minorticks_off()
+    bar.ax.tick_params(length=2)
+    bar.outline.set_visible(False)
+    bar.set_label(label)

@@ -1,0 +1,130 @@
+"""The picture to remember: what each head is worth against how well the others could rebuild it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
+
+from headscope.heads import HeadId
+from headscope.reporting.figures.labels import label_points
+from headscope.reporting.figures.scales import set_scale, short
+from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, PAPER, canvas, figure_of, frameless, styled
+from headscope.tables import HeadTable
+from headscope.verdicts import Lines, quadrants
+
+__all__ = ["LEFT_EDGE", "quadrant_plot"]
+
+Floats = npt.NDArray[np.float64]
+
+LEFT_EDGE = -0.25  # heads that the others rebuild worse than this are drawn at the edge: how much worse says little
+_MANY = 300  # heads past which the dots are small
+
+
+@styled
+def quadrant_plot(
+    importance: HeadTable,
+    replaceability: HeadTable,
+    lines: Lines,
+    *,
+    chosen: Collection[HeadId] = (),
+    label: str = "importance",
+    ax: Axes | None = None,
+) -> Axes:
+    """Importance against replaceability, a dot per head, with the four quadrants named.
+
+    Args:
+        importance: what removing each head costs; the same heads in the same order as `replaceability`.
+        replaceability: share of each head that the others rebuild; at most 1.
+        lines: where the quadrants meet.
+        chosen: heads to ring, in order of their naming.
+        label: of the upright axis.
+        ax: where to draw; a new figure without it.
+
+    Returns:
+        The axes. Heads with NaN in either table are not drawn; those left of -0.25 are triangles at the edge.
+    """
+    drawn = np.flatnonzero(np.isfinite(importance.score) & np.isfinite(replaceability.score))
+    heads = [importance.heads[i] for i in drawn]
+    y, x = importance.score[drawn], replaceability.score[drawn]
+    points = np.stack([np.maximum(x, LEFT_EDGE), y], axis=1)
+    ax = canvas(7.0, 5.2) if ax is None else ax
+    _set_axes(ax, points, lines, label)
+    size = 30.0 if len(heads) <= _MANY else 9.0
+    _draw_dots(ax, points, x < LEFT_EDGE, quadrants(y, x, lines), size)
+    ringed = [i for i, head in enumerate(heads) if head in chosen]
+    ax.scatter(
+        points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=1.1, zorder=4
+    )
+    names = _draw_lines(ax, lines)
+    figure_of(ax).draw_without_rendering()  # settles the layout that names are placed in
+    edge = ax.transData.transform((lines.replaceability, lines.importance))[0]
+    upright = Bbox.from_extents(edge - 1, -np.inf, edge + 1, np.inf)
+    obstacles = [upright, *(name.get_window_extent() for name in names)]
+    labels = [(i, str(heads[i])) for i in _worth_naming(points, heads, chosen)]
+    label_points(ax, points, labels, obstacles, radius=0.8 * size**0.5)
+    return ax
+
+
+def _set_axes(ax: Axes, points: Floats, lines: Lines, label: str) -> None:
+    # the names of the quadrants stand in the room below and above
+    bent = set_scale(ax, "y", np.append(points[:, 1], lines.importance), room=(0.1, 0.12))
+    ax.set_xlim(min(0.0, float(points[:, 0].min(initial=0.0)), lines.replaceability) - 0.05, 1.03)
+    ax.set_ylabel(f"{label}\n(log-like scale)" if bent else label)
+    ax.set_xlabel("replaceability\n(share of the head that the others rebuild)")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(round(value, 6))))
+    frameless(ax)
+    ax.tick_params(length=0)
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _draw_dots(ax: Axes, points: Floats, beyond: npt.NDArray[np.bool_], where: list[str], size: float) -> None:
+    colour = np.array([COLOURS[name] for name in where], dtype=object)
+    for marker, these in (("o", ~beyond), ("<", beyond)):
+        x, y = points[these].T
+        ax.scatter(x, y, s=size, c=list(colour[these]), marker=marker, linewidths=0, alpha=0.9, zorder=3)
+
+
+def _draw_lines(ax: Axes, lines: Lines) -> list[Text]:
+    """The two lines, their values, and the names of the quadrants in the corners that they make."""
+    importance, replaceability = lines.importance, lines.replaceability
+    low, high = ax.get_ylim()
+    ax.fill_between([replaceability, ax.get_xlim()[1]], low, importance, color=COLOURS["redundant"], alpha=0.07, lw=0)
+    ax.set_ylim(low, high)
+    ax.axhline(importance, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
+    ax.axvline(replaceability, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
+    meanings: Mapping[str, str] = {
+        "needed": "needed", "backed up": "needed, but backed up", "idle": "idle", "redundant": "redundant: cut these"
+    }  # fmt: skip
+    halo = [withStroke(linewidth=3, foreground=PAPER)]
+    texts: list[Text] = []
+    for name, meaning in meanings.items():
+        right, top = name in ("backed up", "redundant"), name in ("needed", "backed up")
+        texts.append(
+            ax.annotate(
+                meaning, (float(right), float(top)), xycoords="axes fraction",
+                xytext=(-4 if right else 4, -4 if top else 4), textcoords="offset points",
+                ha="right" if right else "left", va="top" if top else "bottom",
+                color=COLOURS[name], fontsize=10, fontweight="bold", path_effects=halo, zorder=5,
+            )
+        )  # fmt: skip
+    style: dict[str, Any] = {"textcoords": "offset points", "color": MUTED, "fontsize": 8}
+    # outside the frame, where no dot can be
+    ax.annotate(short(importance), (1, importance), (3, 0), ("axes fraction", "data"), va="center", **style)
+    ax.annotate(short(replaceability), (replaceability, 1), (0, 3), ("data", "axes fraction"), ha="center", **style)
+    return texts
+
+
+def _worth_naming(points: Floats, heads: list[HeadId], chosen: Collection[HeadId]) -> list[int]:
+    """Numbers of the dots to name, most telling first: the costliest, the chosen, the best removed, the rest."""
+    by_cost = [int(i) for i in np.argsort(-points[:, 1])]
+    place = {head: i for i, head in enumerate(heads)}
+    order = [*by_cost[:5], *(place[head] for head in chosen if head in place)]
+    order += [i for i in reversed(by_cost[-3:]) if points[i, 1] < 0]
+    return list(dict.fromkeys(order))

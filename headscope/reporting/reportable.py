@@ -1,0 +1,39 @@
+"""What the report asks of an analysis: tables and facts, no model."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from headscope.heads import Anatomy
+from headscope.tables import HeadTable, PairTable
+from headscope.verdicts import Verdict
+
+__all__ = ["Reportable"]
+
+
+@runtime_checkable
+class Reportable(Protocol):
+    """A finished analysis; `headscope.analysis.Analysis` is one.
+
+    Attributes:
+        anatomy: where the heads are.
+        scores: tables by name; "ablation" is the importance, "replaceability" the share that others can rebuild.
+        pairs: similarities by name; "cka" is the one that is drawn, any other stands beside it.
+        candidates: a row per head, best candidate for removal first; see `headscope.candidates.list_candidates`.
+        verdict: what it comes to.
+        facts: how it was measured.
+    """
+
+    @property
+    def anatomy(self) -> Anatomy: ...
+    @property
+    def scores(self) -> Mapping[str, HeadTable]: ...
+    @property
+    def pairs(self) -> Mapping[str, PairTable]: ...
+    @property
+    def candidates(self) -> pd.DataFrame: ...
+    @property
+    def verdict(self) -> Verdict: ...
+    @property
+    def facts(self) -> Mapping[str, Any]: ...

@@ -1,0 +1,104 @@
+"""The facts of the run: enough to repeat it, and to know how far its numbers reach."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from headscope.reporting.blocks import Block, Column, Table
+from headscope.reporting.formatting import MISSING, count, duration, number
+from headscope.reporting.reportable import Reportable
+from headscope.reporting.sections import SECTIONS, Section
+from headscope.tables import HeadTable, PairTable
+
+__all__ = ["Facts"]
+
+# what is said of which facts, row by row; a piece whose fact is missing is left out, a fact named nowhere comes last
+_ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "Model": (("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters")),
+    "Heads": (("n_heads", "{} heads"), ("n_layers", "{} attention layers")),
+    "Text": (("text", "{}"), ("text_sha256", "SHA-256 {}")),
+    "Amount": (
+        ("documents", "{} {documents}"), ("tokens", "{} tokens"), ("windows", "{} windows"),
+        ("window_length", "at most {} tokens a window"),
+    ),
+    "Split": (("documents_chosen_on", "chosen on {} {documents}"), ("documents_judged_on", "judged on {} others")),
+    "Metric": (("metric", "{}"), ("unit", "in {}"), ("ablation_tokens", "ablation on {} tokens")),
+    "Machine": (("device", "{}"), ("dtype", "{}"), ("peak_memory_mb", "peak memory {} MB"), ("seed", "seed {}")),
+    "Time": (("seconds", "{}"), ("date", "on {}")),
+    "Versions": (("versions", "{}"),),
+}  # fmt: skip
+_SCORES = {
+    "ablation": "importance (ablation)", "gradient": "importance (gradient)", "norm": "norm of what the head writes",
+    "replaceability": "replaceability", "needed": "needed: importance × what others cannot rebuild",
+    "cka": "similarity (CKA)", "cosine": "similarity (cosine)",
+}  # fmt: skip
+
+
+@SECTIONS.register("facts")
+class Facts(Section):
+    """What was run on what, and what was measured on how much."""
+
+    title: ClassVar[str] = "Facts of the run"
+    order: ClassVar[int] = 40
+
+    def blocks(self, analysis: Reportable) -> Iterator[Block]:
+        yield _measured(analysis)
+        yield _facts(analysis.facts)
+
+
+def _measured(analysis: Reportable) -> Table:
+    rows = []
+    tables: dict[str, HeadTable | PairTable] = {**analysis.scores, **analysis.pairs}
+    for name, table in tables.items():
+        rows.append(
+            {
+                "name": name,
+                "unit": getattr(table, "unit", ""),
+                "documents": table.facts.get("documents"),
+                "tokens": table.facts.get("tokens"),
+            }
+        )
+    noun = str(analysis.facts.get("text_unit", "documents"))
+    columns = (
+        Column("What", lambda row: _SCORES.get(row.name, row.name), strong=True),
+        Column("Unit", lambda row: row.unit or "none"),
+        Column(noun.capitalize(), lambda row: _whole(row.documents), numeric=True),
+        Column("Tokens", lambda row: _whole(row.tokens), numeric=True),
+    )
+    frame = pd.DataFrame(rows, columns=["name", "unit", "documents", "tokens"])
+    return Table("measured", "What was measured on how much text", frame, columns)
+
+
+def _whole(value: Any) -> str:
+    return MISSING if pd.isna(value) else count(int(value))
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
+    noun = str(facts.get("text_unit", "documents"))
+    said = {}
+    for label, pieces in _ROWS.items():
+        words = [
+            template.format(_in_words(key, facts[key]), documents=noun)
+            for key, template in pieces
+            if facts.get(key) not in (None, "")
+        ]
+        if words:
+            said[label] = ", ".join(words)
+    known = {key for pieces in _ROWS.values() for key, _ in pieces} | {"text_unit"}
+    said |= {key.replace("_", " ").capitalize(): _in_words(key, facts[key]) for key in facts if key not in known}
+    rows = pd.DataFrame({"fact": list(said), "value": list(said.values())})
+    columns = (Column("Fact", lambda row: row.fact, strong=True), Column("Value", lambda row: row.value, long=True))
+    return Table("facts", "How it was run", rows, columns)
+
+
+def _in_words(fact: str, value: Any) -> str:
+    """A fact as text: whole numbers with their thousands apart, a mapping as a list, stages with their total."""
+    if fact == "seconds":
+        stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in value.items())
+        return f"{duration(sum(value.values()))} ({stages})"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return str(value) if fact == "seed" else count(value) if isinstance(value, int) else number(value)

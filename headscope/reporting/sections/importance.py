@@ -1,0 +1,107 @@
+"""Where the important heads are, and which heads are the best candidates for removal."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure as Drawing
+
+from headscope.reporting import figures
+from headscope.reporting.blocks import Block, Column, Figure, Table
+from headscope.reporting.formatting import MISSING, brief, count, fixed, power_of_ten, quantity, thousands
+from headscope.reporting.reportable import Reportable
+from headscope.reporting.sections import SECTIONS, Section
+
+__all__ = ["Importance"]
+
+_SHOWN = 12
+
+
+@SECTIONS.register("importance")
+class Importance(Section):
+    """The layer × head map of importance, and the candidates, best first."""
+
+    title: ClassVar[str] = "Importance and candidates"
+    order: ClassVar[int] = 20
+
+    def blocks(self, analysis: Reportable) -> Iterator[Block]:
+        yield _map(analysis)
+        yield _candidates(analysis)
+
+
+def _map(analysis: Reportable) -> Figure:
+    table, chosen = analysis.scores["ablation"], frozenset(analysis.verdict.chosen)
+    layers, heads = ({getattr(head, axis) for head in table.heads} for axis in ("layer", "head"))
+
+    def draw(width: float, narrow: bool) -> Drawing:
+        across = not narrow and len(layers) > 1.5 * len(heads)  # few heads, many layers: lie down where there is room
+        rows, columns = (len(heads), len(layers)) if across else (len(layers), len(heads))
+        ax = figures.canvas(width, figures.map_height(rows, columns, width))
+        label = "importance" + (f", {table.unit}" if table.unit else "")
+        figures.head_map(table, chosen=chosen, layers_across=across, label=label, ax=ax)
+        return figures.figure_of(ax)
+
+    known = np.flatnonzero(np.isfinite(table.score))
+    order = known[np.argsort(-table.score[known])]
+    top = ", ".join(f"{table.heads[i]} ({quantity(float(table.score[i]), table.unit)})" for i in order[:3])
+    negative = int((table.score < 0).sum())
+    total = float(np.clip(table.score[known], 0, None).sum())
+    tenth = order[: max(1, round(len(order) / 10))]
+    caption = f"One cell a head: how much the {analysis.verdict.metric} rises when it alone is removed. "
+    if total > 0:
+        share = float(np.clip(table.score[tenth], 0, None).sum()) / total
+        caption += f"The top {count(len(tenth), 'head')} hold {share:.0%} of all importance. "
+    if negative:
+        caption += f"Red: {count(negative, 'head')} that the model does better without. "
+    caption += "The scale is even near zero and logarithmic above, so that small differences stay visible."
+    if chosen:
+        caption += " Framed: chosen for removal."
+    return Figure(
+        "importance",
+        "What removing each head costs",
+        f"Heat map of {count(len(layers), 'layer')} by up to {count(len(heads), 'head')}. Highest: {top}.",
+        caption,
+        draw,
+    )
+
+
+def _candidates(analysis: Reportable) -> Table:
+    candidates, unit = analysis.candidates, analysis.verdict.unit
+    power = thousands(candidates["importance"])
+    scale = 10.0**power
+    measure = " ".join(filter(None, (power_of_ten(power) if power else "", unit)))
+    columns = (
+        Column("Head", lambda row: row.head, strong=True),
+        Column(
+            ", ".join(filter(None, ("Importance", measure))), lambda row: brief(row.importance / scale), numeric=True
+        ),
+        Column("95% interval", lambda row: _interval(row.low / scale, row.high / scale), numeric=True),
+        Column("Replaceable", lambda row: fixed(row.replaceability, 2), numeric=True),
+        Column("Stand-in", _stand_in),
+        Column("Quadrant", lambda row: _words(row.quadrant)),
+        Column("Why", lambda row: _words(row.reason), long=True),
+    )
+    return Table(
+        "candidates",
+        "Best candidates for removal",
+        candidates,
+        columns,
+        _SHOWN,
+        "Best candidate first. Replaceable: share of the head's output that the others of its layer rebuild (1 = all "
+        "of it; below 0 = the attempt makes things worse). Stand-in: the one head that alone rebuilds most of it, and "
+        f"that share. {MISSING} stands where a head's output never varies. The file has every head and every score.",
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    return MISSING if math.isnan(low) or math.isnan(high) else f"{brief(low)} to {brief(high)}"
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) and value else MISSING
+
+
+def _stand_in(row: Any) -> str:
+    name = _words(row.stand_in)
+    return name if name == MISSING or math.isnan(row.stand_in_share) else f"{name}\u00a0({row.stand_in_share:.0%})"

@@ -1,0 +1,48 @@
+"""Scores: what one head is worth. Pure functions of statistics and effects; a score never sees a model or a batch.
+
+A new score is one new file in this folder.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headscope.registry import Registry
+
+__all__ = ["SCORES", "Rating", "Score"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rating:
+    """A score's numbers, (head,) each, in the order of the anatomy; low and high NaN where there is no interval."""
+
+    score: Floats
+    low: Floats
+    high: Floats
+
+
+class Score(ABC):
+    """One number for each head; higher = more needed (but for `replaceability`, which says so).
+
+    Class facts:
+        needs: what `rate` is given. "moments": {layer: list of Moments, one per block of documents}, of "gated_z";
+            "output_weights": {layer: list of W_O, (width, value_dim) float64, a head each};
+            "effects": a `headscope.sweep.Effects`; "gate_gradients": a `headscope.gradients.GateGradients`.
+        unit: unit of the score; "metric" stands for the metric's own.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def rate(self, seen: Mapping[str, Any]) -> Rating:
+        """Score every head of the model."""
+
+
+SCORES: Registry[Score] = Registry("score", "headscope.scores")

@@ -1,0 +1,45 @@
+"""Ablation: what the metric loses when the head is taken out, measured by taking it out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from headscope.intervals import LEVEL, mean_interval
+from headscope.scores import SCORES, Rating, Score
+from headscope.sweep import Effects
+
+__all__ = ["Ablation", "rate_effects"]
+
+
+@SCORES.register("ablation")
+@dataclass(frozen=True)
+class Ablation(Score):
+    """Mean over rows of metric(without the head) - metric(intact): positive = needed, in the metric's unit.
+
+    Near zero the head is not missed; below zero the model does better without it. A distance to the intact model (kl,
+    drift) never goes below zero. The interval is a jackknife over blocks of documents; NaN with fewer than two.
+
+    Attributes:
+        mode: what the head's output is replaced by: "zero", or "mean", its mean over the text.
+
+    Source: the exact effect, as in Michel et al. 2019, arXiv:1905.10650, section 3.
+    """
+
+    mode: str = "zero"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"effects"})
+    unit: ClassVar[str] = "metric"
+
+    def rate(self, seen: Mapping[str, Any]) -> Rating:
+        """See the class."""
+        return rate_effects(seen["effects"])
+
+
+def rate_effects(effects: Effects, level: float = LEVEL) -> Rating:
+    """The mean effect of each group of heads with its interval.
+
+    Args:
+        effects: of taking out each group.
+        level: wished coverage of the intervals.
+    """
+    return Rating(effects.values.mean(1), *mean_interval(effects.values, effects.block, level))

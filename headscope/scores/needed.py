@@ -1,0 +1,61 @@
+"""Needed: what would be lost with the head and could not be had from the others."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from headscope.intervals import LEVEL
+from headscope.scores import SCORES, Rating, Score
+from headscope.scores.ablation import rate_effects
+from headscope.scores.replaceability import RIDGE, rate_replaceability
+
+__all__ = ["Needed", "needed"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@SCORES.register("needed")
+@dataclass(frozen=True)
+class Needed(Score):
+    """max(importance, 0) × (1 - replaceability clipped to [0, 1]), importance being that of `Ablation`.
+
+    In the metric's unit, at least 0: 0 = not missed, or given back wholly by the layer's other heads. NaN where either
+    factor is. The interval runs from the least to the most that the factors' intervals allow; each of them has a
+    coverage of 97.5%, so that both hold, and with them their product, in 95%: a cautious interval, whatever the
+    dependence of the two.
+
+    Attributes:
+        mode: of ablation: "zero" or "mean".
+        ridge: of the regression; see `Replaceability`.
+
+    Source: our own definition.
+    """
+
+    mode: str = "zero"
+    ridge: float = RIDGE
+
+    needs: ClassVar[frozenset[str]] = frozenset({"effects", "moments", "output_weights"})
+    unit: ClassVar[str] = "metric"
+
+    def rate(self, seen: Mapping[str, Any]) -> Rating:
+        """See the class."""
+        each = (1 + LEVEL) / 2
+        importance = rate_effects(seen["effects"], each)
+        replaceable = rate_replaceability(seen["moments"], seen["output_weights"], self.ridge, each)
+        return Rating(
+            needed(importance.score, replaceable.score),
+            needed(importance.low, replaceable.high),
+            needed(importance.high, replaceable.low),
+        )
+
+
+def needed(importance: Floats, replaceability: Floats) -> Floats:
+    """max(importance, 0) × (1 - replaceability clipped to [0, 1]), elementwise.
+
+    >>> needed(np.array([0.2, 0.2, -0.1]), np.array([0.75, -3.0, 0.5]))
+    array([0.05, 0.2 , 0.  ])
+    """
+    return np.maximum(importance, 0) * (1 - np.clip(replaceability, 0, 1))

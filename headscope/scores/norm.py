@@ -1,0 +1,52 @@
+"""Norm: how large what the head adds to the residual stream is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from headscope.intervals import jackknife
+from headscope.scores import SCORES, Rating, Score
+from headscope.statistics.moments import Moments, contribution_energy
+
+__all__ = ["Norm"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@SCORES.register("norm")
+@dataclass(frozen=True)
+class Norm(Score):
+    """Root mean square over positions of ‖contribution‖, contribution = W_O z.
+
+    In the unit of the residual stream, at least 0: 0 = a head that adds nothing anywhere. The interval is a jackknife
+    over blocks of documents, blocks counting by their positions; NaN with fewer than two.
+
+    Source: Kobayashi et al. 2020, arXiv:2004.10102, section 2, norms of transformed vectors, here summed over keys.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
+    unit: ClassVar[str] = "activation"
+
+    def rate(self, seen: Mapping[str, Any]) -> Rating:
+        """See the class."""
+        layers = [
+            _rate_layer(blocks, seen["output_weights"][layer]) for layer, blocks in sorted(seen["moments"].items())
+        ]
+        return Rating(*map(np.concatenate, zip(*layers, strict=True)))
+
+
+def _rate_layer(blocks: Sequence[Moments], weights: Sequence[Tensor]) -> tuple[Floats, Floats, Floats]:
+    sizes = [block.n for block in blocks]
+    sums = [(contribution_energy(block, weights), block.n) for block in blocks]
+    return _root_mean(sums), *jackknife(_root_mean, sums, sizes)
+
+
+def _root_mean(sums: Sequence[tuple[Floats, int]]) -> Floats:
+    """(head,) from each block's Σ‖contribution‖² and its positions."""
+    energy = np.sum([energy for energy, _ in sums], axis=0)
+    root: Floats = np.sqrt(energy / sum(n for _, n in sums))
+    return root

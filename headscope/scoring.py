@@ -1,0 +1,180 @@
+"""Similarity and importance: gather what the measures and scores need, run the engines once, call the pure parts."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, probe_example
+from headscope.errors import InputError, UnknownNameError
+from headscope.gradients import gate_gradients
+from headscope.heads import Anatomy, HeadId
+from headscope.measures import MEASURES, Measure
+from headscope.metrics import Metric, resolve_metric
+from headscope.observation import Observed, observe
+from headscope.scores import SCORES, Score
+from headscope.statistics import STATISTICS
+from headscope.statistics.moments import Moments, total
+from headscope.sweep import head_effects
+from headscope.tables import HeadTable, PairTable
+from headscope.watching import output_weights
+
+__all__ = ["SCOPES", "head_table", "importance", "pair_table", "similarity"]
+
+SCOPES = ("layer", "model")
+
+
+def similarity(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    measure: str | Measure = "cka",
+    of: str | None = None,
+    scope: str = "layer",
+    *,
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+) -> PairTable:
+    """How alike heads are, over the positions of some text, in one pass.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
+        measure: a name out of `headscope.measures.MEASURES`, or an object with its settings.
+        of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution".
+        scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
+        anatomy: skips the probe.
+        skip_first: positions at the start of each row that do not count.
+
+    Returns:
+        A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head.
+    """
+    chosen = MEASURES[measure]() if isinstance(measure, str) else measure
+    if scope not in SCOPES:
+        raise UnknownNameError(f"there is no scope {scope!r}; there are: {', '.join(SCOPES)}")
+    batches, anatomy = _ready(model, batches, anatomy)
+    of = chosen.of if of is None else of
+    # a measure that is given W_O compares contributions through z as the projection reads it, without making them
+    streamed = "gated_z" if "output_weights" in chosen.needs else of
+    statistic = STATISTICS["moments" if scope == "layer" else "cross_moments"](of=streamed)  # type: ignore[call-arg]
+    observed = observe(model, batches, [statistic], anatomy=anatomy, skip_first=skip_first)
+    weights = output_weights(model, anatomy) if "output_weights" in chosen.needs else {}
+    return pair_table(chosen, of, statistic.compute(), anatomy, weights, _facts(observed, skip_first=skip_first))
+
+
+def pair_table(
+    measure: Measure,
+    of: str,
+    moments: Moments | Mapping[int, Sequence[Moments]],
+    anatomy: Anatomy,
+    weights: Mapping[int, Sequence[Tensor]],
+    facts: Mapping[str, Any],
+) -> PairTable:
+    """Compare heads by moments gathered before: of the whole model at once, or layer by layer (blocks are summed)."""
+    heads = _heads_of(anatomy, of)
+    matrix = np.full((len(heads), len(heads)), np.nan)
+    if isinstance(moments, Moments):
+        flat = [weight for site in anatomy.sites for weight in weights.get(site.layer, ())]
+        matrix[:] = measure.compare({"moments": moments, "output_weights": flat})
+        scope = "model"
+    else:
+        place = {head: index for index, head in enumerate(heads)}
+        for layer, blocks in moments.items():
+            own = [place[head] for head in heads if head.layer == layer]
+            seen = {"moments": total(blocks), "output_weights": list(weights.get(layer, ()))}
+            matrix[np.ix_(own, own)] = measure.compare(seen)
+        scope = "layer"
+    empty = np.full_like(matrix, np.nan)
+    name = next(name for name, kind in MEASURES.items() if kind is type(measure))
+    return PairTable(name, of, heads, matrix, empty, empty, {**facts, "scope": scope})
+
+
+def importance(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    score: str | Score = "ablation",
+    metric: str | Metric | Callable[..., Tensor] = "auto",
+    *,
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> HeadTable:
+    """What each head is worth; higher = more needed (for "replaceability": more replaceable).
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: what it is measured on.
+        score: a name out of `headscope.scores.SCORES`, or an object with its settings, e.g. `Ablation(mode="mean")`.
+        metric: for scores of effects and gradients: "auto", "loss", "mlm", "kl", "drift", a Metric, or a function
+            `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
+        anatomy: skips the probe.
+        skip_first: positions at the start of each row that do not count in statistics.
+        seed: of every draw.
+        progress: called with 1 after each forward pass of a sweep.
+
+    Returns:
+        A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.
+    """
+    chosen = SCORES[score]() if isinstance(score, str) else score
+    batches, anatomy = _ready(model, batches, anatomy)
+    needs = chosen.needs
+    seen: dict[str, Any] = {}
+    facts: dict[str, Any] = {"seed": seed}
+    unit = chosen.unit
+    if needs & {"effects", "gate_gradients"}:
+        judge = resolve_metric(metric, model, anatomy, batches[0])
+        unit = judge.unit if unit == "metric" else unit
+        facts |= {"metric": judge.name}
+    if "effects" in needs:
+        mode = getattr(chosen, "mode", "zero")
+        effects = seen["effects"] = head_effects(model, batches, judge, anatomy, mode, progress=progress)
+        facts |= {"mode": mode, "documents": effects.n_documents, "tokens": effects.n_tokens}
+    if "gate_gradients" in needs:
+        slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy, seed=seed)
+        facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
+    if "moments" in needs:
+        statistic = STATISTICS["moments"]()
+        observed = observe(model, batches, [statistic], anatomy=anatomy.cuttable, skip_first=skip_first)
+        seen["moments"] = statistic.compute()
+        facts |= _facts(observed, skip_first=skip_first)
+    if "output_weights" in needs:
+        seen["output_weights"] = output_weights(model, anatomy.cuttable)
+    return head_table(chosen, unit, seen, anatomy, facts)
+
+
+def head_table(
+    score: Score, unit: str, seen: Mapping[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]
+) -> HeadTable:
+    """Score heads by what was gathered before; heads of sites that are not prunable are NaN."""
+    rating = score.rate(seen)
+    scored = [head for site in anatomy.cuttable.sites for head in site.heads]
+    place = {head: index for index, head in enumerate(anatomy.heads)}
+    rows = [place[head] for head in scored]
+    columns = []
+    for values in (rating.score, rating.low, rating.high):
+        column = np.full(len(place), np.nan)
+        column[rows] = values
+        columns.append(column)
+    name = next(name for name, kind in SCORES.items() if kind is type(score))
+    made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
+    return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of})
+
+
+def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:
+    kept = batches if isinstance(batches, Sequence) else list(batches)
+    if len(kept) == 0:
+        raise InputError("there is no batch to measure on")
+    return kept, discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy
+
+
+def _heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
+    if of in ("k", "v"):
+        counts = {s.layer: s.n_kv_heads if of == "k" else s.n_value_heads for s in anatomy.sites}
+        return tuple(HeadId(layer, head) for layer, count in counts.items() for head in range(count))
+    return anatomy.heads
+
+
+def _facts(observed: Observed, **more: Any) -> dict[str, Any]:
+    return {"documents": observed.n_documents, "tokens": observed.n_tokens, **more}

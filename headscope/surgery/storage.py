@@ -1,0 +1,275 @@
+"""A model in a folder, pruned or whole: safetensors for weights, JSON for what it is and what was cut. No pickle."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from headscope.errors import StorageError
+from headscope.folders import new_folder
+from headscope.plans import Record
+from headscope.surgery.cut import record_of
+from headscope.surgery.edits import apply_edits, edits_from_json
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+_ABOUT, _WEIGHTS, _CONFIG, _GENERATION = "headscope.json", "model.safetensors", "config.json", "generation_config.json"
+
+
+def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: bool = False) -> Path:
+    """Write a model into a new folder from which `load` brings it back bit-identical. A whole model is saved as well.
+
+    The folder holds model.safetensors (parameters, and buffers whether or not the model calls them persistent),
+    headscope.json (class, what was cut, checksums) and for a model of transformers its config, unchanged: head counts
+    in it are those of before the cut, since few families could be built with others. Plain `from_pretrained` does not
+    read it; `headscope.load` does.
+
+    Args:
+        model: the model; pruned or not.
+        folder: where it is to stand; appears whole or not at all.
+        tokenizer: a tokenizer of transformers to save beside it.
+        force: whether a folder with content is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor.
+    """
+    odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
+    if odd:
+        raise StorageError(f"{type(model).__name__} keeps state beside its tensors ({odd[0]}), which cannot be saved")
+    with new_folder(folder, force=force) as new:
+        tensors, tied = _distinct(_state(model))
+        save_file(tensors, new / _WEIGHTS)
+        files = [_WEIGHTS, *_save_configs(model, new)]
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+        about = _describe(model) | {"tied": tied, "sha256": {name: _sha256(new / name) for name in files}}
+        text = json.dumps(about | {"digest": _digest(about)}, indent=1)
+        (new / _ABOUT).write_text(text + "\n", encoding="utf-8")
+    return Path(folder)
+
+
+def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Bring back what `save` wrote, on the CPU: class, weights, precision, mode and head numbers, bit-identical.
+
+    Checksums are verified first; then the class is built anew, the cuts are made again and the weights put in.
+
+    Args:
+        folder: the folder.
+        model: for a class that is not of transformers, an instance of the original (whole, any weights); it is copied,
+            not changed.
+
+    Raises:
+        StorageError: the folder is missing, incomplete, altered, or of another version; or a model is needed to build
+            from, or does not fit.
+    """
+    folder = Path(folder)
+    about = _read(folder)
+    _verify_files(folder, about)
+    fresh = _build(folder, about) if model is None else _copied(folder, about, model)
+    with _blaming(folder, "the saved cut does not fit the model"):
+        record = None if about["record"] is None else Record.from_json(about["record"])
+        if record is not None:
+            apply_edits(edits_from_json(record.edits), fresh)
+            fresh.__dict__["_headscope"] = record
+    with _blaming(folder, f"{_WEIGHTS} cannot be read"):
+        _put_weights(folder, fresh, about["tied"])
+    return fresh.train(about["training"])
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer under every name that it has."""
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that lie in memory of their own, and for each further name of one of them that name."""
+    first: dict[Any, str] = {}
+    tensors, tied = {}, {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
+        if place in first:
+            tied[name] = first[place]
+            continue
+        first[place] = name
+        # a clone: safetensors refuses views that share memory in part
+        tensors[name] = tensor.cpu().contiguous().clone()
+    return tensors, tied
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    kind = type(model)
+    record = record_of(model)
+    dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
+    return {
+        "headscope_model": _FORMAT,
+        "class": kind.__name__,
+        "module": kind.__module__,
+        "transformers": _is_of_transformers(kind),
+        "attention": _attention_names(model),
+        "training": model.training,
+        "dtype": " ".join(dtypes),
+        "record": None if record is None else record.to_json(),
+    }
+
+
+def _is_of_transformers(kind: type) -> bool:
+    """Whether the class can be found again by its name alone."""
+    return issubclass(kind, transformers.PreTrainedModel) and getattr(transformers, kind.__name__, None) is kind
+
+
+def _attention_names(model: nn.Module) -> dict[str, Any] | None:
+    """Which attention function a model of transformers runs, by sub-config; its config.json does not say."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, transformers.PreTrainedConfig):
+        return None
+    parts = {"": config} | {name: getattr(config, name, None) for name in config.sub_configs}
+    return {name: part._attn_implementation for name, part in parts.items() if part is not None}
+
+
+def _save_configs(model: Any, new: Path) -> list[str]:
+    if not _is_of_transformers(type(model)):
+        return []
+    model.config.save_pretrained(new)
+    generation = getattr(model, "generation_config", None)
+    if generation is None:
+        return [_CONFIG]
+    generation.save_pretrained(new)
+    return [_CONFIG, _GENERATION]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise StorageError(f"there is no folder {folder}")
+    try:
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(
+            f"{folder} holds no {_ABOUT}, so headscope.save did not write it; "
+            "a folder of transformers loads with its own from_pretrained"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{folder / _ABOUT} cannot be read ({error}); {_AGAIN}") from error
+    version = about.get("headscope_model") if isinstance(about, dict) else None
+    if version != _FORMAT:
+        raise StorageError(
+            f"{folder} is of format {version!r}; this headscope reads format {_FORMAT}: update headscope"
+        )
+    digest = about.pop("digest", None)
+    if digest != _digest(about):
+        raise StorageError(f"{folder / _ABOUT} was altered after it was saved; {_AGAIN}")
+    return about
+
+
+_AGAIN = "copy the folder again from where it was whole, or prune and save again"
+
+
+def _verify_files(folder: Path, about: Mapping[str, Any]) -> None:
+    for name, expected in about["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise StorageError(f"{path} is missing; {_AGAIN}")
+        found = _sha256(path)
+        if found != expected:
+            raise StorageError(
+                f"{path} is truncated or was altered: its checksum is {found[:12]}…, and {expected[:12]}… was saved; "
+                f"{_AGAIN}"
+            )
+
+
+def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
+    if not about["transformers"]:
+        raise StorageError(
+            f"{folder} holds a {about['class']} (of {about['module']}), which cannot be built from here: pass model=, "
+            "an instance of the original class with the original sizes; its weights do not matter"
+        )
+    kind = getattr(transformers, about["class"], None)
+    if kind is None:
+        raise StorageError(
+            f"{folder} holds a {about['class']}, which transformers {transformers.__version__} does not have; "
+            "install the version that it was saved with, or pass model="
+        )
+    # without memory, as transformers builds them itself: every parameter and buffer is put in from the file
+    with _blaming(folder, f"{about['class']} cannot be built"), torch.device("meta"):
+        config = kind.config_class.from_pretrained(folder)
+        fresh = kind._from_config(config, attn_implementation=about["attention"])
+    if (folder / _GENERATION).is_file() and _GENERATION in about["sha256"]:
+        fresh.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return fresh
+
+
+def _copied(folder: Path, about: Mapping[str, Any], model: nn.Module) -> nn.Module:
+    if type(model).__name__ != about["class"]:
+        raise StorageError(f"{folder} holds a {about['class']}; model= is a {type(model).__name__}")
+    if record_of(model) is not None:
+        raise StorageError("model= is pruned itself; pass an instance of the original, whole, with any weights")
+    return copy.deepcopy(model)
+
+
+def _put_weights(folder: Path, model: nn.Module, tied: Mapping[str, str]) -> None:
+    tensors = load_file(folder / _WEIGHTS)
+    wanted = _state(model)
+    names = {*tensors, *tied}
+    if names != set(wanted):
+        odd = sorted(names ^ set(wanted))
+        raise StorageError(f"{folder}: {len(odd)} weights do not match the model, {odd[0]} among them; wrong model=?")
+    for name in wanted:
+        if name not in tied:
+            _put(model, name, tensors[name])
+    for name, source in tied.items():
+        _tie(model, name, source)
+    for name, module in model.named_modules():
+        lost = [key for key, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
+        if lost:
+            raise StorageError(f"{name}.{lost[0]} is a tensor but no buffer, so it was not saved; pass model=")
+
+
+def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    old = getattr(module, leaf)
+    if old.shape != tensor.shape:
+        raise StorageError(f"{name} is {tuple(tensor.shape)} where the model has {tuple(old.shape)}; wrong model=?")
+    if leaf in module._parameters:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    else:
+        module._buffers[leaf] = tensor
+
+
+def _tie(model: nn.Module, name: str, source: str) -> None:
+    (path, _, leaf), (source_path, _, source_leaf) = name.rpartition("."), source.rpartition(".")
+    module, other = model.get_submodule(path), model.get_submodule(source_path)
+    for own, others in ((module._parameters, other._parameters), (module._buffers, other._buffers)):
+        if leaf in own:
+            own[leaf] = others[source_leaf]  # type: ignore[assignment]
+
+
+@contextmanager
+def _blaming(folder: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(f"{folder}: {what}: {error}; wrong model=, or another version of transformers?") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,174 @@
+"""Is it still the same function? What a model did with some heads switched off, and how far another is from that."""
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.batches import Batch, evaluating, run_model
+from headscope.errors import NumericalError
+
+__all__ = ["Seen", "corner", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
+
+Masking = AbstractContextManager[None]
+
+_ROWS, _TOKENS = 2, 64
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One call of a module: what went in and what came out, as copies."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+    def check_finite(self, place: str) -> None:
+        """Refuse to judge anything by numbers that are none.
+
+        Raises:
+            NumericalError: the output has no finite entry.
+        """
+        floats = [tensor for tensor in _tensors(self.output) if tensor.is_floating_point() and tensor.numel()]
+        if floats and not any(bool(tensor.isfinite().any()) for tensor in floats):
+            raise NumericalError(
+                f"{place} returns nothing but NaN or infinity, so no cut can be proven exact; "
+                "look for NaN in the weights of this layer and of those before it"
+            )
+
+
+@contextmanager
+def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Seen]]:
+    """While open, keep the first call of each module named, as it was in the first forward pass that reached it."""
+    seen: dict[str, Seen] = {}
+    entered: dict[str, list[tuple[Any, Any]]] = {name: [] for name in names}
+
+    def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # copies: a model may go on in place with what it passed or returned
+        entered[name].append(copy.deepcopy((args, kwargs)) if name not in seen else (None, None))
+
+    def after(name: str, output: Any) -> None:
+        args, kwargs = entered[name].pop()
+        if name not in seen:
+            seen[name] = Seen(args, kwargs, copy.deepcopy(output))
+
+    handles = []
+    for name in entered:
+        module = model.get_submodule(name)
+        handles.append(module.register_forward_pre_hook(lambda _, a, k, n=name: before(n, a, k), with_kwargs=True))
+        handles.append(module.register_forward_hook(lambda _, __, output, n=name: after(n, output)))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def output_of(model: nn.Module, batch: Batch) -> Any:
+    """The model's output in evaluation mode, without gradients."""
+    with torch.no_grad(), evaluating(model):
+        return run_model(model, batch)
+
+
+def difference(expected: Any, actual: Any, batch: Batch | None = None) -> float:
+    """Largest absolute difference between two outputs of the same structure, at positions that the batch does not pad.
+
+    The first tensor must have the same shape in both; later ones whose shape depends on the number of heads (attention
+    maps) are passed over. NaN and infinity must stand at the same places.
+
+    Returns:
+        At least 0, in the outputs' unit; infinity where they cannot be compared.
+    """
+    pairs = list(zip(_tensors(expected), _tensors(actual), strict=False))
+    if not pairs or len(list(_tensors(expected))) != len(list(_tensors(actual))):
+        return math.inf
+    if pairs[0][0].shape != pairs[0][1].shape:
+        return math.inf
+    return max(_gap(a, b, _kept(a, batch)) for a, b in pairs if a.shape == b.shape)
+
+
+def _gap(expected: Tensor, actual: Tensor, kept: Tensor | None) -> float:
+    if expected.ndim == 0:
+        expected, actual = expected[None], actual[None]
+    rows = zip(expected, actual, strict=True)  # one at a time: logits over a large vocabulary are large twice over
+    return max((_row_gap(a, b, None if kept is None else kept[row]) for row, (a, b) in enumerate(rows)), default=0.0)
+
+
+def _row_gap(expected: Tensor, actual: Tensor, kept: Tensor | None) -> float:
+    a, b = (tensor.detach().cpu().double() for tensor in (expected, actual))
+    if kept is not None:
+        a, b = a[kept], b[kept]
+    gap = (a - b).abs_()
+    gap[(a == b) | (a.isnan() & b.isnan())] = 0  # infinities of one sign too
+    return 0.0 if gap.numel() == 0 else float(gap.nan_to_num_(math.inf, math.inf).max())
+
+
+def _kept(tensor: Tensor, batch: Batch | None) -> Tensor | None:
+    mask = None if batch is None else batch.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and tensor.shape[:2] == mask.shape:
+        return mask.bool().cpu()
+    return None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _each(value.values())
+    elif isinstance(value, (tuple, list)):
+        yield from _each(value)
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from _each(getattr(value, name) for name in value.__dataclass_fields__)
+
+
+def _each(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        yield from _tensors(value)
+
+
+def magnitude(output: Any) -> float:
+    """Largest finite absolute value in an output; 0 for an empty one."""
+    sizes = (tensor.detach().abs()[tensor.isfinite()] for tensor in _tensors(output) if tensor.is_floating_point())
+    return max((float(size.max()) for size in sizes if size.numel()), default=0.0)
+
+
+def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model itself, or a copy where its weights are coarser than `dtype`."""
+    coarse = any(p.is_floating_point() and p.element_size() < dtype.itemsize for p in model.parameters())
+    return copy.deepcopy(model).to(dtype) if coarse else model
+
+
+def distance(
+    model: nn.Module, other: nn.Module, batch: Batch, dtype: torch.dtype, masking: Callable[[nn.Module], Masking]
+) -> float:
+    """`difference` between the outputs of a masked model and of another one, both computed in `dtype` or finer."""
+    batch = {name: value.to(dtype) if _is_float(value) else value for name, value in batch.items()}
+    with masking(finer := in_precision(model, dtype)):
+        expected = output_of(finer, batch)
+    del finer  # a copy, maybe: the next one needs its room
+    return difference(expected, output_of(in_precision(other, dtype), batch), batch)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def corner(batch: Batch) -> dict[str, Any]:
+    """The first rows and tokens of a batch: enough to compare outputs on, small beside a large vocabulary."""
+    ids = batch.get("input_ids")
+    length = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.ndim}
+    aligned = len({value.shape[0] for value in tensors.values()}) == 1
+
+    def cut(value: Any) -> Any:
+        if not aligned or not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        value = value[:_ROWS]
+        return value[:, :_TOKENS] if value.ndim == 2 and value.shape[1] == length else value
+
+    return {name: cut(value) for name, value in batch.items()}

@@ -1,0 +1,169 @@
+"""The sweep: what switching heads off does to a metric, measured by running the model without them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from headscope.ablation import Fills, fill_values, silence
+from headscope.batches import Batch, document_ids, evaluating, row_lengths, run_model
+from headscope.errors import InputError, NumericalError
+from headscope.heads import Anatomy, HeadId
+from headscope.metrics import Metric
+from headscope.observation import Blocks
+
+__all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows that something was measured on: their documents, blocks of documents, and positions in all."""
+
+    document: Integers
+    block: Integers
+    n_tokens: int
+
+    @property
+    def n_documents(self) -> int:
+        return len(np.unique(self.document))
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """The effect of removing each group of heads: metric(without) - metric(intact), positive = needed.
+
+    Attributes:
+        groups: the heads removed together; single heads for `head_effects`.
+        values: (group, row) float64, in the metric's unit.
+        intact: (row,) the metric of the intact model (0 for a distance).
+        document, block: (row,) the document of each row, and the block that it was dealt to.
+        metric, unit, is_distance: of the metric.
+        mode: "zero" or "mean": what the heads were replaced by.
+        n_tokens: positions that counted, over all rows.
+    """
+
+    groups: tuple[tuple[HeadId, ...], ...]
+    values: Floats
+    intact: Floats
+    document: Integers
+    block: Integers
+    metric: str
+    unit: str
+    is_distance: bool
+    mode: str
+    n_tokens: int
+
+    @property
+    def heads(self) -> tuple[HeadId, ...]:
+        """The single heads, where each group is one."""
+        return tuple(group[0] for group in self.groups)
+
+    @property
+    def n_documents(self) -> int:
+        return len(np.unique(self.document))
+
+
+def head_effects(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    mode: str = "zero",
+    calibration: Iterable[Batch] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Effects:
+    """The exact effect of every head alone, by one forward pass per head and batch.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: what the effects are measured on.
+        metric: lower is better.
+        anatomy: the heads; those of sites that are not prunable are left out.
+        mode: "zero" or "mean".
+        calibration: text that the mean is taken over; `batches` by default.
+        progress: called with 1 after each forward pass.
+    """
+    groups = [(head,) for site in anatomy.sites if site.prunable for head in site.heads]
+    fills = fill_values(model, mode, batches if calibration is None else calibration, anatomy)
+    return group_effects(model, batches, metric, anatomy, groups, mode, fills, progress)
+
+
+def group_effects(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    groups: Sequence[Sequence[HeadId]],
+    mode: str = "zero",
+    fills: Fills | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Effects:
+    """The effect of removing each group of heads together; see `head_effects`.
+
+    Raises:
+        NumericalError: the metric is NaN or infinite for the intact model.
+    """
+    found = [anatomy.find(group) for group in groups]
+    intact_rows, effect_rows, documents, tokens = [], [], [], []
+    with evaluating(model), torch.no_grad():
+        for batch, ids in document_ids(batches):
+            inputs = metric.inputs(model, batch)
+            intact = run_model(model, inputs)
+            before = _values(metric, intact, batch, intact)
+            if not bool(np.isfinite(before).all()):
+                raise NumericalError(
+                    f"the metric {metric.name!r} of the intact {anatomy.model_class} is NaN or infinite on row "
+                    f"{int(np.flatnonzero(~np.isfinite(before))[0])} of a batch; look at its weights and input"
+                )
+            after = []
+            for positions in found:
+                with silence(model, anatomy, positions, fills):
+                    after.append(_values(metric, run_model(model, inputs), batch, intact) - before)
+                if progress is not None:
+                    progress(1)
+            intact_rows.append(before)
+            effect_rows.append(np.stack(after) if after else np.empty((0, len(before))))
+            documents.append(ids)
+            tokens.append(row_lengths(batch))
+    rows = place_rows(documents, tokens)
+    return Effects(
+        groups=tuple(tuple(group) for group in groups),
+        values=np.concatenate(effect_rows, axis=1),
+        intact=np.concatenate(intact_rows),
+        document=rows.document,
+        block=rows.block,
+        metric=metric.name,
+        unit=metric.unit,
+        is_distance=metric.is_distance,
+        mode=mode,
+        n_tokens=rows.n_tokens,
+    )
+
+
+def _values(metric: Metric, output: Any, batch: Batch, intact: Any) -> Floats:
+    values: Floats = metric.measure(output, batch, intact).detach().double().cpu().numpy()
+    return values
+
+
+def place_rows(documents: list[Tensor], tokens: list[Tensor]) -> Rows:
+    """Deal the rows of batches into blocks of documents.
+
+    Args:
+        documents, tokens: per batch, (batch,): the document of each row, and how many positions of it count.
+
+    Raises:
+        InputError: no batch at all.
+    """
+    if not documents:
+        raise InputError("there is no batch to measure on; a generator that was used up gives none, a list does")
+    blocks = Blocks()
+    placed = [blocks.place(ids, counts) for ids, counts in zip(documents, tokens, strict=True)]
+    n_tokens = int(sum(int(counts.sum()) for counts in tokens))
+    return Rows(torch.cat(documents).numpy(), torch.cat(placed).numpy(), n_tokens)

@@ -1,0 +1,208 @@
+"""The verdict: four quadrants of heads, and one sentence of numbers that were measured where nothing was chosen."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from headscope.heads import HeadId
+
+__all__ = ["QUADRANTS", "Finding", "Lines", "Verdict", "draw_lines", "format_number", "quadrants"]
+
+Floats = npt.NDArray[np.float64]
+
+QUADRANTS = ("redundant", "idle", "backed up", "needed")  # low/high importance x high/low replaceability
+_TWINS = 0.9  # from this CKA on two heads are called nearly interchangeable
+_METRIC_WORDS = {"loss": "next-token loss", "mlm": "masked-token loss", "kl": "KL divergence", "drift": "drift"}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where the four quadrants meet, and why there."""
+
+    importance: float
+    replaceability: float
+    why: str
+
+
+def draw_lines(importance: Floats) -> Lines:
+    """The line of importance is the median head; the line of replaceability is one half.
+
+    Args:
+        importance: (head,) NaN left out.
+    """
+    median = float(np.nanmedian(importance))
+    return Lines(
+        median,
+        0.5,
+        "Across: the median head's importance, so that half of the heads lie below it, whatever the metric. "
+        "Down: 0.5, where the other heads of the layer, by a linear map fitted on other text, restore half of what "
+        "the head writes.",
+    )
+
+
+def quadrants(importance: Floats, replaceability: Floats, lines: Lines) -> list[str]:
+    """The quadrant of each head.
+
+    "redundant": low importance, high replaceability; "idle": low, low; "backed up": high, high; "needed": high, low;
+    "" where a number is missing.
+    """
+    named = []
+    for important, replaceable in zip(importance, replaceability, strict=True):
+        if np.isnan(important) or np.isnan(replaceable):
+            named.append("")
+        elif important <= lines.importance:
+            named.append("redundant" if replaceable >= lines.replaceability else "idle")
+        else:
+            named.append("backed up" if replaceable >= lines.replaceability else "needed")
+    return named
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number about one head (and another one), measured on documents that were not used to choose it."""
+
+    head: HeadId
+    value: float
+    other: HeadId | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, all of it measured on held-out documents.
+
+    Attributes:
+        model, n_heads, n_layers: what was analysed.
+        chosen: the redundant heads.
+        joint, joint_low, joint_high: effect of removing them all together, with its 95% interval over documents.
+        random: effect of removing as many heads drawn at random, one number a draw.
+        most_needed: the head that was most important where heads were chosen, with its effect here.
+        most_replaceable: the head that its layer restored best there, with the share restored here, and the head
+            that alone restores most of it.
+        twins: the two heads of one layer that were most alike there, with their CKA here.
+        lines: of the quadrants.
+        metric, unit, intact: the metric, its unit, and its value for the intact model here.
+        n_documents, n_tokens: what everything here was measured on.
+        text_unit: what a document is: "documents", "passages" or "rows".
+    """
+
+    model: str
+    n_heads: int
+    n_layers: int
+    chosen: tuple[HeadId, ...]
+    joint: float
+    joint_low: float
+    joint_high: float
+    random: tuple[float, ...]
+    most_needed: Finding | None
+    most_replaceable: Finding | None
+    twins: Finding | None
+    lines: Lines
+    metric: str
+    unit: str
+    intact: float
+    n_documents: int
+    n_tokens: int
+    text_unit: str
+
+    @property
+    def importance_line(self) -> float:
+        return self.lines.importance
+
+    @property
+    def replaceability_line(self) -> float:
+        return self.lines.replaceability
+
+    @property
+    def why_lines(self) -> str:
+        return self.lines.why
+
+    @property
+    def sentence(self) -> str:
+        """The finding in one sentence; a clause that no head satisfies is left out."""
+        heads = f"{self.n_heads} attention heads" if self.n_heads != 1 else "one attention head"
+        clauses = [clause for clause in (self._cut(), self._needed(), self._replaced(), self._twins()) if clause]
+        start = f"Of the {heads} of {self.model}, "
+        if not clauses:
+            return f"{start}none can be called redundant on this text."
+        return start + "; ".join(clauses) + "."
+
+    def _cut(self) -> str:
+        if not self.chosen:
+            return ""
+        which = f"{len(self.chosen)} can go" if len(self.chosen) > 1 else f"{self.chosen[0]} can go"
+        together = " together" if len(self.chosen) > 1 else ""
+        low, high = (format_number(end) for end in (min(self.random), max(self.random)))
+        span = low if low == high else f"{low} to {high}"
+        return f"{which}{together} for {self._cost(self.joint)}, where as many drawn at random cost {span}"
+
+    def _needed(self) -> str:
+        if self.most_needed is None or not self.most_needed.value > 0:
+            return ""
+        return f"{self.most_needed.head} is needed most ({format_number(self.most_needed.value)} by itself)"
+
+    def _replaced(self) -> str:
+        found = self.most_replaceable
+        if found is None or not found.value >= self.lines.replaceability:
+            return ""
+        helper = f", {found.other} foremost" if found.other is not None else ""
+        return f"{found.value:.0%} of what {found.head} writes can be rebuilt from the rest of its layer{helper}"
+
+    def _twins(self) -> str:
+        if self.twins is None or not self.twins.value >= _TWINS:
+            return ""
+        return f"{self.twins.head} and {self.twins.other} are nearly interchangeable (CKA {self.twins.value:.2f})"
+
+    def _cost(self, value: float) -> str:
+        words = _METRIC_WORDS.get(self.metric, self.metric)
+        unit = f" {self.unit}" if self.unit else ""
+        base = f" above {format_number(self.intact)}" if self.intact else ""
+        return f"{format_number(value)}{unit} of {words}{base}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, heads as text."""
+        data = asdict(self)
+        data["chosen"] = [str(head) for head in self.chosen]
+        for name in ("most_needed", "most_replaceable", "twins"):
+            found: Finding | None = getattr(self, name)
+            if found is not None:
+                other = None if found.other is None else str(found.other)
+                data[name] = {"head": str(found.head), "value": found.value, "other": other}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        fields = dict(data)
+        fields["chosen"] = tuple(HeadId.parse(head) for head in data["chosen"])
+        fields["random"] = tuple(data["random"])
+        fields["lines"] = Lines(**data["lines"])
+        for name in ("most_needed", "most_replaceable", "twins"):
+            if data[name] is not None:
+                other = data[name]["other"]
+                fields[name] = Finding(
+                    HeadId.parse(data[name]["head"]),
+                    data[name]["value"],
+                    None if other is None else HeadId.parse(other),
+                )
+        return cls(**fields)
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, no exponent where a reader would not want one.
+
+    >>> format_number(0.012345), format_number(2.876), format_number(1234.5), format_number(0.0000123)
+    ('0.0123', '2.88', '1,234', '1.2e-05')
+    """
+    if not np.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size < 1e-4:
+        return f"{value:.1e}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    digits = max(0, 2 - int(np.floor(np.log10(size))))
+    return f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""Textbook forms in NumPy float64, computed from the raw positions; independent of headscope."""

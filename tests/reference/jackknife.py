@@ -1,0 +1,22 @@
+"""The delete-m jackknife for unequal m, term by term as in Busing, Meijer and van der Leeden 1999."""
+
+import math
+
+import numpy as np
+from scipy.stats import t as student
+
+
+def interval(estimate, groups, level=0.95):
+    """(low, high) of a number. estimate: from an array of rows; groups: arrays of rows that stay together."""
+    groups = [group for group in groups if len(group)]
+    n, g = sum(len(group) for group in groups), len(groups)
+    everything = estimate(np.concatenate(groups))
+    left_out = [estimate(np.concatenate([*groups[:j], *groups[j + 1 :]])) for j in range(g)]
+    jackknifed = g * everything - sum((1 - len(groups[j]) / n) * left_out[j] for j in range(g))
+    variance = 0.0
+    for j in range(g):
+        h = n / len(groups[j])
+        pseudo = h * everything - (h - 1) * left_out[j]
+        variance += (pseudo - jackknifed) ** 2 / (h - 1) / g
+    half = student(g - 1).ppf((1 + level) / 2) * math.sqrt(variance)
+    return everything - half, everything + half

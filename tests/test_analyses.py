@@ -1,0 +1,35 @@
+"""The scripts in analyses/ stay thin: options, calls to headscope, one table, one figure."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = sorted((Path(__file__).parents[1] / "analyses").glob("*.py"))
+
+
+def _definitions(source: str) -> set[str]:
+    """Names of all functions and classes that a script defines, lambdas given a name among them."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            found |= {ast.unparse(target) for target in node.targets}
+    return found
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_defines_main_and_nothing_else(script: Path) -> None:
+    assert _definitions(script.read_text(encoding="utf-8")) == {"main"}, (
+        "what a script needs beyond main() belongs into headscope, where it is tested and shared"
+    )
+
+
+def test_there_are_scripts() -> None:
+    assert SCRIPTS
+
+
+def test_the_reader_of_scripts_sees_every_definition() -> None:
+    source = "def main():\n  def inner(): pass\nclass A: pass\nf = lambda: 1\nx = sorted([], key=lambda p: p)\n"
+    assert _definitions(source) == {"main", "inner", "A", "f"}

@@ -1,0 +1,133 @@
+"""Data flows down: a file imports its own level or lower, in no circle. Read off the source, so nothing is run."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "headscope"
+
+LEVELS = [
+    {"batches", "errors", "folders", "heads", "plans", "registry", "splits", "tables"},
+    {"anatomy", "corpus", "reference", "texts"},
+    {"intervals", "metrics", "statistics"},
+    {"ablation", "gradients", "observation", "sweep", "watching"},
+    {"candidates", "evidence", "judging", "measures", "scores", "scoring", "verdicts"},
+    {"surgery"},
+    {"loading", "planning"},
+    {"reporting"},
+    # "" is headscope itself, the public names: studies and commands may use them, nothing below may
+    {"", "analysis", "cli", "demo", "studies", "__main__"},
+]
+LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _trees(folder: Path) -> dict[str, ast.Module]:
+    paths = sorted(folder.rglob("*.py"))
+    return {_module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in paths}
+
+
+SOURCES = _trees(PACKAGE)
+
+
+def _imports(importer: str, tree: ast.Module, known: set[str]) -> set[str]:
+    """Modules of headscope that a file imports anywhere in it, in functions and under TYPE_CHECKING too."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{importer}, line {node.lineno}: imports are written in full, from headscope down"
+            base = node.module or ""
+            # "from headscope import tables" is an import of headscope.tables, not of headscope
+            found |= {name if (name := f"{base}.{alias.name}") in known else base for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "headscope"}
+
+
+def _level(module: str) -> int:
+    top = [*module.split("."), ""][1]
+    assert top in LEVEL_OF, (
+        f"headscope.{top} has no level yet: give it one in LEVELS, the lowest that its imports allow"
+    )
+    return LEVEL_OF[top]
+
+
+EDGES = {name: _imports(name, tree, set(SOURCES)) for name, tree in SOURCES.items()}
+
+
+@pytest.mark.parametrize("importer", sorted(SOURCES))
+def test_a_file_imports_its_own_level_or_lower(importer: str) -> None:
+    too_high = {imported for imported in EDGES[importer] if _level(imported) > _level(importer)}
+    assert not too_high, f"{importer} (level {_level(importer)}) imports what is above it: {sorted(too_high)}"
+
+
+def test_no_imports_in_a_circle() -> None:
+    try:
+        list(TopologicalSorter(EDGES).static_order())
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_what_is_imported_exists() -> None:
+    missing = {(importer, name) for importer, names in EDGES.items() for name in names - set(SOURCES)}
+    assert not missing
+
+
+def test_the_package_itself_only_re_exports() -> None:
+    for node in SOURCES["headscope"].body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_name_list = isinstance(node, ast.Assign) and all(
+            isinstance(target, ast.Name) and target.id in {"__all__", "__version__"} for target in node.targets
+        )
+        assert is_docstring or is_name_list or isinstance(node, ast.ImportFrom), (
+            f"headscope/__init__.py, line {node.lineno}: a table of contents does no work"
+        )
+
+
+def test_the_reader_of_imports_sees_them_all() -> None:
+    source = """
+import headscope.heads
+from headscope import tables, discover
+from headscope.errors import InputError
+def late():
+    from headscope.surgery.cut import cut
+"""
+    known = {"headscope", "headscope.tables", "headscope.heads", "headscope.errors", "headscope.surgery.cut"}
+    want = known
+    assert _imports("made up", ast.parse(source), known) == want
+    assert [_level(name) for name in ("headscope", "headscope.heads", "headscope.surgery.cut")] == [8, 0, 5]
+
+
+MOST_LINES, MOST_BODY_LINES, MOST_ARGUMENTS = 400, 40, 7
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_files_bodies_and_signatures_stay_small(name: str) -> None:
+    """Past these sizes, split by stage."""
+    too_large = []
+    for node in ast.walk(SOURCES[name]):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        arguments = [a.arg for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs]
+        count = len([argument for argument in arguments if argument not in {"self", "cls"}])
+        # the arguments of a command are its options, each a line in --help
+        is_command = any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
+        if length > MOST_BODY_LINES or (count > MOST_ARGUMENTS and not is_command):
+            too_large.append(f"{node.name}, line {node.lineno}: {length} lines, {count} arguments")
+    lines = max((getattr(node, "end_lineno", 0) for node in ast.walk(SOURCES[name])), default=0)
+    assert lines <= MOST_LINES, f"{name} has {lines} lines"
+    assert not too_large, f"{name}: {too_large}"
+
+
+def test_no_module_is_named_for_nothing() -> None:
+    last_names = {name.rsplit(".", 1)[-1] for name in SOURCES}
+    assert not last_names & {"utils", "util", "helpers", "common", "misc"}

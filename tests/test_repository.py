@@ -1,0 +1,53 @@
+"""What the files around the code say of each other: the README's commands are what is run, versions agree."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README_COMMANDS = ('pip install ".[demo]" && headscope demo', 'pip install ".[dev]" && pytest')
+CHANGE_KINDS = {"feature", "fix", "change", "removal"}
+
+
+@pytest.mark.parametrize("command", README_COMMANDS)
+def test_the_commands_of_the_readme_are_run(command: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    shown = {line.split("  #")[0].strip() for block in blocks for line in block.splitlines()}
+    assert command in shown, f"README.md shows no line {command!r} in a code block"
+    assert f"({command})" in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_run_stops_at_the_first_failure() -> None:
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    assert "set -euo pipefail" in lines
+    # "a && b" at the top level would go on after a failed a
+    assert not [line for line in lines if "&&" in line and not line.startswith(("(", "#"))]
+
+
+def test_versions_agree() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {PROJECT['project']['version']}\n" in citation
+
+
+def test_every_dependency_has_a_range_and_a_reason() -> None:
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    for requirement in PROJECT["project"]["dependencies"]:
+        assert ">=" in requirement, requirement
+        assert [line for line in lines if f'"{requirement}",' in line and "#" in line], f"{requirement}: why?"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/changes").glob("*.md")), ids=lambda path: path.name)
+def test_change_fragments_are_named_by_rule_and_say_something(path: Path) -> None:
+    if path.name == "README.md":
+        return
+    subject, kind, _ = path.name.split(".")
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", subject)
+    assert kind in CHANGE_KINDS
+    text = path.read_text(encoding="utf-8").strip()
+    assert text.endswith("."), "full sentences"
+    assert "\n\n" not in text, "one paragraph"

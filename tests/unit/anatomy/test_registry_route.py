@@ -1,0 +1,142 @@
+"""The registry's route: the call that the model makes anyway, heard and left as it was."""
+
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from headscope.anatomy import Call
+from headscope.anatomy.registry import RegistryRoute
+from tests.families import build_further
+from tests.models import build, make_batches
+
+
+def _inputs(name: str, seed: int = 0) -> dict[str, Tensor]:
+    return {key: value for key, value in make_batches(name, 1, seed=seed)[0].items() if key != "document"}
+
+
+def _run(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return model(**inputs)[0]
+
+
+def test_every_call_is_heard_once_with_its_tensors() -> None:
+    model, inputs, calls = build("llama"), _inputs("llama"), []
+    with RegistryRoute().listen(model, calls.append):
+        _run(model, inputs)
+    assert [call.module for call in calls] == [layer.self_attn for layer in model.model.layers]
+    for call in calls:
+        assert call.q.shape == (3, 8, 12, 8)
+        assert call.k.shape == call.v.shape == (3, 2, 12, 8)
+        assert call.z.shape == (3, 8, 12, 8)
+        assert call.scaling == pytest.approx(8**-0.5)
+
+
+def test_only_the_modules_asked_for_are_heard_and_only_of_that_model() -> None:
+    model, other, inputs, calls = build("llama"), build("llama", seed=1), _inputs("llama"), []
+    with RegistryRoute().listen(model, calls.append, [model.model.layers[1].self_attn]):
+        _run(model, inputs)
+        _run(other, inputs)
+    assert [call.module for call in calls] == [model.model.layers[1].self_attn]
+
+
+def test_a_tensor_given_back_takes_the_place_of_z() -> None:
+    model, inputs, entered = build("bert"), _inputs("bert"), []
+    dense = model.encoder.layer[0].attention.output.dense
+    handle = dense.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
+    with RegistryRoute().listen(model, lambda call: torch.full_like(call.z, 7.0)):
+        _run(model, inputs)
+    handle.remove()
+    assert torch.equal(entered[0], torch.full_like(entered[0], 7.0))
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_map_is_told_whatever_the_kernel(implementation: str) -> None:
+    model, inputs, calls = build("gpt2"), _inputs("gpt2"), []
+    model.set_attn_implementation(implementation)
+    with RegistryRoute().listen(model, calls.append):
+        _run(model, inputs)
+    for call in calls:
+        pattern = call.pattern()
+        torch.testing.assert_close(pattern @ call.v, call.z, rtol=0, atol=1e-5)
+        again = (call.q @ call.k.mT * call.scaling + call.bias(call.scaling)).softmax(-1)
+        rows = inputs["attention_mask"].bool()
+        torch.testing.assert_close(again.transpose(1, 2)[rows], pattern.transpose(1, 2)[rows], rtol=0, atol=1e-5)
+
+
+def test_kernels_that_want_values_as_wide_as_keys_get_the_identity_in_strips() -> None:
+    def narrow(module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **kwargs: object) -> object:
+        if v.shape[-1] != k.shape[-1]:
+            raise RuntimeError("value must be as wide as key")
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, q, k, v, mask, **kwargs)
+
+    model, calls = build("bert"), []
+    inputs = {"input_ids": _inputs("bert")["input_ids"]}  # 12 tokens, heads of 8: the last strip is half empty
+    with RegistryRoute().listen(model, lambda call: calls.append(call.pattern())):
+        _run(model, inputs)
+    AttentionInterface.register("narrow", narrow)
+    try:
+        model.set_attn_implementation("narrow")
+        with RegistryRoute().listen(model, lambda call: calls.append(call.pattern())):
+            _run(model, inputs)
+    finally:
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop("narrow")
+    for want, got in zip(calls[:2], calls[2:], strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+def test_position_bias_is_part_of_the_bias() -> None:
+    model, calls = build_further("t5"), []
+    inputs = {"input_ids": torch.randint(3, 60, (2, 9)), "decoder_input_ids": torch.randint(3, 60, (2, 5))}
+    with RegistryRoute().listen(model, calls.append):
+        _run(model, inputs)
+    assert len(calls) == 6
+    assert any(call.bias(1.0).abs().max() > 0.1 for call in calls)
+    for call in calls:
+        assert call.scaling == 1.0
+        again = (call.q @ call.k.mT + call.bias(1.0)).softmax(-1)
+        torch.testing.assert_close(again, call.pattern(), rtol=0, atol=1e-5)
+
+
+def test_the_registry_is_as_it_was_once_the_last_listener_is_gone() -> None:
+    before = AttentionInterface.__dict__["get_interface"]
+    model, inputs = build("bert"), _inputs("bert")
+    outer, inner = RegistryRoute().listen(model, lambda _: None), RegistryRoute().listen(model, lambda _: None)
+    outer.__enter__()
+    inner.__enter__()
+    assert AttentionInterface.__dict__["get_interface"] is not before
+    outer.__exit__(None, None, None)
+    assert AttentionInterface.__dict__["get_interface"] is not before
+    inner.__exit__(None, None, None)
+    assert AttentionInterface.__dict__["get_interface"] is before
+    with pytest.raises(ZeroDivisionError), RegistryRoute().listen(model, lambda _: 1 / 0):
+        _run(model, inputs)
+    assert AttentionInterface.__dict__["get_interface"] is before
+
+
+def test_another_thread_is_not_heard() -> None:
+    model, inputs, calls = build("bert"), _inputs("bert"), []
+    with RegistryRoute().listen(model, calls.append):
+        thread = threading.Thread(target=_run, args=(model, inputs))
+        thread.start()
+        thread.join()
+    assert calls == []
+
+
+def test_a_route_tells_nothing_of_what_another_has_claimed() -> None:
+    """Attention inside an attention function (sdpa, eager's softmax) belongs to the dispatched call."""
+    from headscope.anatomy.handwritten import HandwrittenRoute
+
+    model, inputs = build("bert"), _inputs("bert")
+    for implementation in ("eager", "sdpa"):
+        heard: dict[str, list[Call]] = {"registry": [], "handwritten": []}
+        model.set_attn_implementation(implementation)
+        with (
+            RegistryRoute().listen(model, heard["registry"].append),
+            HandwrittenRoute().listen(model, heard["handwritten"].append),
+        ):
+            _run(model, inputs)
+        assert len(heard["registry"]) == 2
+        assert heard["handwritten"] == []

@@ -1,0 +1,200 @@
+"""Figures draw what the tables say, on the axes that they are given, and leave matplotlib as it was."""
+
+import logging
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection, QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
+
+from headscope.heads import HeadId
+from headscope.reporting import figures
+from headscope.tables import HeadTable, PairTable
+from headscope.verdicts import Lines
+
+
+@pytest.fixture(scope="module")
+def run() -> SyntheticAnalysis:
+    return analysis(4, 5, negative=True, undefined=("L1H2",))
+
+
+def table(scores: list[float], heads: list[str]) -> HeadTable:
+    score = np.array(scores)
+    none = np.full(len(scores), np.nan)
+    return HeadTable("made up", "nats/token", tuple(map(HeadId.parse, heads)), score, none, none)
+
+
+def dots(ax: Axes) -> np.ndarray:
+    """Where filled dots and triangles stand, rings left out."""
+    filled = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_facecolors())]
+    return np.vstack([np.asarray(c.get_offsets()) for c in filled])
+
+
+def plot(run: SyntheticAnalysis, **changes: object) -> Axes:
+    return figures.quadrant_plot(
+        run.scores["ablation"], run.scores["replaceability"], run.verdict.lines, chosen=run.verdict.chosen, **changes
+    )
+
+
+def test_a_dot_stands_where_each_head_is(run: SyntheticAnalysis) -> None:
+    x, y = run.scores["replaceability"].score, run.scores["ablation"].score
+    known = np.isfinite(x) & np.isfinite(y)
+    assert 0 < known.sum() < len(x)
+    want = np.stack([np.maximum(x, -0.25), y], axis=1)[known]
+    got = dots(plot(run))
+    np.testing.assert_allclose(got[np.lexsort(got.T)], want[np.lexsort(want.T)])
+
+
+def test_dots_have_the_colour_of_their_quadrant() -> None:
+    importance = table([1.0, 1.0, 0.1, 0.1], ["L0H0", "L0H1", "L0H2", "L0H3"])
+    replaceability = table([0.1, 0.9, 0.1, 0.9], ["L0H0", "L0H1", "L0H2", "L0H3"])
+    ax = figures.quadrant_plot(importance, replaceability, Lines(0.5, 0.5, ""))
+    drawn = next(c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 4)
+    colours = [mpl.colors.to_hex(colour) for colour in drawn.get_facecolors()]
+    assert colours == ["#0071b3", "#008f68", "#7b8794", "#d45500"]
+
+
+def test_the_lines_the_names_and_the_rings_are_there(run: SyntheticAnalysis) -> None:
+    ax = plot(run)
+    lines = {round(float(np.ravel(line.get_data()[axis])[0]), 9) for line in ax.lines for axis in (0, 1)}
+    assert {round(run.verdict.lines.importance, 9), 0.5} <= lines
+    words = {text.get_text() for text in ax.texts}
+    assert {"needed", "needed, but backed up", "idle", "redundant: cut these"} <= words
+    rings = [c for c in ax.collections if isinstance(c, PathCollection) and not len(c.get_facecolors())]
+    assert len(rings[0].get_offsets()) == len(run.verdict.chosen) > 0
+    assert str(run.scores["ablation"].heads[0]) in words, "the head that towers over the rest is named"
+
+
+def test_a_head_far_to_the_left_is_a_triangle_at_the_edge() -> None:
+    heads = ["L0H0", "L0H1"]
+    ax = figures.quadrant_plot(table([1.0, 2.0], heads), table([-40.0, 0.4], heads), Lines(1.5, 0.5, ""))
+    assert ax.get_xlim()[0] > -0.5
+    assert sorted(dots(ax)[:, 0]) == [-0.25, 0.4]
+
+
+def test_decades_bend_the_scale_and_it_says_so(run: SyntheticAnalysis) -> None:
+    ax = plot(run, label="importance")
+    assert ax.get_yscale() == "asinh"
+    assert "log-like" in ax.get_ylabel()
+    heads = ["L0H0", "L0H1"]
+    flat = figures.quadrant_plot(table([1.0, 2.0], heads), table([0.3, 0.4], heads), Lines(1.5, 0.5, ""))
+    assert (flat.get_yscale(), flat.get_ylabel()) == ("linear", "importance")
+
+
+def test_a_map_holds_every_score_at_its_place(run: SyntheticAnalysis) -> None:
+    importance = run.scores["ablation"]
+    for across in (False, True):
+        ax = figures.head_map(importance, chosen=run.verdict.chosen, layers_across=across)
+        mesh = next(c for c in ax.collections if isinstance(c, QuadMesh))
+        cells = np.ma.filled(mesh.get_array().astype(float), np.nan)
+        want = importance.score.reshape(4, 5)
+        np.testing.assert_array_equal(cells, want.T if across else want)
+        assert len([p for p in ax.patches if isinstance(p, Rectangle)]) == len(run.verdict.chosen)
+        assert [text.get_text() for text in ax.texts].count("–") == 1, "the head without a number"
+        assert (ax.get_xlabel(), ax.get_ylabel()) == (("layer", "head") if across else ("head", "layer"))
+
+
+def test_a_map_of_uneven_layers_leaves_missing_heads_empty() -> None:
+    ax = figures.head_map(table([1.0, 2.0, 3.0], ["L0H0", "L0H5", "L3H5"]))
+    cells = next(c for c in ax.collections if isinstance(c, QuadMesh)).get_array()
+    assert cells.shape == (2, 2)
+    assert cells.mask.tolist() == [[False, False], [True, False]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "5"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "3"]
+
+
+def test_the_cost_stands_beside_every_random_draw() -> None:
+    ax = figures.removal(0.2, (0.1, 0.3), [0.5, 0.4, 0.4, 0.9, 0.7])
+    offsets = [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
+    assert sorted(offsets[0][:, 1]) == [0.4, 0.4, 0.5, 0.7, 0.9]
+    assert len(np.unique(offsets[0][:, 0])) == 5, "equal values do not hide each other"
+    assert offsets[1].tolist() == [[0.0, 0.2]]
+
+
+@pytest.mark.parametrize("draws", [[], [0.5]])
+def test_the_cost_can_do_without_interval_and_draws(draws: list[float]) -> None:
+    ax = figures.removal(0.2, (np.nan, np.nan), draws)
+    ax.figure.draw_without_rendering()
+    assert ax.get_ylim()[1] > 0.2
+
+
+def test_a_block_is_that_layers_part_of_the_matrix(run: SyntheticAnalysis) -> None:
+    pairs = run.pairs["cka"]
+    ax = figures.layer_block(pairs, 2)
+    drawn = ax.images[0].get_array()
+    want = pairs.matrix[10:15, 10:15].copy()
+    assert drawn.mask.tolist() == np.eye(5, dtype=bool).tolist(), "a head with itself says nothing"
+    np.testing.assert_array_equal(np.asarray(drawn)[~drawn.mask], want[~np.eye(5, dtype=bool)])
+    np.fill_diagonal(want, -1)
+    a, b = sorted(np.unravel_index(want.argmax(), want.shape))
+    assert sorted(patch.get_xy() for patch in ax.patches) == sorted([(a, b), (b, a)])
+    assert f"H{a}, H{b}" in ax.get_title("left")
+
+
+def test_a_layer_without_any_number_is_drawn_empty() -> None:
+    nothing = np.full((2, 2), np.nan)
+    pairs = PairTable("cka", "z", (HeadId(0, 0), HeadId(0, 1)), nothing, nothing, nothing)
+    ax = figures.layer_block(pairs, 0)
+    assert (len(ax.patches), ax.get_title("left")) == (0, "layer 0")
+    single = PairTable("cka", "z", (HeadId(0, 0),), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
+    figures.layer_blocks(single, 4.0).draw_without_rendering()
+
+
+def test_every_layer_has_its_block_and_all_share_one_scale(run: SyntheticAnalysis) -> None:
+    figure = figures.layer_blocks(run.pairs["cka"], 10.6)
+    blocks = [ax for ax in figure.axes if ax.images]
+    assert [ax.get_title("left").split("   ")[0] for ax in blocks] == [f"layer {layer}" for layer in range(4)]
+    assert {ax.images[0].get_clim() for ax in blocks} == {(0.0, 1.0)}
+
+
+def test_the_whole_matrix_is_drawn_as_it_is(run: SyntheticAnalysis) -> None:
+    pairs = run.pairs["cosine"]
+    drawn = figures.whole_matrix(pairs).images[0].get_array()
+    off = ~np.eye(20, dtype=bool) & np.isfinite(pairs.matrix)
+    np.testing.assert_array_equal(np.asarray(drawn)[off], pairs.matrix[off])
+    assert drawn.mask.sum() == 400 - off.sum()
+
+
+def test_opposed_heads_get_a_scale_of_both_signs() -> None:
+    matrix = np.array([[1.0, -0.8], [-0.8, 1.0]])
+    pairs = PairTable("cosine", "contribution", (HeadId(0, 0), HeadId(0, 1)), matrix, matrix, matrix)
+    assert figures.whole_matrix(pairs).images[0].get_clim() == (-1.0, 1.0)
+
+
+def test_forty_eight_layers_of_forty_eight_heads_fit_a_page() -> None:
+    large = analysis(48, 48, cross_layer=False)
+    ax = figures.head_map(large.scores["ablation"])
+    assert ax.figure.get_figheight() < 12
+    assert ax.collections[0].get_rasterized(), "thousands of vector squares would slow a browser down"
+    ax.figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert not [1 for a, b in zip(boxes, boxes[1:], strict=False) if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("name", ["quadrants", "map", "removal", "block", "matrix"])
+def test_a_figure_draws_on_the_axes_that_it_is_given(name: str, run: SyntheticAnalysis) -> None:
+    before = dict(mpl.rcParams)
+    ax = Figure().subplots(1, 2)[1]
+    drawn = {
+        "quadrants": lambda: plot(run, ax=ax),
+        "map": lambda: figures.head_map(run.scores["norm"], ax=ax),
+        "removal": lambda: figures.removal(1.0, (0.5, 1.5), [2.0], ax=ax),
+        "block": lambda: figures.layer_block(run.pairs["cka"], 0, ax=ax),
+        "matrix": lambda: figures.whole_matrix(run.pairs["cka"], ax=ax),
+    }[name]()
+    assert drawn is ax
+    assert plt.get_fignums() == [], "no figure of pyplot's own"
+    assert dict(mpl.rcParams) == before
+
+
+def test_names_in_any_script_are_drawn_without_a_warning(
+    run: SyntheticAnalysis, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="matplotlib"), figures.styling():
+        plot(run, label="重要度 (損失) اہمیت").figure.savefig("/dev/null", format="png")
+    assert not caplog.records

@@ -1,0 +1,140 @@
+"""Batches: what the model is given, which positions count, which document a row belongs to."""
+
+from collections import UserDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headscope.batches import (
+    accepts,
+    device_of,
+    document_ids,
+    evaluating,
+    kept_positions,
+    n_rows,
+    probe_example,
+    row_lengths,
+    run_model,
+)
+from headscope.errors import InputError
+
+
+class _Echo(nn.Module):
+    """Gives back what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, **given: object) -> dict[str, object]:
+        return given
+
+
+class _Caching(_Echo):
+    def forward(self, input_ids: Tensor, use_cache: bool = True) -> bool:  # type: ignore[override]
+        return use_cache
+
+
+def test_the_model_gets_its_batch_without_document_and_without_a_cache() -> None:
+    batch = {"input_ids": torch.ones(2, 3), "document": torch.arange(2), "flag": True}
+    given = run_model(_Echo(), batch, extra=7)
+    assert set(given) == {"input_ids", "flag", "extra"}
+    assert "document" in batch
+    assert run_model(_Caching(), batch_of_ids()) is False
+    assert run_model(_Caching(), batch_of_ids() | {"use_cache": True}) is True
+    assert run_model(_Echo(), {"a": 1}, a=2)["a"] == 2
+
+
+def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, Tensor]:
+    return {"input_ids": torch.arange(rows * length).reshape(rows, length)}
+
+
+def test_accepts_reads_the_signature() -> None:
+    assert accepts(_Caching(), "use_cache")
+    assert not accepts(_Caching(), "logits_to_keep")
+    assert not accepts(_Echo(), "use_cache")
+
+
+def test_device_of_a_model_with_and_without_parameters() -> None:
+    assert device_of(_Echo().to("meta")) == torch.device("meta")
+    assert device_of(nn.Identity()) == torch.device("cpu")
+
+
+def test_rows_are_counted_on_the_first_tensor() -> None:
+    assert n_rows({"document": torch.arange(5), "flag": True, "input_ids": torch.ones(3, 2)}) == 3
+    assert n_rows(UserDict(input_ids=torch.ones(4, 2))) == 4
+    for nothing in ({}, {"flag": True}, {"document": torch.arange(2)}, {"scale": torch.tensor(2.0)}):
+        with pytest.raises(InputError, match="must hold at least one tensor"):
+            n_rows(nothing)
+    with pytest.raises(InputError, match="a batch must be a dict of tensors.*Tensor"):
+        n_rows(torch.ones(3, 2))
+
+
+def test_positions_count_where_the_mask_of_their_side_keeps_them() -> None:
+    mask, decoder = torch.tensor([[1, 1, 0], [1, 1, 1]]), torch.tensor([[1, 0], [1, 1]])
+    batch = {"input_ids": torch.ones(2, 3), "attention_mask": mask}
+    for kind in ("self", "causal", "cross"):
+        assert torch.equal(kept_positions(batch, kind, 3), mask.bool())
+    both = batch | {"decoder_input_ids": torch.ones(2, 2), "decoder_attention_mask": decoder}
+    assert torch.equal(kept_positions(both, "self", 3), mask.bool())
+    for kind in ("causal", "cross"):
+        assert torch.equal(kept_positions(both, kind, 2), decoder.bool())
+        # a decoder without a mask of its own is not given the encoder's, even at the same length
+        assert kept_positions(both | {"decoder_attention_mask": None}, kind, 3).all()
+
+
+def test_every_position_counts_without_a_mask_that_fits() -> None:
+    for batch in ({"input_ids": torch.ones(2, 3)}, {"input_ids": torch.ones(2, 3), "attention_mask": None},
+                  {"input_ids": torch.ones(2, 3), "attention_mask": torch.zeros(2, 1, 3, 3)}):  # fmt: skip
+        kept = kept_positions(batch, "self", 3)
+        assert kept.shape == (2, 3)
+        assert kept.all()
+
+
+def test_rows_without_a_document_are_documents_of_their_own() -> None:
+    named = {"input_ids": torch.ones(2, 3), "document": torch.tensor([7, 7])}
+    ids = [ids.tolist() for _, ids in document_ids([batch_of_ids(), named, batch_of_ids(3), named])]
+    assert ids[1] == ids[3] == [7, 7]
+    own = ids[0] + ids[2]
+    assert len(set(own)) == 5
+    assert 7 not in own
+
+
+def test_row_lengths_follow_mask_or_tokens() -> None:
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
+    assert row_lengths({"input_ids": torch.ones(2, 3), "attention_mask": mask}).tolist() == [2, 3]
+    assert row_lengths({"input_ids": torch.ones(2, 3)}).tolist() == [3, 3]
+    assert row_lengths({"input_ids": torch.ones(2, 3), "attention_mask": None}).tolist() == [3, 3]
+    assert row_lengths({"pixel_values": torch.ones(2, 3, 8, 8)}).tolist() == [1, 1]
+
+
+def test_every_module_gets_its_own_mode_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Sequential(nn.Dropout()))
+    model.train()
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        _ = 1 / 0
+    assert [module.training for module in model.modules()] == before
+    assert before == [True, True, False, True, True]
+
+
+def test_a_model_is_probed_with_a_corner_of_its_batch_unless_one_can_be_made_up() -> None:
+    model = _Echo()
+    ids = torch.arange(100).reshape(4, 25)
+    batch = {"input_ids": ids, "attention_mask": torch.ones(4, 25), "state": torch.ones(4, 9), "flag": True,
+             "scale": torch.tensor(2.0), "document": torch.arange(4)}  # fmt: skip
+    corner = probe_example(model, batch)
+    assert corner is not None
+    assert torch.equal(corner["input_ids"], ids[:2, :16])
+    assert corner["attention_mask"].shape == (2, 16)
+    assert corner["state"].shape == (2, 9)
+    assert corner["flag"] is True
+    assert corner["scale"].ndim == 0
+    assert "document" not in corner
+    model.main_input_name = "input_ids"
+    assert probe_example(model, batch) is None
+    model.main_input_name = "input_values"
+    assert probe_example(model, batch) is not None

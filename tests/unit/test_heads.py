@@ -1,0 +1,141 @@
+"""HeadId, Slices, Site and Anatomy: plain values with a text form that comes back the same."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headscope.errors import HeadscopeError, UnknownNameError
+from headscope.heads import Anatomy, HeadId, Site, Slices
+
+counts = st.integers(0, 10_000)
+
+
+def _site(layer: int = 0, n_heads: int = 4, **changes: object) -> Site:
+    rows = Slices(f"blocks.{layer}.qkv", tuple(tuple(range(4 * head, 4 * head + 4)) for head in range(n_heads)))
+    settings = {
+        "layer": layer,
+        "kind": "causal",
+        "block": layer,
+        "module_name": f"blocks.{layer}",
+        "call": 0,
+        "unit": f"blocks.{layer}",
+        "route": "handwritten",
+        "n_heads": n_heads,
+        "n_kv_heads": n_heads,
+        "n_value_heads": n_heads,
+        "head_dim": 4,
+        "value_dim": 4,
+        "scaling": 0.5,
+        "head_ids": tuple(range(n_heads)),
+        "kv_of_query": tuple(range(n_heads)),
+        "query": (rows,),
+        "key": (rows,),
+        "value": (rows,),
+        "output": Slices(f"blocks.{layer}.o", rows.heads),
+    }
+    return Site(**settings | changes)
+
+
+@pytest.fixture
+def anatomy() -> Anatomy:
+    mixed = _site(3, entangled=("q", "o"), gated=True)
+    return Anatomy("Model", (_site(0), _site(2, head_ids=(0, 1, 3, 5)), mixed), "abc", ("layer 3: mixed",))
+
+
+@settings(deadline=None)
+@given(counts, counts)
+def test_every_spelling_of_a_head_is_the_same_head(layer: int, head: int) -> None:
+    want = HeadId(layer, head)
+    assert str(want) == f"L{layer}H{head}"
+    for spelling in (want, str(want), f" {want} ", (layer, head), [layer, head], np.array([layer, head])):
+        assert HeadId.parse(spelling) == want
+    assert HeadId.parse(torch.tensor([layer, head])) == want
+    assert type(HeadId.parse(np.array([layer, head])).layer) is int
+    assert pickle.loads(pickle.dumps(want)) == want
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(counts, counts), min_size=2))
+def test_heads_sort_by_layer_then_head(pairs: list[tuple[int, int]]) -> None:
+    assert [(head.layer, head.head) for head in sorted(HeadId(*pair) for pair in pairs)] == sorted(pairs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "L3", "H7", "3.7", "l3h7", "L3H7 L4H0", "L-1H2", (3,), (3, 7, 1), (3, -1), (3.5, 1), ("3", "7"), ("a", 0),
+     (None, 0), (float("nan"), 0), (float("inf"), 0), (True, 0), 7, None],
+)  # fmt: skip
+def test_what_is_no_head_is_refused_by_name(wrong: object) -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        HeadId.parse(wrong)
+    assert repr(wrong) in str(caught.value)
+    assert "L3H7" in str(caught.value)
+
+
+def test_an_unknown_name_is_a_key_error_with_a_readable_message() -> None:
+    with pytest.raises(KeyError) as caught:
+        HeadId.parse("nonsense")
+    assert isinstance(caught.value, HeadscopeError)
+    assert str(caught.value).startswith("'nonsense' is not a head")  # KeyError alone would quote the whole
+
+
+@settings(deadline=None)
+@given(st.lists(st.sets(st.integers(0, 40)), max_size=5))
+def test_slices_come_back_from_json(sets: list[set[int]]) -> None:
+    slices = Slices("a.b", tuple(tuple(sorted(part)) for part in sets))
+    assert Slices.from_json(slices.to_json()) == slices
+
+
+def test_slices_are_written_as_runs() -> None:
+    assert Slices("a", ((0, 1, 2, 7, 8), (), (5,))).to_json() == {"module": "a", "heads": [[[0, 3], [7, 9]], [], [[5, 6]]]}
+
+
+def test_anatomy_comes_back_from_json(anatomy: Anatomy) -> None:
+    assert Anatomy.from_json(anatomy.to_json()) == anatomy
+
+
+def test_a_site_without_projection_or_scaling_comes_back_too() -> None:
+    bare = _site(output=None, block=None, scaling=float("nan"), query=(), entangled=("q",))
+    back = Site.from_json(bare.to_json())
+    assert np.isnan(back.scaling)
+    assert replace(back, scaling=0.0) == replace(bare, scaling=0.0)
+    assert not back.prunable
+
+
+def test_sites_and_heads_go_by_their_own_numbers(anatomy: Anatomy) -> None:
+    assert anatomy.site(2) is anatomy.sites[1]
+    assert anatomy.n_heads == 12 == len(anatomy.heads)
+    assert [str(head) for head in anatomy.heads[4:8]] == ["L2H0", "L2H1", "L2H3", "L2H5"]
+    assert anatomy.sites[1].position(HeadId(2, 5)) == 3
+
+
+def test_find_takes_any_spelling_and_gives_positions(anatomy: Anatomy) -> None:
+    assert anatomy.find(["L2H5", (0, 3), HeadId(2, 0)]) == {2: [3, 0], 0: [3]}
+    assert anatomy.find([]) == {}
+
+
+def test_a_head_or_layer_that_is_not_there_is_named_with_those_that_are(anatomy: Anatomy) -> None:
+    with pytest.raises(UnknownNameError, match="L2H2 does not exist: layer 2 has 4 heads .L2H0, L2H1, L2H3, L2H5."):
+        anatomy.find(["L2H2"])
+    with pytest.raises(UnknownNameError, match="no layer 1 in Model; attention layers: 0, 2, 3"):
+        anatomy.find(["L1H0"])
+
+
+def test_only_heads_that_reach_the_projection_apart_are_cuttable(anatomy: Anatomy) -> None:
+    assert [site.prunable for site in anatomy.sites] == [True, True, False]
+    assert [site.layer for site in anatomy.cuttable.sites] == [0, 2]
+    assert anatomy.cuttable.fingerprint == anatomy.fingerprint
+    assert not replace(anatomy.sites[0], output=None).prunable
+
+
+def test_frame_has_a_row_per_site(anatomy: Anatomy) -> None:
+    frame = anatomy.to_frame()
+    assert frame["layer"].tolist() == [0, 2, 3]
+    assert frame["prunable"].tolist() == [True, True, False]
+    assert frame["entangled"].tolist() == ["", "", "q o"]
+    assert "blocks.2" in anatomy._repr_html_()

@@ -1,0 +1,117 @@
+"""HeadTable and PairTable: numbers with heads, and files that give the same numbers back."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from headscope.errors import StorageError, UnknownNameError
+from headscope.heads import HeadId
+from headscope.tables import HeadTable, PairTable
+
+floats = st.floats(allow_nan=True, allow_infinity=True, width=64)
+
+
+def _heads(n: int) -> tuple[HeadId, ...]:
+    return tuple(HeadId(index // 2, 3 * (index % 2)) for index in range(n))
+
+
+def _head_table(score: np.ndarray, **facts: object) -> HeadTable:
+    return HeadTable("ablation", "nats/token", _heads(len(score)), score, score - 1, score + 1, facts)
+
+
+def _pair_table(matrix: np.ndarray, **facts: object) -> PairTable:
+    return PairTable("cka", "z", _heads(len(matrix)), matrix, matrix / 2, matrix * 2, facts)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tables")
+
+
+@settings(deadline=None, max_examples=30)
+@given(arrays(np.float64, st.integers(0, 6), elements=floats))
+def test_head_table_comes_back_bit_equal(folder: Path, score: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        table = _head_table(score, documents=3, tokens=40, metric="loss")
+    table.save(folder)
+    back = HeadTable.load(folder, "ablation")
+    assert (back.name, back.unit, back.heads, back.facts) == (table.name, table.unit, table.heads, table.facts)
+    for name in ("score", "low", "high"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 4).flatmap(lambda n: arrays(np.float64, (n, n), elements=floats)))
+def test_pair_table_comes_back_bit_equal(folder: Path, matrix: np.ndarray) -> None:
+    with np.errstate(all="ignore"):
+        table = _pair_table(matrix, scope="layer")
+    table.save(folder)
+    back = PairTable.load(folder, "cka")
+    assert (back.name, back.of, back.heads, back.facts) == (table.name, table.of, table.heads, table.facts)
+    np.testing.assert_array_equal(back.matrix, table.matrix)
+    asked = ~np.isnan(matrix)
+    np.testing.assert_array_equal(back.low[asked], table.low[asked])
+    np.testing.assert_array_equal(back.high[asked], table.high[asked])
+
+
+def test_values_are_found_by_any_spelling() -> None:
+    table = _head_table(np.array([0.1, 0.2, 0.3]))
+    assert table["L0H3"] == table[0, 3] == table[HeadId(0, 3)] == 0.2
+    pairs = _pair_table(np.arange(9.0).reshape(3, 3))
+    assert pairs["L0H3", (1, 0)] == 5.0
+    assert pairs["L1H0", "L0H3"] == 7.0
+
+
+def test_a_head_that_is_not_in_the_table_is_named_with_those_that_are() -> None:
+    with pytest.raises(UnknownNameError, match="L0H1 is not in this table of 3 heads; of layer 0: L0H0, L0H3"):
+        _head_table(np.zeros(3))["L0H1"]
+    with pytest.raises(UnknownNameError, match="L9H0 .* of layer 9: none"):
+        _pair_table(np.zeros((3, 3)))["L0H0", "L9H0"]
+
+
+def test_frames_have_the_promised_columns() -> None:
+    frame = _head_table(np.array([0.5, np.nan]), documents=7, tokens=90).to_frame()
+    assert list(frame) == ["layer", "head", "score", "low", "high", "n_documents", "n_tokens"]
+    assert frame["head"].tolist() == [0, 3]
+    assert frame["n_documents"].tolist() == [7, 7]
+    assert _head_table(np.array([0.5])).to_frame()["n_tokens"].isna().all()
+
+    matrix = np.array([[1.0, 0.25], [np.nan, 1.0]])
+    pairs = _pair_table(matrix).to_frame()
+    want = pd.DataFrame(
+        {
+            "head_a": ["L0H0", "L0H0", "L0H3"],
+            "head_b": ["L0H0", "L0H3", "L0H3"],
+            "value": [1.0, 0.25, 1.0],
+            "low": [0.5, 0.125, 0.5],
+            "high": [2.0, 0.5, 2.0],
+        }
+    )
+    pd.testing.assert_frame_equal(pairs, want, check_dtype=False)
+
+
+def test_tables_show_themselves_in_a_notebook() -> None:
+    assert "nats/token" in _head_table(np.array([0.5]))._repr_html_()
+    assert "cka of z" in _pair_table(np.eye(2))._repr_html_()
+
+
+@pytest.mark.parametrize("damage", ["no csv", "no json", "cut json", "no column"])
+def test_a_damaged_table_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    for table in (_head_table(np.array([0.5])), _pair_table(np.eye(2))):
+        table.save(tmp_path)
+        csv, about = tmp_path / f"{table.name}.csv", tmp_path / f"{table.name}.json"
+        if damage == "no csv":
+            csv.unlink()
+        elif damage == "no json":
+            about.unlink()
+        elif damage == "cut json":
+            about.write_text(about.read_text()[:20])
+        else:
+            csv.write_text(csv.read_text().replace("low", "lower"))
+        with pytest.raises(StorageError, match=table.name):
+            type(table).load(tmp_path, table.name)
