@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
+from headscope.choosing import choose_redundant
 from headscope.corpus import text_batches
 from headscope.errors import InputError, NumericalError, StorageError
 from headscope.evidence import Progress, gather
 from headscope.folders import new_folder
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
-from headscope.loading import load_model
+from headscope.loading import Loaded, load_model
 from headscope.metrics import Metric, resolve_metric
 from headscope.reporting import render
 from headscope.splits import sample_batches, split_documents
-from headscope.tables import HeadTable, PairTable
+from headscope.tables import HeadTable, PairTable, read_number
 from headscope.verdicts import Verdict, draw_lines
 
 __all__ = ["Analysis", "Budget", "analyze"]
@@ -59,7 +60,7 @@ class Budget:
     size: int = 8
     held_out: float = 0.3
     ablation_tokens: int | None = None
-    draws: int = 8
+    draws: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -151,8 +152,8 @@ class Analysis:
         try:
             about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
             anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
-            candidates = pd.read_csv(folder / "candidates.csv", float_precision="round_trip", keep_default_na=False,
-                                     na_values={name: [""] for name in _NUMBERS})  # fmt: skip
+            numbers = dict.fromkeys(_NUMBERS, read_number)
+            candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False, converters=numbers)
             verdict = Verdict.from_json(about["verdict"])
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
@@ -169,12 +170,11 @@ _NUMBERS = (
 
 
 def analyze(
-    model: str | nn.Module,
+    model: str | nn.Module | Loaded,
     tokenizer: Any = None,
     texts: Any = None,
     batches: Iterable[Batch] | None = None,
     *,
-    name: str | None = None,
     metric: str | Metric | Callable[..., Tensor] = "auto",
     budget: Budget | None = None,
     progress: Progress | None = None,
@@ -182,11 +182,10 @@ def analyze(
     """Find which attention heads a model needs.
 
     Args:
-        model: a loaded model, or what `headscope.loading.load_model` takes: hub name, folder, "module:factory".
+        model: a model; or what `headscope.load_model` takes (hub name, folder, "module:factory") or gave.
         tokenizer: for text; taken from the model's folder where a name is given.
         texts: documents (an iterable of str, or what `headscope.read_texts` returns); None for the default corpus.
         batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
-        name: what to call the model in the report; its own name by default.
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at.
         progress: called as progress(stage, steps done since the last call, steps in all).
@@ -210,9 +209,9 @@ def analyze(
     sample = sample_batches(chosen_on, tokens, budget.seed)
     with clock.stage("evidence"):
         evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
-    name = source.name if name is None else name
     lines = draw_lines(evidence.scores["ablation"].score)
-    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines)
+    chosen = choose_redundant(evidence.scores, evidence.moments, evidence.weights, lines)
+    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, chosen)
     bench = Bench(
         batches=held_out,
         sample=sample_batches(held_out, 2 * tokens, budget.seed),
@@ -222,7 +221,7 @@ def analyze(
         text_unit=source.facts["text_unit"],
     )
     with clock.stage("verdict"):
-        verdict = judge(source.model, name, anatomy, evidence, candidates, lines, bench)
+        verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
     facts = source.facts | {
         "documents_chosen_on": len(chosen_on.documents),
         "documents_judged_on": len(held_out.documents),
@@ -230,7 +229,7 @@ def analyze(
         "metric": judged_by.name,
         "unit": judged_by.unit,
         "seed": budget.seed,
-        "model": name,
+        "model": source.name,
     }
     facts |= _environment(source.model, anatomy) | {"seconds": clock.seconds, "peak_memory_mb": _peak_memory()}
     return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts)
@@ -262,10 +261,10 @@ class _Source:
 
 
 def _prepare(
-    model: str | nn.Module, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
+    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
 ) -> _Source:
-    if isinstance(model, str):
-        loaded = load_model(model)
+    if not isinstance(model, nn.Module):
+        loaded = load_model(model) if isinstance(model, str) else model
         network, name = loaded.model, loaded.name
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
         batches = loaded.batches if batches is None and texts is None else batches

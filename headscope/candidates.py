@@ -1,6 +1,6 @@
 """Candidates: every head with its scores, who could stand in for it, and a reason in words; least needed first."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,11 @@ StandIns = Mapping[HeadId, tuple[HeadId, float]]
 
 
 def list_candidates(
-    scores: Mapping[str, HeadTable], similarity: PairTable, stand_ins: StandIns, lines: Lines
+    scores: Mapping[str, HeadTable],
+    similarity: PairTable,
+    stand_ins: StandIns,
+    lines: Lines,
+    chosen: Collection[HeadId],
 ) -> pd.DataFrame:
     """One row per head, ranked by `needed` from the first to cut to the last.
 
@@ -25,10 +29,11 @@ def list_candidates(
         similarity: CKA of the heads.
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         lines: where the quadrants meet.
+        chosen: the redundant heads that can go together.
 
     Returns:
         Columns rank, head, layer, importance, low, high, replaceability, needed, norm, gradient, stand_in,
-        stand_in_share, stand_in_cka, quadrant, reason.
+        stand_in_share, stand_in_cka, quadrant, chosen, reason.
     """
     ablation = scores["ablation"]
     frame = pd.DataFrame(
@@ -47,6 +52,7 @@ def list_candidates(
         similarity[head, stand_ins[head][0]] if head in stand_ins else np.nan for head in ablation.heads
     ]
     frame["quadrant"] = quadrants(ablation.score, scores["replaceability"].score, lines)
+    frame["chosen"] = [head in chosen for head in ablation.heads]
     frame["reason"] = [_reason(row, ablation.unit) for row in frame.to_dict("records")]
     order = _order(frame["needed"].to_numpy(), frame["importance"].to_numpy())
     frame = frame.iloc[order].reset_index(drop=True)
@@ -68,6 +74,8 @@ def _reason(row: Mapping[str, object], unit: str) -> str:
     restored = f"{max(share, 0):.0%}"
     helper = f", {row['stand_in']} foremost" if row["stand_in"] else ""
     without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
+    if quadrant == "redundant" and not row["chosen"]:
+        return f"in reserve: {without}, and its layer restores {restored} of it, but not once the chosen heads are gone"
     return {
         "redundant": f"cut first: {without}, and its layer restores {restored} of it{helper}",
         "idle": f"{without}, though its layer restores only {restored} of it",

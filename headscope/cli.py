@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -27,10 +27,10 @@ from headscope.planning.planner import plan as make_plan
 from headscope.plans import Plan
 from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
-from headscope.texts import read_texts
+from headscope.texts import Texts, read_texts
 from headscope.verdicts import format_number
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "refusing"]
 
 app = typer.Typer(
     name="headscope",
@@ -58,9 +58,14 @@ Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that
 
 
 def main() -> None:
-    """Run the command line; a refusal is one message on stderr and exit code 1."""
+    """Run the command line."""
+    refusing(app)
+
+
+def refusing(run: Callable[[], object]) -> None:
+    """Run a command; a refusal is one message on stderr and exit code 1."""
     try:
-        app()
+        run()
     except HeadscopeError as error:
         typer.echo(f"headscope: {error}", err=True)
         for note in getattr(error, "__notes__", ()):
@@ -82,9 +87,7 @@ def _version(
 
 @app.command()
 def demo(
-    model: Annotated[
-        str, typer.Option(help=" or ".join(DEMO_MODELS))
-    ] = "minilm",
+    model: Annotated[str, typer.Option(help=" or ".join(DEMO_MODELS))] = "minilm",
     out: Annotated[Path | None, typer.Option(help="output folder", show_default="headscope-demo-MODEL")] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -97,7 +100,7 @@ def demo(
     out = Path(f"headscope-demo-{model}") if out is None else out
     check_free(out, force=force)
     loaded = replace(load_model(demo_model(model)), name=DEMO_MODELS[model])
-    _analyze(loaded, None, None, out, Budget(seed=seed), "auto", force, as_json)
+    _analyze(loaded, None, Budget(seed=seed), "auto", out, force, as_json)
 
 
 @app.command()
@@ -147,8 +150,7 @@ def analyze_(
     budget = Budget(length=length, windows=windows or None, ablation_tokens=ablation_tokens, seed=seed)
     texts = read_texts(text, split) if text else None
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    batches = None if texts is not None else loaded.batches
-    _analyze(loaded, texts, batches, out, budget, metric, force, as_json)
+    _analyze(loaded, texts, budget, metric, out, force, as_json)
 
 
 @app.command(name="plan")
@@ -215,7 +217,7 @@ def prune_(
     if plan is not None:
         chosen = Plan.from_json(_read_text(plan))
     else:
-        analysis = Analysis.load(run) if run is not None else _run(loaded, texts, None, Budget(seed=seed), "auto")
+        analysis = Analysis.load(run) if run is not None else _run(loaded, texts, Budget(seed=seed))
         chosen = _planned(analysis, share or 0.0, "needed", False, 1)
     batches = _proof(loaded, texts, seed)
     before = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -238,16 +240,9 @@ def prune_(
 
 
 def _analyze(
-    loaded: Loaded,
-    texts: Any,
-    batches: list[Batch] | None,
-    out: Path,
-    budget: Budget,
-    metric: str,
-    force: bool,
-    as_json: bool,
+    loaded: Loaded, texts: Texts | None, budget: Budget, metric: str, out: Path, force: bool, as_json: bool
 ) -> None:
-    analysis = _run(loaded, texts, batches, budget, metric)
+    analysis = _run(loaded, texts, budget, metric)
     with new_folder(out, force=force) as new:
         analysis.report(new)
         analysis.save(new / "run")
@@ -259,18 +254,9 @@ def _analyze(
     typer.echo(f"report: {out / 'index.html'}")
 
 
-def _run(loaded: Loaded, texts: Any, batches: list[Batch] | None, budget: Budget, metric: str) -> Analysis:
+def _run(loaded: Loaded, texts: Texts | None, budget: Budget, metric: str = "auto") -> Analysis:
     with _progress() as progress:
-        return analyze(
-            loaded.model,
-            loaded.tokenizer,
-            texts,
-            batches,
-            name=loaded.name,
-            metric=metric,
-            budget=budget,
-            progress=progress,
-        )
+        return analyze(loaded, texts=texts, metric=metric, budget=budget, progress=progress)
 
 
 def _planned(analysis: Analysis, share: float, score: str, uniform: bool, keep_per_layer: int) -> Plan:
@@ -280,7 +266,7 @@ def _planned(analysis: Analysis, share: float, score: str, uniform: bool, keep_p
     return make_plan(analysis.scores[score], share=share, uniform=uniform, keep_per_layer=keep_per_layer)
 
 
-def _proof(loaded: Loaded, texts: Any, seed: int) -> list[Batch] | None:
+def _proof(loaded: Loaded, texts: Texts | None, seed: int) -> list[Batch] | None:
     """A little real text that the pruned model is compared on; None where there is no tokenizer."""
     if loaded.batches is not None and texts is None:
         return list(loaded.batches[:1])

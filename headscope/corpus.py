@@ -1,10 +1,10 @@
 """Text in, batches out: documents cut into windows of tokens, grouped into padded batches. Knows nothing of heads."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self, overload, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from headscope.errors import InputError
-from headscope.texts import Texts, gather_texts, read_documentation, read_texts
+from headscope.texts import Texts, gather_texts, read_documentation
 
-__all__ = ["Corpus", "Frame", "Texts", "Tokenizer", "Window", "read_texts", "text_batches"]
+__all__ = ["Corpus", "Frame", "Tokenizer", "Window", "text_batches"]
 
 _MINIMUM = 16  # tokens; a shorter remainder of a document says little and is mostly padding
 _PASSAGE = 1024  # tokens; about two printed pages, long enough to stand for a document
@@ -131,69 +131,8 @@ class Corpus(Sequence[_Batch]):
         counts = {"n_documents": len(self.documents), "windows": len(self.windows)}
         return {**self.about, **counts, "n_tokens": sum(map(self._n_tokens, self.windows)), "seed": self.seed}
 
-    def split(self, share: float = 0.5, seed: int = 0, *, least: int = 1) -> tuple[Self, Self]:
-        """Two corpora that share no document; the first has about `share` of the tokens.
-
-        Args:
-            share: in (0, 1).
-            seed: another seed, another split; the same seed, the same split.
-            least: documents that each side must have.
-
-        Returns:
-            The share, and the rest.
-
-        Raises:
-            InputError: too few documents, or a share outside (0, 1).
-        """
-        if not 0 < share < 1:
-            raise InputError(f"share is {share}; a split needs a share between 0 and 1, both excluded")
-        _positive("least", least)
-        have, unit = len(self.documents), self.about["unit"]
-        if have < 2 * least:
-            raise InputError(
-                f"the text ({self.about['source']}) has {have} {unit} in these windows, and a held-out split needs at "
-                f"least {2 * least}: give more text, cut it into more documents (--split REGEX), or use more windows"
-            )
-        first = self._draw(share, seed, least)
-        return self._where(lambda window: window.document in first), self._where(lambda w: w.document not in first)
-
-    def sample(self, tokens: int) -> Self:
-        """Whole windows over as many documents as can be: `tokens` tokens at most, one window at least.
-
-        Raises:
-            InputError: `tokens` is not positive.
-        """
-        _positive("tokens", tokens)
-        ends = np.cumsum([self._n_tokens(window) for window in self.windows])
-        return replace(self, windows=self.windows[: max(1, int(np.searchsorted(ends, tokens, side="right")))])
-
-    def _draw(self, share: float, seed: int, least: int) -> set[int]:
-        """The documents of the first side: in random order, big ones first, each goes to the side with less of its due.
-
-        Big is judged by powers of two: sorting by exact size would leave nothing to the seed, not sorting would let a
-        last big document spoil the balance.
-        """
-        tokens = dict.fromkeys(self.documents, 0)
-        for window in self.windows:
-            tokens[window.document] += self._n_tokens(window)
-        order = list(tokens)
-        random.Random(seed).shuffle(order)
-        order.sort(key=lambda document: tokens[document].bit_length(), reverse=True)
-        due, full = (share, 1 - share), [0, 0]
-        sides: tuple[set[int], set[int]] = (set(), set())
-        for done, document in enumerate(order):
-            side = min((0, 1), key=lambda side: (full[side] / due[side], -due[side]))
-            if len(sides[1 - side]) + len(order) - done <= least:  # the other side needs all that are left
-                side = 1 - side
-            sides[side].add(document)
-            full[side] += tokens[document]
-        return sides[0]
-
     def _n_tokens(self, window: Window) -> int:
         return len(window.ids) + len(self.frame)
-
-    def _where(self, keep: Callable[[Window], bool]) -> Self:
-        return replace(self, windows=tuple(filter(keep, self.windows)))
 
 
 def text_batches(

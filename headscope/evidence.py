@@ -36,7 +36,7 @@ class Evidence:
     Attributes:
         scores, pairs: tables by name.
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
-        moments: per layer, summed over blocks.
+        moments: per layer, of each block of documents.
         weights: W_O of every head.
         observed: what the statistics saw.
     """
@@ -44,7 +44,7 @@ class Evidence:
     scores: Mapping[str, HeadTable]
     pairs: Mapping[str, PairTable]
     stand_ins: Mapping[HeadId, tuple[HeadId, float]]
-    moments: Mapping[int, Moments]
+    moments: Mapping[int, Sequence[Moments]]
     weights: Mapping[int, Sequence[Tensor]]
     observed: Observed
 
@@ -89,8 +89,7 @@ def gather(
         name: pair_table(MEASURES[name](), MEASURES[name].of, crossed or layered, cut, weights, watched)
         for name in _PAIRS
     }
-    moments = {layer: total(blocks) for layer, blocks in layered.items()}
-    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), moments, weights, observed)
+    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, observed)
 
 
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:

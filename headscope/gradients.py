@@ -56,7 +56,7 @@ def gate_gradients(
     batches: Iterable[Batch],
     metric: Metric,
     anatomy: Anatomy,
-    directions: int = 8,
+    directions: int = 4,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> GateGradients:

@@ -17,7 +17,11 @@ _HEAD = re.compile(r"L(\d+)H(\d+)")
 
 @dataclass(frozen=True, order=True, slots=True)
 class HeadId:
-    """One query head: the number of its site and its own number there, both from 0.
+    """One query head.
+
+    Attributes:
+        layer: number of its site, from 0.
+        head: its own number there, from 0; query heads are counted.
 
     >>> str(HeadId(3, 7)), HeadId.parse("L3H7") == HeadId(3, 7), HeadId.parse((3, 7)) == HeadId(3, 7)
     ('L3H7', True, True)
@@ -135,6 +139,7 @@ class Site:
         return self.head_ids.index(head.head)
 
     def to_json(self) -> dict[str, Any]:
+        """The site as JSON values."""
         data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("query", "key", "value"):
             data[name] = [part.to_json() for part in data[name]]
@@ -143,6 +148,7 @@ class Site:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
+        """Read back what `to_json` gave."""
         data = dict(data)
         for name in ("query", "key", "value"):
             data[name] = tuple(Slices.from_json(part) for part in data[name])
@@ -193,6 +199,7 @@ class Anatomy:
 
     @property
     def n_heads(self) -> int:
+        """Query heads in all."""
         return sum(site.n_heads for site in self.sites)
 
     def find(self, heads: Iterable[HeadLike]) -> dict[int, list[int]]:
@@ -222,11 +229,13 @@ class Anatomy:
         return self.to_frame().to_html(index=False)
 
     def to_json(self) -> str:
+        """The anatomy as JSON text."""
         data = asdict(self) | {"sites": [site.to_json() for site in self.sites]}
         return json.dumps(data, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
+        """Read back what `to_json` wrote."""
         data = json.loads(text)
         sites = tuple(Site.from_json(site) for site in data["sites"])
         return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]))

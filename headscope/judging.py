@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
@@ -15,7 +14,7 @@ from headscope.intervals import mean_interval
 from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
-from headscope.statistics.moments import Moments
+from headscope.statistics.moments import Moments, total
 from headscope.sweep import group_effects
 from headscope.tables import PairTable
 from headscope.verdicts import Finding, Lines, Verdict
@@ -49,14 +48,13 @@ def judge(
     name: str,
     anatomy: Anatomy,
     evidence: Evidence,
-    candidates: pd.DataFrame,
+    chosen: Sequence[HeadId],
     lines: Lines,
     bench: Bench,
 ) -> Verdict:
     """Measure the heads that the evidence points out, on documents that it did not see."""
-    chosen = [HeadId.parse(head) for head in candidates.loc[candidates["quadrant"] == "redundant", "head"]]
     top = _extreme(evidence, "ablation")
-    groups = [chosen, [top], *_random_groups(anatomy, len(chosen), bench)]
+    groups = [list(chosen), [top], *_random_groups(anatomy, len(chosen), bench)]
     effects = group_effects(model, bench.sample, bench.metric, anatomy, groups)
     means = effects.values.mean(axis=1)
     low, high = mean_interval(effects.values[:1], effects.block)
@@ -98,7 +96,7 @@ def _random_groups(anatomy: Anatomy, size: int, bench: Bench) -> list[list[HeadI
 def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Moments]) -> Finding | None:
     head = _extreme(evidence, "replaceability")
     site = anatomy.site(head.layer)
-    shares = replaceability(evidence.moments[head.layer], moments[head.layer], evidence.weights[head.layer])
+    shares = replaceability(total(evidence.moments[head.layer]), moments[head.layer], evidence.weights[head.layer])
     helper = evidence.stand_ins.get(head)
     return Finding(head, float(shares[site.position(head)]), None if helper is None else helper[0])
 

@@ -124,9 +124,8 @@ def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | Non
     if _PRUNED in held:
         return Loaded(surgery.load(folder), _tokenizer(str(folder), trust, local=True), None, name)
     if "config.json" not in held:
-        raise ModelError(
-            f"{shown} is not a saved model: it has no config.json (it holds: {', '.join(held) or 'nothing'})"
-        )
+        some = ", ".join(held[:5]) + (", …" if len(held) > 5 else "")
+        raise ModelError(f"{shown} is not a saved model: it has no config.json (it holds: {some or 'nothing'})")
     if not any(file.endswith(".safetensors") for file in held):
         pickles = [file for file in held if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
         found = (
@@ -187,7 +186,7 @@ def _model_class(config: Any, source: str, trust: bool) -> Any:
     own = getattr(config, "auto_map", None) or {}
     remote = next((auto for auto, target in own.items() if str(target).split(".")[-1] == saved), None)
     known = getattr(transformers, saved, None)
-    if known is not None and not (trust and remote):
+    if known is not None:
         return known
     if remote and trust:
         return getattr(transformers, remote)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from headscope.anatomy.linear import matrix
 from headscope.batches import Batch, accepts, kept_positions, n_rows, run_model
 from headscope.errors import MetricError, UnknownNameError
 from headscope.heads import Anatomy
@@ -63,7 +64,7 @@ class _AtPositions:
     positions: int | None
     seed: int
 
-    def choose(self, keep: Bool[Tensor, "batch position"]) -> Int[Tensor, " position"]:
+    def choose(self, keep: Bool[Tensor, "batch position"]) -> Int[Tensor, " chosen"]:
         """Columns to score, ascending; a row in which none of those drawn counts adds one of its own."""
         columns = torch.nonzero(keep.any(0)).flatten()
         if self.positions is None or self.positions >= len(columns):
@@ -106,7 +107,7 @@ class Loss(Metric):
                 "use metric='drift' (or 'mlm' where it has a masked-language head), or a function of your own"
             )
 
-    def _columns(self, batch: Batch) -> Int[Tensor, " position"]:
+    def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
         return _AtPositions(self.positions, self.seed).choose(_next_counts(batch))
 
 
@@ -139,7 +140,7 @@ class Kl(Metric):
         chosen = logp.gather(-1, drawn.view(*kept.shape, 1)).squeeze(-1)
         return (chosen * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
 
-    def _columns(self, batch: Batch) -> Int[Tensor, " position"]:
+    def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
         return _AtPositions(self.positions, self.seed).choose(_counts(batch))
 
 
@@ -287,8 +288,14 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
     with torch.no_grad():
         output = run_model(model, rows, **({"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}))
-    logits = getattr(output, "logits", None)
-    return "loss" if isinstance(logits, Tensor) and logits.ndim == 3 and "input_ids" in batch else "drift"
+    logits = _first(output) if getattr(output, "logits", None) is None else output.logits
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
+        return "drift"
+    # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
+    projections = [model.get_submodule(site.output.module) for site in anatomy.sites if site.output is not None]
+    widths = {matrix(projection).shape[0] for projection in projections}
+    named = getattr(output, "logits", None) is not None
+    return "loss" if named or logits.shape[-1] not in widths else "drift"
 
 
 def _affordable(model: nn.Module, batch: Batch) -> int | None:
@@ -308,7 +315,8 @@ def _ask_for_logits(model: nn.Module, batch: Batch, columns: Tensor) -> dict[str
 
 
 def _logits(output: Any) -> Tensor:
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    logits = getattr(output, "logits", None)
+    logits = _first(output) if logits is None else logits
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise MetricError(
             "the model's output holds no logits of shape (batch, position, vocabulary); "
@@ -323,11 +331,16 @@ def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "bat
     return logits[:, columns] if logits.shape[1] == _tokens(batch).shape[1] else logits
 
 
+def _first(output: Any) -> Any:
+    """A bare tensor itself, or what stands first in a plain tuple, as in (logits, loss)."""
+    return output[0] if type(output) in (tuple, list) and output else output
+
+
 def _hidden(output: Any) -> Float[Tensor, "batch position width"]:
-    hidden = output if isinstance(output, Tensor) else getattr(output, "last_hidden_state", None)
+    hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         states = getattr(output, "hidden_states", None) or getattr(output, "decoder_hidden_states", None)
-        hidden = states[-1] if states else None
+        hidden = states[-1] if states else _first(output)
     if not isinstance(hidden, Tensor) or hidden.ndim != 3:
         raise MetricError(
             "the model's output holds no hidden states of shape (batch, position, width); pass a function of your own"

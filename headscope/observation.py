@@ -157,6 +157,9 @@ def observe(
         skip_first: positions at the start of each row that do not count (attention sinks).
         progress: called with the number of rows after each batch.
 
+    Returns:
+        How many documents, positions and batches were seen; the sums are in the statistics.
+
     Raises:
         InputError: no batch, no statistic, or no position that counts.
         NumericalError: NaN or infinity in a tensor at a position that counts; the message names the layer.

@@ -98,7 +98,6 @@ def importance(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
-    seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> HeadTable:
     """What each head is worth; higher = more needed (for "replaceability": more replaceable).
@@ -111,7 +110,6 @@ def importance(
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count in statistics.
-        seed: of every draw.
         progress: called with 1 after each forward pass of a sweep.
 
     Returns:
@@ -121,7 +119,7 @@ def importance(
     batches, anatomy = _ready(model, batches, anatomy)
     needs = chosen.needs
     seen: dict[str, Any] = {}
-    facts: dict[str, Any] = {"seed": seed}
+    facts: dict[str, Any] = {}
     unit = chosen.unit
     if needs & {"effects", "gate_gradients"}:
         judge = resolve_metric(metric, model, anatomy, batches[0])
@@ -132,7 +130,7 @@ def importance(
         effects = seen["effects"] = head_effects(model, batches, judge, anatomy, mode, progress=progress)
         facts |= {"mode": mode, "documents": effects.n_documents, "tokens": effects.n_tokens}
     if "gate_gradients" in needs:
-        slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy, seed=seed)
+        slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy)
         facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
     if "moments" in needs:
         statistic = STATISTICS["moments"]()

@@ -1,8 +1,8 @@
 """Parts of a sequence of batches: whole documents held out, or about so many tokens. Rows are picked when asked for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -10,20 +10,29 @@ from torch import Tensor
 from headscope.batches import Batch, document_ids, n_rows, row_lengths
 from headscope.errors import InputError
 
-__all__ = ["Part", "sample_batches", "split_documents"]
+__all__ = ["Part", "Row", "sample_batches", "split_documents"]
+
+
+class Row(NamedTuple):
+    """One row of a sequence of batches: which batch, which of its rows, its document, how many positions count."""
+
+    batch: int
+    row: int
+    document: int
+    length: int
 
 
 @dataclass(frozen=True, eq=False)
 class Part(Sequence[dict[str, Any]]):
-    """Some rows of a sequence of batches, as batches; each carries "document".
+    """Some rows of a sequence of batches, put together anew; each batch carries "document".
 
     Attributes:
-        base: the batches.
-        picks: for each batch of this part: which of `base`, which of its rows, and their documents.
+        base: the batches that the rows come from.
+        picks: the rows of each batch of this part; all of one shape.
     """
 
     base: Sequence[Batch]
-    picks: tuple[tuple[int, tuple[int, ...], tuple[int, ...]], ...]
+    picks: tuple[tuple[Row, ...], ...]
 
     def __len__(self) -> int:
         return len(self.picks)
@@ -35,19 +44,21 @@ class Part(Sequence[dict[str, Any]]):
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        number, rows, documents = self.picks[index]
-        batch = self.base[number]
-        size = n_rows(batch)
-        picked = {
-            name: value[list(rows)] if isinstance(value, Tensor) and value.ndim and value.shape[0] == size else value
-            for name, value in batch.items()
+        rows = self.picks[index]
+        sources = {number: self.base[number] for number in dict.fromkeys(row.batch for row in rows)}
+        first = sources[rows[0].batch]
+        batch = {
+            name: torch.stack([sources[row.batch][name][row.row] for row in rows])
+            if _is_by_row(value, first)
+            else value
+            for name, value in first.items()
         }
-        return picked | {"document": torch.tensor(documents)}
+        return batch | {"document": torch.tensor([row.document for row in rows])}
 
     @property
     def documents(self) -> frozenset[int]:
         """The documents that have rows here."""
-        return frozenset(document for _, _, documents in self.picks for document in documents)
+        return frozenset(row.document for rows in self.picks for row in rows)
 
 
 def split_documents(batches: Sequence[Batch], share: float, seed: int = 0, least: int = 4) -> tuple[Part, Part]:
@@ -65,17 +76,55 @@ def split_documents(batches: Sequence[Batch], share: float, seed: int = 0, least
     Raises:
         InputError: fewer documents than `least`.
     """
+    rows, shapes = _rows(batches)
     sizes: dict[int, int] = {}
-    for batch, ids in document_ids(batches):
-        for document, length in zip(ids.tolist(), row_lengths(batch).tolist(), strict=True):
-            sizes[document] = sizes.get(document, 0) + length
+    for row in rows:
+        sizes[row.document] = sizes.get(row.document, 0) + row.length
     if len(sizes) < least:
         count = "is only 1" if len(sizes) == 1 else f"are only {len(sizes)}"
         raise InputError(
             f"a held-out split needs at least {least} documents, and there {count}; bring more text, or split it finer"
         )
     drawn = _draw(sizes, share, seed, least // 2)
-    return _part(batches, set(sizes) - drawn), _part(batches, drawn)
+    kept, held = ([row for row in rows if (row.document in drawn) == side] for side in (False, True))
+    return Part(batches, _grouped(batches, kept, shapes)), Part(batches, _grouped(batches, held, shapes))
+
+
+def sample_batches(batches: Sequence[Batch], tokens: int, seed: int = 0) -> Part:
+    """Rows drawn by seed, one document after another, until they hold at least `tokens` positions.
+
+    Every document gives a row before any gives a second one.
+    """
+    rows, shapes = _rows(batches)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    turn: dict[int, int] = {}
+    turns = []
+    for place in order:
+        document = rows[place].document
+        turn[document] = turn.get(document, -1) + 1
+        turns.append((turn[document], place))
+    taken, count = [], 0
+    for _, place in sorted(turns, key=lambda item: item[0]):
+        if count >= tokens:
+            break
+        taken.append(rows[place])
+        count += rows[place].length
+    return Part(batches, _grouped(batches, sorted(taken), shapes))
+
+
+def _rows(batches: Iterable[Batch]) -> tuple[list[Row], list[Hashable]]:
+    """Every row, and the shape that the rows of each batch have."""
+    rows: list[Row] = []
+    shapes: list[Hashable] = []
+    for number, (batch, ids) in enumerate(document_ids(batches)):
+        lengths = row_lengths(batch).tolist()
+        rows += [Row(number, row, document, lengths[row]) for row, document in enumerate(ids.tolist())]
+        shapes.append(tuple(sorted((n, v.shape[1:], v.dtype) for n, v in batch.items() if _is_by_row(v, batch))))
+    return rows, shapes
+
+
+def _is_by_row(value: Any, batch: Batch) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n_rows(batch)
 
 
 def _draw(sizes: dict[int, int], share: float, seed: int, least: int) -> set[int]:
@@ -90,29 +139,10 @@ def _draw(sizes: dict[int, int], share: float, seed: int, least: int) -> set[int
     return drawn
 
 
-def _part(batches: Sequence[Batch], documents: Iterable[int]) -> Part:
-    wanted, picks = set(documents), []
-    for number, (_, ids) in enumerate(document_ids(batches)):
-        own = ids.tolist()
-        rows = tuple(row for row, document in enumerate(own) if document in wanted)
-        if rows:
-            picks.append((number, rows, tuple(own[row] for row in rows)))
-    return Part(batches, tuple(picks))
-
-
-def sample_batches(batches: Sequence[Batch], tokens: int, seed: int = 0) -> Part:
-    """Batches drawn by seed until they hold about `tokens` positions; the last gives only the rows still needed."""
-    named = [(ids.tolist(), row_lengths(batch).tolist()) for batch, ids in document_ids(batches)]
-    picks: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
-    count = 0
-    for number in torch.randperm(len(named), generator=torch.Generator().manual_seed(seed)).tolist():
-        ids, lengths = named[number]
-        rows: list[int] = []
-        for row, length in enumerate(lengths):
-            if count >= tokens:
-                break
-            rows.append(row)
-            count += length
-        if rows:
-            picks.append((number, tuple(rows), tuple(ids[row] for row in rows)))
-    return Part(batches, tuple(picks))
+def _grouped(batches: Sequence[Batch], rows: Iterable[Row], shapes: list[Hashable]) -> tuple[tuple[Row, ...], ...]:
+    """Rows of one shape put together into batches as large as the largest that they come from."""
+    size = max(n_rows(batch) for batch in batches)
+    by_shape: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        by_shape.setdefault(shapes[row.batch], []).append(row)
+    return tuple(tuple(own[start : start + size]) for own in by_shape.values() for start in range(0, len(own), size))

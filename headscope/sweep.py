@@ -92,7 +92,7 @@ def head_effects(
     """
     groups = [(head,) for site in anatomy.sites if site.prunable for head in site.heads]
     fills = fill_values(model, mode, batches if calibration is None else calibration, anatomy)
-    return group_effects(model, batches, metric, anatomy, groups, mode, fills, progress)
+    return group_effects(model, batches, metric, anatomy, groups, fills, progress)
 
 
 def group_effects(
@@ -101,11 +101,15 @@ def group_effects(
     metric: Metric,
     anatomy: Anatomy,
     groups: Sequence[Sequence[HeadId]],
-    mode: str = "zero",
     fills: Fills | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Effects:
     """The effect of removing each group of heads together; see `head_effects`.
+
+    Args:
+        model, batches, metric, anatomy, progress: as there.
+        groups: which heads go together.
+        fills: what replaces each head, by layer; None for nothing.
 
     Raises:
         NumericalError: the metric is NaN or infinite for the intact model.
@@ -142,7 +146,7 @@ def group_effects(
         metric=metric.name,
         unit=metric.unit,
         is_distance=metric.is_distance,
-        mode=mode,
+        mode="zero" if fills is None else "mean",
         n_tokens=rows.n_tokens,
     )
 

@@ -13,7 +13,7 @@ import pandas as pd
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
 
-__all__ = ["HeadTable", "PairTable"]
+__all__ = ["HeadTable", "PairTable", "read_number"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,7 +70,7 @@ class HeadTable:
     def load(cls, folder: str | Path, name: str) -> Self:
         """Read back what `save` wrote; floats return bit-equal."""
         frame, about = _read(Path(folder), name, {"layer", "head", "score", "low", "high"})
-        heads = tuple(HeadId(int(row.layer), int(row.head)) for row in frame.itertuples())
+        heads = tuple(HeadId(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True))
         score, low, high = (frame[column].to_numpy(np.float64) for column in ("score", "low", "high"))
         return cls(about["name"], about["unit"], heads, score, low, high, about["facts"])
 
@@ -150,8 +150,7 @@ def _place(heads: tuple[HeadId, ...], head: HeadLike) -> int:
 def _read(folder: Path, name: str, columns: set[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        # converters: pandas' own reader is off by one unit in the last place now and then
-        numbers = dict.fromkeys(("score", "low", "high", "value"), _number)
+        numbers = dict.fromkeys(("score", "low", "high", "value"), read_number)
         frame = pd.read_csv(folder / f"{name}.csv", converters=numbers)
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read the table {name!r} in {folder}: {error}") from error
@@ -160,5 +159,6 @@ def _read(folder: Path, name: str, columns: set[str]) -> tuple[pd.DataFrame, dic
     return frame, about
 
 
-def _number(cell: str) -> float:
+def read_number(cell: str) -> float:
+    """A cell of a CSV file, "" = NaN; a converter, since pandas' own reader is off in the last place now and then."""
     return float(cell) if cell else float("nan")

@@ -14,6 +14,7 @@ __all__ = ["QUADRANTS", "Finding", "Lines", "Verdict", "draw_lines", "format_num
 Floats = npt.NDArray[np.float64]
 
 QUADRANTS = ("redundant", "idle", "backed up", "needed")  # low/high importance x high/low replaceability
+_RESTORED = 2 / 3  # a head counts as replaceable where a third of what it writes, at most, would be lost
 _TWINS = 0.9  # from this CKA on two heads are called nearly interchangeable
 _METRIC_WORDS = {"loss": "next-token loss", "mlm": "masked-token loss", "kl": "KL divergence", "drift": "drift"}
 
@@ -28,7 +29,7 @@ class Lines:
 
 
 def draw_lines(importance: Floats) -> Lines:
-    """The line of importance is the median head; the line of replaceability is one half.
+    """The line of importance is the median head; the line of replaceability is two thirds.
 
     Args:
         importance: (head,) NaN left out.
@@ -36,10 +37,10 @@ def draw_lines(importance: Floats) -> Lines:
     median = float(np.nanmedian(importance))
     return Lines(
         median,
-        0.5,
+        _RESTORED,
         "Across: the median head's importance, so that half of the heads lie below it, whatever the metric. "
-        "Down: 0.5, where the other heads of the layer, by a linear map fitted on other text, restore half of what "
-        "the head writes.",
+        "Down: two thirds, where the other heads of the layer, by a linear map fitted on other text, restore two "
+        "thirds of what the head writes (squared).",
     )
 
 
@@ -75,7 +76,7 @@ class Verdict:
 
     Attributes:
         model, n_heads, n_layers: what was analysed.
-        chosen: the redundant heads.
+        chosen: redundant heads that can go together; see `headscope.choosing`.
         joint, joint_low, joint_high: effect of removing them all together, with its 95% interval over documents.
         random: effect of removing as many heads drawn at random, one number a draw.
         most_needed: the head that was most important where heads were chosen, with its effect here.
@@ -132,11 +133,10 @@ class Verdict:
     def _cut(self) -> str:
         if not self.chosen:
             return ""
-        which = f"{len(self.chosen)} can go" if len(self.chosen) > 1 else f"{self.chosen[0]} can go"
-        together = " together" if len(self.chosen) > 1 else ""
+        which = f"{len(self.chosen)} can go together" if len(self.chosen) > 1 else f"{self.chosen[0]} can go"
         low, high = (format_number(end) for end in (min(self.random), max(self.random)))
         span = low if low == high else f"{low} to {high}"
-        return f"{which}{together} for {self._cost(self.joint)}, where as many drawn at random cost {span}"
+        return f"{which} at a cost of {self._cost(self.joint)}, where as many drawn at random cost {span}"
 
     def _needed(self) -> str:
         if self.most_needed is None or not self.most_needed.value > 0:

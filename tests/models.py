@@ -114,7 +114,7 @@ def _bert() -> nn.Module:
 
 
 def _gemma3() -> nn.Module:
-    return Gemma3ForCausalLM(
+    model = Gemma3ForCausalLM(
         Gemma3TextConfig(
             vocab_size=VOCABULARY,
             hidden_size=32,
@@ -128,6 +128,10 @@ def _gemma3() -> nn.Module:
             max_position_embeddings=64,
         )
     )
+    for layer in model.model.layers:  # norms have q and k at length 4, and a scaling of 1 / 16 would make maps flat
+        nn.init.constant_(layer.self_attn.q_norm.weight, 3.0)
+        nn.init.constant_(layer.self_attn.k_norm.weight, 3.0)
+    return model
 
 
 FACTORIES: dict[str, Callable[[], nn.Module]] = {
@@ -151,9 +155,13 @@ def build(name: str, seed: int = 0) -> nn.Module:
         model = FACTORIES[name]().eval()
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
-                if parameter.ndim > 1:
+                place = parameter_name.lower()
+                if parameter.ndim > 1 and any(part in place for part in ("embed", "wte", "wpe", "tokens", "positions")):
+                    # small beside what attention adds, or a model whose head is its embedding only repeats its input
+                    parameter.normal_(std=0.05)
+                elif parameter.ndim > 1:
                     parameter.normal_(std=0.25)
-                elif "norm" not in parameter_name.lower() and "ln_" not in parameter_name:
+                elif "norm" not in place and "ln_" not in place:
                     parameter.normal_(std=0.1)
     return model
 

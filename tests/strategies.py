@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from headscope.heads import Site
+from headscope.heads import HeadId, Site
 from headscope.statistics import N_BLOCKS
+from headscope.sweep import Effects
 
-__all__ = ["Batch", "Stream", "feed", "make_site", "make_stream", "streams", "weights_for"]
+__all__ = ["Batch", "Stream", "feed", "make_effects", "make_site", "make_stream", "streams", "weights_for"]
 
 
 def make_site(layer=0, n_heads=3, dim=4, kind="causal"):
@@ -139,6 +140,22 @@ def feed(statistic, stream, batches: Sequence[int] | None = None, backwards=Fals
             statistic.update(site, given, batch.kept, batch.block)
         statistic.end_batch()
     return statistic
+
+
+def make_effects(values, block):
+    """Effects of taking out single heads: (head, row), and the block of each row, a document each."""
+    return Effects(
+        groups=tuple((HeadId(0, head),) for head in range(len(values))),
+        values=values,
+        intact=np.ones(len(block)),
+        document=np.array(block),
+        block=np.array(block),
+        metric="loss",
+        unit="nats/token",
+        is_distance=False,
+        mode="zero",
+        n_tokens=100,
+    )
 
 
 def weights_for(seed, n_heads, dim, width=6):

@@ -14,7 +14,7 @@ LEVELS = [
     {"anatomy", "corpus", "reference", "texts"},
     {"intervals", "metrics", "statistics"},
     {"ablation", "gradients", "observation", "sweep", "watching"},
-    {"candidates", "evidence", "judging", "measures", "scores", "scoring", "verdicts"},
+    {"candidates", "choosing", "evidence", "judging", "measures", "scores", "scoring", "verdicts"},
     {"surgery"},
     {"loading", "planning"},
     {"reporting"},

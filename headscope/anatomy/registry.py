@@ -42,12 +42,13 @@ class RegistryRoute(Route):
         self, model: nn.Module, receive: Receive, modules: Collection[nn.Module] | None = None
     ) -> Iterator[None]:
         listener = _Listener(frozenset(model.modules() if modules is None else modules), receive)
-        token = _LISTENERS.set((*_LISTENERS.get(), listener))
+        _LISTENERS.set((*_LISTENERS.get(), listener))
         try:
             with _WRAPPED:
                 yield
         finally:
-            _LISTENERS.reset(token)
+            # taken out by itself, not by a token: contexts may close in another order than they were opened in
+            _LISTENERS.set(tuple(other for other in _LISTENERS.get() if other is not listener))
 
 
 class _Wrapping:

@@ -169,17 +169,17 @@ def pair_norms(moments: Moments) -> Float[np.ndarray, "head head"]:
 
 def constant_heads(moments: Moments) -> Bool[np.ndarray, " head"]:
     """(head,) whether a head gave the same vector at every position, zero included, up to rounding in float32."""
-    sums, squares, mean = moments.sums, moments.gram.diagonal(), moments.mean
-    counts = moments.counts
-    about_pivot = np.array([float(squares[own].sum()) for own in moments.slices])
-    spread = about_pivot - np.array([float(sums[own].square().sum()) for own in moments.slices]) / counts
-    size = np.array([float(mean[own].square().sum()) for own in moments.slices]) * counts
-    constant: npt.NDArray[np.bool_] = spread <= _CONSTANT * (about_pivot + size)
+    counts = np.repeat(np.where(moments.counts > 0, moments.counts, np.nan), moments.dims)
+    squares = moments.gram.diagonal()[: len(counts)].numpy()
+    spread = squares - moments.sums.numpy() ** 2 / counts
+    size = squares + moments.mean.numpy() ** 2 * counts
+    starts = [own.start for own in moments.slices]
+    constant: npt.NDArray[np.bool_] = np.add.reduceat(spread, starts) <= _CONSTANT * np.add.reduceat(size, starts)
     return constant
 
 
 def contribution_energy(
-    moments: Moments, output_weights: Sequence[Float64[Tensor, "width dim"]]
+    moments: Moments, output_weights: Sequence[Float64[Tensor, "_ _"]]
 ) -> Float[np.ndarray, " head"]:
     """(head,) Σ ‖W_O z‖² over positions: how much each head adds to the output projection's output, squared.
 
@@ -187,7 +187,7 @@ def contribution_energy(
 
     Args:
         moments: of what enters the projection.
-        output_weights: W_O of each head.
+        output_weights: W_O of each head, (width, value_dim).
     """
     energies = []
     for head, weight in enumerate(output_weights):

@@ -149,7 +149,8 @@ def repair_sizes(module: nn.Module, sizes: Sequence[tuple[int, int]]) -> None:
     """Let a module's forward run although it computes sizes from a width that it no longer has.
 
     Where `view`, `reshape` or `split` is asked for sizes that the tensor does not have, the last stale size that makes
-    it fit is put right; whether it fits does not depend on the number of rows or tokens.
+    it fit is put right. Sizes with a -1 among them are left as they are: whether those fit would depend on the number
+    of rows and tokens, and what was proven for one input would not hold for the next.
 
     Args:
         module: an attention module that writes sizes out, such as `view(B, T, self.n_head, C // self.n_head)`.
@@ -176,7 +177,7 @@ class _Repair(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in (Tensor.view, Tensor.reshape, torch.reshape) and len(args) > 1:
             shape = tuple(args[1]) if isinstance(args[1], (tuple, list)) else args[1:]
-            if all(isinstance(size, int) for size in shape):
+            if all(isinstance(size, int) and size >= 0 for size in shape):
                 return function(args[0], self._fitting(args[0], shape), **kwargs)
         if function in (Tensor.split, torch.split) and len(args) > 1 and isinstance(args[1], int):
             axis = kwargs.get("dim", args[2] if len(args) > 2 else 0)
@@ -184,20 +185,15 @@ class _Repair(TorchFunctionMode):
         return function(*args, **kwargs)
 
     def _fitting(self, tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if _fits(tensor.numel(), shape):
+        if math.prod(shape) == tensor.numel():
             return shape
         for place in reversed(range(len(shape))):
             for stale, right in self._sizes:
                 repaired = (*shape[:place], right, *shape[place + 1 :])
-                if shape[place] == stale and _fits(tensor.numel(), repaired):
+                if shape[place] == stale and math.prod(repaired) == tensor.numel():
                     return repaired
         return shape
 
     def _dividing(self, length: int, part: int) -> int:
         rights = [right for stale, right in self._sizes if stale == part and right and length % right == 0]
         return rights[0] if length % part and rights else part
-
-
-def _fits(numel: int, shape: tuple[int, ...]) -> bool:
-    known = math.prod(size for size in shape if size != -1)
-    return numel == known if -1 not in shape else known > 0 and numel % known == 0

@@ -196,12 +196,12 @@ def _explain(
     unit: str, module: nn.Module, changes: Sequence[SiteChange], failures: Sequence[_Failure], tolerance: float
 ) -> str:
     best = min(failures, key=lambda failure: failure.gap)
-    why = f"they differ by {best.gap:.2e} (allowed {tolerance:.0e})" if best.gap < float("inf") else best.error
-    where = "; ".join(_place(change.site) for change in changes)
+    why = best.error or (f"it is {best.gap:.2e} away" if best.gap < float("inf") else "shapes differ")
+    places = "; ".join(_place(change.site) for change in changes)
     return (
         f"cutting {', '.join(_heads(changes))} was given up: {type(module).__name__} ({unit or 'the whole model'}) "
-        f"does not return what it returned with these heads switched off; {len(failures)} ways were tried, in the best "
-        f"{why or 'their shapes differ'}. The model was left as it was; {where}. {_advice(changes)}"
+        f"does not return what it returned with these heads switched off, up to {tolerance:.0e}; {len(failures)} ways "
+        f"were tried, in the best {why}. The model was left as it was; {places}. {_advice(changes)}"
     )
 
 

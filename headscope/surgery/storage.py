@@ -70,6 +70,9 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         model: for a class that is not of transformers, an instance of the original (whole, any weights); it is copied,
             not changed.
 
+    Returns:
+        The model, with the record of what was cut from it.
+
     Raises:
         StorageError: the folder is missing, incomplete, altered, or of another version; or a model is needed to build
             from, or does not fit.

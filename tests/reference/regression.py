@@ -3,20 +3,25 @@
 import numpy as np
 
 
-def replaceability(fit, judge, weights, ridge, by=None):
-    """(head,) 1 - ‖(z - ẑ)W‖² / ‖zW‖² on `judge`, ẑ ridge-regressed on `fit`.
+def replaceability(fit, judge, weights, ridge):
+    """(head,) 1 - what `unexplained` gives."""
+    return 1 - unexplained(fit, judge, weights, ridge)
 
-    fit, judge: (token, head, dim); weights: (width, dim) a head; by: for each head the heads that predict it, by
-    default all others. The penalty is ridge × the mean of Σ z² over all dimensions of `fit`; the constant is free.
+
+def unexplained(fit, judge, weights, ridge):
+    """(head,) ‖(z - ẑ)W‖² / ‖zW‖² on `judge`, ẑ ridge-regressed on `fit`.
+
+    fit, judge: (token, head, dim); weights: (width, dim) a head. The penalty is ridge × the mean of Σ z² over all
+    dimensions of `fit`; the constant is free.
     """
     penalty = ridge * (fit**2).sum(0).mean()
     shares = []
     for head, weight in enumerate(weights):
-        others = [o for o in range(len(weights)) if o != head] if by is None else by[head]
+        others = [other for other in range(len(weights)) if other != head]
         predicted = _predict(fit[:, others], fit[:, head], judge[:, others], penalty)
         gap = (judge[:, head] - predicted) @ weight.T
         energy = ((judge[:, head] @ weight.T) ** 2).sum()
-        shares.append(1 - (gap**2).sum() / energy if energy else 1.0)
+        shares.append((gap**2).sum() / energy if energy else 0.0)
     return np.array(shares)
 
 

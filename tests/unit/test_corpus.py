@@ -178,66 +178,6 @@ def test_batches_can_be_read_again_and_are_nobodys_to_spoil():
         batches.windows = ()
 
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.integers(2, 120), min_size=2, max_size=12).filter(lambda sizes: sum(sizes) >= 16),
-    st.floats(0.05, 0.95),
-    st.integers(0, 5),
-)
-def test_the_sides_of_a_split_share_no_document_and_balance_tokens(sizes, share, seed):
-    batches = text_batches(make_tokenizer("like Llama"), make_texts(sizes), length=30, windows=None)
-    sides = batches.split(share, seed)
-    assert [rows(side) for side in sides] == [rows(side) for side in batches.split(share, seed)]
-    assert not set(sides[0].documents) & set(sides[1].documents)
-    assert all(side.documents for side in sides)
-    assert sorted(rows(sides[0]) + rows(sides[1])) == sorted(rows(batches))
-    tokens = Counter()
-    for document, ids in rows(batches):
-        tokens[document] += len(ids)
-    assert abs(sides[0].facts["n_tokens"] - share * sum(tokens.values())) <= max(tokens.values())
-
-
-def test_a_split_depends_on_its_seed_and_keeps_a_least_number_on_each_side():
-    even = text_batches(make_tokenizer(), make_texts([20] * 6), length=30, windows=None)
-    assert len({tuple(even.split(0.5, seed)[0].documents) for seed in range(4)}) > 1
-    batches = text_batches(make_tokenizer(), make_texts([300, *[20] * 5]), length=30, windows=None)
-    assert len(batches.split(0.5)[0].documents) == 1  # the big one is more than half of the text
-    for share in (0.1, 0.5, 0.9):
-        assert min(len(side.documents) for side in batches.split(share, least=3)) == 3
-
-
-def test_a_split_that_cannot_be_says_how_many_documents_it_needs():
-    batches = text_batches(make_tokenizer(), make_texts([300]), length=30)
-    with pytest.raises(InputError, match=r"1 texts?\) has 1 documents .* at least 2: .*--split"):
-        batches.split()
-    with pytest.raises(InputError, match="at least 4"):
-        text_batches(make_tokenizer(), make_texts([30] * 3)).split(least=2)
-    with pytest.raises(InputError, match="share is 1"):
-        batches.split(1.0)
-
-
-@settings(deadline=None, max_examples=40)
-@given(sizes_of_texts, st.integers(1, 300))
-def test_a_sample_stays_within_its_tokens_and_is_spread_over_documents(sizes, tokens):
-    if max(sizes) < 2:
-        return
-    batches = text_batches(make_tokenizer("like BERT"), make_texts(sizes), length=30, windows=None)
-    sample = batches.sample(tokens)
-    drawn, have = Counter(d for d, _ in rows(sample)), Counter(d for d, _ in rows(batches))
-    assert sum(drawn.values()) == 1 or sample.facts["n_tokens"] <= tokens
-    assert all(drawn[document] >= min(max(drawn.values()) - 1, have[document]) for document in have)
-    assert not Counter(map(str, rows(sample))) - Counter(map(str, rows(batches)))
-    if sample.facts["windows"] < batches.facts["windows"]:
-        assert sample.facts["n_tokens"] > tokens - 30
-
-
-def test_a_sample_takes_what_fits_exactly_and_one_window_at_least():
-    batches = text_batches(make_tokenizer("like BERT"), make_texts([58] * 4), length=31, windows=None)
-    assert [batches.sample(tokens).facts["windows"] for tokens in (1, 31, 61, 62, 63, 1000)] == [1, 1, 1, 2, 2, 8]
-    with pytest.raises(InputError, match="tokens is 0"):
-        batches.sample(0)
-
-
 def test_a_long_text_is_cut_into_passages_of_whole_windows():
     tokenizer = make_tokenizer("like Llama", documents=1, words=5_000)
     batches = text_batches(tokenizer, make_texts([5_000])[0], length=256, windows=None)
@@ -369,5 +309,3 @@ def test_minilm_reads_the_default_corpus():
         assert (last == tokenizer.sep_token_id).all()
         inside = batch["input_ids"][:, 1:] * batch["attention_mask"][:, 1:]
         assert (inside == tokenizer.sep_token_id).sum() == len(lengths)
-    halves = batches.split()
-    assert abs(halves[0].facts["n_tokens"] - halves[1].facts["n_tokens"]) < 256

@@ -32,7 +32,9 @@ def _rows(part: Any) -> dict[int, tuple[int, int]]:
     found = {}
     for batch in part:
         assert batch["flag"] == "as it was"
-        rows = zip(batch["input_ids"][:, 0].tolist(), batch["document"].tolist(), batch["attention_mask"].sum(1).tolist())
+        rows = zip(
+            batch["input_ids"][:, 0].tolist(), batch["document"].tolist(), batch["attention_mask"].sum(1).tolist()
+        )
         found |= {number: (document, length) for number, document, length in rows}
     return found
 
@@ -81,14 +83,33 @@ def test_a_sample_stops_with_the_row_that_reaches_its_goal(layout: list[list[int
     lengths = [length for _, length in taken.values()]
     total = sum(length for _, length in whole.values())
     assert sum(lengths) >= min(tokens, total)
-    assert sum(lengths[:-1]) < tokens
+    assert sum(lengths) - max(lengths) < tokens
     assert _rows(sample_batches(batches, tokens, seed)) == taken
 
 
 def test_a_part_is_a_sequence() -> None:
     sample = sample_batches(_batches([[0], [1], [2]]), 100)
     assert len(sample) == 3
-    assert [batch["document"].tolist() for batch in sample[:2]] == [sample[0]["document"].tolist(), sample[1]["document"].tolist()]
+    assert [batch["document"].tolist() for batch in sample[:2]] == [
+        sample[0]["document"].tolist(),
+        sample[1]["document"].tolist(),
+    ]
     assert sample[-1]["document"].tolist() == sample[2]["document"].tolist()
     with pytest.raises(IndexError):
         sample[3]
+
+
+def test_a_sample_takes_every_document_before_any_a_second_time() -> None:
+    batches = _batches([[0, 0, 1], [1, 2, 2], [3, 3, 3]])
+    assert sample_batches(batches, 4 * 6).documents == {0, 1, 2, 3}
+
+
+def test_rows_of_one_shape_come_back_in_whole_batches() -> None:
+    batches = _batches([[0, 1, 2, 3], [4, 5, 6, 7]])
+    rest, drawn = split_documents(batches, 0.5)
+    for part in (rest, drawn):
+        assert all(len(batch["document"]) == 4 for batch in part[:-1])
+    assert len(rest) + len(drawn) <= 3
+    wider = [{**batches[0], "input_ids": torch.ones(4, 9), "attention_mask": torch.ones(4, 9)}, batches[1]]
+    shapes = {tuple(batch["input_ids"].shape[1:]) for batch in sample_batches(wider, 10**6)}
+    assert shapes == {(9,), (6,)}

@@ -82,10 +82,8 @@ def test_the_probe_reads_the_scaling(way: str, scaling: float) -> None:
     assert site.kind == "causal"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "mask in sdpa"])
 def test_an_encoder_is_no_decoder(way: str) -> None:
-    if way in ("mask in sdpa",):
-        pytest.skip("its mask is its point")
     (site,) = discover(_build(way, causal=False), {"x": _x()}).sites
     assert site.kind == "self"
 

@@ -23,14 +23,14 @@ def textbook(rows, measure=reference.unbiased_cka):
 
 
 @given(streams())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_streamed_value_equals_the_textbook(stream):
     got = cka(total(feed(MomentsStatistic(), stream).compute()[0]))
     np.testing.assert_allclose(got, textbook(stream.rows()), rtol=1e-9, atol=1e-9)
 
 
 @given(streams(n_layers=3))
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_across_layers_it_equals_the_textbook(stream):
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
     got = cka(feed(CrossMoments(), stream, backwards=True).compute())

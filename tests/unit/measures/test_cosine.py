@@ -17,7 +17,7 @@ def textbook(rows, weights):
 
 
 @given(streams())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_it_equals_the_cosine_of_contributions_that_were_made(stream):
     rows = stream.rows()
     weights = weights_for(1, *rows.shape[1:])

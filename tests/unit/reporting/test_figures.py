@@ -1,6 +1,7 @@
 """Figures draw what the tables say, on the axes that they are given, and leave matplotlib as it was."""
 
 import logging
+from itertools import pairwise
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -10,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
 from headscope.heads import HeadId
 from headscope.reporting import figures
 from headscope.tables import HeadTable, PairTable
 from headscope.verdicts import Lines
+from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_forty_eight_layers_of_forty_eight_heads_fit_a_page() -> None:
     assert ax.collections[0].get_rasterized(), "thousands of vector squares would slow a browser down"
     ax.figure.draw_without_rendering()
     boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
-    assert not [1 for a, b in zip(boxes, boxes[1:], strict=False) if a.overlaps(b)]
+    assert not [1 for a, b in pairwise(boxes) if a.overlaps(b)]
 
 
 @pytest.mark.parametrize("name", ["quadrants", "map", "removal", "block", "matrix"])

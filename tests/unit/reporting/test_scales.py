@@ -63,4 +63,11 @@ def test_the_outlier_does_not_take_all_the_colours() -> None:
 
 
 def test_labels_of_ticks_hold_no_idle_digits() -> None:
-    assert [short(x) for x in (0.5, -0.25, 100.0, 1e-6, 2e-6, 1234.0)] == ["0.5", "−0.25", "100", "10⁻⁶", "2×10⁻⁶", "1,234"]
+    assert [short(x) for x in (0.5, -0.25, 100.0, 1e-6, 2e-6, 1234.0)] == [
+        "0.5",
+        "−0.25",
+        "100",
+        "10⁻⁶",
+        "2×10⁻⁶",
+        "1,234",
+    ]

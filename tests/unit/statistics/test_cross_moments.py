@@ -12,7 +12,7 @@ from tests.strategies import Stream, feed, make_stream, streams
 
 
 @given(streams(n_layers=3))
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_all_layers_together_equal_one_sum_over_all_heads(stream):
     moments = feed(CrossMoments(), stream).compute()
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
@@ -109,3 +109,14 @@ def test_moving_the_pivot_keeps_groups_apart():
     moments = run_sided(CrossMoments(), sites, batches).compute()
     moved = moments.about(torch.zeros_like(moments.pivot)).about(moments.pivot)
     np.testing.assert_allclose(moved.gram, moments.gram, rtol=1e-9, atol=1e-9)
+
+
+def test_a_layer_that_does_not_run_in_every_batch_is_a_group_of_its_own():
+    stream = make_stream(n_layers=2, lengths=((5, 9), (6, 8)))
+    statistic = feed(CrossMoments(), stream, batches=[0])
+    second = stream.batches[1]
+    statistic.update(stream.sites[0], second.tensors[0], second.kept, second.block)
+    statistic.end_batch()
+    moments = statistic.compute()
+    assert moments.counts.tolist() == [28] * 3 + [14] * 3
+    assert np.isnan(cka(moments)[:3, 3:]).all()

@@ -7,7 +7,7 @@ from tests.strategies import feed, make_site, streams
 
 
 @given(streams(n_layers=2))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 def test_means_are_over_the_positions_that_count(stream):
     means = feed(Means(), stream).compute()
     assert list(means) == [0, 1]

@@ -35,7 +35,7 @@ def close(got, want, rtol=1e-9):
 
 
 @given(streams())
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_each_block_is_the_sum_over_its_own_positions(stream):
     blocks = feed(MomentsStatistic(), stream).compute()[0]
     rows, of_token = stream.rows(), stream.blocks()

@@ -1,0 +1,166 @@
+"""The contract of measures: one number for every pair of heads; a new measure is one new file, tested from here."""
+
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import headscope.measures
+from headscope.errors import UnknownNameError
+from headscope.measures import MEASURES, Measure
+from headscope.scoring import similarity
+from headscope.statistics.moments import SOURCES
+from tests.contract.plugins import add_file
+from tests.contract.seen import seen_by_measure
+from tests.strategies import Stream, make_stream, weights_for
+
+N_HEADS, DIM = 5, 4
+ZERO, ONE, TWIN = 2, 1, 4  # a head that is zero; a head, and another that does the same in other coordinates
+
+
+def planted(seed: int = 0, extra: int = 0) -> tuple[Stream, dict[int, list]]:
+    """Heads with a zero one, and a twin: z turned and doubled, W_O turned back, so that contributions are alike too."""
+    turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).standard_normal((DIM, DIM)))[0])
+    weights = weights_for(seed, N_HEADS, DIM)
+    weights[TWIN] = weights[ONE] @ turn
+
+    def alter(z: torch.Tensor, layer: int) -> torch.Tensor:
+        z = z.clone()
+        z[:, ZERO] = 0
+        z[:, TWIN] = 2 * z[:, ONE] @ turn
+        return z
+
+    stream = make_stream(seed, n_layers=1, n_heads=N_HEADS, dim=DIM, lengths=((30, 41), (50, 22), (35, 8)))
+    return stream.change(alter), {0: weights}
+
+
+def values_of(measure: Measure, stream: Stream, weights: dict[int, list]) -> np.ndarray:
+    return measure.compare(seen_by_measure(measure.needs, stream, weights))
+
+
+@pytest.fixture(params=sorted(MEASURES))
+def measure(request: pytest.FixtureRequest) -> Measure:
+    return MEASURES[request.param]()
+
+
+@pytest.fixture
+def values(measure: Measure) -> np.ndarray:
+    return values_of(measure, *planted())
+
+
+def check_bounds(measure: Measure, values: np.ndarray) -> None:
+    least, greatest = measure.bounds
+    known = values[~np.isnan(values)]
+    assert (known >= least - 1e-9).all()
+    assert (known <= greatest + 1e-9).all()
+
+
+def test_facts_are_declared_and_settings_are_fields(measure: Measure) -> None:
+    assert isinstance(measure, Measure)
+    assert is_dataclass(measure)
+    assert type(measure).__dataclass_params__.frozen
+    assert measure == type(measure)()
+    assert measure.needs
+    assert isinstance(measure.symmetric, bool)
+    assert measure.bounds[0] < measure.bounds[1]
+    assert measure.of in SOURCES
+    assert not {field.name for field in fields(measure)} & {"needs", "symmetric", "bounds", "of"}
+    assert type(measure).__doc__
+
+
+def test_one_number_for_every_ordered_pair(values: np.ndarray) -> None:
+    assert isinstance(values, np.ndarray)
+    assert values.shape == (N_HEADS, N_HEADS)
+    assert values.dtype == np.float64
+
+
+def test_zero_head_is_nan_in_row_and_column_and_nowhere_else(values: np.ndarray) -> None:
+    others = [head for head in range(N_HEADS) if head != ZERO]
+    assert np.isnan(values[ZERO]).all()
+    assert np.isnan(values[:, ZERO]).all()
+    assert np.isfinite(values[np.ix_(others, others)]).all()
+
+
+def test_a_head_is_like_itself(values: np.ndarray) -> None:
+    np.testing.assert_allclose(np.delete(values.diagonal(), ZERO), 1, rtol=1e-9)
+
+
+def test_twin_is_on_top_and_the_case_is_not_trivial(values: np.ndarray) -> None:
+    others = [head for head in range(N_HEADS) if head not in (ZERO, ONE, TWIN)]
+    assert values[ONE, TWIN] == pytest.approx(1, rel=1e-9)
+    assert values[TWIN, ONE] == pytest.approx(1, rel=1e-9)
+    assert values[ONE, others].max() < 0.9
+
+
+def test_symmetry_is_as_declared(measure: Measure, values: np.ndarray) -> None:
+    alike = np.allclose(values, values.T, rtol=1e-9, atol=1e-12, equal_nan=True)
+    assert alike == measure.symmetric
+
+
+@pytest.mark.parametrize("lengths", [((5,),), ((3, 2), (6,)), ((20, 30), (1, 40))])
+@pytest.mark.parametrize("dim", [1, 12])
+def test_bounds_hold_at_awkward_sizes(measure: Measure, lengths: tuple, dim: int) -> None:
+    for seed in range(5):
+        stream = make_stream(seed, n_layers=1, n_heads=4, dim=dim, lengths=lengths)
+        values = values_of(measure, stream, {0: weights_for(seed, 4, dim)})
+        assert np.isfinite(values).any()
+        check_bounds(measure, values)
+
+
+def test_padding_is_without_effect(measure: Measure, values: np.ndarray) -> None:
+    stream, weights = planted()
+    np.testing.assert_allclose(values_of(measure, stream.pad(4), weights), values, rtol=1e-12, atol=1e-12)
+
+
+def test_order_of_the_text_is_without_effect(measure: Measure, values: np.ndarray) -> None:
+    stream, weights = planted()
+    turned = Stream(stream.sites, stream.batches[::-1])
+    np.testing.assert_allclose(values_of(measure, turned, weights), values, rtol=1e-9, atol=1e-9)
+
+
+def test_it_runs_on_a_model_by_name(measure: Measure, build_model, make_batches) -> None:
+    model, batches = build_model("gpt2"), make_batches("gpt2")
+    name = next(name for name, kind in MEASURES.items() if kind is type(measure))
+    within, across = (similarity(model, batches, measure=name, scope=scope) for scope in ("layer", "model"))
+    assert np.isnan(within.matrix[:4, 4:]).all()
+    np.testing.assert_allclose(within.matrix[:4, :4], across.matrix[:4, :4], rtol=1e-6, atol=1e-6)
+    assert np.isfinite(across.matrix).all()
+    with pytest.raises(UnknownNameError, match=name):
+        similarity(model, batches, measure=f"{name}s")
+
+
+NEW = '''
+from dataclasses import dataclass
+
+import numpy as np
+
+from headscope.measures import MEASURES, Measure
+
+
+@MEASURES.register("same")
+@dataclass(frozen=True)
+class Same(Measure):
+    """Whether two heads have the same mean."""
+
+    needs = frozenset({"means"})
+    symmetric = True
+    bounds = (0.0, 1.0)
+
+    def compare(self, seen):
+        means = seen["means"][0].numpy()
+        return np.array([[float(np.allclose(a, b)) for b in means] for a in means])
+'''
+
+
+def test_a_new_measure_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    add_file(monkeypatch, tmp_path, headscope.measures, MEASURES, NEW)
+    assert "same" in set(MEASURES)
+    values = values_of(MEASURES["same"](), *planted())
+    check_bounds(MEASURES["same"](), values)
+    np.testing.assert_array_equal(values, np.eye(N_HEADS))
+
+
+def test_the_contract_sees_a_measure_out_of_its_bounds() -> None:
+    with pytest.raises(AssertionError):
+        check_bounds(MEASURES["cka"](), np.array([[1.0, 1.01], [1.01, 1.0]]))

@@ -1,0 +1,223 @@
+"""The page: whole, self-contained, accessible, and safe from what it reports on."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headscope.errors import StorageError
+from headscope.reporting import SECTIONS, Column, Heading, Section, Table, Text, render
+from headscope.verdicts import Verdict
+from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
+
+VOID = {"meta", "img", "source", "br"}
+
+
+class Page(HTMLParser):
+    """A page as its elements; every start tag must have its end tag, in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {key: value or "" for key, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def run() -> SyntheticAnalysis:
+    return analysis(3, 4, metric="loss", unit="nats/token", negative=True)
+
+
+@pytest.fixture(scope="module")
+def folder(run: SyntheticAnalysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return render(run, tmp_path_factory.mktemp("report") / "out").parent
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page(folder / "index.html")
+
+
+@pytest.fixture
+def only(monkeypatch: pytest.MonkeyPatch):
+    """Let the report consist of one section that holds given blocks: no figure, so that it is quick."""
+
+    def leave(*blocks: object) -> None:
+        class Only(Section):
+            title: ClassVar[str] = "Only"
+            order: ClassVar[int] = 1
+
+            def blocks(self, analysis: object) -> Iterator[object]:
+                for block in blocks:
+                    if isinstance(block, Exception):
+                        raise block
+                    yield block
+
+        len(SECTIONS)
+        monkeypatch.setattr(SECTIONS, "_entries", {"only": Only})
+
+    return leave
+
+
+def test_the_sections_stand_in_order_under_headings(page: Page) -> None:
+    assert [section["id"] for section in page.all("section")] == ["verdict", "importance", "similarity", "facts"]
+    assert len(page.all("h1")) == 1
+    assert len(page.all("h2")) == 4
+    assert [link["href"] for link in page.all("a")[1:5]] == ["#verdict", "#importance", "#similarity", "#facts"]
+
+
+def test_the_sentence_and_what_it_was_measured_on_are_there(page: Page, run: SyntheticAnalysis) -> None:
+    assert run.verdict.sentence in page.text
+    assert "213 documents" in page.text
+    assert run.verdict.lines.why in page.text
+    for word in ("redundant", "needed", "backed up", "idle"):
+        assert word in page.text
+
+
+def test_the_page_fetches_nothing(page: Page) -> None:
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
+    for _, attributes in page.elements:
+        for key in ("src", "srcset"):
+            assert attributes.get(key, "data:").startswith("data:")
+        assert not [key for key in attributes if key.startswith("on")]
+
+
+def test_every_link_leads_somewhere(page: Page, folder: Path) -> None:
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert set(ids.values()) == {1}
+    for link in page.all("a"):
+        target = link["href"]
+        assert target[1:] in ids if target.startswith("#") else (folder / target).is_file()
+    labels = [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
+    assert labels
+    assert set(labels) <= set(ids)
+
+
+def test_every_figure_is_described_and_lies_beside_the_page(page: Page, folder: Path) -> None:
+    images = page.all("img")
+    assert len(images) == len(page.all("figcaption")) == len(list((folder / "figures").glob("*.png"))) == 5
+    assert all(len(image["alt"]) > 30 for image in images)
+    assert len(page.all("source")) == 3 * len(images), "narrow and wide, light and dark"
+
+
+def test_tables_can_be_scrolled_by_keyboard_and_name_their_rows(page: Page) -> None:
+    scrolled = [attributes for tag, attributes in page.elements if attributes.get("class") == "scroll"]
+    assert len(scrolled) == len(page.all("table"))
+    assert all(attributes["tabindex"] == "0" for attributes in scrolled)
+    assert {cell["scope"] for cell in page.all("th")} == {"row", "col"}
+
+
+def test_the_files_hold_every_row_unrounded(folder: Path, run: SyntheticAnalysis) -> None:
+    names = sorted(path.stem for path in (folder / "tables").glob("*.csv"))
+    assert names == ["candidates", "facts", "measured", "quadrants", "similar_pairs"]
+    candidates = pd.read_csv(folder / "tables/candidates.csv")
+    pd.testing.assert_frame_equal(candidates, run.candidates, rtol=1e-14, check_dtype=False)
+    pairs = pd.read_csv(folder / "tables/similar_pairs.csv")
+    assert len(pairs) == 12 * 11 / 2
+    want = [run.pairs["cka"][row.head_a, row.head_b] for row in pairs.itertuples()]
+    np.testing.assert_allclose(pairs["cka"], want, rtol=1e-14)
+    assert pairs["cka"].is_monotonic_decreasing
+
+
+def test_phones_and_dark_screens_and_paper_are_thought_of(folder: Path) -> None:
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    for query in ("(max-width: 700px)", "prefers-color-scheme: dark", "@media print"):
+        assert query in text
+
+
+def test_html_in_names_and_texts_stays_text(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script><b>\"'&"
+    run = analysis(
+        2, 2, model=bad, text=bad, metric="<i>m</i>", unit="<i>u</i>", date=bad, text_unit=bad, model_class=bad,
+        versions={"headscope": bad}, **{bad: bad},
+    )  # fmt: skip
+    run.candidates["reason"] = bad
+    run.candidates["stand_in"] = bad
+    page = Page(render(run, tmp_path / "out"))
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "b", "i"})
+    assert page.text.count(bad) >= 6
+    assert bad in page.all("meta")[-1]["content"], "attributes are escaped as well"
+
+
+def test_blocks_of_every_kind_are_text_too(only, run: SyntheticAnalysis, tmp_path: Path) -> None:
+    bad = "<script>"
+    frame = pd.DataFrame({"a": [bad, "x"]})
+    table = Table(
+        "t", bad, frame, (Column(bad, lambda row: row.a, strong=True), Column("n", lambda row: row.a)), 1, bad
+    )
+    only(Heading(bad), Text(bad), Text(bad, role="lead"), table)
+    page = Page(render(run, tmp_path / "out"))
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert page.text.count(bad) == 8
+    assert "The first 1 of 2 rows" in page.text
+
+
+def test_without_a_head_to_cut_there_is_no_joint_cost(run: SyntheticAnalysis, tmp_path: Path) -> None:
+    nan = float("nan")
+    fields = {name: getattr(run.verdict, name) for name in Verdict.__dataclass_fields__}
+    fields |= {"chosen": (), "joint": nan, "joint_low": nan, "joint_high": nan, "random": (), "most_needed": None}
+    none = SyntheticAnalysis(run.anatomy, run.scores, run.pairs, run.candidates, Verdict(**fields), run.facts)
+    page = Page(render(none, tmp_path / "out"))
+    assert "Removed together" not in page.text
+    assert len(page.all("img")) == 4
+    assert "nan" not in page.text.lower()
+
+
+def test_a_section_without_anything_to_say_is_left_out(only, run: SyntheticAnalysis, tmp_path: Path) -> None:
+    only()
+    page = Page(render(run, tmp_path / "out"))
+    assert not page.all("section")
+
+
+def test_a_folder_with_content_is_kept(run: SyntheticAnalysis, only, tmp_path: Path) -> None:
+    only(Text("new"))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(StorageError, match="force"):
+        render(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine.txt"]
+    assert render(run, tmp_path / "out", force=True) == tmp_path / "out/index.html"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["figures", "index.html", "tables"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_section_that_fails_leaves_nothing_behind(run: SyntheticAnalysis, only, tmp_path: Path) -> None:
+    only(Text("new"), ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        render(run, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_analysis_makes_the_same_page(run: SyntheticAnalysis, folder: Path, tmp_path: Path) -> None:
+    again = render(run, tmp_path / "again")
+    assert again.read_bytes() == (folder / "index.html").read_bytes()
+
+
+def test_the_page_stands_alone(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "index.html", tmp_path / "alone.html")
+    assert len(Page(tmp_path / "alone.html").all("img")) == 5

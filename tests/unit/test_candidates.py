@@ -1,0 +1,60 @@
+"""Candidates: least needed first, each with a reason that fits its quadrant."""
+
+import numpy as np
+import pytest
+
+from headscope.candidates import list_candidates
+from headscope.heads import HeadId
+from headscope.tables import HeadTable, PairTable
+from headscope.verdicts import Lines
+
+HEADS = tuple(HeadId(layer, head) for layer in range(2) for head in range(3))
+
+
+def table(name: str, *values: float) -> HeadTable:
+    score = np.array(values)
+    return HeadTable(name, "nats/token", HEADS, score, score - 0.01, score + 0.01)
+
+
+def frame_of(**changes: HeadTable) -> "object":
+    scores = {
+        "ablation": table("ablation", 0.1, -0.2, 0.3, 0.0, 0.5, np.nan),
+        "replaceability": table("replaceability", 0.9, 0.8, 0.7, 0.2, 0.1, np.nan),
+        "needed": table("needed", 0.01, 0.0, 0.09, 0.0, 0.45, np.nan),
+        "norm": table("norm", 1, 2, 3, 4, 5, 6),
+        "gradient": table("gradient", 1, 2, 3, 4, 5, 6),
+    }
+    empty = np.full((6, 6), np.nan)
+    cka = PairTable("cka", "z", HEADS, np.arange(36.0).reshape(6, 6) / 36, empty, empty)
+    stand_ins = {HEADS[0]: (HEADS[2], 0.6), HEADS[2]: (HEADS[0], 0.5)}
+    return list_candidates(scores | changes, cka, stand_ins, Lines(0.1, 0.5, "because"), HEADS[:1])
+
+
+def test_the_least_needed_stand_first_and_ties_go_by_importance() -> None:
+    frame = frame_of()
+    assert list(frame["head"]) == ["L0H1", "L1H0", "L0H0", "L0H2", "L1H1", "L1H2"]
+    assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("head", "quadrant", "words"),
+    [
+        ("L0H0", "redundant", "cut first: removing it costs 0.100 nats/token, and its layer restores 90% of it, L0H2"),
+        ("L0H1", "redundant", "in reserve: the model does better without it (-0.200 nats/token)"),
+        ("L0H2", "backed up", "cut only with repair"),
+        ("L1H0", "idle", "restores only 20%"),
+        ("L1H1", "needed", "keep: removing it costs 0.500"),
+        ("L1H2", "", "cannot be told apart"),
+    ],
+)
+def test_reasons(head: str, quadrant: str, words: str) -> None:
+    row = frame_of().set_index("head").loc[head]
+    assert row["quadrant"] == quadrant
+    assert words in row["reason"]
+
+
+def test_stand_ins_are_named_with_their_similarity() -> None:
+    row = frame_of().set_index("head").loc["L0H0"]
+    assert (row["stand_in"], row["stand_in_share"]) == ("L0H2", 0.6)
+    assert row["stand_in_cka"] == pytest.approx(2 / 36)
+    assert frame_of().set_index("head").loc["L1H1", "stand_in"] == ""

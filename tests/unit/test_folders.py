@@ -1,0 +1,54 @@
+"""A folder appears whole or not at all, and what stands there is kept unless told otherwise."""
+
+from pathlib import Path
+
+import pytest
+
+from headscope.errors import StorageError
+from headscope.folders import check_free, new_folder
+
+
+def test_a_folder_appears_only_at_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with new_folder(target) as new:
+        (new / "a.txt").write_text("a")
+        assert not target.exists()
+    assert (target / "a.txt").read_text() == "a"
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out") as new:
+        (new / "a.txt").write_text("a")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_content_is_kept_unless_forced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(StorageError, match="not empty"), new_folder(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "out", force=True):
+        raise ZeroDivisionError
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+
+    with new_folder(tmp_path / "out", force=True) as new:
+        (new / "new.txt").write_text("new")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as new:
+        (new / "a.txt").write_text("a")
+    assert (tmp_path / "out" / "a.txt").exists()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(StorageError, match="is a file"):
+        check_free(tmp_path / "out", force=True)

@@ -1,0 +1,90 @@
+"""similarity() and importance(): what goes in, what the tables say about it, and that settings reach the engines."""
+
+import numpy as np
+import pytest
+import torch
+
+import headscope as hs
+from headscope.errors import InputError, UnknownNameError
+from headscope.scores import SCORES
+from tests import models
+
+
+@pytest.mark.parametrize("score", sorted(SCORES))
+def test_every_score_covers_every_head_and_says_what_it_saw(score: str) -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    table = hs.importance(model, batches, score=score)
+    assert table.heads == hs.discover(model).heads
+    assert np.isfinite(table.score).all()
+    assert table.facts["documents"] == len({int(d) for batch in batches for d in batch["document"]})
+    assert table.facts["tokens"] == sum(int(batch["attention_mask"].sum()) for batch in batches)
+    again = hs.importance(model, batches, score=score)
+    np.testing.assert_array_equal(again.score, table.score)
+
+
+def test_a_setting_reaches_the_engine() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    zero = hs.importance(model, batches, score=hs.Ablation(mode="zero"))
+    mean = hs.importance(model, batches, score=hs.Ablation(mode="mean"))
+    assert zero.facts["mode"] == "zero"
+    assert mean.facts["mode"] == "mean"
+    assert not np.allclose(zero.score, mean.score)
+
+
+def test_a_metric_of_ones_own() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+
+    def size(output: object, batch: object) -> torch.Tensor:
+        return output.logits.square().mean((1, 2))  # type: ignore[attr-defined]
+
+    table = hs.importance(model, batches, metric=size)
+    head = table.heads[3]
+    by_hand = []
+    with torch.no_grad():
+        for batch in batches:
+            inputs = {name: value for name, value in batch.items() if name != "document"}
+            before = size(model(**inputs), batch)
+            with hs.ablate(model, [head]):
+                by_hand.append(size(model(**inputs), batch) - before)
+    assert table[head] == pytest.approx(float(torch.cat(by_hand).double().mean()), rel=1e-6)
+    assert table.facts["metric"] == "size"
+
+
+def test_scopes() -> None:
+    model, batches = models.build("bert"), models.make_batches("bert")
+    within = hs.similarity(model, batches, scope="layer")
+    across = hs.similarity(model, batches, scope="model")
+    layers = np.array([head.layer for head in within.heads])
+    same = layers[:, None] == layers[None]
+    assert np.isnan(within.matrix[~same]).all()
+    assert np.isfinite(across.matrix).all()
+    np.testing.assert_allclose(within.matrix[same], across.matrix[same], rtol=1e-9)
+
+
+@pytest.mark.parametrize("of", ["q", "k", "v", "z", "contribution"])
+def test_what_is_compared(of: str) -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    table = hs.similarity(model, batches, of=of)
+    site = hs.discover(model).sites[0]
+    n_heads = site.n_kv_heads if of in ("k", "v") else site.n_heads
+    assert table.matrix.shape == (2 * n_heads, 2 * n_heads)
+    np.testing.assert_allclose(np.diagonal(table.matrix), 1, rtol=1e-9)
+    assert table.of == of
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda m, b: hs.similarity(m, b, measure="ckaa"), UnknownNameError, "did you mean 'cka'"),
+        (lambda m, b: hs.similarity(m, b, scope="head"), UnknownNameError, "layer, model"),
+        (lambda m, b: hs.similarity(m, b, of="zz"), UnknownNameError, "gated_z"),
+        (lambda m, b: hs.importance(m, b, score="ablatoin"), UnknownNameError, "did you mean 'ablation'"),
+        (lambda m, b: hs.importance(m, b, metric="perplexity"), UnknownNameError, "auto, loss"),
+        (lambda m, b: hs.importance(m, []), InputError, "no batch"),
+        (lambda m, b: hs.similarity(m, []), InputError, "no batch"),
+    ],
+)
+def test_what_does_not_exist_is_named(call: object, error: type[Exception], words: str) -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    with pytest.raises(error, match=words):
+        call(model, batches)  # type: ignore[operator]

@@ -1,0 +1,87 @@
+"""The verdict's words follow its numbers; a clause that no head satisfies is left out."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from headscope.heads import HeadId
+from headscope.verdicts import Finding, Lines, Verdict, draw_lines, format_number, quadrants
+
+LINES = Lines(0.01, 0.5, "because")
+
+
+def make(**changes: object) -> Verdict:
+    verdict = Verdict(
+        model="tiny",
+        n_heads=8,
+        n_layers=2,
+        chosen=(HeadId(0, 1), HeadId(1, 2)),
+        joint=0.0123,
+        joint_low=0.01,
+        joint_high=0.015,
+        random=(0.05, 0.02, 0.04, 0.03, 0.06),
+        most_needed=Finding(HeadId(1, 3), 0.2),
+        most_replaceable=Finding(HeadId(0, 1), 0.93, HeadId(0, 2)),
+        twins=Finding(HeadId(0, 1), 0.97, HeadId(0, 2)),
+        lines=LINES,
+        metric="loss",
+        unit="nats/token",
+        intact=2.876,
+        n_documents=9,
+        n_tokens=900,
+        text_unit="documents",
+    )
+    return dataclasses.replace(verdict, **changes)
+
+
+def test_the_sentence_holds_every_number() -> None:
+    sentence = make().sentence
+    for part in (
+        "8 attention heads of tiny", "2 can go together", "0.0123 nats/token", "above 2.88", "cost 0.0200 to 0.0600",
+        "L1H3 is needed most (0.200", "93% of what L0H1", "L0H2 foremost", "CKA 0.97",
+    ):  # fmt: skip
+        assert part in sentence, part
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        ({"chosen": ()}, "can go"),
+        ({"most_needed": Finding(HeadId(1, 3), -0.1)}, "needed most"),
+        ({"most_replaceable": Finding(HeadId(0, 1), 0.49)}, "rebuilt"),
+        ({"most_replaceable": Finding(HeadId(0, 1), float("nan"))}, "rebuilt"),
+        ({"twins": Finding(HeadId(0, 1), 0.89, HeadId(0, 2))}, "interchangeable"),
+        ({"twins": None}, "interchangeable"),
+    ],
+)
+def test_a_clause_without_a_head_is_left_out(changes: dict[str, object], gone: str) -> None:
+    assert gone in make().sentence
+    assert gone not in make(**changes).sentence
+
+
+def test_nothing_to_say_is_said() -> None:
+    empty = make(chosen=(), most_needed=None, most_replaceable=None, twins=None)
+    assert empty.sentence == "Of the 8 attention heads of tiny, none can be called redundant on this text."
+
+
+def test_json_round_trip() -> None:
+    for verdict in (make(), make(twins=None, most_needed=None)):
+        assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
+
+
+def test_quadrants_and_their_lines() -> None:
+    importance = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
+    replaceability = np.array([0.9, 0.1, 0.9, 0.1, 0.9])
+    lines = draw_lines(importance)
+    assert lines.importance == pytest.approx(0.25)
+    assert quadrants(importance, replaceability, lines) == ["redundant", "idle", "backed up", "needed", ""]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.876, "2.88"), (-0.01234, "-0.0123"), (123.4, "123"), (0.9999, "1.000"), (float("nan"), "–")],
+)
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert format_number(value) == text
