@@ -143,7 +143,7 @@ class _Mix(nn.Module):
 
 
 def build_fused_nano(build: Callable[..., nn.Module]) -> nn.Module:
-    """The tests' NanoGPT with `F.scaled_dot_product_attention` in place of its own softmax; the weights are the same."""
+    """The tests' NanoGPT with `F.scaled_dot_product_attention` for its own softmax; the weights are the same."""
     model = build("nanogpt")
     assert isinstance(model, NanoGPT)
     for block in model.h:

@@ -129,8 +129,8 @@ def _gemma3() -> nn.Module:
         )
     )
     for layer in model.model.layers:  # norms have q and k at length 4, and a scaling of 1 / 16 would make maps flat
-        nn.init.constant_(layer.self_attn.q_norm.weight, 3.0)
-        nn.init.constant_(layer.self_attn.k_norm.weight, 3.0)
+        nn.init.constant_(layer.self_attn.q_norm.weight, 1.0)
+        nn.init.constant_(layer.self_attn.k_norm.weight, 1.0)
     return model
 
 

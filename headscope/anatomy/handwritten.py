@@ -194,8 +194,7 @@ class _Reader(TorchFunctionMode):
         return out
 
     def _fused(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        with claiming():
-            out: Tensor = function(*args, **kwargs)
+        out: Tensor = function(*args, **kwargs)
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
         given = dict(zip(names, args, strict=False)) | kwargs
         if given["query"].ndim != 4:

@@ -16,7 +16,7 @@ from headscope.anatomy import ROUTES, Call, Route, discover
 from headscope.heads import Anatomy
 from headscope.observation import capture
 from tests.families import HandWritten, build_further, build_fused_nano
-from tests.models import build, make_batches
+from tests.models import FACTORIES, build
 
 
 def _tokens(seed: int, **more: Tensor) -> dict[str, Tensor]:
@@ -36,12 +36,15 @@ def _hand_written(**settings: object) -> nn.Module:
 Make = Callable[[], nn.Module]
 Inputs = Callable[[int], dict[str, Tensor]]
 MODELS: dict[str, tuple[Make, Inputs]] = {
-    **{name: (functools.partial(build, name), _tokens) for name in ("gpt2", "llama", "bert", "gemma3", "causal", "nanogpt")},
+    **{name: (functools.partial(build, name), _tokens) for name in FACTORIES},
     "fused nanogpt": (lambda: build_fused_nano(build), _tokens),
-    "t5": (lambda: build_further("t5"), lambda seed: _tokens(seed, decoder_input_ids=_tokens(seed + 1)["input_ids"][:, :5])),
+    "t5": (
+        lambda: build_further("t5"),
+        lambda seed: _tokens(seed, decoder_input_ids=torch.arange(3, 13).reshape(2, 5)),
+    ),
     "hand-written": (lambda: _hand_written(), _numbers),
     "hand-written, grouped": (lambda: _hand_written(way="in place", n_kv_heads=2), _numbers),
-}  # fmt: skip
+}
 
 
 @functools.cache
@@ -136,9 +139,12 @@ def test_asking_for_maps_and_biases_changes_no_bit(cases: list[_Case]) -> None:
 def test_what_is_given_back_takes_the_place_of_z(cases: list[_Case]) -> None:
     for case in cases:
         entered: list[Tensor] = []
+
+        def note(_: nn.Module, args: tuple[Tensor], entered: list[Tensor] = entered) -> None:
+            entered.append(args[0].clone())
+
         for site in case.sites:
-            projection = case.model.get_submodule(site.output.module)
-            projection.register_forward_pre_hook(lambda _, args: entered.append(args[0].clone()))
+            case.model.get_submodule(site.output.module).register_forward_pre_hook(note)
         with case.listen(lambda call: torch.full_like(call.z, 3.0)):
             _run(case.model, case.inputs)
         assert len(entered) == len(case.sites)

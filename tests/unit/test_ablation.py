@@ -215,8 +215,9 @@ def test_what_does_not_exist_is_named() -> None:
         pass
     with pytest.raises(UnknownNameError, match="'H7' is not a head"), ablate(model, ["H7"]):
         pass
-    with pytest.raises(UnknownNameError, match="no ablation mode 'median'; there are: zero, mean"), ablate(
-        model, ["L0H0"], "median"
+    with (
+        pytest.raises(UnknownNameError, match="no ablation mode 'median'; there are: zero, mean"),
+        ablate(model, ["L0H0"], "median"),
     ):
         pass
     with pytest.raises(InputError, match="needs batches="), ablate(model, ["L0H0"], "mean"):
@@ -230,8 +231,9 @@ def test_heads_that_are_mixed_are_refused_and_others_beside_them_are_not() -> No
     torch.manual_seed(0)
     model, x = nn.Sequential(HandWritten("normed"), HandWritten("plain")).eval(), torch.randn(2, 5, 16)
     anatomy = discover(model, {"input": x})
-    with pytest.raises(AnatomyError, match=r"heads of layer 0 \(0\) cannot be switched off one by one"), ablate(
-        model, ["L0H0"], anatomy=anatomy
+    with (
+        pytest.raises(AnatomyError, match=r"heads of layer 0 \(0\) cannot be switched off one by one"),
+        ablate(model, ["L0H0"], anatomy=anatomy),
     ):
         pass
     with torch.no_grad():
@@ -244,10 +246,11 @@ def test_heads_that_are_mixed_are_refused_and_others_beside_them_are_not() -> No
 
 def test_the_context_leaves_no_hook_when_the_forward_raises() -> None:
     model, inputs = build("bert"), _inputs("bert")
-    with pytest.raises(ZeroDivisionError), ablate(model, REMOVED):
-        model.encoder.layer[1].attention.output.dense.register_forward_hook(lambda *_: 1 / 0)
+    anatomy = discover(model)
+    handle = model.encoder.layer[1].attention.output.dense.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), ablate(model, REMOVED, anatomy=anatomy):
         _run(model, inputs)
-    model.encoder.layer[1].attention.output.dense._forward_hooks.clear()
+    handle.remove()
     assert _clean(model)
 
 

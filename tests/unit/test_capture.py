@@ -238,8 +238,9 @@ def test_contributions_are_refused_where_heads_cannot_be_told_apart(way: str) ->
     torch.manual_seed(0)
     model, x = HandWritten(way).eval(), torch.randn(2, 5, 16)
     for want in ("contribution", "gated_z"):
-        with pytest.raises(AnatomyError, match=rf"layer 0 .* cannot tell {want} by head"), capture(
-            model, (want,), example={"x": x}
+        with (
+            pytest.raises(AnatomyError, match=rf"layer 0 .* cannot tell {want} by head"),
+            capture(model, (want,), example={"x": x}),
         ):
             pass
     with torch.no_grad(), capture(model, ("z", "pattern", "v"), example={"x": x}) as seen:
@@ -430,7 +431,7 @@ def test_a_failed_forward_does_not_shift_the_next_one() -> None:
 # --- contexts beside each other
 
 
-@pytest.mark.parametrize("name", ["llama", "nanogpt"])
+@pytest.mark.parametrize("name", ["llama", "nanogpt", "fused nanogpt"])
 def test_captures_nest_and_close_in_any_order(name: str) -> None:
     model, inputs = _build(name), _inputs(name)
     anatomy = discover(model, {"input_ids": inputs["input_ids"][:2, :7]})
@@ -529,7 +530,9 @@ def test_only_what_was_asked_for_is_held() -> None:
     assert seen.get(0) is None
     with pytest.raises(UnknownNameError, match="layer 0 was not captured; captured: 1"):
         seen[0]
-    with pytest.raises(AttributeError, match="'q' was not captured at layer 1; captured: v, pattern; ask for it with want="):
+    with pytest.raises(
+        AttributeError, match="'q' was not captured at layer 1; captured: v, pattern; ask for it with want="
+    ):
         _ = seen[1].q
     with pytest.raises(AttributeError, match="there is no tensor named 'attention'; there are: q, k, v, pattern"):
         _ = seen[1].attention
@@ -549,15 +552,20 @@ def test_every_tensor_can_be_asked_for_alone(tensor: str) -> None:
 
 def test_unknown_tensors_and_layers_are_named_with_those_that_exist() -> None:
     model = _build("bert")
-    with pytest.raises(UnknownNameError, match="no tensor named 'patterns'; there are: q, k, v, pattern, z"), capture(
-        model, ("z", "patterns")
+    with (
+        pytest.raises(UnknownNameError, match="no tensor named 'patterns'; there are: q, k, v, pattern, z"),
+        capture(model, ("z", "patterns")),
     ):
         pass
-    with pytest.raises(UnknownNameError, match="no layer 2 in BertModel; attention layers: 0, 1"), capture(
-        model, layers=[0, 2]
+    with (
+        pytest.raises(UnknownNameError, match="no layer 2 in BertModel; attention layers: 0, 1"),
+        capture(model, layers=[0, 2]),
     ):
         pass
-    with capture(model) as seen, pytest.raises(UnknownNameError, match="none: the model has not run inside the context"):
+    with (
+        capture(model) as seen,
+        pytest.raises(UnknownNameError, match="none: the model has not run inside the context"),
+    ):
         seen[0]
 
 

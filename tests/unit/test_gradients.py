@@ -197,8 +197,8 @@ def test_a_metric_without_a_gradient_is_refused() -> None:
 
     with pytest.raises(MetricError, match="'errors' has no gradient; use a score that needs none, such as ablation"):
         gate_gradients(model, batches, UserMetric(errors, "errors"), anatomy)
+    away = UserMetric(lambda output, batch, intact: (output.logits - intact.logits).sum((1, 2)), takes_intact=True)
     with pytest.raises(MetricError, match="looks at the intact model's output"):
-        away = UserMetric(lambda output, batch, intact: (output.logits - intact.logits).sum((1, 2)), takes_intact=True)
         gate_gradients(model, batches, away, anatomy)
     with pytest.raises(InputError, match="no batch to measure on"):
         gate_gradients(model, [], Loss(), anatomy)

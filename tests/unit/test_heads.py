@@ -92,7 +92,10 @@ def test_slices_come_back_from_json(sets: list[set[int]]) -> None:
 
 
 def test_slices_are_written_as_runs() -> None:
-    assert Slices("a", ((0, 1, 2, 7, 8), (), (5,))).to_json() == {"module": "a", "heads": [[[0, 3], [7, 9]], [], [[5, 6]]]}
+    assert Slices("a", ((0, 1, 2, 7, 8), (), (5,))).to_json() == {
+        "module": "a",
+        "heads": [[[0, 3], [7, 9]], [], [[5, 6]]],
+    }
 
 
 def test_anatomy_comes_back_from_json(anatomy: Anatomy) -> None:
@@ -120,7 +123,7 @@ def test_find_takes_any_spelling_and_gives_positions(anatomy: Anatomy) -> None:
 
 
 def test_a_head_or_layer_that_is_not_there_is_named_with_those_that_are(anatomy: Anatomy) -> None:
-    with pytest.raises(UnknownNameError, match="L2H2 does not exist: layer 2 has 4 heads .L2H0, L2H1, L2H3, L2H5."):
+    with pytest.raises(UnknownNameError, match=r"L2H2 does not exist: layer 2 has 4 heads .L2H0, L2H1, L2H3, L2H5."):
         anatomy.find(["L2H2"])
     with pytest.raises(UnknownNameError, match="no layer 1 in Model; attention layers: 0, 2, 3"):
         anatomy.find(["L1H0"])

@@ -183,7 +183,10 @@ def test_kl_is_the_divergence_from_the_intact_model(name: str) -> None:
     intact, without = _two(name, Kl(), batch)
     old, new = _log_softmax(intact.logits), _log_softmax(without.logits)
     mask = batch["attention_mask"].numpy().astype(bool)
-    want = [np.mean([np.sum(np.exp(old[r, t]) * (old[r, t] - new[r, t])) for t in range(12) if mask[r, t]]) for r in range(3)]
+    want = [
+        np.mean([np.sum(np.exp(old[r, t]) * (old[r, t] - new[r, t])) for t in range(12) if mask[r, t]])
+        for r in range(3)
+    ]
     np.testing.assert_allclose(Kl().measure(without, batch, intact), want, rtol=1e-4)
     assert min(want) > 1e-3
     assert Kl().measure(intact, batch, intact).abs().max() == 0
@@ -268,8 +271,8 @@ def test_of_an_encoder_decoder_the_decoders_positions_are_compared() -> None:
 def _small_masked() -> BertForMaskedLM:
     torch.manual_seed(0)
     return BertForMaskedLM(
-        BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-                   max_position_embeddings=32, initializer_range=0.5)
+        BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                   intermediate_size=16, max_position_embeddings=32, initializer_range=0.5)
     ).eval()  # fmt: skip
 
 
@@ -304,7 +307,7 @@ def test_mlm_takes_labels_where_it_does_not_mask() -> None:
     logp = _log_softmax(output.logits)
     want = [-(logp[0, 1, 7] + logp[0, 3, 9]) / 2, -logp[1, 1, 7], -logp[2, 1, 7]]
     np.testing.assert_allclose(MaskedLoss().measure(output, batch), want, rtol=1e-5)
-    with pytest.raises(MetricError, match="needs MaskedLoss.mask_token_id=…., or batches with 'labels'"):
+    with pytest.raises(MetricError, match=r"needs MaskedLoss.mask_token_id=…., or batches with 'labels'"):
         MaskedLoss().measure(output, make_batches("bert", 1)[0])
 
 
@@ -316,7 +319,8 @@ def _resolve(metric: object, model: nn.Module, batch: dict[str, Tensor]) -> Metr
 
 
 @pytest.mark.parametrize(
-    ("name", "want"), [("gpt2", Loss), ("llama", Loss), ("gemma3", Loss), ("causal", Loss), ("bert", Drift), ("encoder", Drift)]
+    ("name", "want"),
+    [("gpt2", Loss), ("llama", Loss), ("gemma3", Loss), ("causal", Loss), ("bert", Drift), ("encoder", Drift)],
 )
 def test_auto_chooses_by_model(name: str, want: type[Metric]) -> None:
     assert type(_resolve("auto", build(name), make_batches(name, 1)[0])) is want
@@ -371,7 +375,7 @@ def test_functions_with_two_and_three_arguments() -> None:
         three.measure(without, batch, intact), (without.logits - intact.logits).flatten(1).norm(dim=1)
     )
     assert not two.is_distance
-    with pytest.raises(MetricError, match="'away' looks at the intact model's output.*ablation"):
+    with pytest.raises(MetricError, match=r"'away' looks at the intact model's output.*ablation"):
         three.measure(without, batch)
     optional = _resolve(lambda output, batch, scale=2.0: scale * norm(output, batch), model, batch)
     torch.testing.assert_close(optional.measure(intact, batch), 2 * norm(intact, batch))
@@ -389,7 +393,7 @@ def test_a_function_must_give_one_value_a_row(value: object) -> None:
 
 @pytest.mark.parametrize("name", ["bert", "encoder"])
 def test_an_encoder_cannot_be_asked_for_next_token_loss(name: str) -> None:
-    with pytest.raises(MetricError, match="sees the tokens ahead.*metric='drift'"):
+    with pytest.raises(MetricError, match=r"sees the tokens ahead.*metric='drift'"):
         _resolve("loss", build(name), make_batches(name, 1)[0])
     with pytest.raises(MetricError, match="sees the tokens ahead"):
         _resolve(Loss(positions=3), build(name), make_batches(name, 1)[0])

@@ -67,7 +67,9 @@ class _Recorder(Statistic):
         raise NotImplementedError
 
 
-def _by_hand(model: nn.Module, batches: list[dict[str, Tensor]], of: str, layer: int, skip: int = 0) -> tuple[Tensor, int]:
+def _by_hand(
+    model: nn.Module, batches: list[dict[str, Tensor]], of: str, layer: int, skip: int = 0
+) -> tuple[Tensor, int]:
     """The sum over counted positions, row by row: each row is run alone, cut to its length, without any padding."""
     total, count = 0, 0
     anatomy = discover(model, {"input_ids": batches[0]["input_ids"]})
@@ -99,7 +101,9 @@ def test_sums_are_those_of_rows_run_alone_without_padding(name: str, skip: int) 
 @pytest.mark.parametrize("name", ["llama", "bert"])
 def test_other_numbers_in_the_padding_change_nothing(name: str) -> None:
     model, batches = build(name), make_batches(name)
-    other = [{**batch, "input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 5)} for batch in batches]
+    other = [
+        {**batch, "input_ids": torch.where(batch["attention_mask"] == 1, batch["input_ids"], 5)} for batch in batches
+    ]
     assert any((a["input_ids"] != b["input_ids"]).any() for a, b in zip(batches, other, strict=True))
     first, second = _Recorder("gated_z"), _Recorder("gated_z")
     assert observe(model, batches, [first]) == observe(model, other, [second])
@@ -215,7 +219,9 @@ def test_nan_is_named_by_layer() -> None:
     anatomy = discover(model)
     with torch.no_grad():
         model.model.layers[1].self_attn.v_proj.weight[0, 0] = torch.nan
-    with pytest.raises(NumericalError, match=r"layer 1 \(model.layers.1.self_attn\): v holds NaN or infinity in batch 0"):
+    with pytest.raises(
+        NumericalError, match=r"layer 1 \(model.layers.1.self_attn\): v holds NaN or infinity in batch 0"
+    ):
         observe(model, batches, [_Recorder("v")], anatomy=anatomy)
     with pytest.raises(NumericalError, match=r"model.layers.1.self_attn.v_proj.weight"):
         observe(model, batches, [_Recorder("v")])
@@ -271,7 +277,7 @@ def test_what_cannot_be_observed_is_refused() -> None:
         observe(model, [], [_Recorder()])
     with pytest.raises(InputError, match="at least one statistic"):
         observe(model, batches, [])
-    with pytest.raises(InputError, match="skip_first from 0 .it was -1."):
+    with pytest.raises(InputError, match=r"skip_first from 0 .it was -1."):
         observe(model, batches, [_Recorder()], skip_first=-1)
     with pytest.raises(InputError, match="no position counts in 2 batches with skip_first=12"):
         observe(model, batches, [_Recorder()], skip_first=12)

@@ -56,7 +56,9 @@ def test_nothing_is_imported_before_it_is_needed(package: Path) -> None:
 
 def test_an_unknown_name_lists_what_there_is_and_what_was_meant(package: Path) -> None:
     registry = _registry(package)
-    with pytest.raises(UnknownNameError, match="no plugin named 'frist'; did you mean 'first'. there are: first, second"):
+    with pytest.raises(
+        UnknownNameError, match=r"no plugin named 'frist'; did you mean 'first'. there are: first, second"
+    ):
         registry["frist"]
     assert registry.get("frist") is None
     assert "frist" not in registry
@@ -65,7 +67,7 @@ def test_an_unknown_name_lists_what_there_is_and_what_was_meant(package: Path) -
 def test_a_name_is_taken_once(package: Path) -> None:
     registry = _registry(package)
     list(registry)
-    with pytest.raises(ValueError, match="plugin 'first' is registered already, by some_plugins.first"):
+    with pytest.raises(ValueError, match=r"plugin 'first' is registered already, by some_plugins.first"):
         registry.register("first")(type("Other", (), {}))
     again = type("Entry", (), {"__module__": "some_plugins.first"})  # the same file, run anew in a notebook
     registry.register("first")(again)

@@ -32,10 +32,8 @@ def _rows(part: Any) -> dict[int, tuple[int, int]]:
     found = {}
     for batch in part:
         assert batch["flag"] == "as it was"
-        rows = zip(
-            batch["input_ids"][:, 0].tolist(), batch["document"].tolist(), batch["attention_mask"].sum(1).tolist()
-        )
-        found |= {number: (document, length) for number, document, length in rows}
+        numbers, lengths = batch["input_ids"][:, 0].tolist(), batch["attention_mask"].sum(1).tolist()
+        found |= dict(zip(numbers, zip(batch["document"].tolist(), lengths, strict=True), strict=True))
     return found
 
 

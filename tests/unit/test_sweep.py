@@ -23,7 +23,9 @@ PROJECTIONS = {  # path of the output projection, heads, columns a head
 }
 
 
-def _without(name: str, model: nn.Module, heads: list[tuple[int, int]], batch: dict[str, Tensor], fill: Tensor | None = None):
+def _without(
+    name: str, model: nn.Module, heads: list[tuple[int, int]], batch: dict[str, Tensor], fill: Tensor | None = None
+):
     path, _, dim = PROJECTIONS[name]
     handles = []
     for layer, head in heads:
@@ -106,7 +108,11 @@ def test_a_distance_is_taken_to_the_intact_model() -> None:
     assert effects.is_distance
     for index, head in enumerate(effects.heads):
         want = [
-            _drift(_without("encoder", model, [(head.layer, head.head)], batch), _without("encoder", model, [], batch), batch)
+            _drift(
+                _without("encoder", model, [(head.layer, head.head)], batch),
+                _without("encoder", model, [], batch),
+                batch,
+            )
             for batch in batches
         ]
         np.testing.assert_allclose(effects.values[index], np.concatenate(want), rtol=1e-4, atol=1e-7)

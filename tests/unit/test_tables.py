@@ -70,7 +70,7 @@ def test_values_are_found_by_any_spelling() -> None:
 def test_a_head_that_is_not_in_the_table_is_named_with_those_that_are() -> None:
     with pytest.raises(UnknownNameError, match="L0H1 is not in this table of 3 heads; of layer 0: L0H0, L0H3"):
         _head_table(np.zeros(3))["L0H1"]
-    with pytest.raises(UnknownNameError, match="L9H0 .* of layer 9: none"):
+    with pytest.raises(UnknownNameError, match=r"L9H0 .* of layer 9: none"):
         _pair_table(np.zeros((3, 3)))["L0H0", "L9H0"]
 
 

@@ -65,7 +65,7 @@ def head_map(
         if np.isnan(score):
             ax.text(column + 0.5, row + 0.5, MISSING, ha="center", va="center", color=MUTED)
         if head in chosen:
-            frame_cell(ax, row, column)
+            frame_cell(ax, row, column, 1.4 if cells.size <= _MANY else 0.7)
     name_ticks(ax, "y", heads if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else heads, "layer" if layers_across else "head", most=int(4 * width))
     if roomy and power:
@@ -80,12 +80,12 @@ def map_height(rows: int, columns: int, width: float) -> float:
     return float(np.clip(rows * cell, 1.0, 9.0) + 1.35)
 
 
-def frame_cell(ax: Axes, row: int, column: int) -> None:
+def frame_cell(ax: Axes, row: int, column: int, linewidth: float = 1.4) -> None:
     """Put a frame round a cell that shows on any colour, on light and on dark screens: black on a white edge."""
-    edge = [Stroke(linewidth=3.2, foreground="#ffffff"), Normal()]
+    edge = [Stroke(linewidth=linewidth * 2.3, foreground="#ffffff"), Normal()]
     ax.add_patch(
         Rectangle(
-            (column, row), 1, 1, fill=False, edgecolor="#000000", linewidth=1.4, clip_on=False, zorder=3,
+            (column, row), 1, 1, fill=False, edgecolor="#000000", linewidth=linewidth, clip_on=False, zorder=3,
             path_effects=edge,
         )
     )  # fmt: skip

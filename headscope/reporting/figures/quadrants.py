@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 LEFT_EDGE = -0.25  # heads that the others rebuild worse than this are drawn at the edge: how much worse says little
 _MANY = 300  # heads past which the dots are small
+_NAMED = 24  # chosen heads that are named where there is room; the table has them all
 
 
 @styled
@@ -55,11 +56,11 @@ def quadrant_plot(
     points = np.stack([np.maximum(x, LEFT_EDGE), y], axis=1)
     ax = canvas(7.0, 5.2) if ax is None else ax
     _set_axes(ax, points, lines, label)
-    size = 30.0 if len(heads) <= _MANY else 9.0
+    size, ring = (30.0, 1.1) if len(heads) <= _MANY else (9.0, 0.5)
     _draw_dots(ax, points, x < LEFT_EDGE, quadrants(y, x, lines), size)
     ringed = [i for i, head in enumerate(heads) if head in chosen]
     ax.scatter(
-        points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=1.1, zorder=4
+        points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4
     )
     names = _draw_lines(ax, lines)
     figure_of(ax).draw_without_rendering()  # settles the layout that names are placed in
@@ -125,6 +126,6 @@ def _worth_naming(points: Floats, heads: list[HeadId], chosen: Collection[HeadId
     """Numbers of the dots to name, most telling first: the costliest, the chosen, the best removed, the rest."""
     by_cost = [int(i) for i in np.argsort(-points[:, 1])]
     place = {head: i for i, head in enumerate(heads)}
-    order = [*by_cost[:5], *(place[head] for head in chosen if head in place)]
+    order = [*by_cost[:5], *[place[head] for head in chosen if head in place][:_NAMED]]
     order += [i for i in reversed(by_cost[-3:]) if points[i, 1] < 0]
     return list(dict.fromkeys(order))

@@ -18,6 +18,7 @@ def removal(
     interval: tuple[float, float],
     random: Sequence[float],
     *,
+    subject: str = "these heads\ntogether",
     label: str = "cost",
     ax: Axes | None = None,
 ) -> Axes:
@@ -27,6 +28,7 @@ def removal(
         joint: cost of removing the chosen heads together.
         interval: its 95% interval; NaN where there is none.
         random: one cost for each random draw.
+        subject: what is removed, as it stands beneath its dot.
         label: what the cost is, with its unit.
         ax: where to draw; a new figure without it.
     """
@@ -49,7 +51,7 @@ def removal(
     ax.scatter([0], [joint], s=62, c=colour, edgecolors=INK, linewidths=1.1, zorder=4)
     ax.text(0.12, joint, number(joint), va="center", color=colour, fontweight="bold")
     ax.set_xlim(-0.55, 1.55)
-    ax.set_xticks([0, 1], ["these heads\ntogether", "as many\nat random"])
+    ax.set_xticks([0, 1], [subject, "as many\nat random"])
     ax.tick_params(axis="x", labelsize=9.5, labelcolor=INK)
     ax.set_ylabel(label)
     return ax

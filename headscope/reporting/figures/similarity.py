@@ -43,7 +43,7 @@ def layer_block(pairs: PairTable, layer: int, *, ax: Axes | None = None) -> Axes
         frame_cell(ax, row, column)
         frame_cell(ax, column, row)
         title = f"{title}   H{a}, H{b}: {number(block[row, column], 2)}" if side > 1.6 else f"L{layer}: H{a}, H{b}"
-    ax.set_title(title, fontsize=8.5, color=INK, pad=3, loc="left")
+    ax.set_title(title, fontsize=8.5, color=INK, pad=4, loc="left")
     return ax
 
 

@@ -97,6 +97,8 @@ def _in_words(fact: str, value: Any) -> str:
     if fact == "seconds":
         stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in value.items())
         return f"{duration(sum(value.values()))} ({stages})"
+    if fact == "date":
+        return str(value).replace("T", " ").replace("+00:00", " UTC")
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, bool) or not isinstance(value, int | float):

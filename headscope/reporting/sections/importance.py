@@ -9,6 +9,7 @@ from matplotlib.figure import Figure as Drawing
 
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
+from headscope.reporting.figures.scales import bend
 from headscope.reporting.formatting import MISSING, brief, count, fixed, power_of_ten, quantity, thousands
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
@@ -54,20 +55,22 @@ def _map(analysis: Reportable) -> Figure:
         caption += f"The top {count(len(tenth), 'head')} hold {share:.0%} of all importance. "
     if negative:
         caption += f"Red: {count(negative, 'head')} that the model does better without. "
-    caption += "The scale is even near zero and logarithmic above, so that small differences stay visible."
+    if bend(table.score) is not None:
+        caption += "The scale is even near zero and logarithmic above, so that small differences stay visible. "
     if chosen:
-        caption += " Framed: chosen for removal."
+        caption += "Framed: chosen for removal."
     return Figure(
         "importance",
         "What removing each head costs",
         f"Heat map of {count(len(layers), 'layer')} by up to {count(len(heads), 'head')}. Highest: {top}.",
-        caption,
+        caption.strip(),
         draw,
     )
 
 
 def _candidates(analysis: Reportable) -> Table:
     candidates, unit = analysis.candidates, analysis.verdict.unit
+    chosen = set(map(str, analysis.verdict.chosen))
     power = thousands(candidates["importance"])
     scale = 10.0**power
     measure = " ".join(filter(None, (power_of_ten(power) if power else "", unit)))
@@ -79,7 +82,7 @@ def _candidates(analysis: Reportable) -> Table:
         Column("95% interval", lambda row: _interval(row.low / scale, row.high / scale), numeric=True),
         Column("Replaceable", lambda row: fixed(row.replaceability, 2), numeric=True),
         Column("Stand-in", _stand_in),
-        Column("Quadrant", lambda row: _words(row.quadrant)),
+        Column("Quadrant", lambda row: _words(row.quadrant) + (", chosen" if row.head in chosen else "")),
         Column("Why", lambda row: _words(row.reason), long=True),
     )
     return Table(
@@ -90,7 +93,8 @@ def _candidates(analysis: Reportable) -> Table:
         _SHOWN,
         "Best candidate first. Replaceable: share of the head's output that the others of its layer rebuild (1 = all "
         "of it; below 0 = the attempt makes things worse). Stand-in: the one head that alone rebuilds most of it, and "
-        f"that share. {MISSING} stands where a head's output never varies. The file has every head and every score.",
+        f"that share. {MISSING} stands where there is none, or where the head's output never varies. Chosen: "
+        "these can go together. The file has every head and every score.",
     )
 
 

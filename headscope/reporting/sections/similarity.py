@@ -103,18 +103,21 @@ def _in_words(frame: pd.DataFrame, name: str) -> str:
 
 def _top_pairs(name: str, frame: pd.DataFrame, several: bool) -> Table:
     measures = [column for column in frame.columns if column not in ("head_a", "head_b", "same_layer", "low", "high")]
+    estimated = bool(np.isfinite(frame["low"]).any())
     columns = [
         Column("Pair", lambda row: f"{row.head_a}\u00a0–\u00a0{row.head_b}", strong=True),
         Column("Layer", lambda row: "same" if row.same_layer else "other"),
     ]
     for measure in measures:
         columns.append(Column(_NAMES.get(measure, measure), _reader(measure), numeric=True))
-        if measure == name:
+        if measure == name and estimated:
             columns.append(Column("95% interval", _interval, numeric=True))
-    caption = "Most similar first; intervals are made within a layer only."
+    caption = "Most similar first. "
+    if estimated:
+        caption += "Intervals are made within a layer only. "
     if several:
-        caption += " A pair that is alike in one way only may still differ in what it does to the model's state."
-    return Table("similar_pairs", "Most similar pairs", frame, tuple(columns), _SHOWN, caption)
+        caption += "A pair that is alike in one way only may still differ in what it does to the model's state."
+    return Table("similar_pairs", "Most similar pairs", frame, tuple(columns), _SHOWN, caption.strip())
 
 
 def _interval(row: Any) -> str:

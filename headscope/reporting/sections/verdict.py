@@ -20,7 +20,8 @@ __all__ = ["Verdict"]
 _SHARES = (0.64, 0.36)  # of the page, for the picture and the cost beside it
 _HEIGHT = 5.4  # inches, of both, so that they stand level
 _MEANINGS = {
-    "redundant": "Removing one costs little, and the others rebuild most of it: cut these first.",
+    "redundant": "Removing one costs little, and the others rebuild most of it: cut these first, but not all "
+    "where they rebuild each other.",
     "idle": "Removing one costs little, though the others could not rebuild it: what it does is hardly used here.",
     "backed up": "Removing one costs something, but the others hold most of what is needed to make up for it.",
     "needed": "Removing one costs something, and nothing else in its layer does its work: keep these.",
@@ -83,7 +84,7 @@ def _picture(analysis: Reportable) -> Figure:
         f"{number(lines.replaceability, 2)}. {lines.why}"
     )
     if verdict.chosen:
-        caption += f" Ringed: {count(len(verdict.chosen), 'head')} that the verdict would cut."
+        caption += f" Ringed: {count(len(verdict.chosen), 'head')} that can go together."
     if beyond:
         caption += f" Triangles: {count(beyond, 'head')} left of {number(LEFT_EDGE, 2)}."
     if undefined:
@@ -98,25 +99,28 @@ def _picture(analysis: Reportable) -> Figure:
 
 def _cost(analysis: Reportable) -> Figure:
     verdict = analysis.verdict
+    alone = str(verdict.chosen[0]) if len(verdict.chosen) == 1 else ""
     ends = (verdict.joint_low, verdict.joint_high)
 
     def draw(width: float, narrow: bool) -> Drawing:
         ax = figures.canvas(width, 0.8 * width if narrow else _HEIGHT)
+        subject = f"{alone}\nalone" if alone else "these heads\ntogether"
         label = f"rise in {_in_units(analysis)}"
-        figures.removal(verdict.joint, ends, verdict.random, label=label, ax=ax)
+        figures.removal(verdict.joint, ends, verdict.random, subject=subject, label=label, ax=ax)
         return figures.figure_of(ax)
 
-    together = quantity(verdict.joint, verdict.unit)
-    span = f" (95% interval {interval(*ends)})" if interval(*ends) else ""
+    rise = quantity(verdict.joint, verdict.unit)
+    rise += f" (95% interval {interval(*ends)})" if interval(*ends) else ""
     average = quantity(float(np.mean(verdict.random)), verdict.unit) if verdict.random else MISSING
     draws = count(len(verdict.random), "random draw")
+    which = alone or f"the {len(verdict.chosen)} chosen heads together"
     return Figure(
         "removal",
-        "Removed together",
-        f"Removing the {count(len(verdict.chosen), 'chosen head')} together raises the {verdict.metric} by "
-        f"{together}{span}; {draws} of as many heads raise it by {average} on average.",
-        f"What it costs to remove all {len(verdict.chosen)} at once, without any repair: {together}{span}. Open "
-        f"circles: {draws} of as many heads; their mean, the bar, is {average}.",
+        "Removed, against chance",
+        f"Removing {which} raises the {verdict.metric} by {rise}; {draws} of as many heads raise it by {average} on "
+        "average.",
+        f"What it costs to remove {which}, without any repair: {rise}. Open circles: {draws} of as many heads; their "
+        f"mean, the bar, is {average}.",
         draw,
         _SHARES[1],
     )

@@ -172,7 +172,11 @@ def test_kinds_in_execution_order(name: str, kinds: list[str]) -> None:
     assert [site.kind for site in anatomy.sites] == kinds
     for site in anatomy.sites:
         if site.kind == "cross":
-            assert "cross" in site.module_name.lower() or "EncDec" in site.module_name or "encoder_attn" in site.module_name
+            assert (
+                "cross" in site.module_name.lower()
+                or "EncDec" in site.module_name
+                or "encoder_attn" in site.module_name
+            )
         if site.kind == "self":
             assert "encoder" in site.module_name or name == "encoder"
 
@@ -265,7 +269,9 @@ class LinearAttention(Mlp):
 def test_no_attention_is_a_clear_error() -> None:
     with pytest.raises(AnatomyError, match="no attention was found in Mlp, and no module's name looks like it"):
         discover(Mlp(), {"x": torch.ones(2, 4)})
-    with pytest.raises(AnatomyError, match=r"these modules look like it: 0 \(LinearAttention\), 1 .* and 2 more.*two tokens"):
+    with pytest.raises(
+        AnatomyError, match=r"these modules look like it: 0 \(LinearAttention\), 1 .* and 2 more.*two tokens"
+    ):
         discover(nn.Sequential(*(LinearAttention() for _ in range(5))), {"input": torch.ones(2, 4)})
 
 
@@ -275,7 +281,9 @@ def test_a_model_that_does_not_say_what_it_takes_needs_an_example() -> None:
 
 
 def test_a_failing_forward_says_on_what_and_keeps_the_cause() -> None:
-    with pytest.raises(ModelError, match=r"NanoGPT on the example \{'input_ids': \(2, 99\)\} failed with .*example=") as caught:
+    with pytest.raises(
+        ModelError, match=r"NanoGPT on the example \{'input_ids': \(2, 99\)\} failed with .*example="
+    ) as caught:
         discover(build("nanogpt"), {"input_ids": torch.ones(2, 99, dtype=torch.long)})
     assert caught.value.__cause__ is not None
 
@@ -365,7 +373,7 @@ def test_an_anatomy_comes_back_from_json(name: str) -> None:
 
 def test_a_pruned_model_keeps_its_original_numbers() -> None:
     model, anatomy = _discover("causal")
-    removed = tuple(anatomy.site(0).heads) + (anatomy.site(1).heads[2],)
+    removed = (*anatomy.site(0).heads, anatomy.site(1).heads[2])
     for layer, kept in ((0, []), (1, [0, 1, 3])):
         attention = model.blocks[layer].attention
         rows = [row for head in kept for row in range(8 * head, 8 * head + 8)]

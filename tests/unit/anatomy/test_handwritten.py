@@ -151,8 +151,10 @@ def test_the_map_is_what_the_softmax_gave_before_dropout(monkeypatch: pytest.Mon
 
 def test_forward_comes_back_also_when_it_raised_or_was_the_users_own() -> None:
     model = _build("plain")
-    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, [model]):
+    with HandwrittenRoute().listen(model, lambda _: None, [model]):
         assert "forward" in model.__dict__
+    assert "forward" not in model.__dict__
+    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, [model]):
         model(torch.randn(2, 5, 3))
     assert "forward" not in model.__dict__
 

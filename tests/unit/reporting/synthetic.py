@@ -10,7 +10,7 @@ import pandas as pd
 from headscope.candidates import list_candidates
 from headscope.heads import Anatomy, HeadId, Site, Slices
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Finding, Lines, Verdict, draw_lines
+from headscope.verdicts import Finding, Lines, Verdict, draw_lines, quadrants
 
 NAN = float("nan")
 
@@ -70,7 +70,7 @@ def analysis(
     importance[0] *= 40  # one head that towers over the rest, as real models have
     if negative:
         importance[rng.random(len(heads)) < 0.18] *= -0.4
-    replaceability = 1 - rng.lognormal(-0.8, 0.6, len(heads))
+    replaceability = 1 - rng.lognormal(-1.0, 0.6, len(heads))
     missing = np.array([str(head) in undefined for head in heads])
     importance[missing] = replaceability[missing] = NAN
     spread = 0.3 * np.abs(importance) + 0.0004
@@ -95,9 +95,12 @@ def analysis(
         for head in heads
         if str(head) not in undefined and (mates := [m for m in heads if m.layer == head.layer and m != head])
     }
-    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines)
+    redundant = [head for head, name in zip(heads, quadrants(importance, replaceability, lines), strict=True)
+                 if name == "redundant"]  # fmt: skip
+    chosen = tuple(redundant[:1] + redundant[2:])  # one of them stands in for the others
+    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines, chosen)
     return SyntheticAnalysis(
-        where, scores, pairs, candidates, _verdict(candidates, scores, lines, metric, unit, rng),
+        where, scores, pairs, candidates, _verdict(chosen, scores, lines, metric, unit, rng),
         _facts(where, metric, unit) | changes,
     )  # fmt: skip
 
@@ -119,10 +122,9 @@ def _pairs(
 
 
 def _verdict(
-    candidates: pd.DataFrame, scores: Mapping[str, HeadTable], lines: Lines, metric: str, unit: str,
+    chosen: tuple[HeadId, ...], scores: Mapping[str, HeadTable], lines: Lines, metric: str, unit: str,
     rng: np.random.Generator,
 ) -> Verdict:  # fmt: skip
-    chosen = tuple(sorted(HeadId.parse(head) for head in candidates["head"][candidates["quadrant"] == "redundant"]))
     importance = scores["ablation"]
     top = importance.heads[int(np.nanargmax(importance.score))]
     joint = 0.004 * len(chosen)

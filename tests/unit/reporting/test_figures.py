@@ -63,7 +63,8 @@ def test_dots_have_the_colour_of_their_quadrant() -> None:
 def test_the_lines_the_names_and_the_rings_are_there(run: SyntheticAnalysis) -> None:
     ax = plot(run)
     lines = {round(float(np.ravel(line.get_data()[axis])[0]), 9) for line in ax.lines for axis in (0, 1)}
-    assert {round(run.verdict.lines.importance, 9), 0.5} <= lines
+    where = run.verdict.lines
+    assert {round(where.importance, 9), round(where.replaceability, 9)} <= lines
     words = {text.get_text() for text in ax.texts}
     assert {"needed", "needed, but backed up", "idle", "redundant: cut these"} <= words
     rings = [c for c in ax.collections if isinstance(c, PathCollection) and not len(c.get_facecolors())]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from headscope.errors import StorageError
-from headscope.reporting import SECTIONS, Column, Heading, Section, Table, Text, render
+from headscope.reporting import SECTIONS, Column, Figure, Heading, Section, Table, Text, render
 from headscope.verdicts import Verdict
 from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
@@ -94,7 +94,7 @@ def test_the_sentence_and_what_it_was_measured_on_are_there(page: Page, run: Syn
     assert run.verdict.sentence in page.text
     assert "213 documents" in page.text
     assert run.verdict.lines.why in page.text
-    for word in ("redundant", "needed", "backed up", "idle"):
+    for word in ("redundant", "redundant, chosen", "needed", "backed up", "idle"):
         assert word in page.text
 
 
@@ -183,9 +183,18 @@ def test_without_a_head_to_cut_there_is_no_joint_cost(run: SyntheticAnalysis, tm
     fields |= {"chosen": (), "joint": nan, "joint_low": nan, "joint_high": nan, "random": (), "most_needed": None}
     none = SyntheticAnalysis(run.anatomy, run.scores, run.pairs, run.candidates, Verdict(**fields), run.facts)
     page = Page(render(none, tmp_path / "out"))
-    assert "Removed together" not in page.text
+    assert "Removed, against chance" not in page.text
     assert len(page.all("img")) == 4
     assert "nan" not in page.text.lower()
+
+
+def test_a_single_head_to_cut_is_named(run: SyntheticAnalysis) -> None:
+    fields = {name: getattr(run.verdict, name) for name in Verdict.__dataclass_fields__}
+    verdict = Verdict(**fields | {"chosen": run.verdict.chosen[:1]})
+    single = SyntheticAnalysis(run.anatomy, run.scores, run.pairs, run.candidates, verdict, run.facts)
+    blocks = {block.name: block for block in SECTIONS["verdict"]().blocks(single) if isinstance(block, Figure)}
+    assert f"remove {verdict.chosen[0]}," in blocks["removal"].caption
+    assert "1 heads" not in blocks["removal"].caption + blocks["removal"].alt + blocks["verdict"].caption
 
 
 def test_a_section_without_anything_to_say_is_left_out(only, run: SyntheticAnalysis, tmp_path: Path) -> None:

@@ -1,0 +1,254 @@
+"""The command line as a user meets it: what it prints, what it writes, and how it refuses."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+import headscope as hs
+from headscope.cli import main
+from tests import models
+
+Run = Callable[..., tuple[int, str, str]]
+
+WORDS = [f"w{number}" for number in range(models.VOCABULARY - 6)]
+SMALL = ("--windows", "24", "--length", "16", "--ablation-tokens", "150")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run("inspect", "folder"): exit code, stdout, stderr."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["headscope", *map(str, arguments)])
+        capsys.readouterr()  # what the test itself set off before
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+def _tokenizer(pad: bool) -> PreTrainedTokenizerFast:
+    specials = ["[PAD]", "[BOS]", "[CLS]", "[SEP]", "[UNK]", "<"]
+    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
+    pads = {"pad_token": "[PAD]"} if pad else {}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", bos_token="[BOS]", **pads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a tokenizer that has no pad token."""
+    target = tmp_path_factory.mktemp("models") / "tiny-llama"
+    models.build("llama").save_pretrained(target)
+    _tokenizer(pad=False).save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight sections, each its own document with --split; markup among the words."""
+    generator = torch.Generator().manual_seed(0)
+    sections = []
+    for number in range(8):
+        drawn = torch.randint(len(WORDS), (60,), generator=generator).tolist()
+        sections.append(f"# section {number} <script>alert(1)</script>\n" + " ".join(WORDS[word] for word in drawn))
+    target = tmp_path_factory.mktemp("text") / "notes.txt"
+    target.write_text("\n".join(sections), encoding="utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def report(folder: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of the tiny Llama, made by the command."""
+    out = tmp_path_factory.mktemp("reports") / "report"
+    sys.argv = ["headscope", "analyze", str(folder), "--text", str(text), "--split", "^# ", "--out", str(out), *SMALL]
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    return out
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version") == (0, f"headscope {hs.__version__}\n", "")
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "inspect", "analyze", "plan", "prune"):
+        assert command in out
+        code, usage, _ = run(command, "--help")
+        assert code == 0
+        assert "Example: headscope" in usage
+
+
+def test_wrong_usage_is_exit_code_2(run: Run, folder: Path, tmp_path: Path) -> None:
+    assert run("analyze", folder)[0] == 2
+    assert run("nonsense")[0] == 2
+    assert run("prune", folder, "--out", tmp_path / "x")[0] == 2
+    assert run("prune", folder, "--out", tmp_path / "x", "--plan", "p", "--share", "0.1")[0] == 2
+
+
+def test_inspect_prints_the_anatomy(run: Run, folder: Path) -> None:
+    code, out, err = run("inspect", folder)
+    assert (code, err) == (0, "")
+    assert "LlamaForCausalLM: 16 heads in 2 layers" in out
+    code, out, _ = run("inspect", folder, "--json")
+    assert hs.Anatomy.from_json(out) == hs.discover(hs.load_model(str(folder)).model)
+    assert run("inspect", "headscope.reference:example")[0] == 0
+
+
+def test_analyze_writes_a_page_tables_figures_and_the_run(report: Path) -> None:
+    page = (report / "index.html").read_text(encoding="utf-8")
+    run = hs.Analysis.load(report)
+    assert run.facts["documents"] == 8
+    assert run.facts["text_unit"] == "documents"
+    assert "<script>alert(1)" not in page
+    assert "16 attention heads of tiny-llama" in page
+    assert {path.suffix for path in (report / "tables").iterdir()} == {".csv"}
+    assert {path.suffix for path in (report / "figures").iterdir()} == {".png"}
+
+
+def test_plan_and_prune(run: Run, folder: Path, text: Path, report: Path, tmp_path: Path) -> None:
+    code, out, _ = run("plan", report, "--share", "0.25", "--out", tmp_path / "plan.json")
+    assert code == 0
+    assert "4 of 16 heads" in out
+    plan = hs.Plan.from_json((tmp_path / "plan.json").read_text())
+    assert plan.heads == hs.plan(hs.Analysis.load(report).scores["needed"], share=0.25).heads
+
+    code, out, err = run("prune", folder, "--plan", tmp_path / "plan.json", "--out", tmp_path / "small", "--text", text)
+    assert (code, err) == (0, "")
+    assert "removed 4 heads" in out
+    smaller = hs.load(tmp_path / "small")
+    original = hs.load_model(str(folder)).model
+    ids = torch.randint(6, 50, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), hs.ablate(original, plan.heads):
+        expected = original(ids).logits
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(ids).logits, expected, atol=1e-5, rtol=0)
+    assert run("inspect", tmp_path / "small")[0] == 0
+    assert not set(hs.discover(smaller).heads) & set(plan.heads)
+
+    code, out, _ = run("prune", folder, "--share", "0.25", "--run", report, "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["removed"] == list(map(str, plan.heads))
+
+
+def _refused(result: tuple[int, str, str], *words: str) -> None:
+    code, out, err = result
+    assert code == 1, (code, out, err)
+    assert err.startswith("headscope: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err, (word, err)
+
+
+def test_models_that_cannot_be_had_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    _refused(run("inspect", tmp_path / "nowhere"), "nowhere")
+    _refused(run("inspect", "tests.cli.test_commands:missing"), "missing")
+    _refused(run("inspect", "tests.cli.test_commands:without_attention"), "no attention was found in Linear")
+    (tmp_path / "remote").mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (tmp_path / "remote" / "config.json").write_text(json.dumps(config))
+    _refused(run("inspect", tmp_path / "remote"), "remote")
+
+
+def without_attention() -> nn.Module:
+    """A model for the command line that has no attention."""
+    model = nn.Linear(4, 4)
+    return model, [{"input": torch.ones(2, 4)}]  # type: ignore[return-value]
+
+
+def test_text_that_cannot_be_used_is_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    def analyze(content: bytes, *more: str) -> tuple[int, str, str]:
+        (tmp_path / "t.txt").write_bytes(content)
+        result = run("analyze", folder, "--text", tmp_path / "t.txt", "--out", tmp_path / "out", *SMALL, *more)
+        assert not (tmp_path / "out").exists()
+        return result
+
+    _refused(analyze(b""), "t.txt", "empty")
+    _refused(analyze(b"w1"), "at least")
+    _refused(analyze(b"w1 \xff w2 " * 50), "UTF-8")
+    _refused(analyze(b" ".join(b"w%d" % (n % 40) for n in range(300))), "at least 4 documents")
+    _refused(analyze(b"w1 w2 " * 50, "--split", "("), "(")
+    _refused(run("analyze", folder, "--text", tmp_path / "gone.txt", "--out", tmp_path / "out"), "gone.txt")
+
+
+def test_an_output_folder_with_content_is_kept(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for arguments in (
+        ("analyze", folder, "--text", text, "--out", tmp_path),
+        ("prune", folder, "--share", "0.1", "--out", tmp_path),
+        ("demo", "--out", tmp_path),
+    ):
+        _refused(run(*arguments), "not empty", "--force")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_damaged_weights_are_refused(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
+    model = models.build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+    model.save_pretrained(tmp_path / "bad")
+    _tokenizer(pad=True).save_pretrained(tmp_path / "bad")
+    result = run("analyze", tmp_path / "bad", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    _refused(result, "layers.1.mlp.up_proj.weight")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_tokenizer_is_refused(run: Run, text: Path, tmp_path: Path) -> None:
+    models.build("llama").save_pretrained(tmp_path / "bare")
+    result = run("analyze", tmp_path / "bare", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    _refused(result, "tokenizer")
+
+
+def test_an_encoder_asked_for_next_token_loss_is_refused(run: Run, text: Path, tmp_path: Path) -> None:
+    models.build("bert").save_pretrained(tmp_path / "bert")
+    _tokenizer(pad=True).save_pretrained(tmp_path / "bert")
+    common = ("analyze", tmp_path / "bert", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    _refused(run(*common, "--metric", "loss"), "BertModel", "drift")
+    _refused(run(*common, "--metric", "nonsense"), "auto, loss")
+
+
+def test_plans_that_do_not_fit_are_refused(run: Run, folder: Path, report: Path, tmp_path: Path) -> None:
+    def prune(plan: str, model: Path = folder) -> tuple[int, str, str]:
+        (tmp_path / "plan.json").write_text(plan)
+        result = run("prune", model, "--plan", tmp_path / "plan.json", "--out", tmp_path / "small")
+        assert not (tmp_path / "small").exists()
+        return result
+
+    _refused(prune(hs.Plan(["L9H0"]).to_json()), "layer 9")
+    _refused(prune(hs.Plan(["L0H99"]).to_json()), "L0H99 does not exist")
+    twice = hs.Plan(["L0H1"]).to_json().replace('"L0H1"', '"L0H1", "L0H1"')
+    _refused(prune(twice), "L0H1", "twice")
+    _refused(prune("{"), "JSON")
+    models.build("llama", seed=1).save_pretrained(tmp_path / "other")
+    made = hs.plan(hs.Analysis.load(report).scores["needed"], share=0.25)
+    _refused(prune(made.to_json(), tmp_path / "other"), "another model")
+    _refused(run("plan", report, "--share", "1.5", "--out", tmp_path / "p.json"), "1.5")
+    _refused(run("plan", report, "--share", "0.2", "--score", "nonsense", "--out", tmp_path / "p.json"), "nonsense")
+    _refused(run("plan", tmp_path, "--share", "0.2", "--out", tmp_path / "p.json"), "analysis")
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_damaged_saved_models_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    hs.save(hs.prune(hs.load_model(str(folder)).model, ["L0H1"]), saved)
+    weights = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(weights[:-100])
+    _refused(run("inspect", saved), "model.safetensors")
+    (saved / "model.safetensors").write_bytes(weights)
+    tensors = load_file(saved / "model.safetensors")
+    name = sorted(tensors)[0]
+    save_file(tensors | {name: tensors[name] + 1}, saved / "model.safetensors")
+    _refused(run("inspect", saved), "model.safetensors")
