@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from headscope.ablation import ablate
-from headscope.analysis import Analysis, Budget, analyze
+from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.corpus import text_batches
 from headscope.errors import HeadscopeError
@@ -12,6 +12,7 @@ from headscope.loading import load_model
 from headscope.observation import capture, observe
 from headscope.planning.planner import plan
 from headscope.plans import Plan
+from headscope.preparation import Budget
 from headscope.scores.ablation import Ablation
 from headscope.scoring import importance, similarity
 from headscope.surgery import load, prune, save

@@ -4,12 +4,11 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from math import log2
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,58 +19,21 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
-from headscope.choosing import choose_redundant
-from headscope.corpus import text_batches
-from headscope.errors import InputError, NumericalError, StorageError
+from headscope.choosing import choose_redundant, within_budget
+from headscope.errors import StorageError
 from headscope.evidence import Progress, gather
 from headscope.folders import new_folder
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
-from headscope.loading import Loaded, load_model
+from headscope.loading import Loaded
 from headscope.metrics import Metric, resolve_metric
+from headscope.preparation import Budget, affordable_tokens, check_weights, prepare
 from headscope.reporting import render
 from headscope.splits import sample_batches, split_documents
 from headscope.tables import HeadTable, PairTable, read_number
 from headscope.verdicts import Verdict, draw_lines
 
-__all__ = ["Analysis", "Budget", "analyze"]
-
-_SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
-_LEAST_DRAWS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """How much text an analysis looks at, and what is drawn.
-
-    Attributes:
-        length: tokens of a window, specials included; shortened to what the model takes.
-        windows: windows of text, spread over the documents; None for all.
-        size: windows of a batch.
-        held_out: share of the documents that only the verdict is measured on.
-        ablation_tokens: positions that the ablation sweep runs on; None for as many as take about a minute on two
-            cores, between 1,024 and 2,048. The verdict is measured on up to twice as many.
-        draws: random draws of heads that the chosen ones are set against; five at least.
-        seed: of every draw.
-    """
-
-    length: int = 128
-    windows: int | None = 256
-    size: int = 8
-    held_out: float = 0.3
-    ablation_tokens: int | None = None
-    draws: int = 5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise InputError(
-                f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out}"
-            )
-        if self.draws < _LEAST_DRAWS:
-            raise InputError(f"a comparison with chance takes at least {_LEAST_DRAWS} draws, not {self.draws}")
-        if self.ablation_tokens is not None and self.ablation_tokens < 1:
-            raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
+__all__ = ["Analysis", "analyze"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,18 +161,21 @@ def analyze(
     budget = Budget() if budget is None else budget
     clock = _Clock()
     with clock.stage("load"):
-        source = _prepare(model, tokenizer, texts, batches, budget)
+        source = prepare(model, tokenizer, texts, batches, budget)
         check_weights(source.model)
     with clock.stage("probe"):
         anatomy = discover(source.model, probe_example(source.model, source.batches[0]))
         judged_by = resolve_metric(metric, source.model, anatomy, source.batches[0])
     chosen_on, held_out = split_documents(source.batches, budget.held_out, budget.seed)
-    tokens = budget.ablation_tokens or _affordable_tokens(source.model, anatomy)
+    tokens = budget.ablation_tokens or affordable_tokens(source.model, anatomy)
     sample = sample_batches(chosen_on, tokens, budget.seed)
     with clock.stage("evidence"):
         evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
     lines = draw_lines(evidence.scores["ablation"].score)
-    chosen = choose_redundant(evidence.scores, evidence.moments, evidence.weights, lines)
+    most = budget.allowed(judged_by, evidence.intact)
+    with clock.stage("choice"):
+        ranked = choose_redundant(evidence.scores, evidence.moments, evidence.weights, lines)
+        chosen = within_budget(source.model, sample, judged_by, anatomy, ranked, most)
     candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, chosen)
     bench = Bench(
         batches=held_out,
@@ -218,106 +183,31 @@ def analyze(
         metric=judged_by,
         draws=budget.draws,
         seed=budget.seed,
+        max_loss_rise=most,
         text_unit=source.facts["text_unit"],
     )
     with clock.stage("verdict"):
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
     facts = source.facts | {
+        "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
         "documents_judged_on": len(held_out.documents),
         "ablation_tokens": evidence.scores["ablation"].facts["tokens"],
-        "metric": judged_by.name,
-        "unit": judged_by.unit,
-        "seed": budget.seed,
-        "model": source.name,
+        **_settings(budget, judged_by),
+        **_environment(source.model, anatomy),
+        "seconds": clock.seconds,
     }
-    facts |= _environment(source.model, anatomy) | {"seconds": clock.seconds, "peak_memory_mb": _peak_memory()}
     return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts)
 
 
-def check_weights(model: nn.Module) -> None:
-    """Refuse a model with NaN or infinity in its weights.
-
-    Raises:
-        NumericalError: naming the first such parameter or buffer.
-    """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        # a sum is one pass and no copy; only a suspicious one is looked at closely (masks may hold infinities)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
-            bad = torch.isnan(tensor) if name in dict(model.named_buffers()) else ~torch.isfinite(tensor)
-            if bool(bad.any()):
-                raise NumericalError(
-                    f"the weights of {type(model).__name__} hold NaN or infinity: {name}; "
-                    "was the file damaged, or the training diverged?"
-                )
-
-
-@dataclass(frozen=True, eq=False)
-class _Source:
-    model: nn.Module
-    name: str
-    batches: Sequence[Batch]
-    facts: dict[str, Any]
-
-
-def _prepare(
-    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
-) -> _Source:
-    if not isinstance(model, nn.Module):
-        loaded = load_model(model) if isinstance(model, str) else model
-        network, name = loaded.model, loaded.name
-        tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
-        batches = loaded.batches if batches is None and texts is None else batches
-    else:
-        network, name = model, _name(model)
-    if batches is not None:
-        if texts is not None:
-            raise InputError("give texts or batches, not both")
-        kept = batches if isinstance(batches, Sequence) else list(batches)
-        if len(kept) == 0:
-            raise InputError("there is no batch to analyse")
-        return _Source(network, name, kept, {"text": "batches of the user's own", "text_unit": _unit(kept)})
-    if tokenizer is None:
-        raise InputError(
-            f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
-            "or batches= of tensors as the model takes them"
-        )
-    length = min(budget.length, _longest(network))
-    corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
-    known = corpus.facts
-    facts = {
-        "text": known["source"],
-        "text_sha256": known["sha256"],
-        "text_unit": known["unit"],
-        "documents": known["n_documents"],
-        "tokens": known["n_tokens"],
-        "window_length": length,
-        "windows": known["windows"],
+def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:
+    return {
+        "metric": metric.name,
+        "unit": metric.unit,
+        "seed": budget.seed,
+        "max_loss_rise": budget.max_loss_rise,
+        "random_draws": budget.draws,
     }
-    return _Source(network, name, corpus, facts)
-
-
-def _unit(batches: Sequence[Batch]) -> str:
-    return "documents" if "document" in batches[0] else "rows"
-
-
-def _name(model: nn.Module) -> str:
-    path = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return Path(path).name if path else type(model).__name__
-
-
-def _longest(model: nn.Module) -> int:
-    """Positions that the model takes; RoBERTa and its kin reserve two of the positions that they state."""
-    config = getattr(model, "config", None)
-    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(stated) - 2 if isinstance(stated, int) and stated > 2 else sys.maxsize
-
-
-def _affordable_tokens(model: nn.Module, anatomy: Anatomy) -> int:
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    size = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
-    affordable = _SWEEP_WORK / max(1, anatomy.n_heads * size)
-    return int(2 ** min(11, max(10, int(log2(max(affordable, 1))))))
 
 
 def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
@@ -330,6 +220,7 @@ def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "device": str(device_of(model)),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.float32)).removeprefix("torch."),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "peak_memory_mb": _peak_memory(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

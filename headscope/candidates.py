@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from headscope.formatting import number
 from headscope.heads import HeadId
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Lines, format_number, quadrants
+from headscope.verdicts import Lines, quadrants
 
 __all__ = ["list_candidates"]
 
@@ -70,12 +71,12 @@ def _reason(row: Mapping[str, object], unit: str) -> str:
     if not quadrant:
         return "its output cannot be told apart from other heads', so it was not scored"
     effect, share = float(row["importance"]), float(row["replaceability"])  # type: ignore[arg-type]
-    cost = f"{format_number(effect)}{' ' + unit if unit else ''}"
-    restored = f"{max(share, 0):.0%}"
+    cost = f"{number(effect)}{' ' + unit if unit else ''}"
+    restored = f"{share:.0%}" if share > 0 else "nothing"
     helper = f", {row['stand_in']} foremost" if row["stand_in"] else ""
     without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
     if quadrant == "redundant" and not row["chosen"]:
-        return f"in reserve: {without}, and its layer restores {restored} of it, but not once the chosen heads are gone"
+        return f"in reserve: {without}, and its layer restores {restored} of it{helper}"
     return {
         "redundant": f"cut first: {without}, and its layer restores {restored} of it{helper}",
         "idle": f"{without}, though its layer restores only {restored} of it",

@@ -1,17 +1,20 @@
-"""Choosing: of the redundant heads, those whose stand-ins stay."""
+"""Choosing: of the redundant heads, those whose stand-ins stay, and of them as many as may go."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from headscope.heads import HeadId
+from headscope.batches import Batch
+from headscope.heads import Anatomy, HeadId
+from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
+from headscope.sweep import group_effects
 from headscope.tables import HeadTable
 from headscope.verdicts import Lines, quadrants
 
-__all__ = ["choose_redundant"]
+__all__ = ["choose_redundant", "within_budget"]
 
 
 def choose_redundant(
@@ -23,17 +26,17 @@ def choose_redundant(
     """The heads of the redundant quadrant that can go together.
 
     Two heads that stand in for each other are both replaceable, but not both at once. So heads are taken from the
-    least needed on, and one is passed over if, with it gone too, any head taken from its layer would fall below the
+    least important on, and one is passed over if, with it gone too, any head taken from its layer would fall below the
     line of replaceability with what stays.
 
     Args:
-        scores: "ablation", "replaceability" and "needed" of every head.
+        scores: "ablation" and "replaceability" of every head.
         moments: of each layer's heads ("gated_z"), a block of documents each.
         weights: W_O of each head of each layer, in the order of the moments.
         lines: of the quadrants.
 
     Returns:
-        The chosen heads, the least needed first.
+        These heads, the least important first.
     """
     ablation = scores["ablation"]
     names = quadrants(ablation.score, scores["replaceability"].score, lines)
@@ -42,7 +45,7 @@ def choose_redundant(
     }
     chosen: dict[int, list[HeadId]] = {}
     taken: list[HeadId] = []
-    for index in np.lexsort((ablation.score, scores["needed"].score)):
+    for index in np.argsort(ablation.score):
         head = ablation.heads[index]
         if names[index] != "redundant":
             continue
@@ -52,6 +55,31 @@ def choose_redundant(
             chosen[head.layer] = gone
             taken.append(head)
     return tuple(taken)
+
+
+def within_budget(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    ranked: Sequence[HeadId],
+    most: float,
+) -> tuple[HeadId, ...]:
+    """As many of the ranked heads, from the first on, as cost no more than `most` when all of them are removed.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: what the cost is measured on.
+        metric: what it is measured by.
+        anatomy: the model's.
+        ranked: heads in the order in which they may go.
+        most: allowed effect, in the metric's unit.
+    """
+    for size in range(1, len(ranked) + 1):
+        effects = group_effects(model, batches, metric, anatomy, [ranked[:size]])
+        if effects.values.mean() > most:
+            return tuple(ranked[: size - 1])
+    return tuple(ranked)
 
 
 def _restored(blocks: Sequence[Moments], weights: Sequence[Tensor], gone: Sequence[int]) -> list[float]:

@@ -14,21 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from headscope.analysis import Analysis, Budget, analyze
+from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import HeadscopeError, InputError
 from headscope.folders import check_free, new_folder
+from headscope.formatting import number
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
 from headscope.planning.planner import plan as make_plan
 from headscope.plans import Plan
+from headscope.preparation import Budget
 from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
 from headscope.texts import Texts, read_texts
-from headscope.verdicts import format_number
 
 __all__ = ["app", "main", "refusing"]
 
@@ -308,7 +309,7 @@ def _print_anatomy(anatomy: Anatomy) -> None:
     for site in anatomy.sites:
         cut = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
         row = (site.layer, site.kind, site.module_name, site.n_heads, site.n_kv_heads, site.head_dim)
-        table.add_row(*map(str, row), format_number(site.scaling), site.route, cut)
+        table.add_row(*map(str, row), number(site.scaling), site.route, cut)
     _stdout.print(table)
     for remark in anatomy.remarks:
         typer.echo(remark)
@@ -319,6 +320,6 @@ def _print_candidates(analysis: Analysis) -> None:
     for column in ("head", "importance", "replaceability", "stand-in", "reason"):
         table.add_column(column)
     for row in analysis.candidates.head(8).to_dict("records"):
-        numbers = format_number(row["importance"]), format_number(row["replaceability"])
+        numbers = number(row["importance"]), number(row["replaceability"])
         table.add_row(row["head"], *numbers, row["stand_in"], row["reason"])
     _stdout.print(table)

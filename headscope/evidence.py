@@ -38,6 +38,7 @@ class Evidence:
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         moments: per layer, of each block of documents.
         weights: W_O of every head.
+        intact: the metric of the intact model on the sample (0 for a distance).
         observed: what the statistics saw.
     """
 
@@ -46,6 +47,7 @@ class Evidence:
     stand_ins: Mapping[HeadId, tuple[HeadId, float]]
     moments: Mapping[int, Sequence[Moments]]
     weights: Mapping[int, Sequence[Tensor]]
+    intact: float
     observed: Observed
 
 
@@ -89,7 +91,8 @@ def gather(
         name: pair_table(MEASURES[name](), MEASURES[name].of, crossed or layered, cut, weights, watched)
         for name in _PAIRS
     }
-    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, observed)
+    intact = float(effects.intact.mean())
+    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed)
 
 
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from headscope.errors import StorageError
+from headscope.errors import HeadscopeError, StorageError
 
 __all__ = ["check_free", "new_folder"]
 
@@ -24,6 +24,8 @@ def check_free(folder: str | Path, *, force: bool = False) -> Path:
         raise StorageError(
             f"{folder} exists and is not empty; it was kept. Name another folder, or pass force (--force)"
         )
+    if folder in (Path.home(), *(Path.cwd() / "here").parents):
+        raise StorageError(f"{folder} is where you stand or live, so it is not replaced; name a new folder inside it")
     return folder
 
 
@@ -48,6 +50,10 @@ def new_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         _replace(folder, temporary)
+    except HeadscopeError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot write {folder}: {error}; nothing was written") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

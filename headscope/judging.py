@@ -32,6 +32,7 @@ class Bench:
         metric: of effects.
         draws: how many random draws of heads the chosen ones are set against.
         seed: of the draws.
+        max_loss_rise: what the chosen heads were allowed to cost together, in the metric's unit.
         text_unit: what a document is, in words.
     """
 
@@ -40,6 +41,7 @@ class Bench:
     metric: Metric
     draws: int
     seed: int
+    max_loss_rise: float
     text_unit: str
 
 
@@ -64,6 +66,7 @@ def judge(
         n_heads=anatomy.n_heads,
         n_layers=len(anatomy.sites),
         chosen=tuple(sorted(chosen)),
+        max_loss_rise=bench.max_loss_rise,
         joint=float(means[0]),
         joint_low=float(low[0]),
         joint_high=float(high[0]),

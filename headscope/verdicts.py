@@ -7,9 +7,10 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from headscope.formatting import number
 from headscope.heads import HeadId
 
-__all__ = ["QUADRANTS", "Finding", "Lines", "Verdict", "draw_lines", "format_number", "quadrants"]
+__all__ = ["QUADRANTS", "Finding", "Lines", "Verdict", "draw_lines", "quadrants"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -76,7 +77,8 @@ class Verdict:
 
     Attributes:
         model, n_heads, n_layers: what was analysed.
-        chosen: redundant heads that can go together; see `headscope.choosing`.
+        chosen: redundant heads that can go together within `max_loss_rise`; see `headscope.choosing`.
+        max_loss_rise: what they were allowed to cost together where they were chosen, in the metric's unit.
         joint, joint_low, joint_high: effect of removing them all together, with its 95% interval over documents.
         random: effect of removing as many heads drawn at random, one number a draw.
         most_needed: the head that was most important where heads were chosen, with its effect here.
@@ -93,6 +95,7 @@ class Verdict:
     n_heads: int
     n_layers: int
     chosen: tuple[HeadId, ...]
+    max_loss_rise: float
     joint: float
     joint_low: float
     joint_high: float
@@ -134,14 +137,14 @@ class Verdict:
         if not self.chosen:
             return ""
         which = f"{len(self.chosen)} can go together" if len(self.chosen) > 1 else f"{self.chosen[0]} can go"
-        low, high = (format_number(end) for end in (min(self.random), max(self.random)))
+        low, high = (number(end) for end in (min(self.random), max(self.random)))
         span = low if low == high else f"{low} to {high}"
         return f"{which} at a cost of {self._cost(self.joint)}, where as many drawn at random cost {span}"
 
     def _needed(self) -> str:
         if self.most_needed is None or not self.most_needed.value > 0:
             return ""
-        return f"{self.most_needed.head} is needed most ({format_number(self.most_needed.value)} by itself)"
+        return f"{self.most_needed.head} is needed most ({number(self.most_needed.value)} by itself)"
 
     def _replaced(self) -> str:
         found = self.most_replaceable
@@ -158,8 +161,8 @@ class Verdict:
     def _cost(self, value: float) -> str:
         words = _METRIC_WORDS.get(self.metric, self.metric)
         unit = f" {self.unit}" if self.unit else ""
-        base = f" above {format_number(self.intact)}" if self.intact else ""
-        return f"{format_number(value)}{unit} of {words}{base}"
+        base = f" above {number(self.intact)}" if self.intact else ""
+        return f"{number(value)}{unit} of {words}{base}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, heads as text."""
@@ -187,22 +190,3 @@ class Verdict:
                     None if other is None else HeadId.parse(other),
                 )
         return cls(**fields)
-
-
-def format_number(value: float) -> str:
-    """Three significant digits, no exponent where a reader would not want one.
-
-    >>> format_number(0.012345), format_number(2.876), format_number(1234.5), format_number(0.0000123)
-    ('0.0123', '2.88', '1,234', '1.2e-05')
-    """
-    if not np.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size < 1e-4:
-        return f"{value:.1e}"
-    if size >= 1000:
-        return f"{value:,.0f}"
-    digits = max(0, 2 - int(np.floor(np.log10(size))))
-    return f"{value:.{digits}f}"

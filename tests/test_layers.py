@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {"batches", "errors", "folders", "heads", "plans", "registry", "splits", "tables"},
+    {"batches", "errors", "folders", "formatting", "heads", "plans", "registry", "splits", "tables"},
     {"anatomy", "corpus", "reference", "texts"},
     {"intervals", "metrics", "statistics"},
     {"ablation", "gradients", "observation", "sweep", "watching"},
@@ -19,7 +19,7 @@ LEVELS = [
     {"loading", "planning"},
     {"reporting"},
     # "" is headscope itself, the public names: studies and commands may use them, nothing below may
-    {"", "analysis", "cli", "demo", "studies", "__main__"},
+    {"", "analysis", "cli", "demo", "preparation", "studies", "__main__"},
 ]
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 

@@ -40,7 +40,7 @@ def test_the_least_needed_stand_first_and_ties_go_by_importance() -> None:
     ("head", "quadrant", "words"),
     [
         ("L0H0", "redundant", "cut first: removing it costs 0.100 nats/token, and its layer restores 90% of it, L0H2"),
-        ("L0H1", "redundant", "in reserve: the model does better without it (-0.200 nats/token)"),
+        ("L0H1", "redundant", "in reserve: the model does better without it (−0.200 nats/token)"),
         ("L0H2", "backed up", "cut only with repair"),
         ("L1H0", "idle", "restores only 20%"),
         ("L1H1", "needed", "keep: removing it costs 0.500"),

@@ -52,3 +52,17 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(StorageError, match="is a file"):
         check_free(tmp_path / "out", force=True)
+
+
+def test_where_one_stands_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    for place in (tmp_path / "inner", tmp_path):
+        with pytest.raises(StorageError, match="where you stand"):
+            check_free(place, force=True)
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No space left"), new_folder(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from headscope.heads import HeadId
-from headscope.verdicts import Finding, Lines, Verdict, draw_lines, format_number, quadrants
+from headscope.verdicts import Finding, Lines, Verdict, draw_lines, quadrants
 
 LINES = Lines(0.01, 0.5, "because")
 
@@ -18,6 +18,7 @@ def make(**changes: object) -> Verdict:
         n_heads=8,
         n_layers=2,
         chosen=(HeadId(0, 1), HeadId(1, 2)),
+        max_loss_rise=0.03,
         joint=0.0123,
         joint_low=0.01,
         joint_high=0.015,
@@ -77,11 +78,3 @@ def test_quadrants_and_their_lines() -> None:
     lines = draw_lines(importance)
     assert lines.importance == pytest.approx(0.25)
     assert quadrants(importance, replaceability, lines) == ["redundant", "idle", "backed up", "needed", ""]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0"), (2.876, "2.88"), (-0.01234, "-0.0123"), (123.4, "123"), (0.9999, "1.000"), (float("nan"), "–")],
-)
-def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert format_number(value) == text

@@ -11,10 +11,10 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
+from headscope.formatting import MISSING, brief, power_of_ten, thousands
 from headscope.heads import HeadId
 from headscope.reporting.figures.scales import bend, colours, short, ticks
 from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, styled
-from headscope.reporting.formatting import MISSING, brief, power_of_ten, thousands
 from headscope.tables import HeadTable
 
 __all__ = ["colour_bar", "frame_cell", "head_map", "map_height", "name_ticks"]

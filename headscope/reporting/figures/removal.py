@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from headscope.formatting import number
 from headscope.reporting.figures.scales import set_scale
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
-from headscope.reporting.formatting import number
 
 __all__ = ["removal"]
 

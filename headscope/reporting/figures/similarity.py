@@ -7,9 +7,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from headscope.formatting import number
 from headscope.reporting.figures.maps import colour_bar, frame_cell, name_ticks
 from headscope.reporting.figures.style import ALIKE, BOTH_SIGNS, GRID, INK, PAPER, canvas, figure_of, frameless, styled
-from headscope.reporting.formatting import number
 from headscope.tables import PairTable
 
 __all__ = ["layer_block", "layer_blocks", "whole_matrix"]

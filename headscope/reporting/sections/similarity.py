@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
+from headscope.formatting import MISSING, count, fixed
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
-from headscope.reporting.formatting import MISSING, count, fixed
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
 from headscope.tables import PairTable

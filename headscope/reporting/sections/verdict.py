@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
+from headscope.formatting import MISSING, count, interval, number, quantity
 from headscope.heads import HeadId
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table, Text
 from headscope.reporting.figures.quadrants import LEFT_EDGE
-from headscope.reporting.formatting import MISSING, count, interval, number, quantity
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
 

@@ -132,7 +132,7 @@ def _verdict(
     return Verdict(
         model="all-MiniLM-L6-v2", n_heads=len(importance.heads),
         n_layers=len({head.layer for head in importance.heads}),
-        chosen=chosen, joint=joint, joint_low=joint * 0.8, joint_high=joint * 1.25, random=draws,
+        chosen=chosen, max_loss_rise=0.03, joint=joint, joint_low=joint * 0.8, joint_high=joint * 1.25, random=draws,
         most_needed=Finding(top, importance[top] * 1.1), most_replaceable=None, twins=None, lines=lines, metric=metric,
         unit=unit, intact=3.024 if unit else 0.0, n_documents=213, n_tokens=2048, text_unit="documents",
     )  # fmt: skip

@@ -1,0 +1,178 @@
+"""Preparation: the model, the text and the budget of an analysis, checked before anything runs."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, log2
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from headscope.batches import Batch
+from headscope.corpus import text_batches
+from headscope.errors import InputError, NumericalError
+from headscope.heads import Anatomy
+from headscope.loading import Loaded, load_model
+from headscope.metrics import Metric
+
+__all__ = ["Budget", "Source", "affordable_tokens", "check_weights", "prepare"]
+
+_SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
+_LEAST_DRAWS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much text an analysis looks at, and what is drawn.
+
+    Attributes:
+        length: tokens of a window, specials included; shortened to what the model takes.
+        windows: windows of text, spread over the documents; None for all.
+        size: windows of a batch.
+        held_out: share of the documents that only the verdict is measured on.
+        ablation_tokens: positions that the ablation sweep runs on; None for as many as take about a minute on two
+            cores, between 1,024 and 2,048. The verdict is measured on up to twice as many.
+        draws: random draws of heads that the chosen ones are set against; five at least.
+        max_loss_rise: what the chosen heads may cost together, in the metric's unit, or relative to the intact model
+            as a string; for a distance, which is zero there, "1%" is 0.01.
+        seed: of every draw.
+    """
+
+    length: int = 128
+    windows: int | None = 256
+    size: int = 8
+    held_out: float = 0.3
+    ablation_tokens: int | None = None
+    draws: int = 5
+    max_loss_rise: float | str = "1%"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise InputError(
+                f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out}"
+            )
+        if self.draws < _LEAST_DRAWS:
+            raise InputError(f"a comparison with chance takes at least {_LEAST_DRAWS} draws, not {self.draws}")
+        if self.ablation_tokens is not None and self.ablation_tokens < 1:
+            raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
+        self._rise()
+
+    def allowed(self, metric: Metric, intact: float) -> float:
+        """`max_loss_rise` in the metric's unit.
+
+        Args:
+            metric: what heads are judged by.
+            intact: its value for the intact model.
+        """
+        rise, relative = self._rise()
+        return rise if metric.is_distance or not relative else rise * abs(intact)
+
+    def _rise(self) -> tuple[float, bool]:
+        """The number, and whether it is relative."""
+        given = self.max_loss_rise
+        relative = isinstance(given, str) and given.strip().endswith("%")
+        try:
+            rise = float(str(given).strip().removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            rise = -1.0
+        if not 0 <= rise < inf:
+            raise InputError(f"max_loss_rise is a number in the metric's unit, or one like '1%'; got {given!r}")
+        return rise, relative
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse a model with NaN or infinity in its weights.
+
+    Raises:
+        NumericalError: naming the first such parameter or buffer.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        # a sum is one pass and no copy; only a suspicious one is looked at closely (masks may hold infinities)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
+            bad = torch.isnan(tensor) if name in dict(model.named_buffers()) else ~torch.isfinite(tensor)
+            if bool(bad.any()):
+                raise NumericalError(
+                    f"the weights of {type(model).__name__} hold NaN or infinity: {name}; "
+                    "was the file damaged, or the training diverged?"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is analysed.
+
+    Attributes:
+        model: the model.
+        name: what it is called.
+        batches: the text, or the user's own batches.
+        facts: what is known of the text.
+    """
+
+    model: nn.Module
+    name: str
+    batches: Sequence[Batch]
+    facts: dict[str, Any]
+
+
+def prepare(
+    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
+) -> Source:
+    if not isinstance(model, nn.Module):
+        loaded = load_model(model) if isinstance(model, str) else model
+        network, name = loaded.model, loaded.name
+        tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
+        batches = loaded.batches if batches is None and texts is None else batches
+    else:
+        network, name = model, _name(model)
+    if batches is not None:
+        if texts is not None:
+            raise InputError("give texts or batches, not both")
+        kept = batches if isinstance(batches, Sequence) else list(batches)
+        if len(kept) == 0:
+            raise InputError("there is no batch to analyse")
+        return Source(network, name, kept, {"text": "batches of the user's own", "text_unit": _unit(kept)})
+    if tokenizer is None:
+        raise InputError(
+            f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
+            "or batches= of tensors as the model takes them"
+        )
+    length = min(budget.length, _longest(network))
+    corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
+    known = corpus.facts
+    facts = {
+        "text": known["source"],
+        "text_sha256": known["sha256"],
+        "text_unit": known["unit"],
+        "documents": known["n_documents"],
+        "tokens": known["n_tokens"],
+        "window_length": length,
+        "windows": known["windows"],
+    }
+    return Source(network, name, corpus, facts)
+
+
+def _unit(batches: Sequence[Batch]) -> str:
+    return "documents" if "document" in batches[0] else "rows"
+
+
+def _name(model: nn.Module) -> str:
+    path = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return Path(path).name if path else type(model).__name__
+
+
+def _longest(model: nn.Module) -> int:
+    """Positions that the model takes; RoBERTa and its kin reserve two of the positions that they state."""
+    config = getattr(model, "config", None)
+    stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    return int(stated) - 2 if isinstance(stated, int) and stated > 2 else sys.maxsize
+
+
+def affordable_tokens(model: nn.Module, anatomy: Anatomy) -> int:
+    """Positions for the ablation sweep that take about a minute on two cores, a power of two."""
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    size = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    affordable = _SWEEP_WORK / max(1, anatomy.n_heads * size)
+    return int(2 ** min(11, max(10, int(log2(max(affordable, 1))))))
