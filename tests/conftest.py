@@ -4,11 +4,14 @@ import os
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Tensor, nn
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out to a model hub; set before transformers is imported
 
 from tests import models
+
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives, and much more on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 """What the files around the code say of each other: the README's commands are what is run, versions agree."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,25 @@ def test_every_dependency_has_a_range_and_a_reason() -> None:
     for requirement in PROJECT["project"]["dependencies"]:
         assert ">=" in requirement, requirement
         assert [line for line in lines if f'"{requirement}",' in line and "#" in line], f"{requirement}: why?"
+
+
+def _imported() -> set[str]:
+    """Distributions whose modules headscope imports anywhere."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "headscope").rglob("*.py"))
+    found: set[str] = set()
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    known = packages_distributions()
+    others = found - set(sys.stdlib_module_names) - {"headscope"}
+    return {name.lower().replace("_", "-") for module in others for name in known[module]}
+
+
+def test_what_is_imported_is_declared_and_nothing_else() -> None:
+    declared = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in PROJECT["project"]["dependencies"]}
+    assert declared == _imported()
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/changes").glob("*.md")), ids=lambda path: path.name)

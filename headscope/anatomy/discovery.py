@@ -35,7 +35,8 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
 
     Args:
         model: any model of transformers that dispatches its attention, or one with plainly hand-written attention.
-        example: arguments of its forward, (2 rows, a few tokens); made up for models of transformers.
+        example: arguments of its forward: two rows, a few tokens, and on the two sides of an encoder-decoder different
+            numbers of them; made up for models of transformers.
 
     Returns:
         The sites in execution order. In a pruned model layers and heads keep their original numbers.

@@ -222,6 +222,27 @@ def test_what_mixes_heads_or_positions_before_the_projection_is_refused(way: str
     assert not site.prunable
 
 
+class _PartlyShared(nn.Module):
+    """Keys of three dimensions of a head's own and one that all heads share, out of one layer, as MLA has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.o = nn.Linear(8, 8), nn.Linear(8, 7), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        own, shared = self.k(x).split([6, 1], dim=-1)
+        own = own.unflatten(-1, (2, 3)).transpose(1, 2)
+        k = torch.cat([own, shared[:, None].expand(-1, 2, -1, -1)], dim=-1)
+        return self.o(((q @ k.mT).softmax(-1) @ k).transpose(1, 2).flatten(2))
+
+
+def test_rows_that_all_heads_share_belong_to_none() -> None:
+    (site,) = discover(_PartlyShared(), {"x": torch.randn(2, 5, 8)}).sites
+    assert site.key == site.value == (Slices("k", ((0, 1, 2), (3, 4, 5))),)
+    assert site.entangled == ()
+
+
 class _Bare(nn.Module):
     """Attention whose output nothing reads."""
 
