@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 
-from headscope.errors import HeadscopeError, ModelError, StorageError, UnknownNameError
+from headscope.errors import HeadscopeError, ModelError, UnknownNameError
 from headscope.folders import new_folder
 from headscope.loading import quietly
 
@@ -106,8 +106,6 @@ def _unpack(folder: Path) -> None:
             (fresh / _GGUF).unlink()
     except HeadscopeError:
         raise
-    except OSError as error:
-        raise StorageError(f"cannot unpack the demo model into {folder}: {error}; name another cache") from error
     except Exception as error:
         raise ModelError(f"the demo model does not unpack: {type(error).__name__}: {error}") from error
 

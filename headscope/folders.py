@@ -53,6 +53,8 @@ def new_folder(folder: str | Path, *, force: bool = False) -> Iterator[Path]:
     except HeadscopeError:
         raise
     except OSError as error:
+        if error.errno is None:  # not the system's word: some libraries raise OSError for a file they cannot make out
+            raise
         raise StorageError(f"cannot write {folder}: {error}; nothing was written") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -79,7 +79,8 @@ def capture(
         want: which tensors, by name:
             q (batch, head, query, head_dim); k (batch, key head, key, head_dim); v (batch, value head, key, value_dim);
             pattern (batch, head, query, key): after mask and bias, before dropout, rows sum to 1 (less with a sink);
-            bias, broadcastable to the pattern: what is added to scaling·q·kᵀ before the softmax;
+            bias, broadcastable to the pattern: what is added to scaling·q·kᵀ before the softmax (a model that caps its
+            scores, as Gemma 2 does, does more than add);
             z (batch, head, query, value_dim) = pattern·v, before any gate; gated_z: after it;
             contribution (batch, head, query, width): what the head adds to the output projection's output; their sum
             and the projection's bias are that output.
@@ -185,6 +186,8 @@ def observe(
                 progress(len(documents))
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
+    if not feed.n_tokens:
+        raise InputError("no position counts: all of the text is padding, or within the first positions to skip")
     return Observed(len(feed.blocks), feed.n_tokens, n_batches)
 
 

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from tests.models import VOCABULARY, NanoGPT
+from tests.models import FACTORIES, VOCABULARY, NanoGPT, build, make_batches
 
-__all__ = ["FURTHER", "HandWritten", "build_further", "build_fused_nano"]
+__all__ = ["FURTHER", "HandWritten", "build_any", "build_further", "probe_input"]
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
@@ -142,7 +142,21 @@ class _Mix(nn.Module):
         return torch.matmul(pattern, v)
 
 
-def build_fused_nano(build: Callable[..., nn.Module]) -> nn.Module:
+def build_any(name: str) -> nn.Module:
+    """A model of tests/models.py, one of those above, or "fused nanogpt"."""
+    if name == "fused nanogpt":
+        return _build_fused_nano()
+    return build(name) if name in FACTORIES else build_further(name)
+
+
+def probe_input(name: str) -> dict[str, Tensor] | None:
+    """What to probe that model with; None where it says itself what it takes."""
+    if name not in ("encoder", "causal", "nanogpt", "fused nanogpt"):
+        return None
+    return {"input_ids": make_batches(name.split()[-1], 1, padded=False)[0]["input_ids"][:2, :7]}
+
+
+def _build_fused_nano() -> nn.Module:
     """The tests' NanoGPT with `F.scaled_dot_product_attention` for its own softmax; the weights are the same."""
     model = build("nanogpt")
     assert isinstance(model, NanoGPT)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headscope.anatomy import ROUTES, Call, Route, discover
 from headscope.heads import Anatomy
 from headscope.observation import capture
-from tests.families import HandWritten, build_further, build_fused_nano
+from tests.families import HandWritten, build_any
 from tests.models import FACTORIES, build
 
 
@@ -37,7 +37,7 @@ Make = Callable[[], nn.Module]
 Inputs = Callable[[int], dict[str, Tensor]]
 MODELS: dict[str, tuple[Make, Inputs]] = {
     **{name: (functools.partial(build, name), _tokens) for name in FACTORIES},
-    "fused nanogpt": (lambda: build_fused_nano(build), _tokens),
+    "fused nanogpt": (functools.partial(build_any, "fused nanogpt"), _tokens),
     "t5": (
         lambda: build_further("t5"),
         lambda seed: _tokens(seed, decoder_input_ids=torch.arange(3, 13).reshape(2, 5)),

@@ -95,7 +95,7 @@ def test_an_incomplete_copy_is_made_anew(fake, tmp_path, spoil):
     ("error", "raised", "message"),
     [
         (RuntimeError("bad bits"), ModelError, "does not unpack: RuntimeError: bad bits"),
-        (OSError(28, "No space left on device"), StorageError, "No space left on device; name another cache"),
+        (OSError(28, "No space left on device"), StorageError, "No space left on device; nothing was written"),
     ],
 )
 def test_a_failure_leaves_nothing_behind(fake, tmp_path, monkeypatch, error, raised, message):

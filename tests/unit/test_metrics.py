@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, BertConfig, BertForMaskedLM, LlamaModel
+from transformers import BartConfig, BartForConditionalGeneration, BertForMaskedLM, LlamaModel
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
@@ -19,19 +19,14 @@ from headscope.errors import MetricError, UnknownNameError
 from headscope.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches
+from tests.reference.likelihood import log_softmax
 
 Floats = npt.NDArray[np.float64]
 
 
-def _log_softmax(logits: Tensor) -> Floats:
-    x = logits.detach().numpy().astype(np.float64)
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
 def _loss_by_hand(logits: Tensor, ids: Tensor, mask: Tensor, columns: list[int] | None = None) -> list[float]:
     """Token by token; `columns`: the only positions whose prediction is scored."""
-    logp, rows = _log_softmax(logits), []
+    logp, rows = log_softmax(logits), []
     for row in range(len(ids)):
         losses = [
             -logp[row, t, ids[row, t + 1]]
@@ -181,7 +176,7 @@ def _two(name: str, metric: Metric, batch: dict[str, Tensor]) -> tuple[object, o
 def test_kl_is_the_divergence_from_the_intact_model(name: str) -> None:
     batch = make_batches(name, 1)[0]
     intact, without = _two(name, Kl(), batch)
-    old, new = _log_softmax(intact.logits), _log_softmax(without.logits)
+    old, new = log_softmax(intact.logits), log_softmax(without.logits)
     mask = batch["attention_mask"].numpy().astype(bool)
     want = [
         np.mean([np.sum(np.exp(old[r, t]) * (old[r, t] - new[r, t])) for t in range(12) if mask[r, t]])
@@ -198,7 +193,7 @@ def test_kl_at_a_few_positions_is_their_mean() -> None:
     assert len(columns) == 3
     intact, without = _two("llama", metric, batch)
     assert intact.logits.shape == (3, 3, VOCABULARY)
-    old, new = _log_softmax(intact.logits), _log_softmax(without.logits)
+    old, new = log_softmax(intact.logits), log_softmax(without.logits)
     want = (np.exp(old) * (old - new)).sum(-1).mean(1)
     np.testing.assert_allclose(metric.measure(without, batch, intact), want, rtol=1e-4)
 
@@ -265,52 +260,6 @@ def test_of_an_encoder_decoder_the_decoders_positions_are_compared() -> None:
         assert got.min() > 1e-4
 
 
-# --- masked language modelling
-
-
-def _small_masked() -> BertForMaskedLM:
-    torch.manual_seed(0)
-    return BertForMaskedLM(
-        BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                   intermediate_size=16, max_position_embeddings=32, initializer_range=0.5)
-    ).eval()  # fmt: skip
-
-
-def test_mlm_is_the_cross_entropy_of_the_tokens_it_masks() -> None:
-    model, batch = _small_masked(), make_batches("bert", 1)[0]
-    metric = MaskedLoss(mask_token_id=2, share=0.3, seed=1)  # 2 is not among the tokens
-    inputs = metric.inputs(model, batch)
-    hidden = (inputs["input_ids"] == 2).numpy()
-    assert not hidden[batch["attention_mask"].numpy() == 0].any()
-    assert hidden.any(1).all()
-    assert not torch.equal(inputs["input_ids"], batch["input_ids"])
-    output = _run(metric, model, batch)
-    logp = _log_softmax(output.logits)
-    want = [np.mean([-logp[r, t, batch["input_ids"][r, t]] for t in range(12) if hidden[r, t]]) for r in range(3)]
-    np.testing.assert_allclose(metric.measure(output, batch), want, rtol=1e-5)
-
-
-def test_the_share_of_masked_tokens_is_as_asked_and_every_row_has_one() -> None:
-    model, ids = _small_masked(), torch.full((40, 500), 5)
-    for share in (0.15, 0.5):
-        hidden = MaskedLoss(2, share).inputs(model, {"input_ids": ids})["input_ids"] == 2
-        assert abs(float(hidden.float().mean()) - share) < 0.01
-    assert (MaskedLoss(2, 0.0).inputs(model, {"input_ids": ids})["input_ids"] == 2).sum(1).tolist() == [1] * 40
-
-
-def test_mlm_takes_labels_where_it_does_not_mask() -> None:
-    model, batch = _small_masked(), make_batches("bert", 1)[0]
-    labels = torch.full((3, 12), -100)
-    labels[:, 1], labels[0, 3] = 7, 9
-    batch = {**batch, "labels": labels}
-    output = _run(MaskedLoss(), model, batch)
-    logp = _log_softmax(output.logits)
-    want = [-(logp[0, 1, 7] + logp[0, 3, 9]) / 2, -logp[1, 1, 7], -logp[2, 1, 7]]
-    np.testing.assert_allclose(MaskedLoss().measure(output, batch), want, rtol=1e-5)
-    with pytest.raises(MetricError, match=r"needs MaskedLoss.mask_token_id=…., or batches with 'labels'"):
-        MaskedLoss().measure(output, make_batches("bert", 1)[0])
-
-
 # --- names, functions, refusals
 
 
@@ -333,7 +282,7 @@ def test_auto_for_a_bare_decoder_an_encoder_decoder_and_a_masked_head() -> None:
     both = {**batch, "decoder_input_ids": batch["input_ids"][:, :5]}
     model = build_further("t5")
     assert type(resolve_metric("auto", model, discover(model), both)) is Drift
-    assert type(_resolve("auto", _small_masked(), batch)) is MaskedLoss
+    assert type(_resolve("auto", BertForMaskedLM(build("bert").config).eval(), batch)) is MaskedLoss
 
 
 def test_names_objects_and_functions_become_metrics() -> None:

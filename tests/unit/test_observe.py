@@ -310,3 +310,9 @@ def test_logits_are_not_made_where_the_model_can_be_asked() -> None:
     shapes.clear()
     observe(model, make_batches("llama"), [_Recorder()], anatomy=anatomy)
     assert shapes == [(3, 1, 60)] * 2
+
+
+def test_text_without_a_position_that_counts_is_refused() -> None:
+    model, batches = build("gpt2"), make_batches("gpt2", padded=False)
+    with pytest.raises(InputError, match="no position counts"):
+        observe(model, batches, [STATISTICS["moments"]()], skip_first=99)

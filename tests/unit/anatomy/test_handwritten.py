@@ -189,6 +189,15 @@ def test_listeners_may_close_in_any_order(order: tuple[int, int]) -> None:
     assert "forward" not in model.__dict__
 
 
+def test_another_thread_is_not_heard() -> None:
+    model, calls = _build("plain"), []
+    with HandwrittenRoute().listen(model, calls.append, [model]):
+        thread = threading.Thread(target=model, args=(_x(),))
+        thread.start()
+        thread.join()
+    assert calls == []
+
+
 def test_threads_hear_their_own_calls_only() -> None:
     model, wrong = _build("plain"), []
     barrier = threading.Barrier(2, timeout=30)
