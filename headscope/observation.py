@@ -186,8 +186,6 @@ def observe(
                 progress(len(documents))
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    if not feed.n_tokens:
-        raise InputError("no position counts: all of the text is padding, or within the first positions to skip")
     return Observed(len(feed.blocks), feed.n_tokens, n_batches)
 
 

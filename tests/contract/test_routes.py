@@ -39,7 +39,7 @@ MODELS: dict[str, tuple[Make, Inputs]] = {
     **{name: (functools.partial(build, name), _tokens) for name in FACTORIES},
     "fused nanogpt": (functools.partial(build_any, "fused nanogpt"), _tokens),
     "t5": (
-        lambda: build_further("t5"),
+        functools.partial(build_any, "t5"),
         lambda seed: _tokens(seed, decoder_input_ids=torch.arange(3, 13).reshape(2, 5)),
     ),
     "hand-written": (lambda: _hand_written(), _numbers),

@@ -15,7 +15,7 @@ from headscope.anatomy import discover
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Site
 from headscope.observation import Blocks, capture, observe
-from headscope.statistics import N_BLOCKS, Statistic
+from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
 
