@@ -26,7 +26,7 @@ from headscope.folders import new_folder
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.loading import Loaded
-from headscope.metrics import Metric, resolve_metric
+from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, check_weights, prepare
 from headscope.reporting import render
 from headscope.splits import sample_batches, split_documents
@@ -165,7 +165,7 @@ def analyze(
         check_weights(source.model)
     with clock.stage("probe"):
         anatomy = discover(source.model, probe_example(source.model, source.batches[0]))
-        judged_by = resolve_metric(metric, source.model, anatomy, source.batches[0])
+        judged_by = source.resolve(metric, anatomy)
     chosen_on, held_out = split_documents(source.batches, budget.held_out, budget.seed)
     tokens = budget.ablation_tokens or affordable_tokens(source.model, anatomy)
     sample = sample_batches(chosen_on, tokens, budget.seed)

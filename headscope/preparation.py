@@ -1,21 +1,21 @@
 """Preparation: the model, the text and the budget of an analysis, checked before anything runs."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import inf, log2
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope.batches import Batch
 from headscope.corpus import text_batches
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
-from headscope.metrics import Metric
+from headscope.metrics import MaskedLoss, Metric, resolve_metric
 
 __all__ = ["Budget", "Source", "affordable_tokens", "check_weights", "prepare"]
 
@@ -109,12 +109,21 @@ class Source:
         name: what it is called.
         batches: the text, or the user's own batches.
         facts: what is known of the text.
+        mask_token_id: the tokenizer's, for a masked-language model; None where it has none.
     """
 
     model: nn.Module
     name: str
     batches: Sequence[Batch]
     facts: dict[str, Any]
+    mask_token_id: int | None = None
+
+    def resolve(self, metric: str | Metric | Callable[..., Tensor], anatomy: Anatomy) -> Metric:
+        """The metric that was asked for, told what masks a token; see `headscope.metrics.resolve_metric`."""
+        resolved = resolve_metric(metric, self.model, anatomy, self.batches[0])
+        if isinstance(resolved, MaskedLoss) and resolved.mask_token_id is None:
+            return replace(resolved, mask_token_id=self.mask_token_id)
+        return resolved
 
 
 def prepare(
@@ -151,7 +160,7 @@ def prepare(
         "window_length": length,
         "windows": known["windows"],
     }
-    return Source(network, name, corpus, facts)
+    return Source(network, name, corpus, facts, getattr(tokenizer, "mask_token_id", None))
 
 
 def _unit(batches: Sequence[Batch]) -> str:

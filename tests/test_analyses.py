@@ -1,11 +1,16 @@
 """The scripts in analyses/ stay thin: options, calls to headscope, one table, one figure."""
 
 import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "analyses").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 
 
 def _definitions(source: str) -> set[str]:
@@ -33,3 +38,18 @@ def test_there_are_scripts() -> None:
 def test_the_reader_of_scripts_sees_every_definition() -> None:
     source = "def main():\n  def inner(): pass\nclass A: pass\nf = lambda: 1\nx = sorted([], key=lambda p: p)\n"
     assert _definitions(source) == {"main", "inner", "A", "f"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_a_script_runs_on_a_small_model(script: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, script, "--model", "headscope.reference:example", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert sorted(out.rglob("*.png"))
+    assert sorted(out.rglob("*.csv"))
+
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert again.returncode == 1
+    assert again.stderr.startswith("headscope: ")

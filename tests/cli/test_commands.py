@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import headscope as hs
 from headscope.cli import main
@@ -218,6 +218,21 @@ def test_an_encoder_asked_for_next_token_loss_is_refused(run: Run, text: Path, t
     common = ("analyze", tmp_path / "bert", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
     _refused(run(*common, "--metric", "loss"), "BertModel", "drift")
     _refused(run(*common, "--metric", "nonsense"), "auto, loss")
+
+
+def test_a_masked_language_model_is_judged_by_its_masked_tokens(run: Run, text: Path, tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=models.VOCABULARY, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tokenizer = _tokenizer(pad=True)
+    tokenizer.mask_token = "[CLS]"
+    tokenizer.save_pretrained(tmp_path / "bert")
+    common = ("analyze", tmp_path / "bert", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    code, _, err = run(*common)
+    assert (code, err) == (0, "")
+    assert hs.Analysis.load(tmp_path / "out").facts["metric"] == "mlm"
 
 
 def test_plans_that_do_not_fit_are_refused(run: Run, folder: Path, report: Path, tmp_path: Path) -> None:
