@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -76,7 +77,8 @@ class Analysis:
         return Path(render(self, folder, force=force))
 
     def _repr_html_(self) -> str:
-        return f"<p><strong>{self.verdict.sentence}</strong></p>" + self.candidates.head(12).to_html(index=False)
+        table = self.candidates.head(12).to_html(index=False)
+        return f"<p><strong>{escape(self.verdict.sentence)}</strong></p>{table}"
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the analysis into a new folder: JSON and CSV files.
@@ -176,10 +178,9 @@ def analyze(
     with clock.stage("choice"):
         ranked = choose_redundant(evidence.scores, evidence.moments, evidence.weights, lines)
         chosen = within_budget(source.model, sample, judged_by, anatomy, ranked, most)
-    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, chosen)
+    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, ranked, len(chosen))
     bench = Bench(
-        batches=held_out,
-        sample=sample_batches(held_out, 2 * tokens, budget.seed),
+        batches=sample_batches(held_out, 2 * tokens, budget.seed),
         metric=judged_by,
         draws=budget.draws,
         seed=budget.seed,
@@ -191,7 +192,7 @@ def analyze(
     facts = source.facts | {
         "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
-        "documents_judged_on": len(held_out.documents),
+        "documents_judged_on": verdict.n_documents,
         "ablation_tokens": evidence.scores["ablation"].facts["tokens"],
         **_settings(budget, judged_by),
         **_environment(source.model, anatomy),

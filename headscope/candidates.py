@@ -1,6 +1,6 @@
 """Candidates: every head with its scores, who could stand in for it, and a reason in words; least needed first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ import pandas as pd
 from headscope.formatting import number
 from headscope.heads import HeadId
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Lines, quadrants
+from headscope.verdicts import QUADRANTS, Lines, quadrants
 
 __all__ = ["list_candidates"]
 
@@ -21,16 +21,21 @@ def list_candidates(
     similarity: PairTable,
     stand_ins: StandIns,
     lines: Lines,
-    chosen: Collection[HeadId],
+    ranked: Sequence[HeadId],
+    n_chosen: int,
 ) -> pd.DataFrame:
-    """One row per head, ranked by `needed` from the first to cut to the last.
+    """One row per head, from the first to cut to the last.
+
+    The chosen heads come first, then the other redundant ones, the idle, the backed up and the needed; within each, the
+    least `needed` first.
 
     Args:
         scores: tables "ablation", "gradient", "norm", "replaceability", "needed" over the same heads.
         similarity: CKA of the heads.
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         lines: where the quadrants meet.
-        chosen: the redundant heads that can go together.
+        ranked: the redundant heads whose stand-ins stay, in the order in which they go.
+        n_chosen: how many of them stay within the budget.
 
     Returns:
         Columns rank, head, layer, importance, low, high, replaceability, needed, norm, gradient, stand_in,
@@ -53,20 +58,22 @@ def list_candidates(
         similarity[head, stand_ins[head][0]] if head in stand_ins else np.nan for head in ablation.heads
     ]
     frame["quadrant"] = quadrants(ablation.score, scores["replaceability"].score, lines)
-    frame["chosen"] = [head in chosen for head in ablation.heads]
-    frame["reason"] = [_reason(row, ablation.unit) for row in frame.to_dict("records")]
-    order = _order(frame["needed"].to_numpy(), frame["importance"].to_numpy())
+    frame["chosen"] = [head in ranked[:n_chosen] for head in ablation.heads]
+    in_line = set(map(str, ranked))
+    frame["reason"] = [_reason(row, ablation.unit, row["head"] in in_line) for row in frame.to_dict("records")]
+    order = _order(frame)
     frame = frame.iloc[order].reset_index(drop=True)
     frame.insert(0, "rank", np.arange(1, len(frame) + 1))
     return frame
 
 
-def _order(needed: npt.NDArray[np.float64], importance: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Least needed first; where `needed` ties (all heads that help when removed have 0), by importance."""
-    return np.lexsort((importance, needed))
+def _order(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """Where `needed` ties (all heads that help when removed have 0), by importance."""
+    turn = frame["quadrant"].map({name: turn for turn, name in enumerate((*QUADRANTS, ""), 1)})
+    return np.lexsort((frame["importance"], frame["needed"], turn.where(~frame["chosen"], 0)))
 
 
-def _reason(row: Mapping[str, object], unit: str) -> str:
+def _reason(row: Mapping[str, object], unit: str, in_line: bool) -> str:
     quadrant = row["quadrant"]
     if not quadrant:
         return "its output cannot be told apart from other heads', so it was not scored"
@@ -76,7 +83,8 @@ def _reason(row: Mapping[str, object], unit: str) -> str:
     helper = f", {row['stand_in']} foremost" if row["stand_in"] else ""
     without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
     if quadrant == "redundant" and not row["chosen"]:
-        return f"in reserve: {without}, and its layer restores {restored} of it{helper}"
+        why = "the budget was spent before it" if in_line else "but not once heads taken before it are gone"
+        return f"in reserve: {without}, and its layer restores {restored} of it{helper}; {why}"
     return {
         "redundant": f"cut first: {without}, and its layer restores {restored} of it{helper}",
         "idle": f"{without}, though its layer restores only {restored} of it",

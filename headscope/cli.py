@@ -20,7 +20,7 @@ from headscope.batches import Batch, probe_example
 from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import HeadscopeError, InputError
-from headscope.folders import check_free, new_folder
+from headscope.folders import check_free, new_file, new_folder
 from headscope.formatting import number
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
@@ -42,14 +42,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _stderr = Console(stderr=True)
-_stdout = Console()
+_stdout = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width to fit into
 
 Model = Annotated[str, typer.Argument(help="hub name, local folder, or package.module:factory", show_default=False)]
 TextFiles = Annotated[
     list[Path] | None, typer.Option("--text", help="text file or folder (.txt, .md, .jsonl); repeatable")
 ]
 Split = Annotated[str | None, typer.Option(help="regex at which a text file is split into documents")]
-Force = Annotated[bool, typer.Option("--force", help="replace the output folder if it exists")]
+Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")]
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
@@ -167,16 +167,15 @@ def plan_(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose which heads to remove, from a saved analysis; needs no model.
+    """Choose which heads to remove, from a saved analysis: so large a share, whatever it costs. Needs no model.
+
+    The verdict's own choice, within its budget, is the column "chosen" of the analysis' candidates.
 
     Example: headscope plan report --share 0.3 --out plan.json
     """
     analysis = Analysis.load(run)
     made = _planned(analysis, share, score, uniform, keep_per_layer)
-    if out.exists() and not force:
-        raise InputError(f"{out} exists and was kept; name another file, or pass --force")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(made.to_json() + "\n", encoding="utf-8")
+    new_file(out, made.to_json(), force=force)
     if as_json:
         typer.echo(made.to_json())
         return
@@ -234,9 +233,10 @@ def prune_(
     if as_json:
         typer.echo(json.dumps(facts))
         return
+    own = "" if hasattr(loaded.model, "config") else ", model=an_instance_of_the_original"
     typer.echo(
         f"removed {len(chosen.heads)} heads: {before:,} → {after:,} parameters ({1 - after / before:.1%} fewer); "
-        f"equal to the masked model on real input\nwritten to {out}; load it with headscope.load({str(out)!r})"
+        f"equal to the masked model on real input\nwritten to {out}; load it with headscope.load({str(out)!r}{own})"
     )
 
 
@@ -304,12 +304,12 @@ def _progress() -> Iterator[Any]:
 
 def _print_anatomy(anatomy: Anatomy) -> None:
     table = Table(title=f"{anatomy.model_class}: {anatomy.n_heads} heads in {len(anatomy.sites)} layers")
-    for column in ("layer", "kind", "module", "heads", "KV heads", "head_dim", "scaling", "route", "can be cut"):
-        table.add_column(column)
+    for column in ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "can be cut"):
+        table.add_column(column, overflow="fold")
     for site in anatomy.sites:
         cut = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
         row = (site.layer, site.kind, site.module_name, site.n_heads, site.n_kv_heads, site.head_dim)
-        table.add_row(*map(str, row), number(site.scaling), site.route, cut)
+        table.add_row(*map(str, row), site.route, cut)
     _stdout.print(table)
     for remark in anatomy.remarks:
         typer.echo(remark)

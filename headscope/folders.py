@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 import shutil
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headscope.errors import HeadscopeError, StorageError
 
-__all__ = ["check_free", "new_folder"]
+__all__ = ["check_free", "new_file", "new_folder"]
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> Path:
@@ -27,6 +27,24 @@ def check_free(folder: str | Path, *, force: bool = False) -> Path:
     if folder in (Path.home(), *(Path.cwd() / "here").parents):
         raise StorageError(f"{folder} is where you stand or live, so it is not replaced; name a new folder inside it")
     return folder
+
+
+def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        StorageError: something is in the way and `force` is off, or the disk refused.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.is_dir() or (path.exists() and not force):
+        raise StorageError(f"{path} exists and was kept; name another file, or pass force (--force)")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
 
 
 @contextmanager

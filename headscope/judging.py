@@ -27,8 +27,7 @@ class Bench:
     """What a verdict is measured on: none of it was used to choose heads.
 
     Attributes:
-        batches: held-out documents, for statistics.
-        sample: of them, for effects.
+        batches: held-out documents; every number is measured on these.
         metric: of effects.
         draws: how many random draws of heads the chosen ones are set against.
         seed: of the draws.
@@ -37,7 +36,6 @@ class Bench:
     """
 
     batches: Sequence[Batch]
-    sample: Sequence[Batch]
     metric: Metric
     draws: int
     seed: int
@@ -57,7 +55,7 @@ def judge(
     """Measure the heads that the evidence points out, on documents that it did not see."""
     top = _extreme(evidence, "ablation")
     groups = [list(chosen), [top], *_random_groups(anatomy, len(chosen), bench)]
-    effects = group_effects(model, bench.sample, bench.metric, anatomy, groups)
+    effects = group_effects(model, bench.batches, bench.metric, anatomy, groups)
     means = effects.values.mean(axis=1)
     low, high = mean_interval(effects.values[:1], effects.block)
     moments = watch_moments(model, bench.batches, anatomy)

@@ -122,9 +122,10 @@ def group_effects(
             intact = run_model(model, inputs)
             before = _values(metric, intact, batch, intact)
             if not bool(np.isfinite(before).all()):
+                row = int(np.flatnonzero(~np.isfinite(before))[0])
                 raise NumericalError(
-                    f"the metric {metric.name!r} of the intact {anatomy.model_class} is NaN or infinite on row "
-                    f"{int(np.flatnonzero(~np.isfinite(before))[0])} of a batch; look at its weights and input"
+                    f"the metric {metric.name!r} of the intact {anatomy.model_class} is NaN or infinite on row {row} "
+                    f"of a batch; {_where_it_begins(model, inputs)}"
                 )
             after = []
             for positions in found:
@@ -149,6 +150,28 @@ def group_effects(
         mode="zero" if fills is None else "mean",
         n_tokens=rows.n_tokens,
     )
+
+
+def _where_it_begins(model: nn.Module, inputs: Batch) -> str:
+    """The first module whose output holds NaN or infinity, in words."""
+    found: list[str] = []
+
+    def look(name: str, out: Any) -> None:
+        out = out[0] if isinstance(out, tuple) and out else out
+        if isinstance(out, Tensor) and out.is_floating_point() and not bool(torch.isfinite(out).all()):
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, out, name=name: look(name, out))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        run_model(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return f"it begins in the output of {found[0]}" if found else "the model's outputs are finite: look at the metric"
 
 
 def _values(metric: Metric, output: Any, batch: Batch, intact: Any) -> Floats:

@@ -112,18 +112,6 @@ class Verdict:
     text_unit: str
 
     @property
-    def importance_line(self) -> float:
-        return self.lines.importance
-
-    @property
-    def replaceability_line(self) -> float:
-        return self.lines.replaceability
-
-    @property
-    def why_lines(self) -> str:
-        return self.lines.why
-
-    @property
     def sentence(self) -> str:
         """The finding in one sentence; a clause that no head satisfies is left out."""
         heads = f"{self.n_heads} attention heads" if self.n_heads != 1 else "one attention head"
@@ -136,10 +124,20 @@ class Verdict:
     def _cut(self) -> str:
         if not self.chosen:
             return ""
-        which = f"{len(self.chosen)} can go together" if len(self.chosen) > 1 else f"{self.chosen[0]} can go"
+        several = len(self.chosen) > 1
+        which = f"{len(self.chosen)}" if several else str(self.chosen[0])
+        cost = self._cost(self.joint)
+        if self.joint <= self.max_loss_rise:
+            said = f"{which} can go{' together' if several else ''} at a cost of {cost}"
+        else:
+            allowed = number(self.max_loss_rise)
+            costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
+            said = f"{costs} (where they were chosen, {allowed} at most)"
         low, high = (number(end) for end in (min(self.random), max(self.random)))
         span = low if low == high else f"{low} to {high}"
-        return f"{which} at a cost of {self._cost(self.joint)}, where as many drawn at random cost {span}"
+        if self.joint < min(self.random):
+            return f"{said}, where as many drawn at random cost {span}"
+        return f"{said}, no better than as many drawn at random ({span})"
 
     def _needed(self) -> str:
         if self.most_needed is None or not self.most_needed.value > 0:
@@ -177,6 +175,7 @@ class Verdict:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read back what `to_json` gave."""
         fields = dict(data)
         fields["chosen"] = tuple(HeadId.parse(head) for head in data["chosen"])
         fields["random"] = tuple(data["random"])

@@ -1,6 +1,7 @@
 """The whole story on small models: it repeats, it saves whole, its verdict follows planted truths, it refuses."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,9 @@ def test_what_cannot_be_analysed_is_refused(trained: tuple[nn.Module, list[dict[
 def test_budgets_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         hs.Budget(**settings)  # type: ignore[arg-type]
+
+
+def test_a_name_with_markup_stays_text_in_a_notebook(run: hs.Analysis) -> None:
+    named = dataclasses.replace(run, verdict=dataclasses.replace(run.verdict, model="<script>x</script>"))
+    assert "<script>" not in named._repr_html_()
+    assert "&lt;script&gt;" in named._repr_html_()

@@ -27,12 +27,12 @@ def frame_of(**changes: HeadTable) -> "object":
     empty = np.full((6, 6), np.nan)
     cka = PairTable("cka", "z", HEADS, np.arange(36.0).reshape(6, 6) / 36, empty, empty)
     stand_ins = {HEADS[0]: (HEADS[2], 0.6), HEADS[2]: (HEADS[0], 0.5)}
-    return list_candidates(scores | changes, cka, stand_ins, Lines(0.1, 0.5, "because"), HEADS[:1])
+    return list_candidates(scores | changes, cka, stand_ins, Lines(0.1, 0.5, "because"), HEADS[:1], 1)
 
 
 def test_the_least_needed_stand_first_and_ties_go_by_importance() -> None:
     frame = frame_of()
-    assert list(frame["head"]) == ["L0H1", "L1H0", "L0H0", "L0H2", "L1H1", "L1H2"]
+    assert list(frame["head"]) == ["L0H0", "L0H1", "L1H0", "L0H2", "L1H1", "L1H2"]
     assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headscope.errors import StorageError
-from headscope.folders import check_free, new_folder
+from headscope.folders import check_free, new_file, new_folder
 
 
 def test_a_folder_appears_only_at_the_end(tmp_path: Path) -> None:
@@ -66,3 +66,14 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left"), new_folder(tmp_path / "out"):
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_written_whole_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    new_file(tmp_path / "deep" / "plan.json", "a")
+    with pytest.raises(StorageError, match="was kept"):
+        new_file(tmp_path / "deep" / "plan.json", "b")
+    new_file(tmp_path / "deep" / "plan.json", "c", force=True)
+    assert [path.read_text() for path in (tmp_path / "deep").iterdir()] == ["c"]
+    for place in (tmp_path / "deep", tmp_path / "deep" / "plan.json" / "below"):
+        with pytest.raises(StorageError):
+            new_file(place, "d", force=True)

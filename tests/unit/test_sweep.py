@@ -217,3 +217,12 @@ def test_the_model_is_as_it_was() -> None:
     assert all(module.training for module in model.modules())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_the_module_where_infinity_begins_is_named() -> None:
+    model, batches = build("gpt2"), make_batches("gpt2")
+    anatomy = discover(model)
+    block = model.transformer.h[1].mlp
+    block.register_forward_hook(lambda module, args, out: out * float("inf"))
+    with pytest.raises(NumericalError, match=r"begins in the output of transformer\.h\.1"):
+        head_effects(model, batches, Loss(), anatomy)

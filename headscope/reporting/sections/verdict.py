@@ -119,8 +119,9 @@ def _cost(analysis: Reportable) -> Figure:
         "Removed, against chance",
         f"Removing {which} raises the {verdict.metric} by {rise}; {draws} of as many heads raise it by {average} on "
         "average.",
-        f"What it costs to remove {which}, without any repair: {rise}. Open circles: {draws} of as many heads; their "
-        f"mean, the bar, is {average}.",
+        f"What it costs to remove {which}, without any repair: {rise}. As many redundant heads were chosen, from the "
+        f"least important on, as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} where they were chosen. "
+        f"Open circles: {draws} of as many heads; their mean, the bar, is {average}.",
         draw,
         _SHARES[1],
     )

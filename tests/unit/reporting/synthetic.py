@@ -98,7 +98,7 @@ def analysis(
     redundant = [head for head, name in zip(heads, quadrants(importance, replaceability, lines), strict=True)
                  if name == "redundant"]  # fmt: skip
     chosen = tuple(redundant[:1] + redundant[2:])  # one of them stands in for the others
-    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines, chosen)
+    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines, list(chosen), len(chosen))
     return SyntheticAnalysis(
         where, scores, pairs, candidates, _verdict(chosen, scores, lines, metric, unit, rng),
         _facts(where, metric, unit) | changes,
