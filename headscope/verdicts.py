@@ -132,7 +132,7 @@ class Verdict:
         else:
             allowed = number(self.max_loss_rise)
             costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
-            said = f"{costs} (where they were chosen, {allowed} at most)"
+            said = f"{costs} (allowed: {allowed})"
         low, high = (number(end) for end in (min(self.random), max(self.random)))
         span = low if low == high else f"{low} to {high}"
         if self.joint < min(self.random):

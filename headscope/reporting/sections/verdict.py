@@ -84,7 +84,7 @@ def _picture(analysis: Reportable) -> Figure:
         f"{number(lines.replaceability, 2)}. {lines.why}"
     )
     if verdict.chosen:
-        caption += f" Ringed: {count(len(verdict.chosen), 'head')} that can go together."
+        caption += f" Ringed: the {count(len(verdict.chosen), 'head')} chosen for removal."
     if beyond:
         caption += f" Triangles: {count(beyond, 'head')} left of {number(LEFT_EDGE, 2)}."
     if undefined:
