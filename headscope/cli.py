@@ -91,6 +91,8 @@ def demo(
     model: Annotated[str, typer.Option(help=" or ".join(DEMO_MODELS))] = "minilm",
     out: Annotated[Path | None, typer.Option(help="output folder", show_default="headscope-demo-MODEL")] = None,
     force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -100,7 +102,7 @@ def demo(
     """
     out = Path(f"headscope-demo-{model}") if out is None else out
     check_free(out, force=force)
-    loaded = replace(load_model(demo_model(model)), name=DEMO_MODELS[model])
+    loaded = replace(load_model(demo_model(model), device=device, dtype=dtype), name=DEMO_MODELS[model])
     _analyze(loaded, None, Budget(seed=seed), "auto", out, force, as_json)
 
 
