@@ -5,6 +5,7 @@ from importlib.metadata import version as _version
 from headscope.ablation import ablate
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
+from headscope.comparing import similarity
 from headscope.corpus import text_batches
 from headscope.errors import HeadscopeError
 from headscope.heads import Anatomy, HeadId, Site
@@ -14,7 +15,7 @@ from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
 from headscope.scores.ablation import Ablation
-from headscope.scoring import importance, similarity
+from headscope.scoring import importance
 from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable, PairTable
 from headscope.texts import read_texts

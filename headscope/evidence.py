@@ -11,9 +11,10 @@ from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.observation import Observed, observe
+from headscope.pairing import Computed, heads_of, pair_table
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
-from headscope.scoring import head_table, pair_table
+from headscope.scoring import head_table
 from headscope.statistics import STATISTICS
 from headscope.statistics.moments import Moments, total
 from headscope.sweep import head_effects
@@ -87,10 +88,12 @@ def gather(
         facts = (swept if score.needs & {"effects", "gate_gradients"} else watched) | {"seed": seed}
         unit = metric.unit if score.unit == "metric" else score.unit
         scores[name] = head_table(score, unit, seen, anatomy, facts)
-    pairs = {
-        name: pair_table(MEASURES[name](), MEASURES[name].of, crossed or layered, cut, weights, watched)
-        for name in _PAIRS
-    }
+    pairs = {}
+    for name in _PAIRS:
+        of = MEASURES[name].sources[0]
+        seen_by = {"moments": crossed or layered}
+        scope = {"scope": "model" if crossed else "layer"}
+        pairs[name] = pair_table(MEASURES[name](), of, seen_by, (heads_of(cut, of), None), weights, watched | scope)
     intact = float(effects.intact.mean())
     return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed)
 
@@ -104,7 +107,7 @@ def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) 
 
 def _observe(
     model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, progress: Progress | None
-) -> tuple[dict[int, list[Moments]], Observed, Moments | None]:
+) -> tuple[dict[int, list[Moments]], Observed, Computed | None]:
     layered = STATISTICS["moments"]()
     dimensions = sum(site.n_heads * site.value_dim for site in anatomy.sites)
     across = [STATISTICS["cross_moments"]()] if dimensions <= MOST_DIMENSIONS else []
@@ -112,7 +115,7 @@ def _observe(
     observed = observe(
         model, batches, [layered, *across], anatomy=anatomy, progress=None if step is None else lambda _: step(1)
     )
-    crossed: Moments | None = across[0].compute() if across else None
+    crossed: Computed | None = across[0].compute() if across else None
     return layered.compute(), observed, crossed
 
 

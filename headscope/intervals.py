@@ -4,14 +4,15 @@ Documents are the unit: tokens and rows of one document are never treated as ind
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.stats import t as student
 
-__all__ = ["LEVEL", "jackknife", "mean_interval"]
+__all__ = ["LEVEL", "Spread", "jackknife", "jackknife_spread", "join_spreads", "mean_spread", "why_no_interval"]
 
 Floats = npt.NDArray[np.float64]
 B = TypeVar("B")
@@ -19,79 +20,131 @@ B = TypeVar("B")
 LEVEL = 0.95  # share of intervals that hold the true value, at every place that does not say otherwise
 
 
-def jackknife(
-    estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], sizes: Sequence[int], level: float = LEVEL
-) -> tuple[Floats, Floats]:
-    """Interval of an estimate, from what it becomes when one block after another is left out.
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Where true values may lie: any shape, and one unit throughout.
 
-    The estimate ± Student's t (blocks - 1 degrees of freedom) × the standard error of the delete-m jackknife for
-    unequal m. Blocks of size 0 are dropped. Heavy sums should be reduced to what the estimate is made of before they
-    come here: it is computed once more for every block.
+    Attributes:
+        centre: the middle of the interval.
+        error: standard error of the centre; NaN where there is none.
+        freedom: degrees of freedom of the error, the number of blocks less one; of the same shape, or one for all.
+    """
+
+    centre: Floats
+    error: Floats
+    freedom: Floats
+
+    def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
+        """centre ± Student's t × error: lower and upper ends; NaN where there is no error.
+
+        Args:
+            level: wished coverage, in (0, 1).
+        """
+        half = student.ppf((1 + level) / 2, self.freedom) * self.error
+        return np.asarray(self.centre - half), np.asarray(self.centre + half)
+
+
+def jackknife(estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], sizes: Sequence[int]) -> Spread:
+    """Spread of an estimate, from what it becomes when one block after another is left out.
+
+    Blocks of size 0 are dropped. Heavy sums should be reduced to what the estimate is made of before they come here: it
+    is computed once more for every block. Where leaving a block out can be had cheaper, see `jackknife_spread`.
 
     Args:
         estimate: from any of the blocks to an array; the same shape each time.
         blocks: sums over disjoint sets of documents.
         sizes: how much each block counts: its tokens, or its rows.
-        level: wished coverage, in (0, 1).
 
     Returns:
-        Lower and upper ends, each of the estimate's shape and unit; NaN where fewer than two blocks hold anything, or
-        where the estimate is NaN, with all blocks or without one of them.
-
-    Source: Busing, Meijer and van der Leeden 1999, Statistics and Computing 9, pp. 3-8, the delete-m_j jackknife:
-        the variance is (1/g) Σ_j (θ̃_j - θ̂_J)² / (h_j - 1), with h_j = n/m_j, pseudo-values
-        θ̃_j = h_j θ̂ - (h_j - 1) θ̂_(j) and θ̂_J = Σ_j θ̃_j / h_j.
+        See `jackknife_spread`.
 
     >>> blocks = [np.array([1.0, 3.0]), np.array([2.0, 2.0]), np.array([6.0, 4.0])]   # as for three means of two
-    >>> low, high = jackknife(lambda left: np.concatenate(left).mean(), blocks, sizes=[2, 2, 2])
+    >>> low, high = jackknife(lambda left: np.concatenate(left).mean(), blocks, sizes=[2, 2, 2]).interval()
     >>> print(f"{low:.3f} {high:.3f}")   # 3 ± 4.303 × standard error 1
     -1.303 7.303
     """
     held = [(block, size) for block, size in zip(blocks, sizes, strict=True) if size > 0]
     whole = np.asarray(estimate([block for block, _ in held]), np.float64)
-    if len(held) < 2:
-        return np.full_like(whole, np.nan), np.full_like(whole, np.nan)
-    rest = [[block for place, (block, _) in enumerate(held) if place != gone] for gone in range(len(held))]
-    without = np.stack([np.asarray(estimate(blocks), np.float64) for blocks in rest])
-    share = np.array([size for _, size in held]) / sum(size for _, size in held)
-    parts = (1 / share).reshape(-1, *[1] * whole.ndim)
-    pseudo = parts * whole - (parts - 1) * without
+    without = [
+        np.asarray(estimate([block for place, (block, _) in enumerate(held) if place != gone]), np.float64)
+        for gone in range(len(held) if len(held) > 1 else 0)
+    ]
+    return jackknife_spread(whole, without, [size for _, size in held])
+
+
+def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[int]) -> Spread:
+    """Spread of an estimate that was made with all blocks and without each of them.
+
+    Args:
+        whole: the estimate from all blocks.
+        without: the estimate without one block after another; of no account with fewer than two blocks.
+        sizes: how much each block counts, all above 0.
+
+    Returns:
+        The estimate with the standard error of the delete-m jackknife for unequal m: NaN with fewer than two blocks,
+        or where the estimate is NaN, with all blocks or without one of them.
+
+    Source: Busing, Meijer and van der Leeden 1999, Statistics and Computing 9, pp. 3-8, the delete-m_j jackknife:
+        the variance is (1/g) Σ_j (θ̃_j - θ̂_J)² / (h_j - 1), with h_j = n/m_j, pseudo-values
+        θ̃_j = h_j θ̂ - (h_j - 1) θ̂_(j) and θ̂_J = Σ_j θ̃_j / h_j.
+    """
+    freedom = np.float64(len(sizes) - 1)
+    if len(sizes) < 2:
+        return Spread(whole, np.full_like(whole, np.nan), np.asarray(freedom))
+    parts = (sum(sizes) / np.array(sizes, np.float64)).reshape(-1, *[1] * whole.ndim)
+    pseudo = parts * whole - (parts - 1) * np.stack(list(without))
     centre = (pseudo / parts).sum(0)
     variance = np.asarray(((pseudo - centre) ** 2 / (parts - 1)).mean(0))
-    return _around(whole, variance, len(held), level)
+    return Spread(whole, np.sqrt(variance), np.asarray(freedom))
 
 
-def mean_interval(
-    values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, " row"], level: float = LEVEL
-) -> tuple[Shaped[np.ndarray, "*group"], Shaped[np.ndarray, "*group"]]:
-    """Interval of the mean over rows: what `jackknife` gives for it, in closed form.
+def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, " row"]) -> Spread:
+    """Spread of the mean over rows: what `jackknife` gives for it, in closed form.
 
     For a mean, a block's pseudo-value is the block's own mean.
 
     Args:
         values: (…, row), any unit.
         block: the block of documents that each row belongs to; blocks count by their rows.
-        level: wished coverage, in (0, 1).
 
     Returns:
-        Lower and upper ends, (…), in the values' unit; NaN with fewer than two blocks.
+        A Spread of shape (…); its error is NaN with fewer than two blocks.
 
-    Source: see `jackknife`.
+    Source: see `jackknife_spread`.
 
-    >>> low, high = mean_interval(np.array([1.0, 3.0, 2.0, 2.0, 6.0, 4.0]), np.array([0, 0, 1, 1, 2, 2]))
+    >>> spread = mean_spread(np.array([1.0, 3.0, 2.0, 2.0, 6.0, 4.0]), np.array([0, 0, 1, 1, 2, 2]))
+    >>> low, high = spread.interval()
     >>> print(f"{low:.3f} {high:.3f}")
     -1.303 7.303
     """
     names, place, rows = np.unique(block, return_inverse=True, return_counts=True)
     whole = np.asarray(values.mean(-1), np.float64)
+    freedom = np.asarray(np.float64(len(names) - 1))
     if len(names) < 2:
-        return np.full_like(whole, np.nan), np.full_like(whole, np.nan)
+        return Spread(whole, np.full_like(whole, np.nan), freedom)
     member = place[:, None] == np.arange(len(names))
     means = values @ (member / rows)
     variance = np.asarray(((means - whole[..., None]) ** 2 / (len(block) / rows - 1)).mean(-1))
-    return _around(whole, variance, len(names), level)
+    return Spread(whole, np.sqrt(variance), freedom)
 
 
-def _around(centre: Floats, variance: Floats, n_blocks: int, level: float) -> tuple[Floats, Floats]:
-    half = student.ppf((1 + level) / 2, n_blocks - 1) * np.sqrt(variance)
-    return np.asarray(centre - half), np.asarray(centre + half)
+def join_spreads(spreads: Sequence[Spread]) -> Spread:
+    """One after another along the first axis, each with its own degrees of freedom."""
+    return Spread(
+        np.concatenate([spread.centre for spread in spreads]),
+        np.concatenate([spread.error for spread in spreads]),
+        np.concatenate([np.broadcast_to(spread.freedom, spread.centre.shape) for spread in spreads]),
+    )
+
+
+def why_no_interval(n_documents: int, least: int = 2) -> str | None:
+    """Why numbers measured on so few documents have no interval, in words; None where they can have one.
+
+    Args:
+        n_documents: documents that hold a position that counts; each block of documents holds at least one.
+        least: blocks of documents that an interval needs.
+    """
+    if n_documents >= least:
+        return None
+    documents = "1 document" if n_documents == 1 else f"{n_documents} documents"
+    return f"only {documents}: an interval needs at least {least} blocks of documents; give more text"

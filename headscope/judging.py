@@ -10,7 +10,7 @@ from torch import nn
 from headscope.batches import Batch
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
-from headscope.intervals import mean_interval
+from headscope.intervals import mean_spread
 from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
@@ -57,7 +57,7 @@ def judge(
     groups = [list(chosen), [top], *_random_groups(anatomy, len(chosen), bench)]
     effects = group_effects(model, bench.batches, bench.metric, anatomy, groups)
     means = effects.values.mean(axis=1)
-    low, high = mean_interval(effects.values[:1], effects.block)
+    low, high = mean_spread(effects.values[:1], effects.block).interval()
     moments = watch_moments(model, bench.batches, anatomy)
     return Verdict(
         model=name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from headscope.batches import Batch, accepts, document_ids, evaluating, kept_pos
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import N_BLOCKS, Statistic
+from headscope.statistics.arrivals import OTHER
 from headscope.watching import TENSORS, SiteTensors, watch
 
 __all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]
@@ -83,7 +84,8 @@ def capture(
             scores, as Gemma 2 does, does more than add);
             z (batch, head, query, value_dim) = pattern·v, before any gate; gated_z: after it;
             contribution (batch, head, query, width): what the head adds to the output projection's output; their sum
-            and the projection's bias are that output.
+            and the projection's bias are that output; written (batch, head, query, value_dim): the same in coordinates
+            of the head's own, R·gated_z with Q·R = W_O: lengths and angles within a head are those of contributions.
         layers: site numbers; all by default.
         example: for the probe, if the model cannot say what it takes.
         anatomy: skips the probe.
@@ -142,6 +144,7 @@ def observe(
     statistics: Sequence[Statistic],
     *,
     anatomy: Anatomy | None = None,
+    other: tuple[nn.Module, Anatomy] | None = None,
     skip_first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Observed:
@@ -155,6 +158,8 @@ def observe(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
         statistics: fed in place.
         anatomy: skips the probe.
+        other: a second model that is run on the same batches, and its anatomy; its layers are counted from
+            `headscope.statistics.arrivals.OTHER` on.
         skip_first: positions at the start of each row that do not count (attention sinks).
         progress: called with the number of rows after each batch.
 
@@ -173,20 +178,30 @@ def observe(
     if first is None:
         raise InputError("there is no batch to observe")
     anatomy = discover(model, probe_example(model, first)) if anatomy is None else anatomy
-    extra: dict[str, Any] = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+    watched = [(model, anatomy.sites)]
+    if other is not None:
+        watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
     feed, n_batches = _Feed(statistics, skip_first), 0
-    with evaluating(model), torch.no_grad(), watch(model, anatomy.sites, want, feed.take):
-        for batch, documents in document_ids(chain([first], batches)):
-            feed.start(batch, documents, n_batches)
-            run_model(model, batch, **extra)
-            for statistic in statistics:
-                statistic.end_batch()
-            n_batches += 1
-            if progress is not None:
-                progress(len(documents))
+    for batch, documents in document_ids(chain([first], batches)):
+        feed.start(batch, documents, n_batches)
+        for statistic in statistics:
+            statistic.begin_batch(batch)
+        for network, sites in watched:
+            _run_watched(network, sites, batch, want, feed)
+        for statistic in statistics:
+            statistic.end_batch()
+        n_batches += 1
+        if progress is not None:
+            progress(len(documents))
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
     return Observed(len(feed.blocks), feed.n_tokens, n_batches)
+
+
+def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
+    extra: dict[str, Any] = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+    with evaluating(model), torch.no_grad(), watch(model, sites, want, feed.take):
+        run_model(model, batch, **extra)
 
 
 class _Feed:

@@ -1,4 +1,4 @@
-"""Similarity and importance: gather what the measures and scores need, run the engines once, call the pure parts."""
+"""Importance of heads: gather what a score needs, run the engines once, call the pure part."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -8,86 +8,18 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
-from headscope.errors import InputError, UnknownNameError
+from headscope.errors import InputError
 from headscope.gradients import gate_gradients
-from headscope.heads import Anatomy, HeadId
-from headscope.measures import MEASURES, Measure
+from headscope.heads import Anatomy
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
 from headscope.scores import SCORES, Score
 from headscope.statistics import STATISTICS
-from headscope.statistics.moments import Moments, total
 from headscope.sweep import head_effects
-from headscope.tables import HeadTable, PairTable
+from headscope.tables import HeadTable
 from headscope.watching import output_weights
 
-__all__ = ["SCOPES", "head_table", "importance", "pair_table", "similarity"]
-
-SCOPES = ("layer", "model")
-
-
-def similarity(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    measure: str | Measure = "cka",
-    of: str | None = None,
-    scope: str = "layer",
-    *,
-    anatomy: Anatomy | None = None,
-    skip_first: int = 0,
-) -> PairTable:
-    """How alike heads are, over the positions of some text, in one pass.
-
-    Args:
-        model: run in evaluation mode, left as it was.
-        batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
-        measure: a name out of `headscope.measures.MEASURES`, or an object with its settings.
-        of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution".
-        scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
-        anatomy: skips the probe.
-        skip_first: positions at the start of each row that do not count.
-
-    Returns:
-        A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head.
-    """
-    chosen = MEASURES[measure]() if isinstance(measure, str) else measure
-    if scope not in SCOPES:
-        raise UnknownNameError(f"there is no scope {scope!r}; there are: {', '.join(SCOPES)}")
-    batches, anatomy = _ready(model, batches, anatomy)
-    of = chosen.of if of is None else of
-    # a measure that is given W_O compares contributions through z as the projection reads it, without making them
-    streamed = "gated_z" if "output_weights" in chosen.needs else of
-    statistic = STATISTICS["moments" if scope == "layer" else "cross_moments"](of=streamed)  # type: ignore[call-arg]
-    observed = observe(model, batches, [statistic], anatomy=anatomy, skip_first=skip_first)
-    weights = output_weights(model, anatomy) if "output_weights" in chosen.needs else {}
-    return pair_table(chosen, of, statistic.compute(), anatomy, weights, _facts(observed, skip_first=skip_first))
-
-
-def pair_table(
-    measure: Measure,
-    of: str,
-    moments: Moments | Mapping[int, Sequence[Moments]],
-    anatomy: Anatomy,
-    weights: Mapping[int, Sequence[Tensor]],
-    facts: Mapping[str, Any],
-) -> PairTable:
-    """Compare heads by moments gathered before: of the whole model at once, or layer by layer (blocks are summed)."""
-    heads = _heads_of(anatomy, of)
-    matrix = np.full((len(heads), len(heads)), np.nan)
-    if isinstance(moments, Moments):
-        flat = [weight for site in anatomy.sites for weight in weights.get(site.layer, ())]
-        matrix[:] = measure.compare({"moments": moments, "output_weights": flat})
-        scope = "model"
-    else:
-        place = {head: index for index, head in enumerate(heads)}
-        for layer, blocks in moments.items():
-            own = [place[head] for head in heads if head.layer == layer]
-            seen = {"moments": total(blocks), "output_weights": list(weights.get(layer, ()))}
-            matrix[np.ix_(own, own)] = measure.compare(seen)
-        scope = "layer"
-    empty = np.full_like(matrix, np.nan)
-    name = next(name for name, kind in MEASURES.items() if kind is type(measure))
-    return PairTable(name, of, heads, matrix, empty, empty, {**facts, "scope": scope})
+__all__ = ["head_table", "importance"]
 
 
 def importance(
@@ -165,13 +97,6 @@ def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) 
     if len(kept) == 0:
         raise InputError("there is no batch to measure on")
     return kept, discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy
-
-
-def _heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
-    if of in ("k", "v"):
-        counts = {s.layer: s.n_kv_heads if of == "k" else s.n_value_heads for s in anatomy.sites}
-        return tuple(HeadId(layer, head) for layer, count in counts.items() for head in range(count))
-    return anatomy.heads
 
 
 def _facts(observed: Observed, **more: Any) -> dict[str, Any]:

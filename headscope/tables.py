@@ -9,6 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
@@ -29,6 +31,7 @@ class HeadTable:
         score: (head,); NaN where the score is not defined.
         low, high: (head,) ends of the 95% interval over documents; NaN where there is none.
         facts: what it was measured on and how (metric, ablation mode, documents, tokens, seed …); JSON values only.
+        columns: further numbers of each head by name, (head,) each, e.g. "p_value" and "q_value" where a test is made.
     """
 
     name: str
@@ -38,12 +41,13 @@ class HeadTable:
     low: Floats
     high: Floats
     facts: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, Floats] = field(default_factory=dict)
 
     def __getitem__(self, head: HeadLike) -> float:
         return float(self.score[_place(self.heads, head)])
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns layer, head, score, low, high, n_documents, n_tokens; a row per head."""
+        """Columns layer, head, score, low, high, those of `columns`, n_documents, n_tokens; a row per head."""
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
@@ -51,6 +55,7 @@ class HeadTable:
                 "score": self.score,
                 "low": self.low,
                 "high": self.high,
+                **self.columns,
                 "n_documents": self.facts.get("documents"),
                 "n_tokens": self.facts.get("tokens"),
             }
@@ -60,11 +65,9 @@ class HeadTable:
         return f"<p>{self.name} ({self.unit or 'no unit'})</p>" + self.to_frame().to_html(index=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write NAME.csv (the rows) and NAME.json (name, unit, facts) into an existing folder."""
-        folder = Path(folder)
-        self.to_frame().to_csv(folder / f"{self.name}.csv", index=False)
-        about = {"name": self.name, "unit": self.unit, "facts": dict(self.facts)}
-        (folder / f"{self.name}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder."""
+        about = {"name": self.name, "unit": self.unit, "columns": list(self.columns), "facts": dict(self.facts)}
+        _write(Path(folder), self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
@@ -72,20 +75,23 @@ class HeadTable:
         frame, about = _read(Path(folder), name, {"layer", "head", "score", "low", "high"})
         heads = tuple(HeadId(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True))
         score, low, high = (frame[column].to_numpy(np.float64) for column in ("score", "low", "high"))
-        return cls(about["name"], about["unit"], heads, score, low, high, about["facts"])
+        columns = {name: frame[name].to_numpy(np.float64) for name in about.get("columns", ())}
+        return cls(about["name"], about["unit"], heads, score, low, high, about["facts"], columns)
 
 
 @dataclass(frozen=True, eq=False)
 class PairTable:
-    """One number per ordered pair of heads.
+    """One number per ordered pair of heads: of one model, or of two models.
 
     Attributes:
         name: which measure, e.g. "cka".
-        of: what was compared: "z", "q", "k", "v", "contribution".
-        heads: the heads, in the order of the matrix (for "k" and "v": key heads, numbered as heads).
+        of: what was compared: "z", "q", "k", "v", "contribution", "pattern", "weights".
+        heads: the heads of the rows (for "k" and "v": key heads, numbered as heads).
         matrix: (head, head); NaN for pairs that were not asked for or are not defined.
-        low, high: (head, head) ends of the 95% interval; NaN where there is none.
+        low, high: (head, head) ends of the 95% interval over documents; NaN where there is none.
         facts: what it was measured on and how; JSON values only.
+        null: (head, head) the same measure on random tokens, for measures of maps; None for the others.
+        other: the heads of the columns where they are another model's; None where rows and columns are the same heads.
     """
 
     name: str
@@ -95,22 +101,36 @@ class PairTable:
     low: Floats
     high: Floats
     facts: Mapping[str, Any] = field(default_factory=dict)
+    null: Floats | None = None
+    other: tuple[HeadId, ...] | None = None
+
+    @property
+    def column_heads(self) -> tuple[HeadId, ...]:
+        """The heads of the columns."""
+        return self.heads if self.other is None else self.other
 
     def __getitem__(self, pair: tuple[HeadLike, HeadLike]) -> float:
-        a, b = (_place(self.heads, head) for head in pair)
-        return float(self.matrix[a, b])
+        a, b = pair
+        return float(self.matrix[_place(self.heads, a), _place(self.column_heads, b)])
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns head_a, head_b, value, low, high; one row per ordered pair that has a value, self-pairs included."""
+        """Columns head_a, head_b, value, low, high, (null,) n_documents, n_tokens.
+
+        One row per ordered pair that has a value, self-pairs included.
+        """
         rows, columns = np.nonzero(~np.isnan(self.matrix))
-        names = np.array([str(head) for head in self.heads], dtype=object)
+        names_a, names_b = (np.array([*map(str, h)], dtype=object) for h in (self.heads, self.column_heads))
+        null = {} if self.null is None else {"null": self.null[rows, columns]}
         return pd.DataFrame(
             {
-                "head_a": names[rows],
-                "head_b": names[columns],
+                "head_a": names_a[rows],
+                "head_b": names_b[columns],
                 "value": self.matrix[rows, columns],
                 "low": self.low[rows, columns],
                 "high": self.high[rows, columns],
+                **null,
+                "n_documents": self.facts.get("documents"),
+                "n_tokens": self.facts.get("tokens"),
             }
         )
 
@@ -118,25 +138,32 @@ class PairTable:
         return f"<p>{self.name} of {self.of}</p>" + self.to_frame().to_html(index=False, max_rows=40)
 
     def save(self, folder: str | Path) -> None:
-        """Write NAME.csv (the pairs) and NAME.json (name, of, heads, facts) into an existing folder."""
-        folder = Path(folder)
-        self.to_frame().to_csv(folder / f"{self.name}.csv", index=False)
-        heads = [str(head) for head in self.heads]
-        about = {"name": self.name, "of": self.of, "heads": heads, "facts": dict(self.facts)}
-        (folder / f"{self.name}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder."""
+        about = {
+            "name": self.name,
+            "of": self.of,
+            "heads": [str(head) for head in self.heads],
+            "other": None if self.other is None else [str(head) for head in self.other],
+            "null": self.null is not None,
+            "facts": dict(self.facts),
+        }
+        _write(Path(folder), self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
         """Read back what `save` wrote; floats return bit-equal."""
         frame, about = _read(Path(folder), name, {"head_a", "head_b", "value", "low", "high"})
         heads = tuple(HeadId.parse(head) for head in about["heads"])
-        place = {str(head): index for index, head in enumerate(heads)}
-        rows = [place[head] for head in frame["head_a"]]
-        columns = [place[head] for head in frame["head_b"]]
-        value, low, high = (np.full((len(heads), len(heads)), np.nan) for _ in range(3))
-        for target, column in ((value, "value"), (low, "low"), (high, "high")):
-            target[rows, columns] = frame[column]
-        return cls(about["name"], about["of"], heads, value, low, high, about["facts"])
+        other = None if about.get("other") is None else tuple(HeadId.parse(head) for head in about["other"])
+        place_a, place_b = ({str(head): i for i, head in enumerate(own)} for own in (heads, other or heads))
+        rows = [place_a[head] for head in frame["head_a"]]
+        columns = [place_b[head] for head in frame["head_b"]]
+        filled = {}
+        for column in ("value", "low", "high", *(["null"] if about.get("null") else [])):
+            filled[column] = np.full((len(place_a), len(place_b)), np.nan)
+            filled[column][rows, columns] = frame[column]
+        value, low, high = filled["value"], filled["low"], filled["high"]
+        return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
 
 
 def _place(heads: tuple[HeadId, ...], head: HeadLike) -> int:
@@ -147,11 +174,21 @@ def _place(heads: tuple[HeadId, ...], head: HeadLike) -> int:
     return heads.index(wanted)
 
 
+def _write(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    frame.to_csv(folder / f"{name}.csv", index=False)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    facts = {**(table.schema.metadata or {}), b"headscope": json.dumps(about).encode()}
+    pq.write_table(table.replace_schema_metadata(facts), folder / f"{name}.parquet")
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
 def _read(folder: Path, name: str, columns: set[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        numbers = dict.fromkeys(("score", "low", "high", "value"), read_number)
-        frame = pd.read_csv(folder / f"{name}.csv", converters=numbers)
+        text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens"}
+        path = folder / f"{name}.csv"
+        numbers = {column: read_number for column in pd.read_csv(path, nrows=0) if column not in text}
+        frame = pd.read_csv(path, converters=numbers)
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read the table {name!r} in {folder}: {error}") from error
     if missing := sorted(columns - set(frame)):

@@ -15,8 +15,8 @@ from headscope.heads import Anatomy, Site
 
 __all__ = ["TENSORS", "SiteTensors", "output_weights", "watch"]
 
-TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution")
-_FROM_OUTPUT = {"gated_z", "contribution"}
+TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
+_FROM_OUTPUT = {"gated_z", "contribution", "written"}
 
 SiteTensors = dict[str, Tensor]
 
@@ -88,6 +88,7 @@ class _Watcher:
     on_forward: Callable[[], None] | None
     _calls: dict[nn.Module, int] = field(default_factory=dict)
     _waiting: dict[nn.Module, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
+    _turned: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         modules = dict(self.model.named_modules())
@@ -125,6 +126,11 @@ class _Watcher:
         if "contribution" in self.want:
             weights = torch.stack(_head_weights(module, site))
             tensors["contribution"] = torch.einsum("bhtd,hwd->bhtw", gated, weights)
+        if "written" in self.want:
+            if site.layer not in self._turned:
+                weights = torch.stack(_head_weights(module, site)).detach().double()
+                self._turned[site.layer] = torch.linalg.qr(weights, mode="r")[1].to(gated.dtype)
+            tensors["written"] = torch.einsum("bhtd,hrd->bhtr", gated, self._turned[site.layer])
         self.receive(site, tensors)
 
 

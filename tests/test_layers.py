@@ -10,16 +10,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {"batches", "errors", "folders", "formatting", "heads", "plans", "registry", "splits", "tables"},
+    {"batches", "cards", "errors", "folders", "formatting", "heads", "plans", "registry", "splits", "tables"},
     {"anatomy", "corpus", "reference", "texts"},
-    {"intervals", "metrics", "statistics"},
-    {"ablation", "gradients", "observation", "sweep", "watching"},
-    {"candidates", "choosing", "evidence", "judging", "measures", "scores", "scoring", "verdicts"},
+    {"intervals", "metrics", "significance", "statistics"},
+    {"ablation", "gradients", "nulls", "observation", "sweep", "watching", "weights"},
+    {"candidates", "choosing", "comparing", "evidence", "judging", "measures", "pairing", "roles", "scores", "scoring", "verdicts"},
     {"surgery"},
     {"loading", "planning"},
     {"reporting"},
     # "" is headscope itself, the public names: studies and commands may use them, nothing below may
-    {"", "analysis", "cli", "demo", "preparation", "studies", "__main__"},
+    {"", "analysis", "cli", "contrast", "demo", "preparation", "studies", "__main__"},
 ]
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 
@@ -106,6 +106,8 @@ def late():
 
 
 MOST_LINES, MOST_BODY_LINES, MOST_ARGUMENTS = 400, 40, 7
+MOST_SETTINGS = 12  # of a public verb: its arguments are the settings of its users, most of them never touched
+VERBS = {name.value for node in ast.walk(SOURCES["headscope"]) if isinstance(node, ast.List) for name in node.elts}
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
@@ -121,7 +123,8 @@ def test_files_bodies_and_signatures_stay_small(name: str) -> None:
         count = len([argument for argument in arguments if argument not in {"self", "cls"}])
         # the arguments of a command are its options, each a line in --help
         is_command = any(".command" in ast.unparse(decorator) for decorator in node.decorator_list)
-        if length > MOST_BODY_LINES or (count > MOST_ARGUMENTS and not is_command):
+        most = MOST_SETTINGS if node.name in VERBS else MOST_ARGUMENTS
+        if length > MOST_BODY_LINES or (count > most and not is_command):
             too_large.append(f"{node.name}, line {node.lineno}: {length} lines, {count} arguments")
     lines = max((getattr(node, "end_lineno", 0) for node in ast.walk(SOURCES[name])), default=0)
     assert lines <= MOST_LINES, f"{name} has {lines} lines"

@@ -10,9 +10,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from headscope.cards import Card
 from headscope.registry import Registry
 
-__all__ = ["MEASURES", "Measure"]
+__all__ = ["MEASURES", "VECTORS", "Measure"]
+
+VECTORS = ("z", "q", "k", "v", "contribution")  # what has one vector for each position
 
 
 class Measure(ABC):
@@ -20,16 +23,20 @@ class Measure(ABC):
 
     Class facts, each tested:
         needs: what `compare` is given. "moments": the `headscope.statistics.moments.Moments` of the heads compared;
-            "output_weights": for each head its W_O, (width, value_dim), float64.
+            "halves": two Moments, of two halves of the documents; "output_weights": for each head its W_O, (width,
+            value_dim), float64; "weights": a `headscope.weights.Factors` of each head; any other is the name of a
+            statistic, computed over the heads compared (the sum of its blocks).
         symmetric: whether value(a, b) = value(b, a).
         bounds: (least, greatest) value in exact arithmetic; -inf or inf where there is none.
-        of: what is compared unless the user asks for something else.
+        sources: what can be compared; the first is what is compared unless the user asks for something else.
+        card: what a reader must know of it.
     """
 
     needs: ClassVar[frozenset[str]]
     symmetric: ClassVar[bool]
     bounds: ClassVar[tuple[float, float]]
-    of: ClassVar[str] = "z"
+    sources: ClassVar[tuple[str, ...]] = VECTORS
+    card: ClassVar[Card]
 
     @abstractmethod
     def compare(self, seen: Mapping[str, Any]) -> npt.NDArray[np.float64]:

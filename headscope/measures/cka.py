@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
-from headscope.statistics.moments import Moments, constant_heads, pair_norms
+from headscope.statistics.moments import Moments, constant_heads, pair_norms, spreads
 
 __all__ = ["Cka", "cka", "unbiased_hsic"]
 
@@ -24,6 +25,20 @@ class Cka(Measure):
     needs: ClassVar[frozenset[str]] = frozenset({"moments"})
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    card: ClassVar[Card] = Card(
+        formula="HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b)), HSIC being the unbiased estimate with linear kernels over "
+        "all positions.",
+        unit="none",
+        span="-1 to 1; 1 = the same up to the invariance, about 0 = unrelated (on either side of it).",
+        undefined="NaN for a constant head, for one with HSIC(a, a) ≤ 0, with fewer than 4 positions, and for heads at "
+        "different positions.",
+        invariance="Rotation and reflection of a head's dimensions, one common scale, and an offset.",
+        cost="One pass; D² of work a position and D²/2 numbers of memory for D dimensions in all.",
+        use="The default. Heads that it calls alike carry the same information with the same emphasis; two heads that "
+        "differ in small directions only still come out alike: for those see predict.",
+        source="Kornblith et al. 2019, arXiv:1905.00414, section 3; unbiased HSIC: Song et al. 2012, JMLR 13, "
+        "equation 5; bounds: Székely and Rizzo 2014, arXiv:1310.2926, section 2.",
+    )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
         """(head, head); see `cka`."""
@@ -36,33 +51,32 @@ def cka(moments: Moments) -> Float[np.ndarray, "head head"]:
     Returns:
         (head, head), no unit, in [-1, 1], never clipped: 1 if equal up to an orthogonal map, a scale and an offset;
         near 0, on either side of it, if independent. NaN in row and column of a constant head and of one with
-        HSIC(a, a) ≤ 0 up to rounding, with fewer than 4 positions, and for heads seen at different positions.
+        HSIC(a, a) ≤ 0 up to rounding, and with fewer than 4 positions.
 
     "Unbiased" is said of HSIC over independent positions; the ratio is biased by O(1/n), and what depends within
     documents shows only in an interval over documents.
 
-    Source: Kornblith et al. 2019, arXiv:1905.00414, section 3 (CKA); see `unbiased_hsic`. The bounds: the unbiased
-        HSIC is an inner product of U-centred Gram matrices, Székely and Rizzo 2014, arXiv:1310.2926, section 2.
+    Source: Kornblith et al. 2019, arXiv:1905.00414, section 3 (CKA); see `unbiased_hsic`.
 
     >>> import torch
-    >>> from headscope.statistics.moments import lift
+    >>> from headscope.statistics.block_sums import lift
     >>> a = torch.tensor([[0.0, 1.0], [2.0, 5.0], [4.0, 1.0], [7.0, 3.0], [1.0, 1.0]], dtype=torch.float64)
     >>> turned = torch.stack([3 * a[:, 1], -3 * a[:, 0]], dim=1)
-    >>> u = lift(torch.stack([a, turned], dim=1), torch.zeros(2, 2, dtype=torch.float64))
-    >>> cka(Moments((2, 2), torch.zeros(4, dtype=torch.float64), u.T @ u)).round(12)
+    >>> zero = torch.zeros(4, dtype=torch.float64)
+    >>> u = lift([torch.stack([a, turned], dim=1)], zero)
+    >>> cka(Moments.of_square((2, 2), zero, u.T @ u)).round(12)
     array([[1., 1.],
            [1., 1.]])
     """
-    centred = moments.about(moments.mean)
-    hsic = unbiased_hsic(centred)
-    own = hsic.diagonal()
-    n = centred.counts
-    nothing = own * n * (n - 3) <= _NOTHING * pair_norms(centred).diagonal()
-    scale = np.sqrt(np.where(nothing | constant_heads(centred), np.nan, own))
+    norms = pair_norms(moments)
+    hsic = unbiased_hsic(moments, norms)
+    own, n = hsic.diagonal(), moments.n
+    nothing = own * n * (n - 3) <= _NOTHING * norms.diagonal()
+    scale = np.sqrt(np.where(nothing | constant_heads(moments), np.nan, own))
     return hsic / scale[:, None] / scale
 
 
-def unbiased_hsic(moments: Moments) -> Float[np.ndarray, "head head"]:
+def unbiased_hsic(moments: Moments, norms: Float[np.ndarray, "head head"]) -> Float[np.ndarray, "head head"]:
     """The unbiased HSIC with linear kernels of every two heads.
 
     With K = X Xᵀ, L = Y Yᵀ and their diagonals set to zero (K̃, L̃), n (n - 3) HSIC =
@@ -70,20 +84,15 @@ def unbiased_hsic(moments: Moments) -> Float[np.ndarray, "head head"]:
     ‖XᵀY‖² - n/(n - 2) · Σ‖x‖²‖y‖² + Σ‖x‖² Σ‖y‖² / ((n - 1)(n - 2)): exact, with no second pass over positions.
 
     Args:
-        moments: about their mean.
+        moments: of the heads.
+        norms: their `pair_norms`, ‖XᵀY‖².
 
     Returns:
-        (head, head), in the square of the product of the heads' units; NaN with fewer than 4 positions, and for heads
-        seen at different positions.
+        (head, head), in the square of the product of the heads' units; NaN with fewer than 4 positions.
 
     Source: Song et al. 2012, JMLR 13, pp. 1393-1434, equation 5.
     """
-    n_dims, n_heads = sum(moments.dims), len(moments.dims)
-    squares = moments.gram[n_dims : n_dims + n_heads].numpy()
-    ones = n_dims + n_heads + np.array(moments.group)
-    alone = squares[np.arange(n_heads), ones]
-    both = squares[:, n_dims : n_dims + n_heads]
-    # between groups the sums are NaN, so that whose count is taken does not matter
-    n = np.where(moments.counts >= 4, moments.counts, np.nan)[:, None]
-    products = alone[:, None] * alone / ((n - 1) * (n - 2))
-    return (pair_norms(moments) - n / (n - 2) * both + products) / (n * (n - 3))
+    n = moments.n if moments.n >= 4 else np.nan
+    alone = spreads(moments)
+    products = np.outer(alone, alone) / ((n - 1) * (n - 2))
+    return np.asarray((norms - n / (n - 2) * moments.squares(moments.mean) + products) / (n * (n - 3)))

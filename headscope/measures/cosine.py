@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, contribution_energy
 
@@ -24,7 +25,19 @@ class Cosine(Measure):
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    of: ClassVar[str] = "contribution"
+    sources: ClassVar[tuple[str, ...]] = ("contribution",)
+    card: ClassVar[Card] = Card(
+        formula="Σ⟨c_a, c_b⟩ / sqrt(Σ‖c_a‖² Σ‖c_b‖²) over positions, c = W_O z, uncentred.",
+        unit="none",
+        span="-1 to 1; 1 = the same vector but for one positive scale at every position, 0 = orthogonal on average, "
+        "-1 = they cancel out but for scale.",
+        undefined="NaN for a head that adds nothing anywhere, and for heads at different positions.",
+        invariance="One positive scale. No rotation: contributions share the coordinates of the residual stream.",
+        cost="As cka, and N² d² · width for the overlaps of W_O.",
+        use="Whether two heads do the same to the model's state, not only know the same. Only contributions can be "
+        "compared so: two heads' z live in coordinates that have nothing to do with each other.",
+        source="The cosine of the two (position, width) matrices in the Frobenius inner product.",
+    )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
         """(head, head); see `contribution_cosine`."""
@@ -49,33 +62,26 @@ def contribution_cosine(
 
     Source: the cosine of the two (position, width) matrices in the Frobenius inner product.
 
-    >>> from headscope.statistics.moments import lift
+    >>> from headscope.statistics.block_sums import lift
     >>> z = torch.tensor([[[1.0], [2.0]], [[-1.0], [-2.0]], [[3.0], [6.0]]], dtype=torch.float64)   # b = 2 a
-    >>> u = lift(z, torch.zeros(2, 1, dtype=torch.float64))
+    >>> zero = torch.zeros(2, dtype=torch.float64)
+    >>> u = lift([z], zero)
     >>> weights = [torch.tensor([[1.0], [0.0]]).double(), torch.tensor([[-1.0], [1.0]]).double()]
-    >>> contribution_cosine(Moments((1, 1), torch.zeros(2, dtype=torch.float64), u.T @ u), weights).round(4)
+    >>> contribution_cosine(Moments.of_square((1, 1), zero, u.T @ u), weights).round(4)
     array([[ 1.    , -0.7071],
            [-0.7071,  1.    ]])
     """
     widths = np.array([len(weight) for weight in output_weights])
     joined = torch.cat([pad(weight, (0, 0, 0, int(widths.max() - len(weight)))) for weight in output_weights], dim=1)
-    starts = [own.start for own in moments.slices]
+    starts = np.array([own.start for own in moments.slices])
+    mean, inner = moments.mean, np.zeros((len(starts), len(starts)))
     # One head's rows at a time: no second matrix of the size of the moments.
-    products = []
-    for own in moments.slices:
-        overlap = joined[:, own].T @ joined
-        products.append(np.add.reduceat((overlap * _raw_rows(moments, own)).sum(0).numpy(), starts))
-    inner = np.stack(products)
+    for head, own in enumerate(moments.slices):
+        overlap = joined[:, own].T @ joined[:, own.start :]
+        raw = torch.addr(moments.centred_rows(head), mean[own], mean[own.start :], alpha=moments.n)
+        inner[head, head:] = np.add.reduceat((overlap * raw).sum(0).numpy(), starts[head:] - own.start)
+    inner += np.triu(inner, 1).T
     inner[widths[:, None] != widths] = np.nan
     energy = contribution_energy(moments, output_weights)
     scale = np.sqrt(np.where(energy > 0, energy, np.nan))
-    return inner / scale[:, None] / scale
-
-
-def _raw_rows(moments: Moments, own: slice) -> Float64[Tensor, "dim all_dims"]:
-    """Σ z_a zᵀ for one head's z_a: about zero, whatever the pivot."""
-    n_dims = sum(moments.dims)
-    head = [other.start for other in moments.slices].index(own.start)
-    raw_sums = moments.sums + moments.pivot * float(moments.counts[head])
-    moved = moments.gram[own, :n_dims] + torch.outer(moments.pivot[own], raw_sums)
-    return moved + torch.outer(moments.sums[own], moments.pivot)
+    return np.asarray(inner / scale[:, None] / scale)

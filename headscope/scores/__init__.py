@@ -5,12 +5,13 @@ A new score is one new file in this folder.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from headscope.intervals import Spread
 from headscope.registry import Registry
 
 __all__ = ["SCORES", "Rating", "Score"]
@@ -20,11 +21,25 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rating:
-    """A score's numbers, (head,) each, in the order of the anatomy; low and high NaN where there is no interval."""
+    """A score's numbers, (head,) each, in the order of the anatomy.
+
+    Attributes:
+        score: NaN where it is not defined.
+        low, high: ends of the 95% interval; NaN where there is none.
+        spread: what the interval was made of, for a score that is made of this one.
+        columns: further numbers of each head by name.
+    """
 
     score: Floats
     low: Floats
     high: Floats
+    spread: Spread | None = None
+    columns: Mapping[str, Floats] = field(default_factory=dict)
+
+    @classmethod
+    def from_spread(cls, spread: Spread, columns: Mapping[str, Floats] | None = None) -> Self:
+        """The centre of a spread with its 95% interval."""
+        return cls(spread.centre, *spread.interval(), spread, columns or {})
 
 
 class Score(ABC):

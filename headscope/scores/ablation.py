@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from headscope.intervals import LEVEL, mean_interval
+from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score
 from headscope.sweep import Effects
 
-__all__ = ["Ablation", "rate_effects"]
+__all__ = ["Ablation", "effect_spread"]
 
 
 @SCORES.register("ablation")
@@ -32,14 +32,13 @@ class Ablation(Score):
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
-        return rate_effects(seen["effects"])
+        return Rating.from_spread(effect_spread(seen["effects"]))
 
 
-def rate_effects(effects: Effects, level: float = LEVEL) -> Rating:
-    """The mean effect of each group of heads with its interval.
+def effect_spread(effects: Effects) -> Spread:
+    """The mean effect of each group of heads, over rows.
 
     Args:
         effects: of taking out each group.
-        level: wished coverage of the intervals.
     """
-    return Rating(effects.values.mean(1), *mean_interval(effects.values, effects.block, level))
+    return mean_spread(effects.values, effects.block)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from headscope.intervals import mean_interval
+from headscope.intervals import mean_spread
 from headscope.scores import SCORES, Rating, Score
 
 __all__ = ["Gradient"]
@@ -30,4 +30,4 @@ class Gradient(Score):
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
         slopes = np.abs(seen["gate_gradients"].values)
-        return Rating(slopes.mean(1), *mean_interval(slopes, seen["gate_gradients"].block))
+        return Rating.from_spread(mean_spread(slopes, seen["gate_gradients"].block))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
-from headscope.scores.ablation import rate_effects
+from headscope.scores.ablation import effect_spread
 from headscope.scores.replaceability import RIDGE, rate_replaceability
 
 __all__ = ["Needed", "needed"]
@@ -43,13 +43,11 @@ class Needed(Score):
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
         each = (1 + LEVEL) / 2
-        importance = rate_effects(seen["effects"], each)
-        replaceable = rate_replaceability(seen["moments"], seen["output_weights"], self.ridge, each)
-        return Rating(
-            needed(importance.score, replaceable.score),
-            needed(importance.low, replaceable.high),
-            needed(importance.high, replaceable.low),
-        )
+        importance = effect_spread(seen["effects"])
+        replaceable = rate_replaceability(seen["moments"], seen["output_weights"], self.ridge).spread
+        assert replaceable is not None
+        (least, most), (worst, best) = importance.interval(each), replaceable.interval(each)
+        return Rating(needed(importance.centre, replaceable.centre), needed(least, best), needed(most, worst))
 
 
 def needed(importance: Floats, replaceability: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from headscope.intervals import jackknife
+from headscope.intervals import Spread, jackknife, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy
 
@@ -36,13 +36,13 @@ class Norm(Score):
         layers = [
             _rate_layer(blocks, seen["output_weights"][layer]) for layer, blocks in sorted(seen["moments"].items())
         ]
-        return Rating(*map(np.concatenate, zip(*layers, strict=True)))
+        return Rating.from_spread(join_spreads(layers))
 
 
-def _rate_layer(blocks: Sequence[Moments], weights: Sequence[Tensor]) -> tuple[Floats, Floats, Floats]:
+def _rate_layer(blocks: Sequence[Moments], weights: Sequence[Tensor]) -> Spread:
     sizes = [block.n for block in blocks]
     sums = [(contribution_energy(block, weights), block.n) for block in blocks]
-    return _root_mean(sums), *jackknife(_root_mean, sums, sizes)
+    return jackknife(_root_mean, sums, sizes)
 
 
 def _root_mean(sums: Sequence[tuple[Floats, int]]) -> Floats:

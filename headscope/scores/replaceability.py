@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from headscope.intervals import LEVEL, jackknife
+from headscope.intervals import Spread, jackknife, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
 
@@ -83,7 +83,6 @@ def rate_replaceability(
     moments: Mapping[int, Sequence[Moments]],
     output_weights: Mapping[int, Weights],
     ridge: float = RIDGE,
-    level: float = LEVEL,
 ) -> Rating:
     """`Replaceability` of every head, layer after layer.
 
@@ -91,10 +90,9 @@ def rate_replaceability(
         moments: by layer, of each block of documents.
         output_weights: by layer, W_O of each head.
         ridge: see `Replaceability`.
-        level: wished coverage of the intervals.
     """
-    layers = [_rate_layer(blocks, output_weights[layer], ridge, level) for layer, blocks in sorted(moments.items())]
-    return Rating(*map(np.concatenate, zip(*layers, strict=True)))
+    layers = [_rate_layer(blocks, output_weights[layer], ridge) for layer, blocks in sorted(moments.items())]
+    return Rating.from_spread(join_spreads(layers))
 
 
 def replaceability(
@@ -192,20 +190,18 @@ def best_stand_in(
     return best - 1, shares.max(1)
 
 
-def _rate_layer(
-    blocks: Sequence[Moments], weights: Weights, ridge: float, level: float
-) -> tuple[Floats, Floats, Floats]:
+def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> Spread:
     directions = _directions(blocks)
     if not all(judging for _, judging in directions):
         unknown = np.full(len(weights), np.nan)
-        return unknown, unknown, unknown
+        return Spread(unknown, unknown, np.asarray(np.nan))
     judged = []
     for direction, (fitted, judging) in enumerate(directions):
         stand_ins = fit_stand_ins(total(fitted), ridge)
         for block in judging:
             energies = residual_energy(stand_ins, block, weights), contribution_energy(block, weights)
             judged.append((direction, *energies, block.n))
-    return _both_ways(judged), *jackknife(_both_ways, judged, [n for *_, n in judged], level)
+    return jackknife(_both_ways, judged, [n for *_, n in judged])
 
 
 def _directions(blocks: Sequence[Moments]) -> list[tuple[list[Moments], list[Moments]]]:
@@ -261,11 +257,9 @@ def _weighted(second: Float64[Tensor, "dim dim"], weight: Float64[Tensor, "width
 
 def _about(moments: Moments, point: Float64[Tensor, " dim"]) -> Float64[Tensor, "dim dim"]:
     """Σ (z - point)(z - point)ᵀ."""
-    n_dims = len(point)
-    return moments.about(point).gram[:n_dims, :n_dims]
+    return moments.second(point)
 
 
 def _penalty(moments: Moments, ridge: float) -> float:
     """ridge × the mean diagonal of Σ z zᵀ; 1 where that is zero, and any penalty gives the same."""
-    n_dims = len(moments.pivot)
-    return ridge * float(moments.raw().diagonal()[:n_dims].mean()) or 1.0
+    return ridge * float(moments.second(torch.zeros_like(moments.pivot)).diagonal().mean()) or 1.0

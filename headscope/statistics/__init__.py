@@ -11,6 +11,7 @@ from typing import Any, Self
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from headscope.batches import Batch
 from headscope.heads import Site
 from headscope.registry import Registry
 
@@ -30,6 +31,9 @@ class Statistic(ABC):
     @abstractmethod
     def needs(self) -> frozenset[str]:
         """Names of the tensors it is fed: of "q", "k", "v", "pattern", "z", "gated_z", "contribution"."""
+
+    def begin_batch(self, batch: Batch) -> None:
+        """Called before each forward pass with what the model is given; for statistics that look at tokens."""
 
     @abstractmethod
     def update(

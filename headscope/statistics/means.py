@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headscope.heads import Site
 from headscope.statistics import STATISTICS, Statistic
-from headscope.statistics.moments import head_rows
+from headscope.statistics.block_sums import head_rows
 
 __all__ = ["Means"]
 

@@ -4,126 +4,160 @@ Raw sums lose everything where a head's output sits far from zero (an offset of 
 sixteen of its square); sums about any point near the mean lose nothing, and can be moved to another point exactly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from itertools import accumulate, pairwise
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Num
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from headscope.errors import UnknownNameError
-from headscope.heads import Site
-from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
-
-__all__ = [
-    "SOURCES",
-    "Moments",
-    "MomentsStatistic",
-    "constant_heads",
-    "contribution_energy",
-    "head_rows",
-    "lift",
-    "pair_norms",
-    "shift_rows",
-    "source",
-    "total",
-]
+__all__ = ["Moments", "constant_heads", "contribution_energy", "pair_norms", "panel_edges", "spreads", "total"]
 
 Floats = npt.NDArray[np.float64]
-
-SOURCES = ("gated_z", "z", "q", "k", "v", "contribution")
 
 # A head counts as constant where its spread is below 1e-6 of its size (1e-12 of the squares): rounding in float32 alone
 # makes that much out of a head that adds one and the same vector at every position.
 _CONSTANT = 1e-12
 _NOTHING = 1e-14  # of ‖W_O‖² Σ‖z‖², the most that Σ‖W_O z‖² can be
+_PANEL = 512  # rows of a panel: large enough for a fast product, small enough to waste little below the diagonal
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Σ u uᵀ over positions, with u = [x ; s ; 1]: x = z - pivot of all heads, s = ‖x‖² of each head.
 
-    D dimensions of N heads make D + N + 1 rows. The fourth powers in s are what unbiased CKA needs beside G = Σ x xᵀ.
-    Nothing is ever changed in place: a value may be kept while the sums behind it go on.
+    D dimensions of N heads make D + N + 1 rows. The fourth powers in s are what unbiased CKA needs beside Σ x xᵀ. The
+    sum is symmetric, and only its upper triangle is held, in panels of rows. Nothing is ever changed in place.
 
     Attributes:
         dims: dimensions of each head.
         pivot: (D,) the point about which sums are taken, head after head.
-        gram: (D + N + G, D + N + G) the sum; symmetric.
-        group: for each head, which positions it was seen at; all 0 but for heads of the two sides of an
-            encoder-decoder. Each of the G groups has its own row for the 1 in u, and gram is NaN between groups.
+        panels: for the heads of `panel_edges(dims)`, their rows of x, and last the rows of [s ; 1]; each panel's
+            columns run from its first row's own to the end. Within a panel, blocks below the heads on the diagonal
+            hold nothing.
     """
 
     dims: tuple[int, ...]
     pivot: Float64[Tensor, " dim"]
-    gram: Float64[Tensor, "row row"]
-    group: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not self.group:
-            object.__setattr__(self, "group", (0,) * len(self.dims))
+    panels: tuple[Float64[Tensor, "_ _"], ...]
 
     @classmethod
     def empty(cls, dims: tuple[int, ...], pivot: Float64[Tensor, " dim"]) -> Self:
         """The sum over nothing."""
-        n_rows = sum(dims) + len(dims) + 1
-        return cls(dims, pivot, pivot.new_zeros(n_rows, n_rows))
+        last = len(dims) + 1
+        starts = [own.start for own in _slices(dims)]
+        sizes = [(sum(dims[a:b]), sum(dims) - starts[a] + last) for a, b in pairwise(panel_edges(dims))]
+        return cls(dims, pivot, tuple(pivot.new_zeros(size) for size in [*sizes, (last, last)]))
 
-    @property
+    @classmethod
+    def of_square(
+        cls, dims: tuple[int, ...], pivot: Float64[Tensor, " dim"], square: Float64[Tensor, "row row"]
+    ) -> Self:
+        """From the whole sum, (D + N + 1, D + N + 1)."""
+        first = [0, *accumulate(dims)]
+        edges = [first[edge] for edge in panel_edges(dims)]
+        panels = [square[a:b, a:] for a, b in pairwise([*edges, len(square)])]
+        return cls(dims, pivot, tuple(panel.clone() for panel in panels))
+
+    @cached_property
     def slices(self) -> tuple[slice, ...]:
-        """Each head's rows of gram and pivot."""
+        """Each head's rows of the pivot."""
         return _slices(self.dims)
 
     @property
-    def counts(self) -> Floats:
-        """(head,) how many positions each head was seen at."""
-        ones = sum(self.dims) + len(self.dims) + np.array(self.group)
-        return self.gram.diagonal().cpu().numpy()[ones]
-
-    @property
     def n(self) -> int:
-        """How many positions were summed; the most, where heads were seen at different positions."""
-        return int(max(self.counts, default=0))
+        """How many positions were summed."""
+        return int(self.panels[-1][-1, -1])
 
     @property
     def sums(self) -> Float64[Tensor, " dim"]:
         """(D,) Σ x."""
-        ones = self.gram[sum(self.dims) + len(self.dims) :]
-        return torch.cat([ones[group, own] for group, own in zip(self.group, self.slices, strict=True)])
+        return torch.cat([self.pivot.new_empty(0), *(panel[:, -1] for panel in self.panels[:-1])])
 
     @property
     def mean(self) -> Float64[Tensor, " dim"]:
         """(D,) mean of z; NaN where no position was summed."""
-        counts = torch.from_numpy(np.repeat(self.counts, self.dims)).to(self.pivot.device)
-        return self.pivot + self.sums / counts
+        return self.pivot + self.sums / (self.n or torch.nan)
+
+    def rows(self, head: int) -> Float64[Tensor, "dim column"]:
+        """Σ x_head [x ; s ; 1]ᵀ, x from this head's own on: (d, D - start + N + 1), a view."""
+        place = next(i for i, (a, b) in enumerate(pairwise(panel_edges(self.dims))) if a <= head < b)
+        own = self.slices[head]
+        offset = own.start - self.slices[panel_edges(self.dims)[place]].start
+        return self.panels[place][offset : offset + self.dims[head], offset:]
+
+    def centred_rows(self, head: int) -> Float64[Tensor, "dim column"]:
+        """(d, D - start) Σ (z_head - mean)(z - mean)ᵀ, z from this head's own on."""
+        start, n_dims = self.slices[head].start, len(self.pivot)
+        sums = self.sums[start:]
+        return torch.addr(self.rows(head)[:, : n_dims - start], sums[: self.dims[head]], sums, alpha=-1 / (self.n or 1))
+
+    def own(self, head: int, point: Float64[Tensor, " dim"]) -> Float64[Tensor, "dim dim"]:
+        """(d, d) Σ (z - point)(z - point)ᵀ of one head; point: (d,)."""
+        rows, dim = self.rows(head), self.dims[head]
+        delta, sums = self.pivot[self.slices[head]] - point, rows[:, -1]
+        moved = torch.outer(delta, sums)
+        return rows[:, :dim] + moved + moved.T + self.n * torch.outer(delta, delta)
+
+    def second(self, point: Float64[Tensor, " dim"]) -> Float64[Tensor, "dim dim"]:
+        """(D, D) Σ (z - point)(z - point)ᵀ of all heads; point: (D,)."""
+        n_dims, delta = len(self.pivot), self.pivot - point
+        moved = torch.outer(delta, self.sums + self.n / 2 * delta)
+        return self.square()[:n_dims, :n_dims].add_(moved).add_(moved.T)
+
+    def squares(self, point: Float64[Tensor, " dim"]) -> Float[np.ndarray, "head head"]:
+        """Σ ‖z_a - point_a‖² ‖z_b - point_b‖² of every two heads; point: (D,).
+
+        With δ = pivot - point, ‖z - point‖² = s + 2 δ·x + ‖δ‖²: sums of s, of x and of their products are all it takes.
+        """
+        delta = self.pivot - point
+        starts = np.array([own.start for own in self.slices])
+        n_dims, n_heads = len(delta), len(starts)
+        shift = np.add.reduceat(delta.square().numpy(), starts)
+        x_by_s, x_by_x = np.empty((n_heads, n_heads)), np.zeros((n_heads, n_heads))
+        for head, own in enumerate(self.slices):
+            along = delta[own] @ self.rows(head)
+            x_by_s[head] = along[n_dims - own.start : -1].numpy()
+            weighted = (along[: n_dims - own.start] * delta[own.start :]).numpy()
+            x_by_x[head, head:] = np.add.reduceat(weighted, starts[head:] - own.start)
+        x_by_x += np.triu(x_by_x, 1).T
+        tail = self.panels[-1].numpy()
+        once = tail[:-1, -1] + 2 * np.add.reduceat((delta * self.sums).numpy(), starts)
+        crossed = 2 * x_by_s + np.outer(once, shift)
+        products: Floats = tail[:-1, :-1] + crossed + crossed.T + 4 * x_by_x + self.n * np.outer(shift, shift)
+        return products
+
+    def square(self) -> Float64[Tensor, "row row"]:
+        """(D + N + 1, D + N + 1) the whole sum."""
+        square = self.pivot.new_empty(2 * (len(self.pivot) + len(self.dims) + 1,))
+        for head, own in enumerate(self.slices):
+            rows = self.rows(head)
+            square[own, own.start :] = rows
+            square[own.start :, own] = rows.T
+        square[len(self.pivot) :, len(self.pivot) :] = self.panels[-1]
+        return square
+
+    def about(self, pivot: Float64[Tensor, " dim"]) -> Self:
+        """The same sum about another point: x' = x + δ, s' = s + 2 δ·x + ‖δ‖², a linear map of u."""
+        delta = self.pivot - pivot
+        half = _shift_rows(self.square(), self.slices, delta)
+        return self.of_square(self.dims, pivot, _shift_rows(half.T, self.slices, delta).T)
+
+    def select(self, heads: Sequence[int]) -> Self:
+        """The moments of some heads, in the order given."""
+        n_dims = len(self.pivot)
+        own = [i for head in heads for i in range(n_dims)[self.slices[head]]]
+        rows = [*own, *(n_dims + head for head in heads), n_dims + len(self.dims)]
+        return self.of_square(tuple(self.dims[h] for h in heads), self.pivot[own], self.square()[rows][:, rows])
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
-        return replace(self, pivot=self.pivot.to(device), gram=self.gram.to(device))
-
-    def about(self, pivot: Float64[Tensor, " dim"]) -> Self:
-        """The same sum about another point: x' = x + δ, s' = s + 2 δ·x + ‖δ‖², so gram' = T gram Tᵀ."""
-        delta = self.pivot - pivot
-        half = shift_rows(self.gram, self.dims, delta, self.group)
-        return replace(self, pivot=pivot, gram=shift_rows(half.T, self.dims, delta, self.group).T)
-
-    def select(self, heads: Sequence[int]) -> Self:
-        """The moments of some heads, of one group, in the order given."""
-        n_dims, n_heads = sum(self.dims), len(self.dims)
-        own = [i for head in heads for i in range(n_dims)[self.slices[head]]]
-        rows = own + [n_dims + head for head in heads] + [n_dims + n_heads + self.group[heads[0]]]
-        gram = self.gram[rows][:, rows]
-        return replace(self, dims=tuple(self.dims[h] for h in heads), pivot=self.pivot[own], gram=gram, group=())
-
-    def raw(self) -> Float64[Tensor, "row row"]:
-        """(D + G, D + G) G = Σ [z ; 1][z ; 1]ᵀ, about zero."""
-        n_dims = sum(self.dims)
-        kept = [*range(n_dims), *range(n_dims + len(self.dims), len(self.gram))]
-        return self.about(torch.zeros_like(self.pivot)).gram[kept][:, kept]
+        return replace(self, pivot=self.pivot.to(device), panels=tuple(panel.to(device) for panel in self.panels))
 
     def __add__(self, other: Self) -> Self:
         """The sum over both texts, about the left one's pivot."""
@@ -131,7 +165,23 @@ class Moments:
             return other
         other = other.to(self.pivot.device)
         moved = other if torch.equal(self.pivot, other.pivot) else other.about(self.pivot)
-        return replace(self, gram=self.gram + moved.gram)
+        return replace(self, panels=tuple(a + b for a, b in zip(self.panels, moved.panels, strict=True)))
+
+
+@cache
+def panel_edges(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The first head of each panel of rows, and the number of heads: panels of whole heads, of 512 rows at most.
+
+    >>> panel_edges((64,) * 20), panel_edges((600, 600)), panel_edges(())
+    ((0, 8, 16, 20), (0, 1, 2), (0,))
+    """
+    edges, height = [0], 0
+    for head, dim in enumerate(dims):
+        if height and height + dim > _PANEL:
+            edges.append(head)
+            height = 0
+        height += dim
+    return (*edges, len(dims)) if dims else (0,)
 
 
 def total(blocks: Sequence[Moments]) -> Moments:
@@ -142,39 +192,30 @@ def total(blocks: Sequence[Moments]) -> Moments:
     return merged
 
 
-def shift_rows(
-    gram: Float64[Tensor, "row column"],
-    dims: Sequence[int],
-    delta: Float64[Tensor, " dim"],
-    group: Sequence[int] | None = None,
-) -> Float64[Tensor, "row column"]:
-    """T gram, for the T that moves rows [x ; s ; 1] to x + δ. One head after another: no copy but the result."""
-    shifted = gram.clone()
-    n_dims, n_heads = sum(dims), len(dims)
-    for head, own in enumerate(_slices(dims)):
-        one = gram[n_dims + n_heads + (0 if group is None else group[head])]
-        shifted[n_dims + head] += 2 * (delta[own] @ gram[own]) + delta[own].square().sum() * one
-        shifted[own].addr_(delta[own], one)
-    return shifted
+def spreads(moments: Moments) -> Float[np.ndarray, " head"]:
+    """(head,) Σ ‖z - mean‖² of each head."""
+    squares = np.concatenate([moments.rows(head).diagonal().numpy() for head in range(len(moments.dims))])
+    centred = squares - moments.sums.numpy() ** 2 / (moments.n or np.nan)
+    return np.asarray(np.add.reduceat(centred, [own.start for own in moments.slices]))
 
 
 def pair_norms(moments: Moments) -> Float[np.ndarray, "head head"]:
-    """‖X_aᵀX_b‖² (Frobenius) of every two heads, X = the positions' x about the pivot; NaN between groups."""
-    gram = moments.gram[: sum(moments.dims), : sum(moments.dims)].numpy()
-    starts = [own.start for own in moments.slices]
-    # A panel of one head's rows at a time: no second matrix of the size of gram.
-    panels = (np.einsum("ij,ij->j", gram[own], gram[own]) for own in moments.slices)
-    return np.stack([np.add.reduceat(panel, starts) for panel in panels])
+    """‖Σ (z_a - mean_a)(z_b - mean_b)ᵀ‖² (Frobenius) of every two heads."""
+    starts = np.array([own.start for own in moments.slices])
+    norms = np.zeros((len(starts), len(starts)))
+    for head, start in enumerate(starts):
+        rows = moments.centred_rows(head).numpy()
+        norms[head, head:] = np.add.reduceat(np.einsum("ij,ij->j", rows, rows), starts[head:] - start)
+    return np.asarray(norms + np.triu(norms, 1).T)
 
 
 def constant_heads(moments: Moments) -> Bool[np.ndarray, " head"]:
     """(head,) whether a head gave the same vector at every position, zero included, up to rounding in float32."""
-    counts = np.repeat(np.where(moments.counts > 0, moments.counts, np.nan), moments.dims)
-    squares = moments.gram.diagonal()[: len(counts)].numpy()
-    spread = squares - moments.sums.numpy() ** 2 / counts
-    size = squares + moments.mean.numpy() ** 2 * counts
-    starts = [own.start for own in moments.slices]
-    constant: npt.NDArray[np.bool_] = np.add.reduceat(spread, starts) <= _CONSTANT * np.add.reduceat(size, starts)
+    squares = np.concatenate([moments.rows(head).diagonal().numpy() for head in range(len(moments.dims))])
+    size = squares + moments.mean.numpy() ** 2 * moments.n
+    constant: npt.NDArray[np.bool_] = spreads(moments) <= _CONSTANT * np.add.reduceat(
+        size, [own.start for own in moments.slices]
+    )
     return constant
 
 
@@ -191,120 +232,23 @@ def contribution_energy(
     """
     energies = []
     for head, weight in enumerate(output_weights):
-        second = moments.select([head]).raw()[:-1, :-1]
+        second = moments.own(head, torch.zeros(moments.dims[head], dtype=torch.float64))
         energy = float((weight.T @ weight * second).sum())
         greatest = float(weight.square().sum() * second.diagonal().sum())
         energies.append(energy if energy > _NOTHING * greatest else 0.0)
     return np.array(energies)
 
 
-def source(of: str) -> str:
-    """The name itself, if it is of a tensor whose positions can be summed over.
-
-    Raises:
-        UnknownNameError: it is not.
-    """
-    if of not in SOURCES:
-        raise UnknownNameError(f"there are no moments of {of!r}; there are of: {', '.join(SOURCES)}")
-    return of
-
-
-def head_rows(
-    tensor: Num[Tensor, "batch head position dim"], kept: Bool[Tensor, "batch position"]
-) -> Num[Tensor, "token head dim"]:
-    """The positions that count, one after another, row by row."""
-    if tensor.device.type == "mps":
-        tensor = tensor.cpu()  # MPS has no float64
-    return tensor.detach().transpose(1, 2)[kept.to(tensor.device)]
-
-
-def lift(rows: Num[Tensor, "token head dim"], pivot: Float64[Tensor, "head dim"]) -> Float64[Tensor, "token row"]:
-    """u = [x ; s ; 1] of every position, float64."""
-    n_tokens, n_heads, dim = rows.shape
-    lifted = pivot.new_ones(n_tokens, n_heads * dim + n_heads + 1)
-    x = lifted[:, : n_heads * dim].unflatten(1, (n_heads, dim))
-    torch.sub(rows, pivot, out=x)
-    torch.sum(x.square(), -1, out=lifted[:, n_heads * dim : -1])
-    return lifted
-
-
-@STATISTICS.register("moments")
-class MomentsStatistic(Statistic):
-    """Moments of each layer's heads, for each block of documents.
-
-    All blocks of a layer share one pivot, the heads' mean over the first batch. Memory: N_BLOCKS (D + N + 1)² float64
-    a layer, whatever the length of the text.
-
-    Args:
-        of: what is summed: "gated_z" (what enters the output projection, = z where nothing stands between), "z", "q",
-            "k", "v" or "contribution" (which has the width of the model for every head, and costs its square).
-    """
-
-    def __init__(self, of: str = "gated_z") -> None:
-        self.of = source(of)
-        self._blocks: dict[int, list[Moments]] = {}
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The tensor that is summed."""
-        return frozenset({self.of})
-
-    def update(
-        self,
-        site: Site,
-        tensors: Mapping[str, Tensor],
-        kept: Bool[Tensor, "batch position"],
-        block: Int[Tensor, " batch"],
-    ) -> None:
-        """Take in one site's tensor; positions that are not kept do not count, whatever they hold."""
-        rows = head_rows(tensors[self.of], kept)
-        if not len(rows):
-            return
-        if site.layer not in self._blocks:
-            first = rows.double().mean(0).flatten()
-            self._blocks[site.layer] = [Moments.empty((rows.shape[2],) * rows.shape[1], first)] * N_BLOCKS
-        blocks = self._blocks[site.layer]
-        lifted = lift(rows, blocks[0].pivot.to(rows.device).unflatten(0, rows.shape[1:]))
-        of_token = block.repeat_interleave(kept.sum(1))
-        for number in of_token.unique().tolist():
-            own = lifted[(of_token == number).to(lifted.device)]
-            old = blocks[number].to(lifted.device)
-            blocks[number] = replace(old, gram=torch.addmm(old.gram, own.T, own))
-
-    def merge(self, other: Self) -> None:
-        """Add block to block; where the pivots differ, the other's sums are moved to this one's."""
-        for layer, blocks in other._blocks.items():
-            own = self._blocks.get(layer)
-            if own is None:
-                self._blocks[layer] = list(blocks)
-            else:
-                pivot = own[0].pivot
-                self._blocks[layer] = [a + b.about(pivot.to(b.pivot.device)) for a, b in zip(own, blocks, strict=True)]
-
-    def compute(self) -> dict[int, list[Moments]]:
-        """By layer, Moments of each block, on the CPU: n = 0 in an empty one. A layer without a token has no entry."""
-        return {layer: [block.to("cpu") for block in self._blocks[layer]] for layer in sorted(self._blocks)}
-
-    def state(self) -> dict[str, Tensor]:
-        """LAYER.pivot (head, dim), and LAYER.gram.BLOCK for each block that holds anything."""
-        state = {}
-        for layer, blocks in self.compute().items():
-            state[f"{layer}.pivot"] = blocks[0].pivot.unflatten(0, (len(blocks[0].dims), -1)).clone()
-            state |= {f"{layer}.gram.{number}": block.gram for number, block in enumerate(blocks) if block.n}
-        return state
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
-        self._blocks = {}
-        for name, pivot in state.items():
-            layer, _, what = name.partition(".")
-            if what == "pivot":
-                nothing = Moments.empty((pivot.shape[1],) * pivot.shape[0], pivot.flatten())
-                self._blocks[int(layer)] = [
-                    replace(nothing, gram=state.get(f"{layer}.gram.{number}", nothing.gram))
-                    for number in range(N_BLOCKS)
-                ]
-
-
 def _slices(dims: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in pairwise(accumulate(dims, initial=0)))
+
+
+def _shift_rows(
+    square: Float64[Tensor, "row column"], slices: Sequence[slice], delta: Float64[Tensor, " dim"]
+) -> Float64[Tensor, "row column"]:
+    """T square, for the T that moves rows [x ; s ; 1] to x + δ."""
+    shifted, one = square.clone(), square[-1]
+    for head, own in enumerate(slices):
+        shifted[len(delta) + head] += 2 * (delta[own] @ square[own]) + delta[own].square().sum() * one
+    shifted[: len(delta)].addr_(delta, one)
+    return shifted

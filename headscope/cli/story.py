@@ -1,25 +1,37 @@
-"""The command line: parsing and printing only; every command is a call that Python users have as well."""
+"""Commands of the whole story: from a model to a verdict and a smaller model."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
+from headscope.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Force,
+    Length,
+    Metric,
+    Model,
+    Remote,
+    Seed,
+    Split,
+    TextFiles,
+    Windows,
+    app,
+    progress_bar,
+    stdout,
+)
 from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
-from headscope.errors import HeadscopeError, InputError
+from headscope.errors import InputError
 from headscope.folders import check_free, new_file, new_folder
 from headscope.formatting import number
 from headscope.heads import Anatomy
@@ -31,50 +43,7 @@ from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
 from headscope.texts import Texts, read_texts
 
-__all__ = ["app", "main", "refusing"]
-
-app = typer.Typer(
-    name="headscope",
-    help="Which attention heads does a model need? Find them, measure them, cut the rest.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-_stderr = Console(stderr=True)
-_stdout = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width to fit into
-
-Model = Annotated[str, typer.Argument(help="hub name, local folder, or package.module:factory", show_default=False)]
-TextFiles = Annotated[
-    list[Path] | None, typer.Option("--text", help="text file or folder (.txt, .md, .jsonl); repeatable")
-]
-Split = Annotated[str | None, typer.Option(help="regex at which a text file is split into documents")]
-Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")]
-Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
-Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
-Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")]
-
-
-def main() -> None:
-    """Run the command line."""
-    refusing(app)
-
-
-def refusing(run: Callable[[], object]) -> None:
-    """Run a command; a refusal is one message on stderr and exit code 1."""
-    try:
-        run()
-    except HeadscopeError as error:
-        typer.echo(f"headscope: {error}", err=True)
-        for note in getattr(error, "__notes__", ()):
-            typer.echo(f"  {note}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("headscope: interrupted; nothing was written", err=True)
-        sys.exit(1)
+__all__: list[str] = []
 
 
 @app.callback(invoke_without_command=True)
@@ -133,8 +102,8 @@ def analyze_(
     text: TextFiles = None,
     split: Split = None,
     metric: Metric = "auto",
-    windows: Annotated[int, typer.Option(help="windows of text; 0 for all")] = 256,
-    length: Annotated[int, typer.Option(help="tokens of a window")] = 128,
+    windows: Windows = 256,
+    length: Length = 128,
     ablation_tokens: Annotated[
         int | None, typer.Option(help="tokens that each head is ablated on", show_default="by size")
     ] = None,
@@ -258,7 +227,7 @@ def _analyze(
 
 
 def _run(loaded: Loaded, texts: Texts | None, budget: Budget, metric: str = "auto") -> Analysis:
-    with _progress() as progress:
+    with progress_bar() as progress:
         return analyze(loaded, texts=texts, metric=metric, budget=budget, progress=progress)
 
 
@@ -289,21 +258,6 @@ def _read_text(path: Path) -> str:
         raise InputError(f"cannot read the plan {path}: {error}") from error
 
 
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A progress bar on stderr; nothing at all where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def step(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.advance(tasks[stage], done)
-
-        yield step
-
-
 def _print_anatomy(anatomy: Anatomy) -> None:
     table = Table(title=f"{anatomy.model_class}: {anatomy.n_heads} heads in {len(anatomy.sites)} layers")
     for column in ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "can be cut"):
@@ -312,7 +266,7 @@ def _print_anatomy(anatomy: Anatomy) -> None:
         cut = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
         row = (site.layer, site.kind, site.module_name, site.n_heads, site.n_kv_heads, site.head_dim)
         table.add_row(*map(str, row), site.route, cut)
-    _stdout.print(table)
+    stdout.print(table)
     for remark in anatomy.remarks:
         typer.echo(remark)
 
@@ -324,4 +278,4 @@ def _print_candidates(analysis: Analysis) -> None:
     for row in analysis.candidates.head(8).to_dict("records"):
         numbers = number(row["importance"]), number(row["replaceability"])
         table.add_row(row["head"], *numbers, row["stand_in"], row["reason"])
-    _stdout.print(table)
+    stdout.print(table)

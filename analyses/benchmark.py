@@ -1,0 +1,42 @@
+"""What do watching and comparing cost? Ratios of arms that take turns in one process.
+
+python analyses/benchmark.py --out benchmark
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+import headscope as hs
+from headscope.cli import refusing
+from headscope.demo import DEMO_MODELS, demo_model
+from headscope.folders import check_free, new_folder
+from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="output folder")],
+    model: Annotated[list[str] | None, typer.Option(help="models to watch; the demo's without it")] = None,
+    rounds: Annotated[int, typer.Option(help="how often each arm is timed")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="the smallest case and the first model only")] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
+) -> None:
+    """Time every arm and write the table of ratios."""
+    check_free(out, force=force)
+    cases = CASES[:1] if quick else CASES
+    names = model or [str(demo_model(name)) for name in list(DEMO_MODELS)[: 1 if quick else None]]
+    frames = [bench(case, rounds) for case in cases for bench in (bench_pairs, bench_minibatch)]
+    for name in names:
+        loaded = hs.load_model(name)
+        batches = loaded.batches or list(hs.text_batches(loaded.tokenizer, length=128, windows=8))
+        frames.append(bench_watching(loaded.model, batches, loaded.name, rounds))
+    table = pd.concat(frames, ignore_index=True)
+    with new_folder(out, force=force) as new:
+        table.to_csv(new / "benchmark.csv", index=False)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+if __name__ == "__main__":
+    refusing(lambda: typer.run(main))

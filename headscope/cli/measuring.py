@@ -1,0 +1,267 @@
+"""Commands that measure one thing: how alike heads are, what each is worth, what they do, what changed."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.table import Table
+
+from headscope.analysis import Analysis
+from headscope.anatomy import discover
+from headscope.batches import probe_example
+from headscope.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Force,
+    Length,
+    Metric,
+    Model,
+    Remote,
+    Seed,
+    Skip,
+    Split,
+    TextFiles,
+    Windows,
+    app,
+    progress_bar,
+    read_batches,
+    stdout,
+)
+from headscope.comparing import How, compare_heads
+from headscope.contrast import Contrast, compare
+from headscope.errors import InputError
+from headscope.folders import check_free, new_folder
+from headscope.formatting import interval, number
+from headscope.loading import load_model
+from headscope.measures import MEASURES
+from headscope.preparation import affordable_tokens
+from headscope.scores import SCORES
+from headscope.scoring import importance
+from headscope.splits import sample_batches
+from headscope.tables import HeadTable, PairTable
+from headscope.texts import read_texts
+
+__all__: list[str] = []
+
+_SHOWN = 10
+
+
+@app.command(name="similarity")
+def similarity_(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help=f"{', '.join(MEASURES)}; repeatable [default: cka]")] = None,
+    of: Annotated[str | None, typer.Option(help="z, q, k, v or contribution", show_default="the measure's own")] = None,
+    scope: Annotated[str, typer.Option(help="layer, or model: every head with every other")] = "layer",
+    other: Annotated[str | None, typer.Option(help="a second model, compared with the first on the same text")] = None,
+    memory: Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")] = "2GB",
+    text: TextFiles = None,
+    split: Split = None,
+    windows: Windows = 64,
+    length: Length = 256,
+    skip_first: Skip = 0,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Measure how alike the heads of a model are, with intervals over documents.
+
+    Example: headscope similarity ./my-model --measure cka --measure pattern_js --text notes.txt --out alike
+    """
+    if out is not None:
+        check_free(out, force=force)
+    asked = [(MEASURES[name](), of) for name in measure or ["cka"]]
+    how = How(scope=scope, memory=memory, skip_first=skip_first, seed=seed)
+    texts = read_texts(text, split) if text else None
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    second = None if other is None else load_model(other, device=device, dtype=dtype).model
+    batches = read_batches(loaded, texts, length, windows, seed)
+    with progress_bar() as step:
+        tables = compare_heads(
+            loaded.model, batches, asked, how, other=second, progress=lambda rows: step("windows", rows, windows)
+        )
+    if out is not None:
+        with new_folder(out, force=force) as new:
+            for table in tables:
+                table.save(new)
+    if as_json:
+        typer.echo(json.dumps({table.name: _records(_apart(table)) for table in tables}))
+        return
+    for table in tables:
+        _print_pairs(table)
+    if out is not None:
+        typer.echo(f"tables: {out}")
+
+
+@app.command(name="importance")
+def importance_(
+    model: Model,
+    out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(SCORES)}; repeatable [default: ablation]")
+    ] = None,
+    metric: Metric = "auto",
+    text: TextFiles = None,
+    split: Split = None,
+    windows: Windows = 64,
+    length: Length = 128,
+    tokens: Annotated[int | None, typer.Option(help="tokens to measure on", show_default="by size")] = None,
+    skip_first: Skip = 0,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Measure what each head is worth, with intervals over documents.
+
+    Example: headscope importance ./my-model --score ablation --score norm --text notes.txt --out worth
+    """
+    if out is not None:
+        check_free(out, force=force)
+    chosen = [SCORES[name]() for name in score or ["ablation"]]
+    texts = read_texts(text, split) if text else None
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    batches = read_batches(loaded, texts, length, windows, seed)
+    anatomy = discover(loaded.model, probe_example(loaded.model, batches[0]))
+    sample = sample_batches(batches, tokens or affordable_tokens(loaded.model, anatomy), seed)
+    with progress_bar() as step:
+        total = anatomy.n_heads * len(sample)
+        tables = [
+            importance(
+                loaded.model, sample, one, metric, anatomy=anatomy, skip_first=skip_first,
+                progress=lambda done: step("ablation", done, total),
+            )
+            for one in chosen
+        ]  # fmt: skip
+    if out is not None:
+        with new_folder(out, force=force) as new:
+            for table in tables:
+                table.save(new)
+    if as_json:
+        typer.echo(json.dumps({table.name: _records(table.to_frame()) for table in tables}))
+        return
+    for table in tables:
+        _print_heads(table)
+    if out is not None:
+        typer.echo(f"tables: {out}")
+
+
+@app.command(name="compare")
+def compare_(
+    a: Annotated[str, typer.Argument(help="a saved analysis, or a model", show_default=False)],
+    b: Annotated[str, typer.Argument(help="another one", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None,
+    metric: Metric = "auto",
+    text: TextFiles = None,
+    split: Split = None,
+    windows: Windows = 64,
+    length: Length = 128,
+    tokens: Annotated[int | None, typer.Option(help="tokens to ablate heads on", show_default="by size")] = None,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Say what changed between two saved analyses, or between two models on the same text, head by head.
+
+    Example: headscope compare report-before report-after
+    """
+    if out is not None:
+        check_free(out, force=force)
+    saved = [_is_analysis(Path(name)) for name in (a, b)]
+    if all(saved):
+        contrast = compare(Analysis.load(a), Analysis.load(b), names=(a, b))
+    elif any(saved):
+        raise InputError(f"{a} and {b}: one is a saved analysis and the other a model; compare two of a kind")
+    else:
+        texts = read_texts(text, split) if text else None
+        first, second = (load_model(n, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for n in (a, b))
+        batches = read_batches(first, texts, length, windows, seed)
+        anatomy = discover(first.model, probe_example(first.model, batches[0]))
+        sample = list(sample_batches(batches, tokens or affordable_tokens(first.model, anatomy), seed))
+        with progress_bar() as step:
+            total = 2 * anatomy.n_heads * len(sample)
+            contrast = compare(
+                first.model, second.model, sample, metric=metric, names=(a, b),
+                progress=lambda done: step("ablation", done, total),
+            )  # fmt: skip
+    if out is not None:
+        contrast.save(out, force=force)
+    if as_json:
+        typer.echo(json.dumps({"sentence": contrast.sentence, "heads": _records(contrast.frame)}))
+        return
+    _print_contrast(contrast)
+
+
+def _is_analysis(folder: Path) -> bool:
+    return (folder / "analysis.json").exists() or (folder / "run" / "analysis.json").exists()
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values, what is not defined as null."""
+    return [
+        {name: None if isinstance(value, float) and pd.isna(value) else value for name, value in row.items()}
+        for row in frame.astype(object).where(frame.notna(), None).to_dict("records")
+    ]
+
+
+def _apart(table: PairTable) -> pd.DataFrame:
+    """Pairs of different heads, most alike first; of two models, every pair."""
+    frame = table.to_frame().sort_values("value", ascending=False, kind="stable")
+    if table.other is not None:
+        return frame
+    symmetric = MEASURES[table.name].symmetric
+    place = {str(head): index for index, head in enumerate(table.heads)}
+    first, second = frame["head_a"].map(place), frame["head_b"].map(place)
+    return frame[first < second] if symmetric else frame[first != second]
+
+
+def _print_pairs(table: PairTable) -> None:
+    shown = Table(title=f"{table.name} of {table.of}: most alike")
+    columns = ["head", "head", "value", "95% interval", *(["on random tokens"] if table.null is not None else [])]
+    for column in columns:
+        shown.add_column(column)
+    for row in _apart(table).head(_SHOWN).to_dict("records"):
+        null = [number(row["null"])] if table.null is not None else []
+        shown.add_row(row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *null)
+    stdout.print(shown)
+    if why := table.facts.get("why_no_interval"):
+        typer.echo(f"no intervals: {why}")
+
+
+def _print_heads(table: HeadTable) -> None:
+    frame = table.to_frame().sort_values("score", ascending=False, kind="stable")
+    shown = Table(title=f"{table.name}{f', {table.unit}' if table.unit else ''}: highest and lowest")
+    for column in ("head", "score", "95% interval", *table.columns):
+        shown.add_column(column)
+    some = frame if len(frame) <= 2 * _SHOWN else pd.concat([frame.head(_SHOWN), frame.tail(_SHOWN)])
+    for row in some.to_dict("records"):
+        further = [number(row[name]) for name in table.columns]
+        name = f"L{row['layer']}H{row['head']}"
+        shown.add_row(name, number(row["score"]), interval(row["low"], row["high"]), *further)
+    stdout.print(shown)
+    if why := table.facts.get("why_no_interval"):
+        typer.echo(f"no intervals: {why}")
+
+
+def _print_contrast(contrast: Contrast) -> None:
+    typer.echo(contrast.sentence)
+    shown = Table(title="what changed")
+    for column in ("head", "score", *contrast.names, "change", "95% interval", "q"):
+        shown.add_column(column)
+    for row in contrast.changed.head(2 * _SHOWN).to_dict("records"):
+        ends = interval(row["low"], row["high"])
+        values = number(row["first"]), number(row["second"]), number(row["change"]), ends, number(row["q_value"])
+        shown.add_row(f"L{row['layer']}H{row['head']}", row["score"], *values)
+    if len(contrast.changed):
+        stdout.print(shown)

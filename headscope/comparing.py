@@ -1,0 +1,355 @@
+"""Similarity of heads: gather what the measures need in as few passes as memory allows, and call the pure parts."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, probe_example
+from headscope.errors import AnatomyError, InputError, UnknownNameError
+from headscope.heads import Anatomy, HeadId
+from headscope.measures import MEASURES, Measure
+from headscope.nulls import scramble_tokens
+from headscope.observation import observe
+from headscope.pairing import heads_of, measure_name, pair_table
+from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
+from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
+from headscope.tables import PairTable
+from headscope.watching import output_weights
+from headscope.weights import ov_factors, qk_factors
+
+__all__ = ["How", "compare_heads", "parse_memory", "similarity"]
+
+_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "b": 1.0}
+_FACTORS = {"qk_factors": qk_factors, "ov_factors": ov_factors}
+_TEXTLESS = {*_FACTORS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """Settings of a comparison.
+
+    Attributes:
+        scope: "layer": within each layer (of two models: a layer with the same layer), NaN elsewhere; "model": every
+            head with every other.
+        memory: bytes that sums may take, or as text: "2GB". What does not fit is done in several passes.
+        skip_first: positions at the start of each row that do not count.
+        seed: of random tokens.
+    """
+
+    scope: str = "layer"
+    memory: float | str = "2GB"
+    skip_first: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scope not in SCOPES:
+            raise UnknownNameError(f"there is no scope {self.scope!r}; there are: {', '.join(SCOPES)}")
+        parse_memory(self.memory)
+
+
+def similarity(
+    model: nn.Module,
+    batches: Iterable[Batch] | None = None,
+    measure: str | Measure = "cka",
+    of: str | None = None,
+    scope: str = "layer",
+    *,
+    other: nn.Module | None = None,
+    memory: float | str = "2GB",
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> PairTable:
+    """How alike heads are, over the positions of some text, with intervals over its documents.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batches: dicts of tensors as the model takes them, with an optional "document" (batch,); measures of weights
+            take none.
+        measure: a name out of `headscope.measures.MEASURES`, or an object with its settings.
+        of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution"; measures of maps compare
+            "pattern", those of weights "weights".
+        scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
+        other: a second model, run on the same batches: rows are heads of `model`, columns heads of `other`.
+        memory: bytes that the sums may take, or as text ("2GB"); across the model, what does not fit is done in
+            several passes, and intervals are made only where all blocks of documents fit.
+        anatomy: of `model`; skips the probe.
+        skip_first: positions at the start of each row that do not count.
+        seed: of the random tokens that maps are compared on beside.
+        progress: called with the number of rows after each batch.
+
+    Returns:
+        A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see
+        different positions. Measures of maps carry their value on random tokens as `null`.
+
+    Raises:
+        UnknownNameError: no such measure or scope, or a tensor that the measure does not compare.
+        InputError: no batch; models that do not see the same positions.
+    """
+    how = How(scope=scope, memory=memory, skip_first=skip_first, seed=seed)
+    (table,) = compare_heads(model, batches, [(measure, of)], how, anatomy=anatomy, other=other, progress=progress)
+    return table
+
+
+def compare_heads(
+    model: nn.Module,
+    batches: Iterable[Batch] | None,
+    asked: Sequence[tuple[str | Measure, str | None]],
+    how: How,
+    *,
+    anatomy: Anatomy | None = None,
+    other: nn.Module | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[PairTable]:
+    """Several measures from one pass over the text (and one more over random tokens where maps are compared).
+
+    Args:
+        model, batches, anatomy, other, progress: see `similarity`.
+        asked: measures, each with what it compares; None for its own choice.
+        how: settings.
+
+    Returns:
+        A table for each measure asked, in that order.
+    """
+    chosen = [(MEASURES[m]() if isinstance(m, str) else m, of) for m, of in asked]
+    asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
+    kept = _kept(batches, asks)
+    anatomy = discover(model, _example(model, kept)) if anatomy is None else anatomy
+    pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept)))
+    tables = [_of_weights(ask, pair, how.scope) if ask.textless else None for ask in asks]
+    places = [place for place, ask in enumerate(asks) if not ask.textless]
+    if places:
+        reading = [asks[place] for place in places]
+        made = _read(pair, kept, reading, how, progress)
+        if any(ask.of == "pattern" for ask in reading) and "input_ids" in kept[0]:
+            maps = [ask for ask in reading if ask.of == "pattern"]
+            nulls = _read(pair, list(scramble_tokens(kept, how.seed)), maps, how, progress)
+            by_ask = dict(zip(maps, nulls, strict=True))
+            made = [replace(t, null=by_ask[a].matrix) if a in by_ask else t for a, t in zip(reading, made, strict=True)]
+        for place, table in zip(places, made, strict=True):
+            tables[place] = table
+    return [table for table in tables if table is not None]
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """One measure, and what it compares."""
+
+    measure: Measure
+    of: str
+
+    @property
+    def textless(self) -> bool:
+        return self.measure.needs <= _TEXTLESS
+
+    @property
+    def streamed(self) -> str:
+        """The tensor that is summed for it."""
+        if "output_weights" in self.measure.needs:
+            return "gated_z"  # contributions are compared through z as the projection reads it
+        return "written" if self.of == "contribution" else self.of
+
+    def key(self, need: str) -> tuple[str, str]:
+        """Which statistic a need is met by; measures that want the same share it."""
+        return ("moments" if need == "halves" else need, self.streamed)
+
+    @property
+    def statistics(self) -> set[tuple[str, str]]:
+        return {self.key(need) for need in self.measure.needs if need != "output_weights"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """One model, or two that are compared with each other."""
+
+    model: nn.Module
+    anatomy: Anatomy
+    other: nn.Module | None
+    other_anatomy: Anatomy | None
+
+    def heads(self, of: str) -> tuple[tuple[HeadId, ...], tuple[HeadId, ...] | None]:
+        theirs = None if self.other_anatomy is None else heads_of(self.other_anatomy, of)
+        return heads_of(self.anatomy, of), theirs
+
+    def by_layer(self, make: Callable[[nn.Module, Anatomy], Mapping[int, Any]]) -> dict[int, Any]:
+        """Something of each layer, the other model's from OTHER on."""
+        made = dict(make(self.model, self.anatomy))
+        if self.other is not None and self.other_anatomy is not None:
+            made |= {OTHER + layer: value for layer, value in make(self.other, self.other_anatomy).items()}
+        return made
+
+    @property
+    def cuttable(self) -> "_Pair":
+        theirs = None if self.other_anatomy is None else self.other_anatomy.cuttable
+        return replace(self, anatomy=self.anatomy.cuttable, other_anatomy=theirs)
+
+
+def parse_memory(memory: float | str) -> float:
+    """Bytes, from a number or from text such as "2GB" or "500 MB".
+
+    Raises:
+        InputError: it is neither, or not above zero.
+
+    >>> parse_memory("1.5GB"), parse_memory(1000)
+    (1500000000.0, 1000.0)
+    """
+    text = str(memory).strip().lower()
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    try:
+        size = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise InputError(f"memory is a number of bytes, or text such as '2GB'; got {memory!r}")
+    return size
+
+
+def _read(
+    pair: _Pair, batches: Sequence[Batch], asks: Sequence[_Ask], how: How, progress: Callable[[int], None] | None
+) -> list[PairTable]:
+    """Tables of measures that need text, in as many passes as fit into memory."""
+    if any(ask.of == "contribution" for ask in asks):
+        pair = pair.cuttable
+    blocks, parts = _fit(pair, asks, how)
+    tables: list[PairTable] = []
+    for layers in parts:
+        made = _pass(pair, layers, batches, asks, how, blocks, progress)
+        tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
+    return tables
+
+
+def _pass(
+    pair: _Pair,
+    layers: Sequence[int],
+    batches: Sequence[Batch],
+    asks: Sequence[_Ask],
+    how: How,
+    blocks: int,
+    progress: Callable[[int], None] | None,
+) -> list[PairTable]:
+    statistics = {
+        key: _statistic(*key, how.scope, blocks, pair.other is not None) for ask in asks for key in ask.statistics
+    }
+    part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))
+    other = None if pair.other is None or pair.other_anatomy is None else (pair.other, pair.other_anatomy)
+    observed = observe(
+        pair.model, batches, list(statistics.values()), anatomy=part, other=other, skip_first=how.skip_first,
+        progress=progress,
+    )  # fmt: skip
+    computed = {key: statistic.compute() for key, statistic in statistics.items()}
+    wants_weights = any("output_weights" in ask.measure.needs for ask in asks)
+    weights = pair.by_layer(output_weights) if wants_weights else {}
+    facts = {
+        "documents": observed.n_documents, "tokens": observed.n_tokens, "scope": how.scope,
+        "skip_first": how.skip_first, "seed": how.seed,
+    }  # fmt: skip
+    made = []
+    for ask in asks:
+        needs = {need: computed[ask.key(need)] for need in ask.measure.needs if need != "output_weights"}
+        made.append(pair_table(ask.measure, ask.of, needs, pair.heads(ask.of), weights, facts))
+    return made
+
+
+def _statistic(need: str, of: str, scope: str, blocks: int, two: bool) -> Statistic:
+    kind: Any = STATISTICS["cross_moments"] if need == "moments" and (scope == "model" or two) else STATISTICS[need]
+    settings: dict[str, Any] = {"of": of} if need in ("moments", "minibatch_hsic") else {}
+    if need != "moments":
+        return kind(**settings, scope=scope)
+    return kind(**settings) if kind is STATISTICS["moments"] else kind(**settings, scope=scope, blocks=blocks)
+
+
+def _fit(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[int]]]:
+    """Blocks of documents that fit into memory, and the layers of each pass."""
+    layers = [site.layer for site in pair.anatomy.sites]
+    sums = {key for ask in asks for key in ask.statistics if key[0] == "moments"}
+    if how.scope == "layer" or not sums:
+        return N_BLOCKS, [layers]
+    room = parse_memory(how.memory) / len(sums)
+    least = 2 if any("halves" in ask.measure.needs for ask in asks) else 1
+    if _bytes(pair, layers, N_BLOCKS) <= room:
+        return N_BLOCKS, [layers]
+    if _bytes(pair, layers, least) <= room:
+        return least, [layers]
+    if pair.other is not None:
+        raise InputError(
+            f"comparing every head of two models takes {_bytes(pair, layers, least) / 1e9:.1f} GB, more than memory="
+            f'{how.memory!r}; allow more, or compare layer by layer (scope="layer")'
+        )
+    for n_groups in range(3, len(layers) + 1):
+        groups = [list(part) for part in np.array_split(layers, n_groups)]
+        parts = [[*map(int, a), *map(int, b)] for a, b in combinations(groups, 2)]
+        if all(_bytes(pair, part, least) <= room for part in parts):
+            return least, parts
+    raise InputError(
+        f"two layers alone take more than memory={how.memory!r} "
+        f"({_bytes(pair, layers[:2], least) / 1e9:.2f} GB); allow more, or compare within layers"
+    )
+
+
+def _bytes(pair: _Pair, layers: Sequence[int], blocks: int) -> float:
+    """Of the upper triangle over all dimensions, for each block of documents and for three sums on the way."""
+    sites = [site for site in pair.anatomy.sites if site.layer in layers]
+    if pair.other_anatomy is not None:
+        sites += pair.other_anatomy.sites
+    rows = sum(site.n_heads * (max(site.head_dim, site.value_dim) + 1) for site in sites)
+    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * rows**2
+
+
+def _fill(one: PairTable, other: PairTable) -> PairTable:
+    """The numbers of one pass, and of another where it has none."""
+    take = np.isnan(one.matrix)
+    value, low, high = (np.where(take, getattr(other, name), getattr(one, name)) for name in ("matrix", "low", "high"))
+    return replace(one, matrix=value, low=low, high=high)
+
+
+def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
+    """The table of a measure that looks at weights alone."""
+    (need,) = ask.measure.needs
+    factors = pair.by_layer(_FACTORS[need])
+    if not factors:
+        raise AnatomyError(
+            f"{measure_name(ask.measure)} needs q, k or v as one linear map of the residual stream, and no layer of "
+            f"{pair.anatomy.model_class} has that"
+        )
+    rows, columns = pair.heads(ask.of)
+    layer = np.array([head.layer for head in rows] + [OTHER + head.layer for head in columns or ()], dtype=np.int64)
+    own = np.flatnonzero(np.isin(layer, list(factors)))
+    matrix = np.full((len(layer), len(layer)), np.nan)
+    ordered = [factor for one in dict.fromkeys(layer[own].tolist()) for factor in factors[one]]
+    matrix[np.ix_(own, own)] = ask.measure.compare({need: ordered})
+    if scope == "layer":
+        matrix[own_layer(layer)[:, None] != own_layer(layer)] = np.nan
+    shown = slice(0, len(rows)) if columns is None else slice(len(rows), None)
+    matrix = matrix[: len(rows), shown]
+    none = np.full_like(matrix, np.nan)
+    facts = {"scope": scope, "why_no_interval": "weights are known exactly: there is no text to vary"}
+    return PairTable(measure_name(ask.measure), ask.of, rows, matrix, none, none, facts, other=columns)
+
+
+def _source_of(measure: Measure, of: str | None) -> str:
+    if of is None:
+        return measure.sources[0]
+    if of not in measure.sources:
+        raise UnknownNameError(
+            f"{measure_name(measure)} does not compare {of!r}; it compares: {', '.join(measure.sources)}"
+        )
+    return of
+
+
+def _kept(batches: Iterable[Batch] | None, asks: Sequence[_Ask]) -> Sequence[Batch]:
+    if batches is None:
+        batches = []
+    kept = batches if isinstance(batches, Sequence) else list(batches)
+    if len(kept) == 0 and not all(ask.textless for ask in asks):
+        raise InputError("there is no batch to measure on; pass batches")
+    return kept
+
+
+def _example(model: nn.Module, batches: Sequence[Batch]) -> dict[str, Any] | None:
+    return probe_example(model, batches[0]) if len(batches) else None

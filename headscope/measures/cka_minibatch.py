@@ -1,0 +1,61 @@
+"""Minibatch CKA: an estimate of linear CKA whose cost does not grow with the square of the heads' dimensions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Float
+
+from headscope.cards import Card
+from headscope.measures import MEASURES, Measure
+from headscope.statistics.pair_sums import PairSums
+
+__all__ = ["CkaMinibatch", "normalised"]
+
+
+@MEASURES.register("cka_minibatch")
+@dataclass(frozen=True)
+class CkaMinibatch(Measure):
+    """Linear CKA from the unbiased HSIC of minibatches; see `normalised`."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"minibatch_hsic"})
+    symmetric: ClassVar[bool] = True
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    card: ClassVar[Card] = Card(
+        formula="Σ HSIC(a, b) / sqrt(Σ HSIC(a, a) Σ HSIC(b, b)), the sums over minibatches of at most 256 positions, "
+        "HSIC the unbiased estimate with linear kernels, weighed by positions.",
+        unit="none",
+        span="-1 to 1; 1 = the same up to the invariance, about 0 = unrelated.",
+        undefined="NaN for a constant head, for one whose Σ HSIC(a, a) ≤ 0, and for heads at different positions.",
+        invariance="Rotation and reflection of a head's dimensions, one common scale; an offset of each minibatch.",
+        cost="b of work a position and pair of heads for minibatches of b: less than cka where d² is more than b. N² "
+        "numbers of memory.",
+        use="For heads of many dimensions. It sees what varies within a minibatch, mostly within documents: what "
+        "differs from one document to the next counts less than in cka, so the two are not interchangeable.",
+        source="Nguyen et al. 2021, arXiv:2010.15327, section 2, equations 2 and 3.",
+    )
+
+    def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
+        """(head, head); see `normalised`."""
+        return normalised(seen["minibatch_hsic"])
+
+
+def normalised(sums: PairSums) -> Float[np.ndarray, "head head"]:
+    """values_ab / sqrt(values_aa values_bb): a cosine, from inner products.
+
+    Args:
+        sums: inner products of every two heads.
+
+    Returns:
+        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product with itself is not above 0.
+
+    Source: Nguyen et al. 2021, arXiv:2010.15327, equation 3.
+
+    >>> normalised(PairSums(np.array([[4.0, 3.0], [3.0, 9.0]]), 10))
+    array([[1. , 0.5],
+           [0.5, 1. ]])
+    """
+    own = sums.values.diagonal()
+    scale = np.sqrt(np.where(own > 0, own, np.nan))
+    return np.asarray(sums.values / scale[:, None] / scale)

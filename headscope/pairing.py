@@ -1,0 +1,95 @@
+"""Tables of pairs: a pure measure applied to what was summed, with intervals over blocks of documents."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from headscope.heads import Anatomy, HeadId
+from headscope.intervals import jackknife, why_no_interval
+from headscope.measures import MEASURES, Measure
+from headscope.statistics.arrivals import OTHER
+from headscope.statistics.moments import Moments
+from headscope.tables import PairTable
+
+__all__ = ["Computed", "heads_of", "measure_name", "pair_table"]
+
+Computed = Mapping[Any, Sequence[Any]]  # by layer, or by the layers of a group: a value a block of documents
+
+
+def pair_table(
+    measure: Measure,
+    of: str,
+    computed: Mapping[str, Computed],
+    heads: tuple[tuple[HeadId, ...], tuple[HeadId, ...] | None],
+    weights: Mapping[int, Sequence[Tensor]],
+    facts: Mapping[str, Any],
+) -> PairTable:
+    """Compare heads by what was summed before, with intervals over the blocks of documents.
+
+    Args:
+        measure: which measure.
+        of: what it compares.
+        computed: for each of its needs, what the statistic computed.
+        heads: those of the rows, and another model's for the columns, or None.
+        weights: W_O of each head by layer, where the measure needs it.
+        facts: for the table.
+    """
+    needs = sorted(measure.needs - {"output_weights"})
+    layers_of = [[head.layer for head in heads[0]], [OTHER + head.layer for head in heads[1] or ()]]
+    layer = np.array(layers_of[0] + layers_of[1], dtype=np.int64)
+    value, low, high = (np.full((len(layer), len(layer)), np.nan) for _ in range(3))
+    for key, blocks in computed[needs[0]].items():
+        group = (key,) if isinstance(key, int) else key
+        own = np.flatnonzero(np.isin(layer, group))
+        filled = [number for number, block in enumerate(blocks) if block.n]
+        given = [weight for one in group for weight in weights.get(one, ())]
+
+        def estimate(numbers: Sequence[int], key: Any = key, given: Any = given) -> Any:
+            return measure.compare(_seen(needs, computed, key, numbers) | {"output_weights": given})
+
+        spread = jackknife(estimate, filled, [blocks[number].n for number in filled])
+        cells = np.ix_(own, own)
+        value[cells] = spread.centre
+        low[cells], high[cells] = spread.interval()
+    if why := why_no_interval(facts["documents"]):
+        facts = {**facts, "why_no_interval": why}
+    n_rows = len(heads[0])
+    columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
+    value, low, high = (table[:n_rows, columns] for table in (value, low, high))
+    return PairTable(measure_name(measure), of, heads[0], value, low, high, facts, other=heads[1])
+
+
+def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
+    """The heads that a table of this tensor has: query heads, or key or value heads numbered as such."""
+    if of in ("k", "v"):
+        counts = {s.layer: s.n_kv_heads if of == "k" else s.n_value_heads for s in anatomy.sites}
+        return tuple(HeadId(layer, head) for layer, count in counts.items() for head in range(count))
+    return anatomy.heads
+
+
+def _seen(needs: Sequence[str], computed: Mapping[str, Computed], key: Any, numbers: Sequence[int]) -> dict[str, Any]:
+    """What a measure is given, from some of the blocks."""
+    seen: dict[str, Any] = {}
+    for need in needs:
+        blocks = computed[need][key]
+        if need == "halves":
+            seen[need] = tuple(_sum(blocks, [n for n in numbers if n % 2 == half]) for half in (0, 1))
+        else:
+            seen[need] = _sum(blocks, numbers)
+    return seen
+
+
+def _sum(blocks: Sequence[Any], numbers: Sequence[int]) -> Any:
+    if not numbers:
+        return Moments.empty(blocks[0].dims, blocks[0].pivot)
+    summed = blocks[numbers[0]]
+    for number in numbers[1:]:
+        summed = summed + blocks[number]
+    return summed
+
+
+def measure_name(measure: Measure) -> str:
+    """The name that a measure is registered under."""
+    return next(name for name, kind in MEASURES.items() if kind is type(measure))

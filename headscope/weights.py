@@ -1,0 +1,96 @@
+"""The two products of a head's weights, W_Qᵀ W_K and W_O W_V, as low-rank factors, never as (width, width)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from headscope.anatomy.linear import matrix
+from headscope.heads import Anatomy, Site, Slices
+from headscope.watching import output_weights
+
+__all__ = ["Factors", "factor_cosine", "ov_factors", "qk_factors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """M = leftᵀ right, (width, width), of one head.
+
+    Attributes:
+        left, right: (dim, width) float64.
+    """
+
+    left: Float64[Tensor, "dim width"]
+    right: Float64[Tensor, "dim width"]
+
+
+def qk_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
+    """W_Q and W_K of every query head, by layer; without layers where they are not one linear map of one input.
+
+    Args:
+        model: whose weights are read.
+        anatomy: where its heads are.
+    """
+    found = {}
+    for site in anatomy.sites:
+        q, k = (_rows(model, part) for part in (site.query, site.key))
+        if q and k and q[0].shape[1] == k[0].shape[1] and site.kind != "cross":
+            found[site.layer] = [Factors(q[head], k[site.kv_of_query[head]]) for head in range(site.n_heads)]
+    return found
+
+
+def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
+    """W_Oᵀ and W_V of every query head, by layer; layers where v is not one linear map of the width are left out.
+
+    Args:
+        model: whose weights are read.
+        anatomy: where its heads are.
+    """
+    out = output_weights(model, anatomy.cuttable)
+    found = {}
+    for site in anatomy.cuttable.sites:
+        v, o = _rows(model, site.value), out[site.layer]
+        if v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:
+            found[site.layer] = [Factors(o[head].T, v[_value_head(site, head)]) for head in range(site.n_heads)]
+    return found
+
+
+def factor_cosine(factors: Sequence[Factors]) -> Float[np.ndarray, "head head"]:
+    """⟨M_a, M_b⟩ / (‖M_a‖ ‖M_b‖) of every two heads, M = leftᵀ right, Frobenius.
+
+    Args:
+        factors: of each head; one width.
+
+    Returns:
+        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product is zero.
+
+    Source: tr((L_aᵀR_a)ᵀ(L_bᵀR_b)) = Σ (L_a L_bᵀ) ∘ (R_a R_bᵀ), the trace being cyclic.
+    """
+    left, right = (torch.cat([getattr(own, side) for own in factors]) for side in ("left", "right"))
+    starts = np.cumsum([0, *(len(own.left) for own in factors[:-1])])
+    inner = np.zeros((len(factors), len(factors)))
+    for head, own_factors in enumerate(factors):
+        rest = slice(int(starts[head]), None)
+        products = (own_factors.left @ left[rest].T) * (own_factors.right @ right[rest].T)
+        inner[head, head:] = np.add.reduceat(products.sum(0).numpy(), starts[head:] - starts[head])
+    inner += np.triu(inner, 1).T
+    own = inner.diagonal()
+    scale = np.sqrt(np.where(own > 0, own, np.nan))
+    return np.asarray(inner / scale[:, None] / scale)
+
+
+def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "dim width"]]:
+    """Each head's rows of the one linear layer that makes it; none where there are several layers, or none."""
+    if len(parts) != 1:
+        return []
+    weight = matrix(model.get_submodule(parts[0].module)).detach().cpu()
+    return [weight[list(own)].to(torch.float64) for own in parts[0].heads]
+
+
+def _value_head(site: Site, head: int) -> int:
+    return (
+        site.kv_of_query[head] if site.n_value_heads == site.n_kv_heads else head * site.n_value_heads // site.n_heads
+    )
