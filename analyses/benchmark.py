@@ -13,6 +13,7 @@ import headscope as hs
 from headscope.cli import refusing
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.folders import check_free, new_folder
+from headscope.reporting.figures import figure_of, ratios
 from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
 
 
@@ -35,6 +36,7 @@ def main(
     table = pd.concat(frames, ignore_index=True)
     with new_folder(out, force=force) as new:
         table.to_csv(new / "benchmark.csv", index=False)
+        figure_of(ratios(table)).savefig(new / "benchmark.png", dpi=150)
     print(table.to_string(index=False, float_format="{:.3f}".format))
 
 

@@ -14,6 +14,8 @@ from headscope.observation import capture, observe
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
+from headscope.role_scoring import roles
+from headscope.role_tables import RoleTable
 from headscope.scores.ablation import Ablation
 from headscope.scoring import importance
 from headscope.surgery import load, prune, save
@@ -30,6 +32,7 @@ __all__ = [
     "HeadscopeError",
     "PairTable",
     "Plan",
+    "RoleTable",
     "Site",
     "ablate",
     "analyze",
@@ -42,6 +45,7 @@ __all__ = [
     "plan",
     "prune",
     "read_texts",
+    "roles",
     "save",
     "similarity",
     "text_batches",

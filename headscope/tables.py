@@ -1,7 +1,7 @@
 """What the analyses return: one number per head, or per pair of heads, with what it was measured on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
 
-__all__ = ["HeadTable", "PairTable", "read_number"]
+__all__ = ["HeadTable", "PairTable", "find_head", "read_number", "read_table", "write_table"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class HeadTable:
     columns: Mapping[str, Floats] = field(default_factory=dict)
 
     def __getitem__(self, head: HeadLike) -> float:
-        return float(self.score[_place(self.heads, head)])
+        return float(self.score[find_head(self.heads, head)])
 
     def to_frame(self) -> pd.DataFrame:
         """Columns layer, head, score, low, high, those of `columns`, n_documents, n_tokens; a row per head."""
@@ -67,12 +67,12 @@ class HeadTable:
     def save(self, folder: str | Path) -> None:
         """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder."""
         about = {"name": self.name, "unit": self.unit, "columns": list(self.columns), "facts": dict(self.facts)}
-        _write(Path(folder), self.name, self.to_frame(), about)
+        write_table(Path(folder), self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
         """Read back what `save` wrote; floats return bit-equal."""
-        frame, about = _read(Path(folder), name, {"layer", "head", "score", "low", "high"})
+        frame, about = read_table(Path(folder), name, {"layer", "head", "score", "low", "high"})
         heads = tuple(HeadId(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True))
         score, low, high = (frame[column].to_numpy(np.float64) for column in ("score", "low", "high"))
         columns = {name: frame[name].to_numpy(np.float64) for name in about.get("columns", ())}
@@ -111,7 +111,7 @@ class PairTable:
 
     def __getitem__(self, pair: tuple[HeadLike, HeadLike]) -> float:
         a, b = pair
-        return float(self.matrix[_place(self.heads, a), _place(self.column_heads, b)])
+        return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
     def to_frame(self) -> pd.DataFrame:
         """Columns head_a, head_b, value, low, high, (null,) n_documents, n_tokens.
@@ -147,12 +147,12 @@ class PairTable:
             "null": self.null is not None,
             "facts": dict(self.facts),
         }
-        _write(Path(folder), self.name, self.to_frame(), about)
+        write_table(Path(folder), self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
         """Read back what `save` wrote; floats return bit-equal."""
-        frame, about = _read(Path(folder), name, {"head_a", "head_b", "value", "low", "high"})
+        frame, about = read_table(Path(folder), name, {"head_a", "head_b", "value", "low", "high"})
         heads = tuple(HeadId.parse(head) for head in about["heads"])
         other = None if about.get("other") is None else tuple(HeadId.parse(head) for head in about["other"])
         place_a, place_b = ({str(head): i for i, head in enumerate(own)} for own in (heads, other or heads))
@@ -166,7 +166,12 @@ class PairTable:
         return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
 
 
-def _place(heads: tuple[HeadId, ...], head: HeadLike) -> int:
+def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:
+    """Where a head stands among those of a table.
+
+    Raises:
+        UnknownNameError: it is not there.
+    """
     wanted = HeadId.parse(head)
     if wanted not in heads:
         have = ", ".join(str(own) for own in heads if own.layer == wanted.layer) or "none"
@@ -174,7 +179,8 @@ def _place(heads: tuple[HeadId, ...], head: HeadLike) -> int:
     return heads.index(wanted)
 
 
-def _write(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> None:
+def write_table(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    """Rows as NAME.csv and NAME.parquet; what they are about as NAME.json, and in the parquet file too."""
     frame.to_csv(folder / f"{name}.csv", index=False)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     facts = {**(table.schema.metadata or {}), b"headscope": json.dumps(about).encode()}
@@ -182,10 +188,23 @@ def _write(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any
     (folder / f"{name}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _read(folder: Path, name: str, columns: set[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_table(
+    folder: Path, name: str, columns: set[str], words: Collection[str] = ()
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read back what `write_table` wrote, from CSV and JSON.
+
+    Args:
+        folder: where the files are.
+        name: of the table.
+        columns: that must be there.
+        words: columns of text; the others hold numbers, or the names and counts that every table has.
+
+    Raises:
+        StorageError: a file or a column is missing or spoilt.
+    """
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens"}
+        text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens", *words}
         path = folder / f"{name}.csv"
         numbers = {column: read_number for column in pd.read_csv(path, nrows=0) if column not in text}
         frame = pd.read_csv(path, converters=numbers)

@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+MODEL = ("--model", "headscope.reference:example")
+OPTIONS = {"benchmark": (*MODEL, "--quick", "--rounds", "1"), "interval_coverage": ("--quick",)}
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 
 
@@ -43,7 +45,7 @@ def test_the_reader_of_scripts_sees_every_definition() -> None:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_runs_on_a_small_model(script: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, script, "--model", "headscope.reference:example", "--out", out]
+    command = [sys.executable, script, *OPTIONS.get(script.stem, MODEL), "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -10,11 +10,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {"batches", "cards", "errors", "folders", "formatting", "heads", "plans", "registry", "splits", "tables"},
-    {"anatomy", "corpus", "reference", "texts"},
+    {"batches", "cards", "errors", "folders", "formatting", "heads", "plans", "registry", "repetition", "role_tables", "splits", "tables"},
+    {"anatomy", "corpus", "reference", "texts", "tokens"},
     {"intervals", "metrics", "significance", "statistics"},
     {"ablation", "gradients", "nulls", "observation", "sweep", "watching", "weights"},
-    {"candidates", "choosing", "comparing", "evidence", "judging", "measures", "pairing", "roles", "scores", "scoring", "verdicts"},
+    {"candidates", "choosing", "comparing", "evidence", "judging", "measures", "pairing", "role_scoring", "scores", "scoring", "verdicts"},
     {"surgery"},
     {"loading", "planning"},
     {"reporting"},

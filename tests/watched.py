@@ -12,7 +12,7 @@ from tests.models import FACTORIES, make_batches
 
 __all__ = ["ALL", "HUGGING_FACE", "NAMES", "Hooks", "close", "counted", "make_inputs", "spread", "watched"]
 
-ALL = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution")
+ALL = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
 NAMES = [*FACTORIES, "fused nanogpt"]
 HUGGING_FACE = ["gpt2", "llama", "bert", "gemma3"]
 

@@ -214,7 +214,9 @@ def _measure(
     even = (visible & is_first).any(-1) / (n + 1)
     on_sink = ((1 - off).clamp_min(0) * choice, choice, choice * even[:, None])
     widest = off * n.clamp_min(1).log()[:, None]
-    broad = ((torch.special.entr(mass).sum(-1) + torch.xlogy(off, off)).clamp_min(0), widest, widest)
+    # faster than torch.special.entr, which does one number at a time
+    logs = mass.clamp_min(torch.finfo(mass.dtype).tiny).log_().mul_(mass)
+    broad = ((torch.xlogy(off, off) - logs.sum(-1)).clamp_min(0), widest, widest)
     others = torch.stack([torch.stack(parts, -1) for parts in (on_sink, broad)], -2)
     amounts = torch.cat([torch.stack(on_target, -1), others], -2)
     on_first = maps.gather(-1, first[:, None, None, None].expand(*maps.shape[:3], 1))[..., 0].to(mass.dtype)

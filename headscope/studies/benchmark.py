@@ -157,8 +157,9 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
         "q, k, v, z": watched("q", "k", "v", "z"),
         "maps": watched("pattern"),
         "second moments": lambda: observe(model, batches, [LayerMoments()], anatomy=anatomy.cuttable),
-        "output_attentions": lambda: _with_maps(model, batches, extra),
     }
+    if hasattr(model, "set_attn_implementation"):
+        arms["output_attentions"] = lambda: _with_maps(model, batches, extra)
     goals = {"q, k, v, z": "at most 1.10", "second moments": "at most 1.30", "maps": "at most 1.6"}
     return _rows("watching one pass", name, take_turns(arms, rounds), "unwatched", goals)
 

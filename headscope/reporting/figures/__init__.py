@@ -2,6 +2,7 @@
 
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
+from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import removal
 from headscope.reporting.figures.similarity import layer_block, layer_blocks, whole_matrix
 from headscope.reporting.figures.style import canvas, figure_of, styling
@@ -14,6 +15,7 @@ __all__ = [
     "layer_blocks",
     "map_height",
     "quadrant_plot",
+    "ratios",
     "removal",
     "styling",
     "whole_matrix",

@@ -113,8 +113,8 @@ def _top_pairs(name: str, frame: pd.DataFrame, several: bool) -> Table:
         if measure == name and estimated:
             columns.append(Column("95% interval", _interval, numeric=True))
     caption = "Most similar first. "
-    if estimated:
-        caption += "Intervals are made within a layer only. "
+    if estimated and frame["low"].isna().any():
+        caption += "A dash: no interval could be made. "
     if several:
         caption += "A pair that is alike in one way only may still differ in what it does to the model's state."
     return Table("similar_pairs", "Most similar pairs", frame, tuple(columns), _SHOWN, caption.strip())

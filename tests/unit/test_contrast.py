@@ -1,0 +1,120 @@
+"""What changed between two models: planted changes are found, nothing is found where nothing changed."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import headscope as hs
+from headscope.contrast import Contrast, compare
+from headscope.errors import InputError
+from headscope.reference import example
+
+BUDGET = hs.Budget(ablation_tokens=300, draws=5)
+
+Trained = tuple[nn.Module, list[dict[str, torch.Tensor]]]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trained:
+    return example()
+
+
+@pytest.fixture(scope="module")
+def run(trained: Trained) -> hs.Analysis:
+    return hs.analyze(trained[0], batches=trained[1], budget=BUDGET)
+
+
+def louder(model: nn.Module, layer: int, head: int, factor: float) -> nn.Module:
+    """A copy in which one head writes more."""
+    changed = copy.deepcopy(model)
+    site = hs.discover(changed, example()[1][0]).site(layer)
+    assert site.output is not None
+    with torch.no_grad():
+        changed.get_submodule(site.output.module).weight[:, list(site.output.heads[head])] *= factor
+    return changed
+
+
+def test_a_model_and_itself_differ_in_nothing(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, model, batches[:2])
+    assert set(contrast.frame["in"]) == {"both"}
+    assert contrast.frame["change"].abs().max() == 0
+    assert contrast.changed.empty
+    assert "no change is told from chance" in contrast.sentence
+    assert contrast.alike is not None
+    np.testing.assert_allclose(contrast.alike.matrix.diagonal(), 1, rtol=1e-9)
+
+
+def test_a_head_that_was_made_louder_stands_first(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, louder(model, 1, 2, 3.0), batches, scores=("norm",))
+    top = contrast.changed.iloc[0]
+    assert (top["layer"], top["head"]) == (1, 2)
+    assert top["second"] / top["first"] == pytest.approx(3, rel=0.1)
+    assert top["low"] > 0
+
+
+def test_a_pruned_model_lacks_the_heads_that_went(trained: Trained) -> None:
+    model, batches = trained
+    smaller = hs.prune(model, ["L0H1", "L1H0"], batches=batches[:1])
+    contrast = compare(model, smaller, batches[:2])
+    gone = contrast.frame[contrast.frame["in"] == "first"]
+    assert {(row.layer, row.head) for row in gone.itertuples()} == {(0, 1), (1, 0)}
+    assert gone[["second", "change", "low", "high", "q_value"]].isna().all().all()
+    assert "2 heads of the first are gone" in contrast.sentence
+
+
+def test_effects_are_paired_by_row_and_tested_over_documents(trained: Trained) -> None:
+    model, batches = trained
+    other = louder(model, 0, 0, 0.0)
+    contrast = compare(model, other, batches, scores=("ablation",))
+    row = contrast.frame.set_index(["layer", "head"]).loc[(0, 0)]
+    alone = hs.importance(model, batches)
+    assert row["first"] == pytest.approx(alone["L0H0"], rel=1e-12)
+    assert row["second"] == 0  # a silent head is not missed
+    assert row["change"] == pytest.approx(-alone["L0H0"], rel=1e-12)
+    # the interval is that of the head's own effect, since the other model's is zero in every row
+    place = alone.heads.index(hs.HeadId(0, 0))
+    assert row["low"] == pytest.approx(-alone.high[place], rel=1e-9)
+    assert row["high"] == pytest.approx(-alone.low[place], rel=1e-9)
+    assert 0 < row["p_value"] <= row["q_value"] <= 1
+
+
+def test_two_analyses_are_compared_by_their_tables(run: hs.Analysis, trained: Trained) -> None:
+    again = hs.analyze(louder(trained[0], 1, 2, 3.0), batches=trained[1], budget=BUDGET)
+    contrast = compare(run, again)
+    assert set(contrast.frame["score"]) == set(run.scores)
+    norm = contrast.frame[contrast.frame["score"] == "norm"].set_index(["layer", "head"]).loc[(1, 2)]
+    assert norm["change"] == pytest.approx(again.scores["norm"]["L1H2"] - run.scores["norm"]["L1H2"])
+    assert norm["low"] > 0
+    halves = [(t.high - t.low)[t.heads.index(hs.HeadId(1, 2))] / 2 for t in (run.scores["norm"], again.scores["norm"])]
+    assert (norm["high"] - norm["low"]) / 2 == pytest.approx(np.hypot(*halves))
+
+
+def test_it_comes_back_from_its_folder(trained: Trained, tmp_path: Path) -> None:
+    contrast = compare(trained[0], louder(trained[0], 1, 2, 3.0), trained[1][:2])
+    contrast.save(tmp_path / "out")
+    back = Contrast.load(tmp_path / "out")
+    pd.testing.assert_frame_equal(back.frame, contrast.frame)
+    assert back.sentence == contrast.sentence
+    assert back.alike is not None
+    assert contrast.alike is not None
+    np.testing.assert_array_equal(back.alike.matrix, contrast.alike.matrix)
+    assert contrast.sentence.split("<")[0] in contrast._repr_html_()
+
+
+def test_what_cannot_be_compared_is_refused(run: hs.Analysis, trained: Trained) -> None:
+    with pytest.raises(InputError, match="one of each"):
+        compare(run, trained[0])
+    with pytest.raises(InputError, match="pass batches"):
+        compare(trained[0], trained[0])
+    other = hs.Analysis(
+        run.anatomy, run.scores, run.pairs, run.candidates, run.verdict, {**run.facts, "text_sha256": "another"}
+    )
+    with pytest.raises(InputError, match="different text"):
+        compare(run, other)
