@@ -6,14 +6,17 @@ from headscope.ablation import ablate
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.comparing import similarity
+from headscope.contrast import Contrast, compare
 from headscope.corpus import text_batches
 from headscope.errors import HeadscopeError
+from headscope.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.loading import load_model
 from headscope.observation import capture, observe
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
+from headscope.redundancy import Redundancy, redundancy
 from headscope.role_scoring import roles
 from headscope.role_tables import RoleTable
 from headscope.scores.ablation import Ablation
@@ -27,24 +30,32 @@ __all__ = [
     "Analysis",
     "Anatomy",
     "Budget",
+    "Clusters",
+    "Contrast",
     "HeadId",
+    "HeadMap",
     "HeadTable",
     "HeadscopeError",
     "PairTable",
     "Plan",
+    "Redundancy",
     "RoleTable",
     "Site",
     "ablate",
     "analyze",
     "capture",
+    "cluster",
+    "compare",
     "discover",
     "importance",
     "load",
     "load_model",
+    "map_heads",
     "observe",
     "plan",
     "prune",
     "read_texts",
+    "redundancy",
     "roles",
     "save",
     "similarity",

@@ -14,7 +14,7 @@ LEVELS = [
     {"anatomy", "corpus", "reference", "texts", "tokens"},
     {"intervals", "metrics", "significance", "statistics"},
     {"ablation", "gradients", "nulls", "observation", "sweep", "watching", "weights"},
-    {"candidates", "choosing", "comparing", "evidence", "judging", "measures", "pairing", "role_scoring", "scores", "scoring", "verdicts"},
+    {"candidates", "choosing", "comparing", "evidence", "geometry", "judging", "measures", "pairing", "redundancy", "role_scoring", "scores", "scoring", "verdicts"},
     {"surgery"},
     {"loading", "planning"},
     {"reporting"},

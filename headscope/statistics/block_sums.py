@@ -17,6 +17,7 @@ __all__ = ["SOURCES", "BlockSums", "head_rows", "lift", "source"]
 SOURCES = ("gated_z", "z", "q", "k", "v", "contribution", "written")
 
 _LEAF = 256  # rows of the squares on the diagonal that are multiplied whole
+_WAIT = 512  # positions that wait for each other: a product of fewer spends its time on reading and writing the sums
 
 Rows = Num[Tensor, "token _ _"]
 
@@ -69,6 +70,7 @@ class BlockSums:
         self._n_blocks = n_blocks
         self._blocks: list[Moments] = []
         self._ours = [False] * n_blocks  # whether the block's tensors are in no one else's hands
+        self._waiting: list[list[list[Rows]]] = [[] for _ in range(n_blocks)]
 
     def add(self, group: Together) -> None:
         """Take in the positions of one batch."""
@@ -76,8 +78,19 @@ class BlockSums:
             first = torch.cat([part.double().mean(0).flatten() for part in group.parts])
             self._start(tuple(part.shape[2] for part in group.parts for _ in range(part.shape[1])), first)
         for number, own in group.by_block(self._n_blocks):
-            block = self._writable(number, own[0].device)
-            _add_products(block, lift(own, block.pivot))
+            waiting = self._waiting[number]
+            waiting.append(own)
+            if sum(len(parts[0]) for parts in waiting) >= _WAIT:
+                self._flush(number)
+            elif own[0] is group.parts[0]:
+                waiting[-1] = [part.clone() for part in own]  # else a view keeps the whole tensor alive
+
+    def _flush(self, number: int) -> None:
+        waiting, self._waiting[number] = self._waiting[number], []
+        if waiting:
+            parts = [torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*waiting, strict=True)]
+            block = self._writable(number, parts[0].device)
+            _add_products(block, lift(parts, block.pivot))
 
     def _start(self, dims: tuple[int, ...], pivot: Float64[Tensor, " dim"]) -> None:
         self._blocks = [Moments.empty(dims, pivot)] * self._n_blocks
@@ -98,9 +111,10 @@ class BlockSums:
             return
         if not self._blocks:
             self._start(other._blocks[0].dims, other._blocks[0].pivot)
+        ours = self.compute()
         for number, block in enumerate(other.compute()):
             if block.n:
-                own = self._blocks[number]
+                own = ours[number]
                 moved = block.to(own.pivot.device)
                 moved = moved if torch.equal(moved.pivot, own.pivot) else moved.about(own.pivot)
                 panels = tuple(a + b for a, b in zip(own.panels, moved.panels, strict=True))
@@ -108,6 +122,8 @@ class BlockSums:
 
     def compute(self) -> list[Moments]:
         """Moments of each block, on the CPU; n = 0 in an empty one."""
+        for number in range(self._n_blocks):
+            self._flush(number)
         self._ours = [False] * self._n_blocks
         return [block.to("cpu") for block in self._blocks]
 
@@ -124,6 +140,7 @@ class BlockSums:
         """Take over what `state` gave."""
         self._start(tuple(state["dims"].tolist()), state["pivot"])
         self._ours = [False] * self._n_blocks
+        self._waiting = [[] for _ in range(self._n_blocks)]
         for number, empty in enumerate(self._blocks):
             if f"{number}.0" in state:
                 panels = tuple(state[f"{number}.{place}"] for place in range(len(empty.panels)))

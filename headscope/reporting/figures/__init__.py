@@ -1,14 +1,17 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
+from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import removal
+from headscope.reporting.figures.roles import role_map
 from headscope.reporting.figures.similarity import layer_block, layer_blocks, whole_matrix
 from headscope.reporting.figures.style import canvas, figure_of, styling
 
 __all__ = [
     "canvas",
+    "example_map",
     "figure_of",
     "head_map",
     "layer_block",
@@ -17,6 +20,7 @@ __all__ = [
     "quadrant_plot",
     "ratios",
     "removal",
+    "role_map",
     "styling",
     "whole_matrix",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "MUTED",
     "ONE_SIGN",
     "PAPER",
+    "ROLE_COLOURS",
     "canvas",
     "figure_of",
     "frameless",
@@ -37,9 +38,21 @@ COLOURS = {  # Okabe and Ito's palette, a little darker: told apart with any col
     "backed up": "#008f68",
     "idle": "#7b8794",
 }
+ROLE_COLOURS = {
+    "previous": "#0071b3",
+    "next": "#2f95d0",
+    "same": "#7a5ac2",
+    "duplicate": "#008f68",
+    "induction": "#d45500",
+    "delimiter": "#c0407e",
+    "sink": "#434e5b",
+    "broad": "#8f8a6a",
+    "mixed": GRID,
+}
 DARK = {
     INK: "#e8ebef", MUTED: "#a3adb9", GRID: "#343c47", PAPER: "#171b21",
     "#d45500": "#ff8f45", "#0071b3": "#5cb6ef", "#008f68": "#33c99b", "#7b8794": "#8c98a6",
+    "#2f95d0": "#a5dbff", "#7a5ac2": "#b7a0f2", "#c0407e": "#f18cc0", "#434e5b": "#c4ccd5", "#8f8a6a": "#bdb892",
 }  # fmt: skip
 ONE_SIGN, BOTH_SIGNS, ALIKE = "mako_r", "vlag_r", "rocket_r"  # seaborn's; even in lightness, safe for any colour vision
 

@@ -1,0 +1,393 @@
+"""Redundancy: how many heads a layer is worth, and how few of them give back what all of them write."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, probe_example
+from headscope.errors import InputError
+from headscope.evidence import MOST_DIMENSIONS
+from headscope.heads import Anatomy, HeadId, Site
+from headscope.intervals import Spread, jackknife, jackknife_spread, why_no_interval
+from headscope.measures.cka_biased import cka_biased
+from headscope.observation import observe
+from headscope.scores.replaceability import RIDGE
+from headscope.statistics import STATISTICS
+from headscope.statistics.moments import Moments, total
+from headscope.tables import read_table, write_table
+from headscope.watching import output_weights
+
+__all__ = [
+    "CONSTANT",
+    "WHOLE",
+    "Best",
+    "Redundancy",
+    "curve_spread",
+    "effective_heads",
+    "effective_spread",
+    "fit_best",
+    "rate_redundancy",
+    "redundancy",
+    "residuals",
+    "total_energy",
+    "vendi",
+]
+
+Floats = npt.NDArray[np.float64]
+Weights = Sequence[Float64[Tensor, "width dim"]]
+
+WHOLE = "all"  # stands for a layer's number where heads of every layer are meant
+CONSTANT = "constant"  # stands for a head where none is kept yet
+_EFFECTIVE = ("layer", "n_heads", "effective", "low", "high", "tokens_per_dimension")
+_CURVE = ("layer", "k", "head", "share", "low", "high")
+_LEAST = 4  # blocks: leaving one out must leave something in either half
+
+
+@dataclass(frozen=True, eq=False)
+class Redundancy:
+    """How many heads each layer is worth.
+
+    Attributes:
+        effective: columns layer ("0", "1" …, and "all" for the heads of every layer together, where they were compared
+            with each other), n_heads, effective (see `effective_heads`), low, high, tokens_per_dimension (positions
+            over the dimensions of the widest head), n_documents, n_tokens.
+        curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
+            `curve_spread`. head is the k-th that all documents together would choose ("constant" for k = 0).
+        facts: what it was measured on and how; JSON values only.
+    """
+
+    effective: pd.DataFrame
+    curve: pd.DataFrame
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        tables = {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
+        return "".join(
+            f"<p>{title}</p>{frame.to_html(index=False, max_rows=40)}" for title, frame in tables.items()
+        )  # fmt: skip
+
+    def save(self, folder: str | Path) -> None:
+        """Write effective_heads and redundancy_curve as .csv, .parquet and .json into an existing folder."""
+        about = {"facts": dict(self.facts)}
+        write_table(Path(folder), "effective_heads", self.effective, {"name": "effective_heads", **about})
+        write_table(Path(folder), "redundancy_curve", self.curve, {"name": "redundancy_curve", **about})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote; floats return bit-equal."""
+        effective, about = read_table(Path(folder), "effective_heads", {*_EFFECTIVE}, {"n_heads"})
+        curve, _ = read_table(Path(folder), "redundancy_curve", {*_CURVE}, {"k"})
+        return cls(effective.astype({"layer": str}), curve, about["facts"])
+
+
+def redundancy(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Redundancy:
+    """The effective number of heads of each layer and of the model, and how much the best k heads give back.
+
+    Args:
+        model: run once over the batches, in evaluation mode; left as it was.
+        batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
+        anatomy: skips the probe.
+        skip_first: positions at the start of each row that do not count.
+        progress: called with the number of rows after each batch.
+
+    Returns:
+        A Redundancy. The row of the whole model is there where all layers see the same positions and their heads have
+        at most 4,096 dimensions together; intervals are NaN where the documents are too few.
+
+    Raises:
+        InputError: no batch, or no position that counts.
+    """
+    kept = batches if isinstance(batches, Sequence) else list(batches)
+    if len(kept) == 0:
+        raise InputError("there is no batch to measure redundancy on")
+    anatomy = (discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy).cuttable
+    layered, crossed = STATISTICS["moments"](), STATISTICS["cross_moments"]()
+    whole = sum(site.n_heads * site.value_dim for site in anatomy.sites) <= MOST_DIMENSIONS
+    statistics = [layered, crossed] if whole else [layered]
+    observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
+    facts = {
+        "documents": observed.n_documents, "tokens": observed.n_tokens, "skip_first": skip_first, "ridge": RIDGE,
+        "model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint,
+    }  # fmt: skip
+    if why := why_no_interval(observed.n_documents, _LEAST):
+        facts["why_no_interval"] = why
+    groups = list(crossed.compute().values()) if whole else []
+    together = groups[0] if len(groups) == 1 else None
+    return rate_redundancy(anatomy.sites, layered.compute(), output_weights(model, anatomy), together, facts)
+
+
+def rate_redundancy(
+    sites: Sequence[Site],
+    moments: Mapping[int, Sequence[Moments]],
+    weights: Mapping[int, Weights],
+    together: Sequence[Moments] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Redundancy:
+    """A Redundancy from sums that were taken before.
+
+    Args:
+        sites: the layers; those without moments are left out.
+        moments: by layer, of each block of documents.
+        weights: by layer, W_O of each head.
+        together: of all heads of all layers, of each block; None leaves the whole model out.
+        facts: what it was measured on.
+    """
+    facts = dict(facts or {})
+    counted = {"n_documents": facts.get("documents"), "n_tokens": facts.get("tokens")}
+    groups = {str(site.layer): moments[site.layer] for site in sites if site.layer in moments}
+    if together is not None:
+        groups[WHOLE] = together
+    effective = [{"layer": layer, **_effective_row(blocks), **counted} for layer, blocks in groups.items()]
+    curve = [
+        row
+        for site in sites if site.layer in moments
+        for row in _curve_rows(site.heads, moments[site.layer], weights[site.layer])
+    ]  # fmt: skip
+    return Redundancy(
+        pd.DataFrame(effective, columns=[*_EFFECTIVE, *counted]), pd.DataFrame(curve, columns=[*_CURVE]), facts
+    )
+
+
+def effective_heads(moments: Moments) -> float:
+    """The effective number of heads: the Vendi score of biased CKA, exp(-Σ λ log λ), λ the eigenvalues of K / N.
+
+    Biased CKA is positive semi-definite, as the score asks. Unrelated heads come out alike by about
+    sqrt(d_a d_b) / n, so that few tokens make heads look fewer than they are: see tokens per dimension.
+
+    Args:
+        moments: of the heads.
+
+    Returns:
+        No unit, in [1, N]: 1 = all heads are equal up to a rotation, a scale and an offset; N = all are uncorrelated.
+        A constant head counts for nothing; NaN where no head varies.
+
+    Source: Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
+    """
+    return vendi(cka_biased(moments)) if moments.n else float("nan")
+
+
+def vendi(similarity: Float[np.ndarray, "head head"]) -> float:
+    """exp of the entropy of the eigenvalues of K / N, from a positive semi-definite K with ones on its diagonal.
+
+    Args:
+        similarity: K; rows and columns that are NaN on the diagonal are left out.
+
+    Returns:
+        No unit, in [1, N]; NaN where nothing is left.
+
+    Source: Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
+
+    >>> vendi(np.ones((3, 3))), vendi(np.eye(4))
+    (1.0, 4.0)
+    """
+    kept = np.flatnonzero(~np.isnan(similarity.diagonal()))
+    if not len(kept):
+        return float("nan")
+    values = np.linalg.eigvalsh(similarity[np.ix_(kept, kept)] / len(kept))
+    values = values[values > 0]
+    return float(np.exp(-(values * np.log(values)).sum()))
+
+
+def effective_spread(blocks: Sequence[Moments]) -> Spread:
+    """`effective_heads` of all blocks of documents together, with the delete-m jackknife over them.
+
+    Args:
+        blocks: moments of the same heads, of each block.
+    """
+    return jackknife(lambda left: np.asarray(effective_heads(total(left))), blocks, [block.n for block in blocks])
+
+
+@dataclass(frozen=True, eq=False)
+class Best:
+    """A layer's heads in the order in which they help most, and the layer's output predicted from the first k of them.
+
+    With C + λ = L Lᵀ in that order and u = L⁻¹ (z - mean), the prediction from the first k heads is B u, cut off after
+    their dimensions: one factorisation serves every k.
+
+    Attributes:
+        order: heads, best first.
+        ends: how many dimensions the first k heads have, k from 0.
+        rows: the dimensions of z in that order.
+        mean: (D,) mean of z where it was fitted.
+        lower: (D, D) L.
+        slope: (width, D) B = W C L⁻ᵀ.
+        output: (width, D) W, columns in that order.
+    """
+
+    order: tuple[int, ...]
+    ends: tuple[int, ...]
+    rows: tuple[int, ...]
+    mean: Float64[Tensor, " dim"]
+    lower: Float64[Tensor, "dim dim"]
+    slope: Float64[Tensor, "width dim"]
+    output: Float64[Tensor, "width dim"]
+
+
+def fit_best(moments: Moments, weights: Weights, ridge: float = RIDGE) -> Best:
+    """Choose heads one after another, each the one that then helps most to predict the layer's whole output.
+
+    The prediction is a ridge regression with an unpenalised constant; what is made smallest is what it minimises, the
+    squared error with the penalty. Kept heads are swept out of [[C + λ, C Wᵀ], [W C, W C Wᵀ]], block after block: the
+    gain of each head that is left is then tr(P⁻¹ Y Yᵀ), P its own block and Y its rows of C Wᵀ. About D³ in all.
+
+    Args:
+        moments: of one layer, of what enters the output projection.
+        weights: W_O of each head, (width, value_dim).
+        ridge: λ as a share of the mean diagonal of Σ z zᵀ.
+
+    Returns:
+        The order and the predictions; among heads that help equally the first is taken.
+    """
+    mean, output = moments.mean, torch.cat(list(weights), dim=1)
+    covariance = moments.second(mean)
+    scale = float((covariance.diagonal() + moments.n * mean**2).mean())
+    penalised = covariance + (ridge * scale or 1.0) * torch.eye(len(mean), dtype=torch.float64)
+    order = _greedy_order(penalised.clone(), covariance @ output.T, moments.slices)
+    rows = [row for head in order for row in range(len(mean))[moments.slices[head]]]
+    lower = torch.linalg.cholesky(penalised[rows][:, rows])
+    ordered = output[:, rows]
+    slope = torch.linalg.solve_triangular(lower, covariance[rows][:, rows] @ ordered.T, upper=False).T
+    ends = np.cumsum([0, *(moments.dims[head] for head in order)]).tolist()
+    return Best(tuple(order), tuple(ends), tuple(rows), mean, lower, slope, ordered)
+
+
+def _greedy_order(
+    left: Float64[Tensor, "dim dim"], cross: Float64[Tensor, "dim width"], slices: Sequence[slice]
+) -> list[int]:
+    """Heads, best first; `left` (C + λ) and `cross` (C Wᵀ) are swept in place."""
+    order: list[int] = []
+    remaining = list(range(len(slices)))
+    while remaining:
+        gains = []
+        for head in remaining:
+            own = slices[head]
+            half = torch.linalg.solve_triangular(torch.linalg.cholesky(left[own, own]), cross[own], upper=False)
+            gains.append(float(half.square().sum()))
+        chosen = remaining.pop(int(np.argmax(gains)))
+        order.append(chosen)
+        own = slices[chosen]
+        explained = torch.cholesky_solve(left[own], torch.linalg.cholesky(left[own, own]))  # P⁻¹ [row block]
+        columns = left[:, own].clone()
+        cross -= explained.T @ cross[own]
+        left -= columns @ explained
+    return order
+
+
+def residuals(best: Best, judge_on: Moments) -> Float[np.ndarray, " k"]:
+    """(N + 1,) Σ over positions of ‖y - ŷ‖², ŷ from the best k heads and a constant, k = 0 … N.
+
+    y is what all heads together add to the output projection's output. Sums of disjoint documents add up.
+
+    Args:
+        best: fitted elsewhere.
+        judge_on: moments of the same layer.
+    """
+    second = judge_on.second(best.mean)[list(best.rows)][:, list(best.rows)]
+    half = torch.linalg.solve_triangular(best.lower, second, upper=False)
+    among = torch.linalg.solve_triangular(best.lower, half.T, upper=False)  # Σ u uᵀ
+    with_output = half @ best.output.T  # Σ u yᵀ
+    whole = float((best.output @ second * best.output).sum())
+    hit = (best.slope.T * with_output).sum(1).numpy()
+    own = (best.slope.T @ best.slope * among).numpy()
+    nested = own.cumsum(0).cumsum(1).diagonal()
+    left = whole - 2 * np.cumsum(hit) + nested
+    return np.array([whole, *(left[end - 1] for end in best.ends[1:])])
+
+
+def total_energy(moments: Moments, weights: Weights) -> float:
+    """Σ over positions of ‖Σ_h W_O^h z^h‖², not centred: the energy of all that a layer's heads write together.
+
+    Args:
+        moments: of one layer.
+        weights: W_O of each head, (width, value_dim).
+    """
+    output = torch.cat(list(weights), dim=1)
+    return float((output @ moments.second(torch.zeros_like(moments.pivot)) * output).sum())
+
+
+def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RIDGE) -> Spread:
+    """Share of a layer's output energy that its best k heads give back, on documents that did not choose them.
+
+    1 - Σ ‖y - ŷ‖² / Σ ‖y‖² over positions, y what all heads write together, not centred, and ŷ predicted from the
+    k heads and a constant; see `fit_best`. Heads are chosen and ŷ is fitted on every second block of documents and
+    judged on the rest, then the other way round; the two shares are averaged.
+
+    Args:
+        blocks: moments of one layer, of each block of documents.
+        weights: W_O of each head, (width, value_dim).
+        ridge: see `fit_best`.
+
+    Returns:
+        (N + 1,) for k = 0 (the constant alone) … N; no unit, at most 1: 1 = the k heads give back everything; below 0 =
+        worse than nothing on unseen documents. A layer that writes nothing has 1. NaN with fewer than two blocks that
+        hold anything. The error is that of the delete-m jackknife with choice and fit made anew each time; NaN with
+        fewer than four blocks.
+
+    Source: our own definition; the greedy choice is that of forward selection, the estimate of the error that of
+        `headscope.intervals.jackknife_spread`.
+    """
+    filled = [block for block in blocks if block.n]
+    if len(filled) < 2:
+        none = np.full(len(weights) + 1, np.nan)
+        return Spread(none, none, np.asarray(np.float64(len(filled) - 1)))
+    halves = filled[::2], filled[1::2]
+    fits = [fit_best(total(half), weights, ridge) for half in halves]
+    whole = _both_ways(fits, halves, weights)
+    if len(filled) < _LEAST:
+        return Spread(whole, np.full_like(whole, np.nan), np.asarray(np.float64(len(filled) - 1)))
+    without = []
+    for gone in range(len(filled)):
+        own, place = gone % 2, gone // 2
+        left = [block for i, block in enumerate(halves[own]) if i != place]
+        refitted = fit_best(total(left), weights, ridge)
+        pair = ([refitted, fits[1]], [left, halves[1]]) if own == 0 else ([fits[0], refitted], [halves[0], left])
+        without.append(_both_ways(*pair, weights))
+    return jackknife_spread(whole, without, [block.n for block in filled])
+
+
+def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]], weights: Weights) -> Floats:
+    """(N + 1,) shares given back, each half's fit judged on the other half, averaged."""
+    return np.asarray(np.mean([_share(fits[way], total(halves[1 - way]), weights) for way in (0, 1)], axis=0))
+
+
+def _share(best: Best, judge_on: Moments, weights: Weights) -> Floats:
+    energy = total_energy(judge_on, weights)
+    return 1 - residuals(best, judge_on) / energy if energy > 0 else np.ones(len(weights) + 1)
+
+
+def _effective_row(blocks: Sequence[Moments]) -> dict[str, Any]:
+    spread = effective_spread(blocks)
+    low, high = spread.interval()
+    widest = max(blocks[0].dims)
+    return {
+        "n_heads": len(blocks[0].dims),
+        "effective": float(spread.centre),
+        "low": float(low),
+        "high": float(high),
+        "tokens_per_dimension": sum(block.n for block in blocks) / widest,
+    }
+
+
+def _curve_rows(heads: Sequence[HeadId], blocks: Sequence[Moments], weights: Weights) -> list[dict[str, Any]]:
+    spread = curve_spread(blocks, weights)
+    names = [CONSTANT, *(str(heads[place]) for place in fit_best(total(blocks), weights).order)]
+    return [
+        {"layer": heads[0].layer, "k": k, "head": name, "share": share, "low": low, "high": high}
+        for k, (name, share, low, high) in enumerate(zip(names, spread.centre, *spread.interval(), strict=True))
+    ]

@@ -1,0 +1,76 @@
+"""What every head does, on one map: a colour for each role."""
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Patch
+
+from headscope.formatting import MISSING, fixed
+from headscope.reporting.figures.maps import map_height, name_ticks
+from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, figure_of, frameless, styled
+from headscope.role_tables import MIXED, ROLES, RoleTable
+
+__all__ = ["role_map"]
+
+Floats = npt.NDArray[np.float64]
+
+_MANY = 400  # cells past which the SVG holds a picture of them: thousands of vector squares slow a browser down
+_SHORT = {"previous": "prev", "duplicate": "dup", "induction": "induct", "delimiter": "delim"}
+_STRONG = 0.7  # strength of a colour from which letters on it are light
+
+
+@styled
+def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None = None) -> Axes:
+    """The role of every head, layer by layer; the stronger the colour, the higher the score of that role.
+
+    Args:
+        table: the roles; a mixed head is pale, with a dash, a head that its layer lacks is left empty.
+        layers_across: layers along the horizontal axis, for models of many layers with few heads each.
+        ax: where to draw; a new figure without it.
+    """
+    layers, numbers = (sorted({getattr(head, axis) for head in table.heads}) for axis in ("layer", "head"))
+    place = {head: (layers.index(head.layer), numbers.index(head.head)) for head in table.heads}
+    if layers_across:
+        place = {head: spot[::-1] for head, spot in place.items()}
+    cells = np.zeros((len(numbers), len(layers), 4) if layers_across else (len(layers), len(numbers), 4))
+    strength = np.nan_to_num(np.clip(table.score, 0, 1), nan=1.0)
+    for head, role, score in zip(table.heads, table.role, strength, strict=True):
+        cells[place[head]] = (*to_rgb(ROLE_COLOURS[role]), score)
+    rows, columns, _ = cells.shape
+    ax = canvas(8.0, map_height(rows, columns, 8.0) + 0.2) if ax is None else ax
+    many = rows * columns > _MANY
+    edges: dict[str, object] = {} if many else {"edgecolors": PAPER, "linewidth": 1.5}
+    ax.pcolormesh(np.arange(columns + 1), np.arange(rows + 1), cells, rasterized=many, **edges)
+    ax.invert_yaxis()
+    frameless(ax)
+    width = figure_of(ax).get_figwidth()
+    for head, role, score in zip(table.heads, table.role, table.score, strict=True):
+        _letter(ax, place[head], role, score, roomy=width / (columns + 1) >= 0.4)
+    name_ticks(ax, "y", numbers if layers_across else layers, "head" if layers_across else "layer")
+    name_ticks(ax, "x", layers if layers_across else numbers, "layer" if layers_across else "head", most=int(4 * width))
+    _legend(ax, table, most=max(1, int(width / 1.3)))
+    return ax
+
+
+def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, *, roomy: bool) -> None:
+    """Write into a cell what its colour says, where there is room."""
+    row, column = spot
+    where = {"x": column + 0.5, "y": row + 0.5, "ha": "center", "va": "center"}
+    if role == MIXED:
+        ax.text(s=MISSING, color=MUTED, **where)
+    elif roomy:
+        colour = PAPER if score >= _STRONG else INK
+        ax.text(s=f"{_SHORT.get(role, role)}\n{fixed(score, 2)}", color=colour, fontsize=6.5, linespacing=1.1, **where)
+
+
+def _legend(ax: Axes, table: RoleTable, most: int) -> None:
+    """The roles that there are, with how many heads have them, beneath the axes."""
+    counts = {role: table.role.count(role) for role in (*ROLES, MIXED)}
+    handles = [
+        Patch(color=ROLE_COLOURS[role], label=f"{role} ({count})") for role, count in counts.items() if count
+    ]
+    ax.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=3.6, ncols=min(most, len(handles)),
+        frameon=False, fontsize=8.5, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
+    )  # fmt: skip
