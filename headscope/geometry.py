@@ -174,10 +174,7 @@ def map_heads(pairs: PairTable, seed: int = 0) -> HeadMap:
     heads, distances, left_out = _angles(pairs)
     rng = np.random.default_rng(seed)
     starts = [_classical(distances), *rng.uniform(-1, 1, (_STARTS, len(heads), 2))]
-    layouts = [
-        _turned(smacof(distances, init=start, n_init=1, max_iter=_STEPS, eps=1e-9, normalized_stress=False)[0])
-        for start in starts
-    ]
+    layouts = [_turned(_settled(distances, start)) for start in starts]
     stresses = [stress_1(distances, layout) for layout in layouts]
     best = int(np.argmin(stresses))
     return HeadMap(pairs.name, heads, layouts[best], stresses[best], left_out, {**pairs.facts, "seed": seed})
@@ -232,6 +229,13 @@ def _angles(pairs: PairTable) -> tuple[tuple[HeadId, ...], Float[np.ndarray, "he
     angles = np.arccos(np.clip((cosines + cosines.T) / 2, 0.0, 1.0))
     np.fill_diagonal(angles, 0.0)
     return tuple(pairs.heads[i] for i in kept), angles, left_out
+
+
+def _settled(distances: Float[np.ndarray, "head head"], start: Float[np.ndarray, "head 2"]) -> Floats:
+    """Where a start comes to rest as its stress falls."""
+    if not distances.any():
+        return np.zeros_like(start)  # all in one place; scikit-learn would divide by the sum of their distances
+    return np.asarray(smacof(distances, init=start, n_init=1, max_iter=_STEPS, eps=1e-9, normalized_stress=False)[0])
 
 
 def _classical(distances: Float[np.ndarray, "head head"]) -> Float[np.ndarray, "head 2"]:

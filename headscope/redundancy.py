@@ -193,7 +193,7 @@ def vendi(similarity: Float[np.ndarray, "head head"]) -> float:
 
     Source: Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
 
-    >>> vendi(np.ones((3, 3))), vendi(np.eye(4))
+    >>> round(vendi(np.ones((3, 3))), 9), round(vendi(np.eye(4)), 9)
     (1.0, 4.0)
     """
     kept = np.flatnonzero(~np.isnan(similarity.diagonal()))

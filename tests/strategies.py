@@ -41,11 +41,17 @@ def make_site(layer=0, n_heads=3, dim=4, kind="causal"):
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: by layer, each tensor by name; which positions count; the block of each row's document."""
+    """One batch: by layer, each tensor by name; which positions count; the block of each row's document; tokens."""
 
     tensors: dict[int, dict[str, torch.Tensor]]
     kept: torch.Tensor
     block: torch.Tensor
+    ids: torch.Tensor
+
+    @property
+    def inputs(self):
+        """What a model would be given."""
+        return {"input_ids": self.ids, "attention_mask": self.kept.long()}
 
 
 @dataclass(frozen=True)
@@ -83,8 +89,8 @@ class Stream:
                 layer: {name: _widen(name, tensor, extra, fill) for name, tensor in own.items()}
                 for layer, own in batch.tensors.items()
             }
-            kept = torch.nn.functional.pad(batch.kept, (0, extra), value=False)
-            batches.append(Batch(tensors, kept, batch.block))
+            kept, ids = (torch.nn.functional.pad(own, (0, extra)) for own in (batch.kept, batch.ids))
+            batches.append(Batch(tensors, kept, batch.block, ids))
         return replace(self, batches=tuple(batches))
 
 
@@ -108,7 +114,9 @@ def make_stream(
         tensors = {
             site.layer: _tensors(generator, kept, n_heads, dim, offset * (1 + site.layer), width) for site in sites
         }
-        batches.append(Batch(tensors, kept, torch.arange(number, number + len(rows)) % N_BLOCKS))
+        block = torch.arange(number, number + len(rows)) % N_BLOCKS
+        ids = torch.randint(3, 8, kept.shape, generator=torch.Generator().manual_seed(seed + number))
+        batches.append(Batch(tensors, kept, block, ids * kept))
         number += len(rows)
     return Stream(sites, tuple(batches))
 
@@ -135,6 +143,7 @@ def feed(statistic, stream, batches: Sequence[int] | None = None, backwards=Fals
     """Run a statistic over (some batches of) a stream, as `observe` does; sites in either order."""
     for number in range(len(stream.batches)) if batches is None else batches:
         batch = stream.batches[number]
+        statistic.begin_batch(batch.inputs)
         for site in reversed(stream.sites) if backwards else stream.sites:
             given = {name: batch.tensors[site.layer][name] for name in statistic.needs}
             statistic.update(site, given, batch.kept, batch.block)

@@ -33,10 +33,10 @@ class BestQueries:
 
     excess: Float[Tensor, "role head"]
     position: Int[Tensor, "role head"]
-    around: Int[Tensor, "role head token"]
+    around: Int[Tensor, "role head beside"]
     keys: Int[Tensor, "role head rank"]
     weights: Float[Tensor, "role head rank"]
-    near: Int[Tensor, "role head rank token"]
+    near: Int[Tensor, "role head rank near"]
 
     @classmethod
     def none(cls, n_roles: int, n_heads: int) -> Self:

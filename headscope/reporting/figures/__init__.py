@@ -1,5 +1,7 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
+from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
+from headscope.reporting.figures.curves import redundancy_curve
 from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
@@ -11,14 +13,17 @@ from headscope.reporting.figures.style import canvas, figure_of, styling
 
 __all__ = [
     "canvas",
+    "cluster_matrix",
     "example_map",
     "figure_of",
     "head_map",
+    "head_scatter",
     "layer_block",
     "layer_blocks",
     "map_height",
     "quadrant_plot",
     "ratios",
+    "redundancy_curve",
     "removal",
     "role_map",
     "styling",

@@ -76,6 +76,6 @@ def _numbers(pattern: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
 
 
 def _tick(token: str) -> str:
-    """A token as a label: no space around it, line breaks that show, a dollar sign that opens no formula."""
-    text = token.strip(" ").replace("\n", "↵").replace("\r", "").replace("\t", "⇥").replace("$", r"\$")
-    return text or "·"
+    """A token as a label: spaces and line breaks that show, a dollar sign that opens no formula."""
+    text = token.replace("\n", "↵").replace("\r", "").replace("\t", "⇥").replace("$", r"\$")
+    return text.strip(" ") or ("␣" if text else "·")

@@ -40,37 +40,47 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
     rows, columns, _ = cells.shape
     ax = canvas(8.0, map_height(rows, columns, 8.0) + 0.2) if ax is None else ax
     many = rows * columns > _MANY
-    edges: dict[str, object] = {} if many else {"edgecolors": PAPER, "linewidth": 1.5}
-    ax.pcolormesh(np.arange(columns + 1), np.arange(rows + 1), cells, rasterized=many, **edges)
+    ax.pcolormesh(
+        np.arange(columns + 1), np.arange(rows + 1), cells, rasterized=many,
+        edgecolors="none" if many else PAPER, linewidth=0 if many else 1.5,
+    )  # fmt: skip
     ax.invert_yaxis()
     frameless(ax)
-    width = figure_of(ax).get_figwidth()
+    width, height = figure_of(ax).get_size_inches()
+    between = _between_words(width / (columns + 1), height / (rows + 4))
     for head, role, score in zip(table.heads, table.role, table.score, strict=True):
-        _letter(ax, place[head], role, score, roomy=width / (columns + 1) >= 0.4)
+        _letter(ax, place[head], role, score, between)
     name_ticks(ax, "y", numbers if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else numbers, "layer" if layers_across else "head", most=int(4 * width))
     _legend(ax, table, most=max(1, int(width / 1.3)))
     return ax
 
 
-def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, *, roomy: bool) -> None:
+def _between_words(width: float, height: float) -> str | None:
+    """What stands between role and score in a cell of that size, in inches; None where both find no room."""
+    if width >= 0.4 and height >= 0.28:
+        return "\n"
+    return " " if width >= 0.75 else None
+
+
+def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, between: str | None) -> None:
     """Write into a cell what its colour says, where there is room."""
     row, column = spot
-    where = {"x": column + 0.5, "y": row + 0.5, "ha": "center", "va": "center"}
-    if role == MIXED:
-        ax.text(s=MISSING, color=MUTED, **where)
-    elif roomy:
+    text, colour = MISSING, MUTED
+    if role != MIXED:
+        text = "" if between is None else f"{_SHORT.get(role, role)}{between}{fixed(score, 2)}"
         colour = PAPER if score >= _STRONG else INK
-        ax.text(s=f"{_SHORT.get(role, role)}\n{fixed(score, 2)}", color=colour, fontsize=6.5, linespacing=1.1, **where)
+    ax.text(
+        column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, linespacing=1.1,
+        fontsize=8.5 if role == MIXED else 6.5,
+    )  # fmt: skip
 
 
 def _legend(ax: Axes, table: RoleTable, most: int) -> None:
     """The roles that there are, with how many heads have them, beneath the axes."""
     counts = {role: table.role.count(role) for role in (*ROLES, MIXED)}
-    handles = [
-        Patch(color=ROLE_COLOURS[role], label=f"{role} ({count})") for role, count in counts.items() if count
-    ]
+    handles = [Patch(color=ROLE_COLOURS[role], label=f"{role} ({count})") for role, count in counts.items() if count]
     ax.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), borderaxespad=3.6, ncols=min(most, len(handles)),
-        frameon=False, fontsize=8.5, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
+        handles=handles, ncols=min(most, len(handles)), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+        borderaxespad=3.6, frameon=False, fontsize=8.5, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip

@@ -1,0 +1,46 @@
+"""Curves: how much of a layer's output its best few heads give back."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from headscope.redundancy import Redundancy
+from headscope.reporting.figures.clusters import layer_bar, layer_colours
+from headscope.reporting.figures.style import GRID, canvas, frameless, styled
+
+__all__ = ["redundancy_curve"]
+
+_FLOOR = -0.25  # shares below it leave the picture: worse than nothing says little about by how much
+
+
+@styled
+def redundancy_curve(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
+    """Share of each layer's output energy that its best k heads give back on held-out documents, a line a layer.
+
+    Args:
+        redundancy: its `curve`; bands are the 95% intervals, left out where there are none.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(6.4, 5.0) if ax is None else ax
+    curve = redundancy.curve
+    layers = sorted(curve["layer"].unique().tolist())
+    palette, norm = layer_colours(layers)
+    for layer in layers:
+        own = curve[curve["layer"] == layer]
+        colour = palette(norm(layer))
+        k, share, low, high = (own[name].to_numpy(np.float64) for name in ("k", "share", "low", "high"))
+        ax.fill_between(k, low, high, color=colour, alpha=0.13, linewidth=0)
+        ax.plot(k, share, color=colour, linewidth=1.5, marker="o", markersize=3.2, label=f"layer {layer}")
+    least = float(np.nanmin(curve["share"], initial=0.0))
+    ax.set_ylim(max(least - 0.02, _FLOOR), 1.02)
+    ax.set_xlim(-0.15, float(curve["k"].max()) + 0.15)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_xlabel("heads kept, best first (0 = a constant alone)")
+    ax.set_ylabel("share of the layer's output\ngiven back on unseen documents")
+    frameless(ax)
+    ax.tick_params(length=0)
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    layer_bar(ax, layers)
+    return ax
