@@ -28,20 +28,23 @@ class Spread:
         centre: the middle of the interval.
         error: standard error of the centre; NaN where there is none.
         freedom: degrees of freedom of the error, the number of blocks less one; of the same shape, or one for all.
+        bias: what the centre is expected to lie above the true value; the interval is moved by it.
     """
 
     centre: Floats
     error: Floats
     freedom: Floats
+    bias: Floats | float = 0.0
 
     def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
-        """centre ± Student's t × error: lower and upper ends; NaN where there is no error.
+        """centre - bias ± Student's t × error: lower and upper ends; NaN where there is no error.
 
         Args:
             level: wished coverage, in (0, 1).
         """
         half = student.ppf((1 + level) / 2, self.freedom) * self.error
-        return np.asarray(self.centre - half), np.asarray(self.centre + half)
+        middle = self.centre - self.bias
+        return np.asarray(middle - half), np.asarray(middle + half)
 
 
 def jackknife(estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], sizes: Sequence[int]) -> Spread:
@@ -95,7 +98,7 @@ def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[i
     pseudo = parts * whole - (parts - 1) * np.stack(list(without))
     centre = (pseudo / parts).sum(0)
     variance = np.asarray(((pseudo - centre) ** 2 / (parts - 1)).mean(0))
-    return Spread(whole, np.sqrt(variance), np.asarray(freedom))
+    return Spread(whole, np.sqrt(variance), np.asarray(freedom), whole - centre)
 
 
 def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, " row"]) -> Spread:
@@ -134,6 +137,7 @@ def join_spreads(spreads: Sequence[Spread]) -> Spread:
         np.concatenate([spread.centre for spread in spreads]),
         np.concatenate([spread.error for spread in spreads]),
         np.concatenate([np.broadcast_to(spread.freedom, spread.centre.shape) for spread in spreads]),
+        np.concatenate([np.broadcast_to(spread.bias, spread.centre.shape) for spread in spreads]),
     )
 
 

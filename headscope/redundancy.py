@@ -226,8 +226,9 @@ class Best:
         rows: the dimensions of z in that order.
         mean: (D,) mean of z where it was fitted.
         lower: (D, D) L.
-        slope: (width, D) B = W C L⁻ᵀ.
-        output: (width, D) W, columns in that order.
+        own: (D, D) BᵀB, with B = W C L⁻ᵀ (width, D).
+        hit: (D, D) BᵀW.
+        gram: (D, D) WᵀW.
     """
 
     order: tuple[int, ...]
@@ -235,8 +236,9 @@ class Best:
     rows: tuple[int, ...]
     mean: Float64[Tensor, " dim"]
     lower: Float64[Tensor, "dim dim"]
-    slope: Float64[Tensor, "width dim"]
-    output: Float64[Tensor, "width dim"]
+    own: Float64[Tensor, "dim dim"]
+    hit: Float64[Tensor, "dim dim"]
+    gram: Float64[Tensor, "dim dim"]
 
 
 def fit_best(moments: Moments, weights: Weights, ridge: float = RIDGE) -> Best:
@@ -258,13 +260,15 @@ def fit_best(moments: Moments, weights: Weights, ridge: float = RIDGE) -> Best:
     covariance = moments.second(mean)
     scale = float((covariance.diagonal() + moments.n * mean**2).mean())
     penalised = covariance + (ridge * scale or 1.0) * torch.eye(len(mean), dtype=torch.float64)
-    order = _greedy_order(penalised.clone(), covariance @ output.T, moments.slices)
+    cross = covariance @ output.T
+    order = _greedy_order(penalised.clone(), cross.clone(), moments.slices)
     rows = [row for head in order for row in range(len(mean))[moments.slices[head]]]
     lower = torch.linalg.cholesky(penalised[rows][:, rows])
+    slope = torch.linalg.solve_triangular(lower, cross[rows], upper=False)
     ordered = output[:, rows]
-    slope = torch.linalg.solve_triangular(lower, covariance[rows][:, rows] @ ordered.T, upper=False).T
     ends = np.cumsum([0, *(moments.dims[head] for head in order)]).tolist()
-    return Best(tuple(order), tuple(ends), tuple(rows), mean, lower, slope, ordered)
+    sums = slope @ slope.T, slope @ ordered, ordered.T @ ordered
+    return Best(tuple(order), tuple(ends), tuple(rows), mean, lower, *sums)
 
 
 def _greedy_order(
@@ -301,12 +305,10 @@ def residuals(best: Best, judge_on: Moments) -> Float[np.ndarray, " k"]:
     second = judge_on.second(best.mean)[list(best.rows)][:, list(best.rows)]
     half = torch.linalg.solve_triangular(best.lower, second, upper=False)
     among = torch.linalg.solve_triangular(best.lower, half.T, upper=False)  # Σ u uᵀ
-    with_output = half @ best.output.T  # Σ u yᵀ
-    whole = float((best.output @ second * best.output).sum())
-    hit = (best.slope.T * with_output).sum(1).numpy()
-    own = (best.slope.T @ best.slope * among).numpy()
-    nested = own.cumsum(0).cumsum(1).diagonal()
-    left = whole - 2 * np.cumsum(hit) + nested
+    whole = float((best.gram * second).sum())
+    hit = (best.hit * half).sum(1).numpy().cumsum()  # Σ ⟨ŷ, y⟩ with each dimension more
+    nested = (best.own * among).numpy().cumsum(0).cumsum(1).diagonal()  # and Σ ‖ŷ‖²
+    left = whole - 2 * hit + nested
     return np.array([whole, *(left[end - 1] for end in best.ends[1:])])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
@@ -11,6 +12,7 @@ from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy
+from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
 from headscope.scores import SCORES, Score
@@ -82,14 +84,19 @@ def head_table(
     scored = [head for site in anatomy.cuttable.sites for head in site.heads]
     place = {head: index for index, head in enumerate(anatomy.heads)}
     rows = [place[head] for head in scored]
-    columns = []
-    for values in (rating.score, rating.low, rating.high):
+
+    def spread_out(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         column = np.full(len(place), np.nan)
         column[rows] = values
-        columns.append(column)
+        return column
+
+    columns = [spread_out(values) for values in (rating.score, rating.low, rating.high)]
+    further = {name: spread_out(values) for name, values in rating.columns.items()}
+    if why := why_no_interval(facts.get("documents", 0)):
+        facts = {**facts, "why_no_interval": why}
     name = next(name for name, kind in SCORES.items() if kind is type(score))
     made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
-    return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of})
+    return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
 
 
 def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:

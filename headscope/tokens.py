@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 __all__ = ["Decoder", "delimiter_ids", "spell"]
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # what a decoder puts where bytes make no character, as those of a piece of one
+_SPREAD = 8  # tokens that one character can be spread over: four bytes in UTF-8, each token a byte, and some room
 
 
 @runtime_checkable
@@ -34,15 +35,24 @@ def spell(tokenizer: Decoder | None, ids: Sequence[int]) -> tuple[str, ...]:
     if tokenizer is None:
         return tuple(f" {number}" for number in ids)
     pieces: list[str] = []
-    done, waiting = "", 0
-    for stop in range(1, len(ids) + 1):
-        text = _decode(tokenizer, ids[:stop])
-        waiting += 1
-        if text.endswith(_BROKEN) and stop < len(ids):
-            continue
-        pieces += [text[len(done) :], *[""] * (waiting - 1)]
-        done, waiting = text, 0
+    done = ""
+    while len(pieces) < len(ids):
+        start = len(pieces)
+        ends = range(start + 1, min(start + _SPREAD, len(ids)) + 1)
+        found = ((_added(tokenizer, ids[:end], done, start), end) for end in ends)
+        whole = next(((piece, end) for piece, end in found if _BROKEN not in piece), None)
+        # half a character, its other half cut off: no more than one token is lost to it
+        piece, end = whole or (_added(tokenizer, ids[: start + 1], done, start), start + 1)
+        pieces += [piece, *[""] * (end - start - 1)]
+        done = _decode(tokenizer, ids[:end])
     return tuple(pieces)
+
+
+def _added(tokenizer: Decoder, ids: Sequence[int], done: str, start: int) -> str:
+    """The text of all tokens without that of the first `start`, which is `done`."""
+    text = _decode(tokenizer, ids)
+    # what comes after may change what bytes before it stand for
+    return text[len(done) :] if text.startswith(done) else _decode(tokenizer, ids[start:])
 
 
 def delimiter_ids(tokenizer: Decoder, ids: Iterable[int]) -> set[int]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score
+from headscope.significance import false_discovery, sign_flip
 from headscope.sweep import Effects
 
 __all__ = ["Ablation", "effect_spread"]
@@ -19,20 +20,31 @@ class Ablation(Score):
     Near zero the head is not missed; below zero the model does better without it. A distance to the intact model (kl,
     drift) never goes below zero. The interval is a jackknife over blocks of documents; NaN with fewer than two.
 
+    Two further columns: "p_value", of a sign-flip test over documents that the effect is `size`, and "q_value", the
+    share of false discoveries over all heads. Of a distance, whose effects have one sign, only a stated size can be
+    tested; without one the columns are left out.
+
     Attributes:
         mode: what the head's output is replaced by: "zero", or "mean", its mean over the text.
+        size: effect that is tested against, in the metric's unit; None is zero, and no test for a distance.
 
-    Source: the exact effect, as in Michel et al. 2019, arXiv:1905.10650, section 3.
+    Source: the exact effect, as in Michel et al. 2019, arXiv:1905.10650, section 3; see `headscope.significance`.
     """
 
     mode: str = "zero"
+    size: float | None = None
 
     needs: ClassVar[frozenset[str]] = frozenset({"effects"})
     unit: ClassVar[str] = "metric"
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
-        return Rating.from_spread(effect_spread(seen["effects"]))
+        effects: Effects = seen["effects"]
+        columns = {}
+        if self.size is not None or not effects.is_distance:
+            p = sign_flip(effects.values - (self.size or 0.0), effects.document)
+            columns = {"p_value": p, "q_value": false_discovery(p)}
+        return Rating.from_spread(effect_spread(effects), columns)
 
 
 def effect_spread(effects: Effects) -> Spread:

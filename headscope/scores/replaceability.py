@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from headscope.intervals import Spread, jackknife, join_spreads
+from headscope.intervals import Spread, jackknife_spread, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
 
@@ -40,8 +40,9 @@ class Replaceability(Score):
     No unit, at most 1: 1 = the other heads and a constant give back all that this head adds; 0 = nothing of it; below
     0 = the prediction makes things worse on unseen documents. ẑ is fitted on one half of the blocks of documents and
     judged on the other; both directions are averaged. A zero or constant head has 1; a layer's only head is predicted
-    by the constant alone; NaN where one half holds no document. The interval is a jackknife over the blocks that
-    judge, the fits taken as they are.
+    by the constant alone; NaN where one half holds no document. The interval is a jackknife over blocks, in which
+    fits are made anew without each block; it is about the value of endless text, which a score from little text
+    falls short of, and it allows for that: the score may lie below it.
 
     Attributes:
         ridge: of the regression, as a share of the mean diagonal of Σ z zᵀ.
@@ -191,34 +192,46 @@ def best_stand_in(
 
 
 def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> Spread:
-    directions = _directions(blocks)
+    filled, directions = [block for block in blocks if block.n], _directions(blocks)
     if not all(judging for _, judging in directions):
         unknown = np.full(len(weights), np.nan)
         return Spread(unknown, unknown, np.asarray(np.nan))
-    judged = []
-    for direction, (fitted, judging) in enumerate(directions):
-        stand_ins = fit_stand_ins(total(fitted), ridge)
-        for block in judging:
-            energies = residual_energy(stand_ins, block, weights), contribution_energy(block, weights)
-            judged.append((direction, *energies, block.n))
-    return jackknife(_both_ways, judged, [n for *_, n in judged])
+    (odd_judged, even_fitted, forth), (even_judged, odd_fitted, back) = (
+        _one_way(fitted, judging, weights, ridge) for fitted, judging in directions
+    )
+    without = [
+        _mean(*pair)
+        for pair in (*zip(even_fitted, even_judged, strict=True), *zip(odd_judged, odd_fitted, strict=True))
+    ]
+    sizes = [block.n for block in (*filled[::2], *filled[1::2])]
+    return jackknife_spread(_mean(forth, back), without, sizes)
+
+
+def _one_way(
+    fitted: Sequence[Moments], judging: Sequence[Moments], weights: Weights, ridge: float
+) -> tuple[list[Floats], list[Floats], Floats]:
+    """Shares given back: without each block that judges, without each block that was fitted on, and with all."""
+    stand_ins, judged = fit_stand_ins(total(fitted), ridge), total(judging)
+    energies = [(residual_energy(stand_ins, block, weights), contribution_energy(block, weights)) for block in judging]
+    residual, energy = np.sum(energies, axis=0)
+    less_judged = [1 - _share(residual - own, energy - whole) for own, whole in energies]
+    if len(judging) == 1:
+        less_judged = [np.full(len(weights), np.nan)]
+    less_fitted = [
+        replaceability(total(rest), judged, weights, ridge) if rest else np.full(len(weights), np.nan)
+        for rest in ([*fitted[:gone], *fitted[gone + 1 :]] for gone in range(len(fitted)))
+    ]
+    return less_judged, less_fitted, 1 - _share(residual, energy)
+
+
+def _mean(one: Floats, other: Floats) -> Floats:
+    return np.asarray((one + other) / 2)
 
 
 def _directions(blocks: Sequence[Moments]) -> list[tuple[list[Moments], list[Moments]]]:
     """Fit on, judge on: every second block that holds anything against the rest, and the other way round."""
     filled = [block for block in blocks if block.n]
     return [(filled[::2], filled[1::2]), (filled[1::2], filled[::2])]
-
-
-def _both_ways(judged: Sequence[tuple[int, Floats, Floats, int]]) -> Floats:
-    """(head,) mean over the two directions, from the direction, residual and energy of each block judged."""
-    ways = []
-    for way in (0, 1):
-        parts = [(residual, energy) for direction, residual, energy, _ in judged if direction == way]
-        if not parts:
-            return np.full(judged[0][1].shape, np.nan)
-        ways.append(1 - _share(*np.sum(parts, axis=0)))
-    return np.asarray(np.mean(ways, axis=0))
 
 
 def _share(residual: Floats, energy: Floats) -> Floats:

@@ -19,4 +19,4 @@ def interval(estimate, groups, level=0.95):
         pseudo = h * everything - (h - 1) * left_out[j]
         variance += (pseudo - jackknifed) ** 2 / (h - 1) / g
     half = student(g - 1).ppf((1 + level) / 2) * math.sqrt(variance)
-    return everything - half, everything + half
+    return jackknifed - half, jackknifed + half

@@ -75,13 +75,16 @@ def test_the_tree_is_average_linkage_on_angles(seed, size):
         assert members[size + number] == want[number][1]
 
 
-@given(st.integers(0, 10_000), st.integers(3, 8))
+@given(st.integers(0, 10_000), st.integers(2, 8))
 @settings(deadline=None, max_examples=25)
-def test_the_order_of_leaves_is_the_best_that_the_tree_allows(seed, size):
+def test_the_order_of_leaves_is_the_shortest_that_the_tree_allows(seed, size):
     found = cluster(table(cosines(seed, size)))
-
-    def length(order):
-        return sum(found.distances[a, b] for a, b in zip(order[:-1], order[1:], strict=True))
+    assert sorted(found.order.tolist()) == [*range(size)]
+    place = np.argsort(found.order)
+    members = {i: {i} for i in range(size)}
+    for number, (a, b, *_) in enumerate(found.linkage):
+        group = members[size + number] = members[int(a)] | members[int(b)]
+        assert np.ptp([place[head] for head in group]) == len(group) - 1, "a group of the tree stands together"
 
     def orders(node):
         if node < size:
@@ -89,9 +92,15 @@ def test_the_order_of_leaves_is_the_best_that_the_tree_allows(seed, size):
         a, b = (orders(int(child)) for child in found.linkage[node - size, :2])
         return [x + y for x in a for y in b] + [y + x for x in a for y in b]
 
-    best = min(length(order) for order in orders(2 * size - 2))
-    assert length(found.order) == pytest.approx(best, rel=1e-12)
-    assert sorted(found.order.tolist()) == [*range(size)]
+    lengths = [found.distances[order[:-1], order[1:]].sum() for order in orders(2 * size - 2)]
+    assert found.distances[found.order[:-1], found.order[1:]].sum() == pytest.approx(min(lengths), rel=1e-12)
+
+
+def test_leaves_are_turned_round():
+    """The end of one group that is like the start of the next stands beside it."""
+    line = np.abs(np.subtract.outer([0.0, 0.5, 0.1, 0.6, 0.9], [0.0, 0.5, 0.1, 0.6, 0.9]))
+    order = cluster(table(np.cos(line))).order.tolist()
+    assert order in ([0, 2, 1, 3, 4], [4, 3, 1, 2, 0])
 
 
 def test_where_the_tree_is_cut_is_the_callers_choice():
@@ -114,7 +123,7 @@ def test_where_the_tree_is_cut_is_the_callers_choice():
 @pytest.mark.parametrize("make", [cluster, map_heads])
 def test_only_cosines_of_angles_make_a_metric(make):
     for name in set(MEASURES) - {"cka_biased", "procrustes"}:
-        with pytest.raises(InputError, match="cka_biased.*procrustes"):
+        with pytest.raises(InputError, match=r"cka_biased.*procrustes"):
             make(table(cosines(0, 4), name))
     make(table(cosines(0, 4), "procrustes"))
 
@@ -123,7 +132,7 @@ def test_only_cosines_of_angles_make_a_metric(make):
 def test_tables_without_every_pair_are_refused(make):
     matrix = cosines(0, 4)
     matrix[:2, 2:] = matrix[2:, :2] = np.nan
-    with pytest.raises(InputError, match='L0H0 and L1H0 .*scope="model"'):
+    with pytest.raises(InputError, match=r'L0H0 and L1H0 .*scope="model"'):
         make(table(matrix, n_layers=2))
     with pytest.raises(InputError, match="two models"):
         make(table(cosines(0, 4), other=tuple(HeadId(0, i) for i in range(4))))
@@ -184,14 +193,14 @@ def test_more_than_a_plane_has_stress_and_the_best_start_is_kept():
         return ((mapped - cluster(pairs).distances) ** 2).sum()
 
     least = loss(found.points)
-    assert all(loss(found.points + 1e-3 * rng.standard_normal(found.points.shape)) > least for _ in range(20))
+    assert all(loss(found.points + 1e-2 * rng.standard_normal(found.points.shape)) > least for _ in range(20))
 
 
 def test_the_same_seed_gives_the_same_map_turned_the_same_way():
     pairs = table(cosines(4, 10))
     one, two = map_heads(pairs, seed=3), map_heads(pairs, seed=3)
     np.testing.assert_array_equal(one.points, two.points)
-    points, _, pairs = flat(5, 9)
+    _, _, pairs = flat(5, 9)
     found = map_heads(pairs).points
     np.testing.assert_allclose(found.mean(0), 0, atol=1e-12)
     spread = found.T @ found

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.intervals import jackknife, mean_interval
+from headscope.intervals import jackknife, mean_spread
 from tests.reference import jackknife as reference
 
 
@@ -22,7 +22,8 @@ def test_ratio_matches_the_paper_term_by_term(groups, level):
         return (rows**3).sum() / (1 + rows**2).sum()
 
     sums = [np.array([(rows**3).sum(), (1 + rows**2).sum()]) for rows in groups]
-    got = jackknife(lambda kept: np.divide(*np.sum(kept, axis=0)), sums, [len(rows) for rows in groups], level)
+    spread = jackknife(lambda kept: np.divide(*np.sum(kept, axis=0)), sums, [len(rows) for rows in groups])
+    got = spread.interval(level)
     np.testing.assert_allclose(got, reference.interval(ratio, groups, level), rtol=1e-9, atol=1e-12)
 
 
@@ -31,7 +32,7 @@ def test_ratio_matches_the_paper_term_by_term(groups, level):
 def test_closed_form_for_means_matches_the_paper(groups):
     rows, block = np.concatenate(groups), np.repeat(np.arange(len(groups)), [len(rows) for rows in groups])
     order = np.random.default_rng(0).permutation(len(rows))
-    low, high = mean_interval(np.stack([rows, -rows])[:, order], block[order])
+    low, high = mean_spread(np.stack([rows, -rows])[:, order], block[order]).interval()
     want = reference.interval(np.mean, groups)
     np.testing.assert_allclose([low[0], high[0]], want, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose([-high[1], -low[1]], want, rtol=1e-9, atol=1e-12)
@@ -40,7 +41,7 @@ def test_closed_form_for_means_matches_the_paper(groups):
 def test_equal_blocks_of_a_mean_give_the_usual_interval_over_block_means():
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((8, 5))
-    low, high = mean_interval(rows.reshape(-1), np.repeat(np.arange(8), 5))
+    low, high = mean_spread(rows.reshape(-1), np.repeat(np.arange(8), 5)).interval()
     means = rows.mean(1)
     half = 2.3646242515927 * means.std(ddof=1) / np.sqrt(8)  # Student's t, seven degrees of freedom
     np.testing.assert_allclose([low, high], [means.mean() - half, means.mean() + half], rtol=1e-9)
@@ -52,7 +53,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     block = np.repeat(np.arange(10), sizes)
     hits = 0
     for _ in range(400):
-        low, high = mean_interval(rng.standard_normal(len(block)), block)
+        low, high = mean_spread(rng.standard_normal(len(block)), block).interval()
         hits += low <= 0 <= high
     assert 0.90 <= hits / 400 <= 0.99
 
@@ -60,8 +61,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
 @pytest.mark.parametrize("sizes", [[4], [4, 0, 0]])
 def test_fewer_than_two_blocks_have_no_interval(sizes):
     values = np.arange(8.0).reshape(2, 4)
-    assert np.isnan(mean_interval(values, np.zeros(4, int))).all()
-    low, high = jackknife(lambda kept: np.sum(kept, axis=0), [values.sum(1)] * len(sizes), sizes)
+    assert np.isnan(mean_spread(values, np.zeros(4, int)).interval()).all()
+    low, high = jackknife(lambda kept: np.sum(kept, axis=0), [values.sum(1)] * len(sizes), sizes).interval()
     assert np.isnan(low).all()
     assert np.isnan(high).all()
     assert low.shape == high.shape == (2,)
@@ -69,6 +70,6 @@ def test_fewer_than_two_blocks_have_no_interval(sizes):
 
 def test_nan_of_one_number_leaves_the_others_alone():
     values = np.array([[1.0, 2.0, 4.0], [1.0, np.nan, 4.0]])
-    low, high = mean_interval(values, np.arange(3))
+    low, high = mean_spread(values, np.arange(3)).interval()
     assert np.isfinite([low[0], high[0]]).all()
     assert np.isnan([low[1], high[1]]).all()

@@ -1,5 +1,7 @@
 """Heads by likeness: the similarity matrix in the order of its clusters, and the map of heads in the plane."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import seaborn as sns
@@ -65,7 +67,8 @@ def head_scatter(heads: HeadMap, *, ax: Axes | None = None) -> Axes:
     layers = [head.layer for head in heads.heads]
     size = 34.0 if len(layers) <= _MANY else 10.0
     palette, norm = layer_colours(layers)
-    ax.scatter(*heads.points.T, c=layers, cmap=palette, norm=norm, s=size, linewidths=0.6, edgecolors=INK, zorder=3)
+    x, y = heads.points.T
+    ax.scatter(x, y, c=layers, cmap=palette, norm=norm, s=size, linewidths=0.6, edgecolors=INK, zorder=3)
     frameless(ax)
     ax.set_aspect("equal", adjustable="datalim")
     ax.margins(0.08)
@@ -110,9 +113,7 @@ def layer_bar(ax: Axes, layers: list[int]) -> None:
 def _frame_clusters(ax: Axes, labels: npt.NDArray[np.int64]) -> None:
     """Lines between clusters that can be seen on any colour, round those of two heads and more."""
     edges = np.flatnonzero(np.diff(labels, prepend=0, append=0))
-    corners = [
-        [(a, a), (b, a), (b, b), (a, b), (a, a)] for a, b in zip(edges[:-1], edges[1:], strict=True) if b - a > 1
-    ]
+    corners = [[(a, a), (b, a), (b, b), (a, b), (a, a)] for a, b in pairwise(edges) if b - a > 1]
     for colour, width in ((PAPER, 2.2), (INK, 0.9)):
         ax.add_collection(LineCollection(corners, colors=colour, linewidths=width, zorder=3, clip_on=False))
 

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from headscope.scores.ablation import Ablation, rate_effects
+from headscope.scores.ablation import Ablation, effect_spread
+from headscope.significance import false_discovery, sign_flip
 from tests.reference import jackknife as reference
 from tests.strategies import make_effects
 
@@ -20,9 +23,9 @@ def test_score_is_the_mean_effect_with_its_sign_and_a_jackknife_interval():
 
 def test_level_widens_the_interval():
     effects = make_effects(np.random.default_rng(0).standard_normal((2, 6)), [0, 0, 1, 1, 2, 2])
-    wide, narrow = rate_effects(effects, 0.99), rate_effects(effects, 0.8)
-    assert (wide.low < narrow.low).all()
-    assert (wide.high > narrow.high).all()
+    wide, narrow = (effect_spread(effects).interval(level) for level in (0.99, 0.8))
+    assert (wide[0] < narrow[0]).all()
+    assert (wide[1] > narrow[1]).all()
 
 
 def test_one_document_has_a_score_but_no_interval():
@@ -31,7 +34,20 @@ def test_one_document_has_a_score_but_no_interval():
     assert np.isnan([rating.low, rating.high]).all()
 
 
-def test_mode_is_the_only_setting():
+def test_effects_are_tested_over_documents_and_distances_against_a_stated_size_only():
+    values = np.random.default_rng(0).standard_normal((3, 8)) + np.array([[2], [0], [0.5]])
+    effects = make_effects(values, range(8))
+    columns = Ablation().rate({"effects": effects}).columns
+    np.testing.assert_array_equal(columns["p_value"], sign_flip(values, np.arange(8)))
+    np.testing.assert_array_equal(columns["q_value"], false_discovery(columns["p_value"]))
+    assert columns["p_value"][0] < 0.02
+    distance = replace(effects, is_distance=True)
+    assert Ablation().rate({"effects": distance}).columns == {}
+    against = Ablation(size=2.0).rate({"effects": distance}).columns["p_value"]
+    np.testing.assert_array_equal(against, sign_flip(values - 2, np.arange(8)))
+
+
+def test_settings_are_named():
     assert Ablation().mode == "zero"
     with pytest.raises(TypeError):
         Ablation(weight=2)

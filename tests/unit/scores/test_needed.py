@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from headscope.scores.ablation import rate_effects
+from headscope.scores.ablation import effect_spread
 from headscope.scores.needed import Needed, needed
 from headscope.scores.replaceability import Replaceability, rate_replaceability
-from headscope.statistics.moments import MomentsStatistic
+from headscope.statistics.layer_moments import LayerMoments
 from tests.strategies import feed, make_effects, make_stream, weights_for
 
 
@@ -20,7 +20,7 @@ def seen():
     values = np.random.default_rng(0).standard_normal((6, 8)) + 1
     return {
         "effects": make_effects(values, range(8)),
-        "moments": feed(MomentsStatistic(), stream).compute(),
+        "moments": feed(LayerMoments(), stream).compute(),
         "output_weights": {layer: weights_for(layer, 3, 4) for layer in (0, 1)},
     }
 
@@ -34,13 +34,13 @@ def test_score_combines_the_two_scores(seen):
 
 def test_interval_holds_every_pair_of_values_in_the_wider_intervals_of_the_two(seen):
     rating = Needed().rate(seen)
-    importance = rate_effects(seen["effects"], 0.975)
-    replaceable = rate_replaceability(seen["moments"], seen["output_weights"], level=0.975)
+    importance = effect_spread(seen["effects"]).interval(0.975)
+    replaceable = rate_replaceability(seen["moments"], seen["output_weights"]).spread.interval(0.975)
     for a in np.linspace(0, 1, 5):
         for b in np.linspace(0, 1, 5):
             value = needed(
-                importance.low + a * (importance.high - importance.low),
-                replaceable.low + b * (replaceable.high - replaceable.low),
+                importance[0] + a * (importance[1] - importance[0]),
+                replaceable[0] + b * (replaceable[1] - replaceable[0]),
             )
             assert (rating.low <= value + 1e-12).all()
             assert (value <= rating.high + 1e-12).all()

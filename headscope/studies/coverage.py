@@ -1,0 +1,187 @@
+"""Coverage: how often the nominal 95% intervals hold the value of endless text, on made-up documents."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor
+
+from headscope.heads import Site
+from headscope.measures import MEASURES
+from headscope.observation import Blocks
+from headscope.pairing import pair_table
+from headscope.scores import SCORES
+from headscope.statistics.layer_moments import LayerMoments
+from headscope.statistics.moments import Moments
+
+__all__ = ["NAMES", "World", "coverage"]
+
+Floats = npt.NDArray[np.float64]
+
+NAMES = ("cka", "cosine", "replaceability", "norm")
+_HEADS, _DIM, _WIDTH = 4, 4, 8
+_LEAST = 8  # tokens of the shortest document
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A layer whose heads' outputs are Gaussian, with documents whose tokens are alike.
+
+    z = root · (sqrt(within) u + sqrt(1 - within) e), u drawn for each document and e for each token: the covariance of
+    z over endless text is root rootᵀ whatever `within`, the share of it that a document's tokens have in common.
+
+    Attributes:
+        root: (D, D).
+        weights: W_O of each head.
+        within: in [0, 1).
+    """
+
+    root: Floats
+    weights: Sequence[Tensor]
+    within: float
+
+    @classmethod
+    def draw(cls, seed: int, within: float) -> "World":
+        """Heads that share a part, with directions of different size."""
+        rng = np.random.default_rng(seed)
+        n_dims = _HEADS * _DIM
+        root = rng.standard_normal((n_dims, n_dims)) * np.exp(rng.normal(0, 0.5, n_dims)) / np.sqrt(n_dims)
+        root += np.eye(n_dims) * 0.5
+        return cls(root, [torch.from_numpy(rng.standard_normal((_WIDTH, _DIM))) for _ in range(_HEADS)], within)
+
+    def documents(self, lengths: Sequence[int], rng: np.random.Generator) -> Iterator[Floats]:
+        """(token, D) of each document."""
+        for length in lengths:
+            own = rng.standard_normal((1, len(self.root)))
+            noise = rng.standard_normal((length, len(self.root)))
+            yield (np.sqrt(self.within) * own + np.sqrt(1 - self.within) * noise) @ self.root.T
+
+    def truth(self, name: str) -> Floats:
+        """The value of endless text, from the covariance alone."""
+        covariance = torch.from_numpy(self.root @ self.root.T)
+        own = [slice(head * _DIM, (head + 1) * _DIM) for head in range(_HEADS)]
+        if name == "cka":
+            norms = np.array([[float(covariance[a, b].square().sum()) for b in own] for a in own])
+            return np.asarray(norms / np.sqrt(np.outer(norms.diagonal(), norms.diagonal())))
+        if name == "cosine":
+            inner = np.array(
+                [
+                    [float((self.weights[i].T @ self.weights[j] * covariance[a, b]).sum()) for j, b in enumerate(own)]
+                    for i, a in enumerate(own)
+                ]
+            )
+            return np.asarray(inner / np.sqrt(np.outer(inner.diagonal(), inner.diagonal())))
+        energies = [float((w.T @ w * covariance[a, a]).sum()) for w, a in zip(self.weights, own, strict=True)]
+        if name == "norm":
+            return np.sqrt(energies)
+        ridge = SCORES["replaceability"]().ridge * float(covariance.diagonal().mean())  # type: ignore[attr-defined]
+        precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance)).double())
+        shares = []
+        for a, weight, energy in zip(own, self.weights, energies, strict=True):
+            slope = -torch.linalg.solve(precision[a, a], precision[a])
+            slope[:, a] = -torch.eye(_DIM).double()  # of z - ẑ, negated
+            shares.append(1 - float((weight @ slope @ covariance @ slope.T @ weight.T).trace()) / energy)
+        return np.array(shares)
+
+
+def coverage(
+    tokens_per_dimension: Sequence[int] = (5, 20, 50),
+    n_documents: Sequence[int] = (10, 20, 50, 100),
+    repetitions: int = 400,
+    *,
+    within: float = 0.2,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Share of nominal 95% intervals that hold the value of endless text.
+
+    Args:
+        tokens_per_dimension: tokens of the whole text over dimensions of the layer (16: 4 heads of 4).
+        n_documents: how many documents the text has; cases whose documents would be under 8 tokens are left out.
+        repetitions: texts drawn for each case.
+        within: see `World`.
+        seed: of every draw.
+        progress: called with 1 after each text.
+
+    Returns:
+        A row for each number, kind of lengths and case: name, lengths ("equal", or "unequal": log-normal), documents,
+        tokens_per_dimension, intervals (pairs of different heads, or heads, times repetitions), coverage, error (its
+        standard error, texts being independent and the intervals of one text not).
+    """
+    world = World.draw(seed, within)
+    rows = []
+    for unequal in (False, True):
+        for per_dimension in tokens_per_dimension:
+            for count in n_documents:
+                n_tokens = per_dimension * _HEADS * _DIM
+                if n_tokens < _LEAST * count:
+                    continue
+                rng = np.random.default_rng([seed, unequal, per_dimension, count])
+                held = [_repeat(world, count, n_tokens, unequal, rng, progress) for _ in range(repetitions)]
+                for name in NAMES:
+                    each = np.array([one[name].mean() for one in held])
+                    rows.append(
+                        {
+                            "name": name, "lengths": "unequal" if unequal else "equal", "documents": count,
+                            "tokens_per_dimension": per_dimension,
+                            "intervals": sum(one[name].size for one in held),
+                            "coverage": each.mean(), "error": each.std(ddof=1) / np.sqrt(repetitions),
+                        }
+                    )  # fmt: skip
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["name", "lengths", "tokens_per_dimension", "documents"], ignore_index=True)
+
+
+def _repeat(
+    world: World,
+    count: int,
+    n_tokens: int,
+    unequal: bool,
+    rng: np.random.Generator,
+    progress: Callable[[int], None] | None,
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Whether each interval of one text holds the truth."""
+    share = np.exp(rng.normal(0, 0.8, count)) if unequal else np.ones(count)
+    lengths = _LEAST + np.floor((n_tokens - _LEAST * count) * share / share.sum()).astype(int)
+    blocks = _sum(list(world.documents(lengths, rng)))
+    seen: dict[str, Any] = {"moments": {0: blocks}, "output_weights": {0: world.weights}}
+    held = {}
+    for name in NAMES:
+        if name in MEASURES:
+            heads = tuple(site_head for site_head in _site().heads)
+            facts = {"documents": count}
+            weights = seen["output_weights"]
+            table = pair_table(MEASURES[name](), "z", {"moments": seen["moments"]}, (heads, None), weights, facts)
+            upper = np.triu_indices(_HEADS, 1)
+            low, high, truth = table.low[upper], table.high[upper], world.truth(name)[upper]
+        else:
+            rating = SCORES[name]().rate(seen)
+            low, high, truth = rating.low, rating.high, world.truth(name)
+        held[name] = (low <= truth) & (truth <= high)
+    if progress is not None:
+        progress(1)
+    return held
+
+
+def _sum(documents: Sequence[Floats]) -> list[Moments]:
+    """Moments of each block, documents dealt and summed as `headscope.observe` does."""
+    statistic, dealt = LayerMoments(), Blocks()
+    for number, rows in enumerate(documents):
+        z = torch.from_numpy(rows).unflatten(1, (_HEADS, _DIM)).transpose(0, 1)[None]
+        kept = torch.ones(1, len(rows), dtype=torch.bool)
+        block = dealt.place(torch.tensor([number]), torch.tensor([len(rows)]))
+        statistic.update(_site(), {"gated_z": z}, kept, block)
+    return statistic.compute()[0]
+
+
+def _site() -> Site:
+    heads = tuple(range(_HEADS))
+    return Site(
+        layer=0, kind="causal", block=0, module_name="", call=0, unit="", route="", n_heads=_HEADS,
+        n_kv_heads=_HEADS, n_value_heads=_HEADS, head_dim=_DIM, value_dim=_DIM, scaling=1.0, head_ids=heads,
+        kv_of_query=heads, query=(), key=(), value=(), output=None,
+    )  # fmt: skip
