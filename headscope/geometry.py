@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 METRICS = ("cka_biased", "procrustes")  # measures that are cosines of angles, and so have a metric in their arc cosine
 ANGLE = np.pi / 3  # 60 degrees: the similarity at which clusters part is 0.5
 
-_STARTS = 8  # random layouts tried beside the classical one
-_STEPS = 2000  # at most, for a layout to settle
+_STARTS = 4  # random layouts tried beside the classical one
+_STEPS = 1000  # at most, for a layout to settle
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | N
     if angle is not None and not angle >= 0:
         raise InputError(f"angle is in radians, from 0 to π/2 = {np.pi / 2:.4f}; it was {angle}")
     angle = ANGLE if angle is None and n_clusters is None else angle
-    tree = _turn(hierarchy.linkage(squareform(distances), method="average"), distances)
+    tree = _turn(hierarchy.linkage(squareform(distances), method="complete"), distances)
     order = hierarchy.leaves_list(tree).astype(np.int64)
     if n_clusters is None:
         found = hierarchy.fcluster(tree, angle, criterion="distance")
@@ -168,8 +168,8 @@ def map_heads(pairs: PairTable, seed: int = 0) -> HeadMap:
     Raises:
         InputError: a measure that is no metric, pairs that were not compared, or fewer than two heads.
 
-    Source: Kruskal 1964, Psychometrika 29, pp. 1-27 (stress); de Leeuw 1977 (SMACOF); Williams et al. 2021,
-        arXiv:2110.14739, section 2 (both metrics).
+    Source: Kruskal 1964, Psychometrika 29, pp. 1-27 (stress); de Leeuw 1977 (SMACOF); both metrics: Williams et al.
+        2021, arXiv:2110.14739, section 2.
     """
     heads, distances, left_out = _angles(pairs)
     rng = np.random.default_rng(seed)
@@ -283,7 +283,7 @@ def _settled(distances: Float[np.ndarray, "head head"], start: Float[np.ndarray,
     """Where a start comes to rest as its stress falls."""
     if not distances.any():
         return np.zeros_like(start)  # all in one place; scikit-learn would divide by the sum of their distances
-    return np.asarray(smacof(distances, init=start, n_init=1, max_iter=_STEPS, eps=1e-12, normalized_stress=False)[0])
+    return np.asarray(smacof(distances, init=start, n_init=1, max_iter=_STEPS, eps=1e-9, normalized_stress=False)[0])
 
 
 def _classical(distances: Float[np.ndarray, "head head"]) -> Float[np.ndarray, "head 2"]:

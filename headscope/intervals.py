@@ -27,7 +27,7 @@ class Spread:
     Attributes:
         centre: the middle of the interval.
         error: standard error of the centre; NaN where there is none.
-        freedom: degrees of freedom of the error, the number of blocks less one; of the same shape, or one for all.
+        freedom: degrees of freedom of the error; of the same shape, or one for all.
         bias: what the centre is expected to lie above the true value; the interval is moved by it.
     """
 
@@ -91,7 +91,7 @@ def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[i
         the variance is (1/g) Σ_j (θ̃_j - θ̂_J)² / (h_j - 1), with h_j = n/m_j, pseudo-values
         θ̃_j = h_j θ̂ - (h_j - 1) θ̂_(j) and θ̂_J = Σ_j θ̃_j / h_j.
     """
-    freedom = np.float64(len(sizes) - 1)
+    freedom = _freedom(np.array(sizes, np.float64))
     if len(sizes) < 2:
         return Spread(whole, np.full_like(whole, np.nan), np.asarray(freedom))
     parts = (sum(sizes) / np.array(sizes, np.float64)).reshape(-1, *[1] * whole.ndim)
@@ -122,13 +122,27 @@ def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, 
     """
     names, place, rows = np.unique(block, return_inverse=True, return_counts=True)
     whole = np.asarray(values.mean(-1), np.float64)
-    freedom = np.asarray(np.float64(len(names) - 1))
+    freedom = np.asarray(_freedom(rows.astype(np.float64)))
     if len(names) < 2:
         return Spread(whole, np.full_like(whole, np.nan), freedom)
     member = place[:, None] == np.arange(len(names))
     means = values @ (member / rows)
     variance = np.asarray(((means - whole[..., None]) ** 2 / (len(block) / rows - 1)).mean(-1))
     return Spread(whole, np.sqrt(variance), freedom)
+
+
+def _freedom(sizes: Floats) -> np.float64:
+    """Degrees of freedom of an error over blocks of these sizes: as many equal blocks as they are worth, less one.
+
+    With k equal blocks k - 1; at least 1. Blocks of very unequal size tell as much about their spread as fewer equal
+    ones: with ten documents of log-normal length, a block each, intervals with nine degrees of freedom held the truth
+    in 88% of texts (docs, coverage).
+
+    Source: the effective number of units, Kish 1965, Survey Sampling, section 8.2.
+    """
+    if not len(sizes):
+        return np.float64(0)
+    return np.float64(max(sizes.sum() ** 2 / (sizes**2).sum() - 1, 1.0 if len(sizes) > 1 else 0.0))
 
 
 def join_spreads(spreads: Sequence[Spread]) -> Spread:

@@ -240,5 +240,10 @@ def _spelled(ids: Tensor, position: int, tokenizer: Decoder | None, weight: floa
         start -= 1
     while stop < len(pieces) and not pieces[stop]:
         stop += 1
-    shown = [piece.replace("\n", "↵").replace("\r", "").replace("\t", " ") for piece in pieces]
+    shown = [_readable(piece) for piece in pieces]
     return Spelled(position, tuple(shown[:start]), shown[start] or "·", tuple(shown[stop:]), weight)
+
+
+def _readable(piece: str) -> str:
+    """Line breaks that show, and no halves of characters that the window cut through."""
+    return piece.replace("\n", "↵").replace("\r", "").replace("\t", " ").replace("\N{REPLACEMENT CHARACTER}", "")

@@ -24,12 +24,12 @@ _BEFORE, _AFTER, _BESIDE = 4, 2, 1  # tokens shown round the query, and on each 
 
 @dataclass(frozen=True, slots=True)
 class Spelled:
-    """One token in its place, as text; joined, before + token + after are the text.
+    """One token in its place, as text.
 
     Attributes:
         position: in its row of the batch, from 0.
-        before: the tokens before it, nearest last.
-        token: itself.
+        before: the tokens before it, nearest last; "" where a token only continues a character.
+        token: itself; the whole character, where several tokens make one.
         after: the tokens after it.
         weight: the share of the query's attention that it gets; NaN for the query itself.
     """
@@ -42,9 +42,11 @@ class Spelled:
 
     def quote(self, n_before: int, n_after: int) -> str:
         """The token in ‹ › among its neighbours."""
-        start = "".join(self.before[-n_before:] if n_before else ())
+        before = [piece for piece in self.before if piece]
+        after = [piece for piece in self.after if piece]
+        start, end = "".join(before[max(len(before) - n_before, 0) :]), "".join(after[:n_after])
         gap = " " if self.token.startswith(" ") else ""
-        return f"{start}{gap}‹{self.token.strip() or self.token}›{''.join(self.after[:n_after])}".strip()
+        return f"{start}{gap}‹{self.token.strip() or self.token}›{end}".strip()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -145,12 +147,13 @@ class RoleTable:
         """Read back what `save` wrote; floats return bit-equal."""
         frame, about = read_table(Path(folder), cls.name, {"layer", "head", "role", "example"}, {"role", "example"})
         heads = tuple(HeadId(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True))
-        numbers = [
+        scores, low, high, chance = (
             {role: frame[role + ending].to_numpy(np.float64) for role in about["roles"]}
             for ending in ("", "_low", "_high", "_chance")
-        ]
+        )
         examples = tuple(None if data is None else _example(data) for data in about["examples"])
-        return cls(heads, tuple(map(str, frame["role"])), *numbers, examples, about["facts"])
+        role = tuple(map(str, frame["role"]))
+        return cls(heads, role, scores, low, high, chance, examples, about["facts"])
 
 
 def _example_data(example: RoleExample) -> dict[str, Any]:

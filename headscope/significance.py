@@ -70,5 +70,7 @@ def false_discovery(p: Float[np.ndarray, " head"]) -> Float[np.ndarray, " head"]
 def _signs(n: int, seed: int) -> tuple[Floats, bool]:
     """(choice, document) signs, and whether they are drawn rather than all there are."""
     if n <= _EXACT:
-        return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1), False
-    return np.random.default_rng(seed).choice((-1.0, 1.0), size=(_DRAWS, n)), True
+        flipped = (np.arange(2**n)[:, None] >> np.arange(n)) & 1
+        return 1.0 - 2.0 * flipped.astype(np.float64), False
+    flipped = np.random.default_rng(seed).integers(0, 2, size=(_DRAWS, n))
+    return 1.0 - 2.0 * flipped.astype(np.float64), True

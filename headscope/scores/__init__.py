@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from headscope.cards import Card
 from headscope.intervals import Spread
 from headscope.registry import Registry
 
@@ -50,10 +51,12 @@ class Score(ABC):
             "output_weights": {layer: list of W_O, (width, value_dim) float64, a head each};
             "effects": a `headscope.sweep.Effects`; "gate_gradients": a `headscope.gradients.GateGradients`.
         unit: unit of the score; "metric" stands for the metric's own.
+        card: what a reader must know of it.
     """
 
     needs: ClassVar[frozenset[str]]
     unit: ClassVar[str]
+    card: ClassVar[Card]
 
     @abstractmethod
     def rate(self, seen: Mapping[str, Any]) -> Rating:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from headscope.cards import Card
 from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score
 from headscope.significance import false_discovery, sign_flip
@@ -36,6 +37,20 @@ class Ablation(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"effects"})
     unit: ClassVar[str] = "metric"
+    card: ClassVar[Card] = Card(
+        formula="mean over rows of metric(without the head) - metric(intact).",
+        unit="the metric's, e.g. nats per token",
+        span="any number; positive = needed, about 0 = not missed, negative = the model does better without "
+        "it. A distance to the intact model (kl, drift) is at least 0.",
+        undefined="NaN for heads of sites that cannot be cut.",
+        invariance="Anything that leaves the model's function as it is.",
+        cost="One forward pass a head and batch.",
+        use="The exact effect, and the reference for every cheaper score. Zero ablation overstates what a "
+        'head with a large constant output is worth: mode="mean" takes the mean instead. Two heads that '
+        "stand in for each other both come out low: see needed.",
+        source="Michel et al. 2019, arXiv:1905.10650, section 3; the test: Fisher 1935, section 21, with "
+        "Benjamini and Hochberg 1995.",
+    )
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

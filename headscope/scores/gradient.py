@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from headscope.cards import Card
 from headscope.intervals import mean_spread
 from headscope.scores import SCORES, Rating, Score
 
@@ -26,6 +27,19 @@ class Gradient(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gate_gradients"})
     unit: ClassVar[str] = "metric"
+    card: ClassVar[Card] = Card(
+        formula="mean over rows of |∂metric/∂ξ|, ξ the gate on a head's output that is 1 in the model as it "
+        "stands; for a distance to the intact model ½ E(∂⟨r, y⟩/∂ξ)² over random directions r of what is "
+        "compared.",
+        unit="the metric's",
+        span="at least 0; 0 = the metric does not notice, higher = more sensitive.",
+        undefined="NaN for heads of sites that cannot be cut.",
+        invariance="Anything that leaves the model's function as it is.",
+        cost="One forward and one backward pass a batch (four backward passes for a distance), for all heads at once.",
+        use="A first look at large models. It tells what a small change does, not what removal does: "
+        "saturated heads come out too low. Layers are not set against each other by it alone.",
+        source="Michel et al. 2019, arXiv:1905.10650, section 4.1, equation 2, without the normalisation by layer.",
+    )
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from headscope.cards import Card
 from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
 from headscope.scores.ablation import effect_spread
@@ -39,6 +40,16 @@ class Needed(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"effects", "moments", "output_weights"})
     unit: ClassVar[str] = "metric"
+    card: ClassVar[Card] = Card(
+        formula="max(ablation, 0) × (1 - replaceability clipped to [0, 1]).",
+        unit="the metric's",
+        span="at least 0; 0 = not missed, or given back wholly by the layer's other heads.",
+        undefined="NaN where either factor is.",
+        invariance="That of both factors.",
+        cost="That of ablation and of replaceability.",
+        use="What planners take by default: low = cut first. Its interval is cautious: both factors at 97.5%.",
+        source="Our own definition.",
+    )
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

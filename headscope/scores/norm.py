@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from headscope.cards import Card
 from headscope.intervals import Spread, jackknife, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy
@@ -30,6 +31,17 @@ class Norm(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     unit: ClassVar[str] = "activation"
+    card: ClassVar[Card] = Card(
+        formula="sqrt(mean over positions of ‖W_O z‖²).",
+        unit="that of the residual stream",
+        span="at least 0; 0 = a head that adds nothing anywhere.",
+        undefined="NaN for heads of sites that cannot be cut.",
+        invariance="Rotation of the residual stream; any change of a head's inner coordinates that W_O undoes.",
+        cost="One pass, no gradient; the second moments of each layer.",
+        use="Finds idle heads, also those that attend to a sink and write nothing. A large output need not "
+        "matter, and where a norm follows, sizes of different layers do not compare.",
+        source="Kobayashi et al. 2020, arXiv:2004.10102, section 2, summed over keys.",
+    )
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

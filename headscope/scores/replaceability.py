@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from headscope.cards import Card
 from headscope.intervals import Spread, jackknife_spread, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
@@ -54,6 +55,21 @@ class Replaceability(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     unit: ClassVar[str] = ""
+    card: ClassVar[Card] = Card(
+        formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O z‖², ẑ a ridge regression on the layer's other heads and a constant, "
+        "fitted on one half of the documents and judged on the other; both directions averaged.",
+        unit="none",
+        span="at most 1; 1 = the others give back all that the head writes, 0 = nothing of it, below 0 = worse "
+        "than nothing on unseen text. Higher = more replaceable, not more needed.",
+        undefined="NaN where one half holds no document, and for heads of sites that cannot be cut. A zero or "
+        "constant head has 1.",
+        invariance="Invertible maps of the other heads (up to the ridge); rotation of the residual stream.",
+        cost="One pass, and for each layer an inverse of its D dimensions for each block of documents: D³.",
+        use="Whether a layer could make up for a head by a linear map of what stays. It needs text: some ten "
+        "tokens for each of the layer's dimensions. Little text makes it too low, and its interval allows "
+        "for that.",
+        source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
+    )
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

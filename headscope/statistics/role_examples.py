@@ -14,7 +14,7 @@ from headscope.statistics.role_targets import NO_TOKEN
 __all__ = ["AROUND", "NEAR", "N_KEYS", "BestQueries"]
 
 AROUND = 8  # tokens kept on each side of a query
-NEAR = 2  # and on each side of the keys that it looks at most
+NEAR = 4  # and on each side of the keys that it looks at most: some scripts need three tokens for a character
 N_KEYS = 3
 
 

@@ -82,7 +82,7 @@ def bench_pairs(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
     flat = torch.cat([layer.transpose(1, 2).flatten(0, 1).flatten(1) for layer in layers], dim=1)
     heads = [own.numpy() for own in flat.unflatten(1, (-1, case.dim)).unbind(1)]
     n_heads = len(heads)
-    arms = {
+    arms: dict[str, Callable[[], Any]] = {
         "headscope": lambda: cka(_cross_moments(layers, case)),
         "bare product": lambda: flat.T @ flat,
         "pair by pair": lambda: _pair_by_pair(heads),

@@ -18,5 +18,7 @@ def interval(estimate, groups, level=0.95):
         h = n / len(groups[j])
         pseudo = h * everything - (h - 1) * left_out[j]
         variance += (pseudo - jackknifed) ** 2 / (h - 1) / g
-    half = student(g - 1).ppf((1 + level) / 2) * math.sqrt(variance)
+    # as many degrees of freedom as equal blocks of the same effective number (Kish 1965) would have
+    freedom = max(n**2 / sum(len(group) ** 2 for group in groups) - 1, 1)
+    half = student(freedom).ppf((1 + level) / 2) * math.sqrt(variance)
     return jackknifed - half, jackknifed + half

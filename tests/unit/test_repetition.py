@@ -58,7 +58,12 @@ def test_rows_begin_and_end_as_those_of_the_text():
 
 
 def test_settings_are_handed_on_and_labels_are_not():
-    batch = {**text(), "token_type_ids": torch.ones(3, 42, dtype=torch.long), "labels": torch.zeros(3, 42), "flag": True}
+    batch = {
+        **text(),
+        "token_type_ids": torch.ones(3, 42, dtype=torch.long),
+        "labels": torch.zeros(3, 42),
+        "flag": True,
+    }
     made = repeated_sequences([batch], range(200, 300))[0]
     assert made["flag"] is True
     assert made["token_type_ids"].shape == made["input_ids"].shape

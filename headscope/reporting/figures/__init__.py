@@ -1,6 +1,7 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
+from headscope.reporting.figures.coverage import coverage_plot
 from headscope.reporting.figures.curves import redundancy_curve
 from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.maps import head_map, map_height
@@ -14,6 +15,7 @@ from headscope.reporting.figures.style import canvas, figure_of, styling
 __all__ = [
     "canvas",
     "cluster_matrix",
+    "coverage_plot",
     "example_map",
     "figure_of",
     "head_map",

@@ -49,7 +49,7 @@ def example_map(
         )
     rows, columns = weights.shape
     if ax is None:
-        side = float(np.clip(7.0 / max(rows, columns, 1), 0.11, 0.26))
+        side = float(np.clip(7.0 / max(rows, columns, 1), 0.09, 0.26))
         ax = canvas(columns * side + _ROOM, rows * side + _ROOM + 0.4)
     drawn = ax.imshow(
         np.ma.masked_equal(weights, 0), cmap=ONE_SIGN, norm=PowerNorm(0.5, 0.0, float(weights.max(initial=0.0)) or 1.0),

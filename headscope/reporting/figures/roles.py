@@ -49,7 +49,8 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
     width, height = figure_of(ax).get_size_inches()
     between = _between_words(width / (columns + 1), height / (rows + 4))
     for head, role, score in zip(table.heads, table.role, table.score, strict=True):
-        _letter(ax, place[head], role, score, between)
+        if not many or between is not None:
+            _letter(ax, place[head], role, score, between)
     name_ticks(ax, "y", numbers if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else numbers, "layer" if layers_across else "head", most=int(4 * width))
     _legend(ax, table, most=max(1, int(width / 1.3)))

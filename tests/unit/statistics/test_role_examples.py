@@ -24,7 +24,7 @@ def test_the_highest_of_all_rows_is_found_with_what_stands_around_it():
     assert (around[: AROUND - 2] == -1).all()
     assert best.keys[0, 0].tolist() == [1, 0, -1], "a key without weight is none"
     assert best.weights[0, 0].tolist() == [0.6, 0.3, 0.0]
-    assert best.near[0, 0, 0].tolist() == [-1, 20, 21, 22, -1]
+    assert best.near[0, 0, 0, NEAR - 2 : NEAR + 3].tolist() == [-1, 20, 21, 22, -1]
     assert (best.near[0, 0, 2] == -1).all()
     assert best.near.shape[-1] == 2 * NEAR + 1
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import headscope.statistics.role_masses as role_masses
 from headscope.errors import UnknownNameError
+from headscope.statistics.role_examples import AROUND, NEAR
 from headscope.statistics.role_masses import RoleMasses
 from tests.reference.roles import role_sums
 from tests.strategies import make_site
@@ -241,8 +242,8 @@ def test_a_cross_layer_has_the_encoders_tokens_and_no_positions():
     best = seen.compute()[0].best
     role = seen.roles.index("delimiter")
     assert best.keys[role, 0, 0] == 1
-    assert best.near[role, 0, 0].tolist() == [-1, 1, COMMA, 7, 8], "the encoder's tokens"
-    assert best.around[role, 0, 8 - 1 : 8 + 2].tolist() == [1, 7, 7], "the decoder's"
+    assert best.near[role, 0, 0, NEAR - 2 : NEAR + 3].tolist() == [-1, 1, COMMA, 7, 8], "the encoder's tokens"
+    assert best.around[role, 0, AROUND - 1 : AROUND + 2].tolist() == [1, 7, 7], "the decoder's"
 
 
 def test_the_best_query_is_the_one_furthest_above_chance():
@@ -255,7 +256,7 @@ def test_the_best_query_is_the_one_furthest_above_chance():
     assert best.excess[role, 0] == pytest.approx(0.7 - 1 / 4)
     assert best.keys[role, 0].tolist() == [3, 4, 1]
     np.testing.assert_allclose(best.weights[role, 0], [0.7, 0.2, 0.1])
-    assert best.near[role, 0, 0].tolist() == [20, 21, 22, 23, 24]
+    assert best.near[role, 0, 0, NEAR - 2 : NEAR + 3].tolist() == [20, 21, 22, 23, 24]
     assert best.position[seen.roles.index("next"), 0] == -1, "a role that cannot be has no example"
 
 

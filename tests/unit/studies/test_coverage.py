@@ -1,0 +1,64 @@
+"""The coverage study: its truths are those of endless text, it repeats, and it sees intervals that are too short."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from headscope import intervals
+from headscope.measures import MEASURES
+from headscope.scores import SCORES
+from headscope.statistics.moments import total
+from headscope.studies.coverage import NAMES, World, coverage
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truth_is_what_a_very_long_text_gives(name: str) -> None:
+    from headscope.studies.coverage import _sum  # what the study feeds the product with
+
+    world = World.draw(3, within=0.2)
+    blocks = _sum(list(world.documents([200] * 1000, np.random.default_rng(0))))
+    if name in MEASURES:
+        got = MEASURES[name]().compare({"moments": total(blocks), "output_weights": world.weights})
+    else:
+        got = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: world.weights}}).score
+    np.testing.assert_allclose(got, world.truth(name), atol=0.02)
+    assert np.ptp(world.truth(name)) > 0.1  # the case is not trivial
+
+
+def test_documents_have_tokens_that_are_alike() -> None:
+    world = World.draw(0, within=0.5)
+    means = np.array([rows.mean(0) for rows in world.documents([50] * 400, np.random.default_rng(0))])
+    alone = np.diag(world.root @ world.root.T)
+    np.testing.assert_allclose(means.var(0), alone * (0.5 + 0.5 / 50), rtol=0.3)
+
+
+def test_it_repeats_and_counts_what_it_says() -> None:
+    table = coverage((20,), (20,), 4)
+    pd.testing.assert_frame_equal(table, coverage((20,), (20,), 4))
+    assert set(table["name"]) == set(NAMES)
+    assert set(table["lengths"]) == {"equal", "unequal"}
+    counts = table.set_index(["name", "lengths"])["intervals"]
+    assert counts["cka", "equal"] == 4 * 6
+    assert counts["norm", "equal"] == 4 * 4
+    assert table["coverage"].between(0.5, 1).all()
+
+
+def test_intervals_that_are_too_short_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = intervals.Spread.interval
+    monkeypatch.setattr(intervals.Spread, "interval", lambda self, level=0.4: honest(self, 0.4))
+    assert coverage((20,), (20,), 10)["coverage"].mean() < 0.7
+
+
+def test_too_short_documents_are_left_out() -> None:
+    assert coverage((5,), (10, 100), 2)["documents"].unique().tolist() == [10]
+
+
+def test_moments_are_of_the_texts_that_were_drawn() -> None:
+    world = World.draw(1, within=0.0)
+    rng = np.random.default_rng(5)
+    (rows,) = list(world.documents([30], rng))
+    noise = np.random.default_rng(5)
+    noise.standard_normal((1, len(world.root)))
+    np.testing.assert_allclose(rows, noise.standard_normal((30, len(world.root))) @ world.root.T)
+    assert torch.is_tensor(world.weights[0])
