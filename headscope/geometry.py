@@ -141,7 +141,7 @@ def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | N
     if angle is not None and not angle >= 0:
         raise InputError(f"angle is in radians, from 0 to π/2 = {np.pi / 2:.4f}; it was {angle}")
     angle = ANGLE if angle is None and n_clusters is None else angle
-    tree = _turn(hierarchy.linkage(squareform(distances), method="complete"), distances)
+    tree = _turn(hierarchy.linkage(squareform(distances), method="average"), distances)
     order = hierarchy.leaves_list(tree).astype(np.int64)
     if n_clusters is None:
         found = hierarchy.fcluster(tree, angle, criterion="distance")

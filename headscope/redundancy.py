@@ -62,6 +62,8 @@ class Redundancy:
             over the dimensions of the widest head), n_documents, n_tokens.
         curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
             `curve_spread`. head is the k-th that all documents together would choose ("constant" for k = 0).
+            Here as there, low and high are for what endless text would give: where documents are few, heads look too
+            much alike and fits carry over badly, and the number itself may lie below its interval.
         facts: what it was measured on and how; JSON values only.
     """
 

@@ -40,7 +40,7 @@ def roles(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> RoleTable:
-    """What each head does: look at the previous token, at the same token elsewhere, at delimiters, everywhere …
+    """What each head looks at, sink aside: the previous token, the same token elsewhere, delimiters and so on.
 
     Scores are shares of attention, no unit, in [0, 1], taken *off the sink*: of the mass that a head does not leave on
     the first position of a row (and, in models that have one, on a learned sink).

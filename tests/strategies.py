@@ -95,8 +95,9 @@ class Stream:
 
 
 def _widen(name, tensor, extra, fill):
-    sides = (0, extra, 0, extra) if name in ("pattern", "bias") else (0, 0, 0, extra)
-    return torch.nn.functional.pad(tensor, sides, value=fill)
+    if name in ("pattern", "bias"):  # no model looks at a padded key: its rows hold nothing of it
+        tensor = torch.nn.functional.pad(tensor, (0, extra), value=0.0 if name == "pattern" else -torch.inf)
+    return torch.nn.functional.pad(tensor, (0, 0, 0, extra), value=fill)
 
 
 def make_stream(

@@ -10,20 +10,37 @@ from headscope.heads import HeadId
 from headscope.statistics import STATISTICS
 from headscope.statistics.moments import total
 from headscope.sweep import Effects
+from headscope.weights import Factors
 from tests.strategies import Stream, feed
 
 
 def seen_by_measure(needs: Iterable[str], stream: Stream, weights: dict[int, list]) -> dict[str, Any]:
-    """For one layer: moments, W_O of its heads; any other need is a statistic's name."""
+    """For one layer: moments, W_O of its heads, factors made of it; any other need is a statistic's name."""
     given: dict[str, Any] = {}
     for need in needs:
         if need == "output_weights":
             given[need] = weights[0]
-        elif need == "moments":
-            given[need] = total(feed(STATISTICS[need](), stream).compute()[0])
+        elif need in ("qk_factors", "ov_factors"):
+            # a head's product is its W_O times itself: twins have the same, whatever their inner coordinates
+            given[need] = [Factors(weight.T, weight.T) for weight in weights[0]]
+        elif need in ("moments", "halves"):
+            blocks = feed(STATISTICS["moments"](), stream).compute()[0]
+            given[need] = total(blocks) if need == "moments" else (total(blocks[::2]), total(blocks[1::2]))
         else:
-            given[need] = feed(STATISTICS[need](), stream).compute()
+            computed = feed(STATISTICS[need](), stream).compute()
+            given[need] = _of_one_layer(computed)
     return given
+
+
+def _of_one_layer(computed: Any) -> Any:
+    """The sum over blocks of a statistic of pairs; anything else as it is."""
+    blocks = computed.get((0,)) if isinstance(computed, dict) else None
+    if blocks is None:
+        return computed
+    summed = blocks[0]
+    for block in blocks[1:]:
+        summed = summed + block
+    return summed
 
 
 def seen_by_score(needs: Iterable[str], stream: Stream, weights: dict[int, list], values: np.ndarray) -> dict[str, Any]:

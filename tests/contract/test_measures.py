@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import headscope.measures
+from headscope.comparing import similarity
 from headscope.errors import UnknownNameError
 from headscope.measures import MEASURES, Measure
-from headscope.scoring import similarity
-from headscope.statistics.moments import SOURCES
+from headscope.statistics.block_sums import SOURCES
 from tests.contract.plugins import add_file
 from tests.contract.seen import seen_by_measure
 from tests.strategies import Stream, make_stream, weights_for
@@ -24,6 +24,7 @@ def planted(seed: int = 0, extra: int = 0) -> tuple[Stream, dict[int, list]]:
     turn = torch.from_numpy(np.linalg.qr(np.random.default_rng(seed).standard_normal((DIM, DIM)))[0])
     weights = weights_for(seed, N_HEADS, DIM)
     weights[TWIN] = weights[ONE] @ turn
+    weights[ZERO] = torch.zeros_like(weights[ZERO])
 
     def alter(z: torch.Tensor, layer: int) -> torch.Tensor:
         z = z.clone()
@@ -32,7 +33,10 @@ def planted(seed: int = 0, extra: int = 0) -> tuple[Stream, dict[int, list]]:
         return z
 
     stream = make_stream(seed, n_layers=1, n_heads=N_HEADS, dim=DIM, lengths=((30, 41), (50, 22), (35, 8)))
-    return stream.change(alter), {0: weights}
+    changed = stream.change(alter)
+    for batch in changed.batches:
+        batch.tensors[0]["pattern"][:, TWIN] = batch.tensors[0]["pattern"][:, ONE]
+    return changed, {0: weights}
 
 
 def values_of(measure: Measure, stream: Stream, weights: dict[int, list]) -> np.ndarray:
@@ -64,8 +68,9 @@ def test_facts_are_declared_and_settings_are_fields(measure: Measure) -> None:
     assert measure.needs
     assert isinstance(measure.symmetric, bool)
     assert measure.bounds[0] < measure.bounds[1]
-    assert measure.of in SOURCES
-    assert not {field.name for field in fields(measure)} & {"needs", "symmetric", "bounds", "of"}
+    assert set(measure.sources) <= {*SOURCES, "pattern", "weights"}
+    assert all(getattr(measure.card, field.name).strip() for field in fields(measure.card))
+    assert not {field.name for field in fields(measure)} & {"needs", "symmetric", "bounds", "sources", "card"}
     assert type(measure).__doc__
 
 
@@ -75,7 +80,10 @@ def test_one_number_for_every_ordered_pair(values: np.ndarray) -> None:
     assert values.dtype == np.float64
 
 
-def test_zero_head_is_nan_in_row_and_column_and_nowhere_else(values: np.ndarray) -> None:
+def test_zero_head_is_nan_in_row_and_column_and_nowhere_else(measure: Measure, values: np.ndarray) -> None:
+    if measure.sources == ("pattern",):
+        assert np.isfinite(values).all(), "a head that writes nothing has a map all the same"
+        return
     others = [head for head in range(N_HEADS) if head != ZERO]
     assert np.isnan(values[ZERO]).all()
     assert np.isnan(values[:, ZERO]).all()
@@ -86,10 +94,11 @@ def test_a_head_is_like_itself(values: np.ndarray) -> None:
     np.testing.assert_allclose(np.delete(values.diagonal(), ZERO), 1, rtol=1e-9)
 
 
-def test_twin_is_on_top_and_the_case_is_not_trivial(values: np.ndarray) -> None:
+def test_twin_is_on_top_and_the_case_is_not_trivial(measure: Measure, values: np.ndarray) -> None:
+    near = 1e-9 if measure.symmetric else 1e-3  # a ridge takes a little away
     others = [head for head in range(N_HEADS) if head not in (ZERO, ONE, TWIN)]
-    assert values[ONE, TWIN] == pytest.approx(1, rel=1e-9)
-    assert values[TWIN, ONE] == pytest.approx(1, rel=1e-9)
+    assert values[ONE, TWIN] == pytest.approx(1, rel=near)
+    assert values[TWIN, ONE] == pytest.approx(1, rel=near)
     assert values[ONE, others].max() < 0.9
 
 
@@ -104,7 +113,7 @@ def test_bounds_hold_at_awkward_sizes(measure: Measure, lengths: tuple, dim: int
     for seed in range(5):
         stream = make_stream(seed, n_layers=1, n_heads=4, dim=dim, lengths=lengths)
         values = values_of(measure, stream, {0: weights_for(seed, 4, dim)})
-        assert np.isfinite(values).any()
+        assert np.isfinite(values).any() or "halves" in measure.needs  # of one document there are no halves
         check_bounds(measure, values)
 
 

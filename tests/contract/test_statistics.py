@@ -39,9 +39,12 @@ def numbers(value: object) -> list[np.ndarray]:
     """All arrays in what a statistic computes, in a fixed order; moments about zero, as their pivot is free."""
     if isinstance(value, Moments):
         about = value.about(torch.zeros_like(value.pivot)) if value.n else value
-        return [about.gram.numpy(), np.array(value.dims), np.array(value.group)]
+        return [about.square().numpy(), np.array(value.dims)]
     if isinstance(value, Mapping):
-        return [np.array(sorted(value)), *(array for key in sorted(value) for array in numbers(value[key]))]
+        return [
+            np.array([str(key) for key in sorted(value)]),
+            *(array for key in sorted(value) for array in numbers(value[key])),
+        ]
     if is_dataclass(value):
         return [array for field in fields(value) for array in numbers(getattr(value, field.name))]
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -146,7 +149,8 @@ def test_it_runs_on_a_model(name: str, build_model, make_batches) -> None:
     first, again = STATISTICS[name](), STATISTICS[name]()
     observe(model, batches, [first])
     observe(model, batches, [again])
-    assert all(np.isfinite(array).all() for array in numbers(first.compute()))
+    arrays = [array for array in numbers(first.compute()) if array.dtype.kind in "fiub"]
+    assert all(np.isfinite(array).all() for array in arrays)
     assert_equal(again.compute(), first.compute(), rtol=0)
 
 

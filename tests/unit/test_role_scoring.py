@@ -85,7 +85,7 @@ def planted(ids):
 
 
 def planted_induction(ids):
-    """(head, query, key) of repeated sequences: the fourth head goes on from the last time, the others look anywhere."""
+    """(head, query, key) of repeated sequences: the fourth head goes on from the last time, the others are even."""
     length = len(ids)
     even = torch.ones(length, length, dtype=torch.float64).tril()
     maps = (even / even.sum(1, keepdim=True)).repeat(4, 1, 1)

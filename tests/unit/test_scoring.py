@@ -77,7 +77,7 @@ def test_what_is_compared(of: str) -> None:
     [
         (lambda m, b: hs.similarity(m, b, measure="ckaa"), UnknownNameError, "did you mean 'cka'"),
         (lambda m, b: hs.similarity(m, b, scope="head"), UnknownNameError, "layer, model"),
-        (lambda m, b: hs.similarity(m, b, of="zz"), UnknownNameError, "gated_z"),
+        (lambda m, b: hs.similarity(m, b, of="zz"), UnknownNameError, "it compares: z, q, k"),
         (lambda m, b: hs.importance(m, b, score="ablatoin"), UnknownNameError, "did you mean 'ablation'"),
         (lambda m, b: hs.importance(m, b, metric="perplexity"), UnknownNameError, "auto, loss"),
         (lambda m, b: hs.importance(m, []), InputError, "no batch"),

@@ -1,9 +1,11 @@
 """HeadTable and PairTable: numbers with heads, and files that give the same numbers back."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -82,7 +84,7 @@ def test_frames_have_the_promised_columns() -> None:
     assert _head_table(np.array([0.5])).to_frame()["n_tokens"].isna().all()
 
     matrix = np.array([[1.0, 0.25], [np.nan, 1.0]])
-    pairs = _pair_table(matrix).to_frame()
+    pairs = _pair_table(matrix, documents=7, tokens=90).to_frame()
     want = pd.DataFrame(
         {
             "head_a": ["L0H0", "L0H0", "L0H3"],
@@ -90,9 +92,37 @@ def test_frames_have_the_promised_columns() -> None:
             "value": [1.0, 0.25, 1.0],
             "low": [0.5, 0.125, 0.5],
             "high": [2.0, 0.5, 2.0],
+            "n_documents": [7, 7, 7],
+            "n_tokens": [90, 90, 90],
         }
     )
     pd.testing.assert_frame_equal(pairs, want, check_dtype=False)
+
+
+def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Path) -> None:
+    score = np.array([0.1, 0.2, 0.3])
+    table = HeadTable("ablation", "nats", _heads(3), score, score, score, {}, {"p_value": np.array([0.5, np.nan, 1.0])})
+    assert list(table.to_frame())[:6] == ["layer", "head", "score", "low", "high", "p_value"]
+    table.save(tmp_path)
+    np.testing.assert_array_equal(HeadTable.load(tmp_path, "ablation").columns["p_value"], table.columns["p_value"])
+
+    matrix = np.arange(6.0).reshape(3, 2) / 7
+    pairs = PairTable("pattern_js", "pattern", _heads(3), matrix, matrix, matrix, {}, matrix / 2, _heads(4)[2:])
+    assert pairs["L0H3", "L1H0"] == matrix[1, 0]
+    pairs.save(tmp_path)
+    back = PairTable.load(tmp_path, "pattern_js")
+    assert back.other == pairs.other
+    np.testing.assert_array_equal(back.matrix, matrix)
+    np.testing.assert_array_equal(back.null, matrix / 2)
+    assert list(pairs.to_frame())[5] == "null"
+
+
+def test_parquet_holds_the_same_rows_as_csv_and_the_facts(tmp_path: Path) -> None:
+    table = _head_table(np.array([0.1, np.nan, 1e-300]), documents=3, tokens=40)
+    table.save(tmp_path)
+    stored = pq.read_table(tmp_path / "ablation.parquet")
+    pd.testing.assert_frame_equal(stored.to_pandas(), table.to_frame())
+    assert json.loads(stored.schema.metadata[b"headscope"])["facts"] == {"documents": 3, "tokens": 40}
 
 
 def test_tables_show_themselves_in_a_notebook() -> None:

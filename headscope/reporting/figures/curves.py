@@ -18,7 +18,8 @@ def redundancy_curve(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
     """Share of each layer's output energy that its best k heads give back on held-out documents, a line a layer.
 
     Args:
-        redundancy: its `curve`; bands are the 95% intervals, left out where there are none.
+        redundancy: its `curve`; bands are the 95% intervals for endless text, left out where there are none. A line
+            below its band says that documents were too few.
         ax: where to draw; a new figure without it.
     """
     ax = canvas(6.4, 5.0) if ax is None else ax
@@ -31,7 +32,7 @@ def redundancy_curve(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
         k, share, low, high = (own[name].to_numpy(np.float64) for name in ("k", "share", "low", "high"))
         ax.fill_between(k, low, high, color=colour, alpha=0.13, linewidth=0)
         ax.plot(k, share, color=colour, linewidth=1.5, marker="o", markersize=3.2, label=f"layer {layer}")
-    least = float(np.nanmin(curve["share"], initial=0.0))
+    least = float(np.nanmin(curve[["share", "low"]], initial=0.0))
     ax.set_ylim(max(least - 0.02, _FLOOR), 1.02)
     ax.set_xlim(-0.15, float(curve["k"].max()) + 0.15)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

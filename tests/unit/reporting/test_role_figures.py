@@ -58,7 +58,7 @@ def test_cells_say_role_and_score_where_there_is_room() -> None:
     words = [text.get_text() for text in figures.role_map(table(FEW)).texts]
     assert words == ["prev\n0.90", "–", "sink\n0.55", "prev\n0.60"]
     narrow = figures.canvas(3.7, 1.2)
-    assert [text.get_text() for text in figures.role_map(table(FEW), ax=narrow).texts][0] == "prev 0.90"
+    assert figures.role_map(table(FEW), ax=narrow).texts[0].get_text() == "prev 0.90"
     tight = figures.canvas(1.2, 1.2)
     assert [text.get_text() for text in figures.role_map(table(FEW), ax=tight).texts] == ["", "–", "", ""]
 

@@ -1,24 +1,40 @@
-import itertools
-
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 
-from headscope.measures.cka import cka
+from headscope.errors import InputError, UnknownNameError
+from headscope.statistics.arrivals import OTHER
 from headscope.statistics.cross_moments import CrossMoments
-from headscope.statistics.moments import MomentsStatistic, total
+from headscope.statistics.layer_moments import LayerMoments
+from headscope.statistics.moments import total
 from tests.reference import sums
 from tests.strategies import Stream, feed, make_stream, streams
 
 
+def close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9 * max(1.0, np.abs(np.asarray(want)).max()))
+
+
 @given(streams(n_layers=3))
 @settings(deadline=None, max_examples=12)
-def test_all_layers_together_equal_one_sum_over_all_heads(stream):
-    moments = feed(CrossMoments(), stream).compute()
+def test_all_layers_together_equal_one_sum_over_all_heads_a_block_of_documents(stream):
+    ((layers, blocks),) = feed(CrossMoments(), stream).compute().items()
+    assert layers == (0, 1, 2)
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
-    want = sums.second_moment(rows, moments.pivot.reshape(rows.shape[1:]).numpy())
-    np.testing.assert_allclose(moments.gram, want, rtol=1e-9, atol=1e-9 * np.abs(want).max())
-    assert moments.group == (0,) * rows.shape[1]
+    of_token = stream.blocks()
+    for number, block in enumerate(blocks):
+        own = rows[of_token == number]
+        assert block.n == len(own)
+        if len(own):
+            close(block.square(), sums.second_moment(own, block.pivot.reshape(rows.shape[1:]).numpy()))
+
+
+def test_one_block_is_the_sum_of_all():
+    stream = make_stream(n_layers=2)
+    (single,) = feed(CrossMoments(blocks=1), stream).compute()[0, 1]
+    summed = total(feed(CrossMoments(), stream).compute()[0, 1])
+    close(single.square(), summed.square())
 
 
 def test_layers_of_different_dimensions_stand_side_by_side():
@@ -28,17 +44,18 @@ def test_layers_of_different_dimensions_stand_side_by_side():
         b.tensors[0] = a.tensors[0]
         batches.append(b)
     stream = Stream(narrow.sites, tuple(batches))
-    moments = feed(CrossMoments(), stream).compute()
+    moments = total(feed(CrossMoments(), stream).compute()[0, 1])
     assert moments.dims == (6, 6, 2, 2, 2)
     for layer, heads in ((0, [0, 1]), (1, [2, 3, 4])):
-        own = total(feed(MomentsStatistic(), stream).compute()[layer])
-        np.testing.assert_allclose(moments.select(heads).about(own.pivot).gram, own.gram, rtol=1e-9, atol=1e-9)
+        own = total(feed(LayerMoments(), stream).compute()[layer])
+        close(moments.select(heads).about(own.pivot).square(), own.square())
 
 
-def test_only_the_upper_triangle_of_layer_pairs_is_held():
-    statistic = feed(CrossMoments(), make_stream(n_layers=4))
-    pairs = {tuple(map(int, name.split(".")[:2])) for name in statistic.state() if name.endswith("gram")}
-    assert pairs == set(itertools.combinations_with_replacement(range(4), 2))
+def test_about_half_of_the_square_is_held():
+    stream = make_stream(n_layers=6, n_heads=8, dim=64, lengths=((5, 9),))
+    (block,) = feed(CrossMoments(blocks=1), stream).compute()[tuple(range(6))]
+    rows = 6 * 8 * 65 + 1
+    assert sum(panel.numel() for panel in block.panels) < 0.6 * rows**2
 
 
 def sided(lengths, other_lengths):
@@ -52,71 +69,56 @@ def run_sided(statistic, sites, batches):
     for encoder, decoder in batches:
         for site in sites:
             batch = encoder if site.kind == "self" else decoder
-            statistic.update(site, {"gated_z": batch.tensors[site.layer]["gated_z"]}, batch.kept, batch.block)
+            statistic.update(site, {statistic.of: batch.tensors[site.layer]["gated_z"]}, batch.kept, batch.block)
         statistic.end_batch()
     return statistic
 
 
-def check_sides(moments):
-    assert moments.group == (0,) * 6 + (1,) * 6
-    similar = cka(moments)
-    assert np.isfinite(similar[:6, :6]).all()
-    assert np.isfinite(similar[6:, 6:]).all()
-    assert np.isnan(similar[:6, 6:]).all()
-    assert np.isnan(similar[6:, :6]).all()
+@pytest.mark.parametrize("other", [((4, 6), (8, 2)), ((5, 9), (7, 3))])
+def test_encoder_and_decoder_are_groups_of_their_own_also_at_equal_length(other):
+    sites, batches = sided(((5, 9), (7, 3)), other)
+    computed = run_sided(CrossMoments(), sites, batches).compute()
+    assert set(computed) == {(0, 1), (2, 3)}
+    assert total(computed[0, 1]).n == 24
+    assert total(computed[2, 3]).n == sum(map(sum, other))
 
 
-def test_encoder_and_decoder_are_groups_of_their_own():
-    sites, batches = sided(((5, 9), (7, 3)), ((4, 6), (8, 2)))
-    moments = run_sided(CrossMoments(), sites, batches).compute()
-    check_sides(moments)
-    assert moments.counts.tolist() == [24] * 6 + [20] * 6
-    assert moments.n == 24
-
-    def of(side, layer):
-        shown = [(pair[side].tensors[layer]["gated_z"], pair[side].kept) for pair in batches]
-        return np.concatenate([tensor.transpose(1, 2)[kept] for tensor, kept in shown])
-
-    for side, heads in ((0, range(6)), (1, range(6, 12))):
-        rows = np.concatenate([of(side, layer) for layer in (2 * side, 2 * side + 1)], axis=1)
-        alone = moments.select(list(heads))
-        want = sums.second_moment(rows, alone.pivot.reshape(rows.shape[1:]).numpy())
-        np.testing.assert_allclose(alone.gram, want, rtol=1e-9, atol=1e-9 * np.abs(want).max())
-
-
-def test_sides_of_equal_length_are_told_apart_by_kind():
+def test_keys_of_a_cross_site_stand_at_the_positions_of_the_encoder():
     sites, batches = sided(((5, 9),), ((5, 9),))
-    check_sides(run_sided(CrossMoments(), sites, batches).compute())
+    statistic = run_sided(CrossMoments(of="k"), sites, [(encoder, encoder) for encoder, _ in batches])
+    assert set(statistic.compute()) == {(0, 1, 3), (2,)}
 
 
-def test_positions_that_matched_in_one_batch_only_count_as_different():
-    stream = make_stream(n_layers=2, lengths=((5, 9), (6, 8)))
-    statistic = CrossMoments()
-    for number, batch in enumerate(stream.batches):
-        for site in stream.sites:
-            kept = batch.kept.clone()
-            if number == 1 and site.layer == 1:
-                kept[:, 0] = False
-            statistic.update(site, {"gated_z": batch.tensors[site.layer]["gated_z"]}, kept, batch.block)
-        statistic.end_batch()
-    moments = statistic.compute()
-    assert moments.group == (0, 0, 0, 1, 1, 1)
-    assert np.isnan(cka(moments)[:3, 3:]).all()
-
-
-def test_moving_the_pivot_keeps_groups_apart():
-    sites, batches = sided(((5, 9), (7, 3)), ((4, 6), (8, 2)))
-    moments = run_sided(CrossMoments(), sites, batches).compute()
-    moved = moments.about(torch.zeros_like(moments.pivot)).about(moments.pivot)
-    np.testing.assert_allclose(moved.gram, moments.gram, rtol=1e-9, atol=1e-9)
-
-
-def test_a_layer_that_does_not_run_in_every_batch_is_a_group_of_its_own():
+def test_layers_that_stop_matching_are_refused_by_number():
     stream = make_stream(n_layers=2, lengths=((5, 9), (6, 8)))
     statistic = feed(CrossMoments(), stream, batches=[0])
     second = stream.batches[1]
     statistic.update(stream.sites[0], second.tensors[0], second.kept, second.block)
-    statistic.end_batch()
-    moments = statistic.compute()
-    assert moments.counts.tolist() == [28] * 3 + [14] * 3
-    assert np.isnan(cka(moments)[:3, 3:]).all()
+    with pytest.raises(InputError, match=r'layers 0, 1 saw the same positions .*scope="layer"'):
+        statistic.end_batch()
+
+
+def test_scope_layer_relates_a_layer_to_the_same_layer_of_another_model():
+    stream = make_stream(n_layers=2)
+    statistic = CrossMoments(scope="layer")
+    for batch in stream.batches:
+        for site in stream.sites:
+            for layer in (site.layer, OTHER + site.layer):
+                moved = type(site)(**{**{f: getattr(site, f) for f in site.__slots__}, "layer": layer})
+                statistic.update(moved, batch.tensors[site.layer], batch.kept, batch.block)
+        statistic.end_batch()
+    computed = statistic.compute()
+    assert set(computed) == {(0, OTHER), (1, OTHER + 1)}
+    twice = total(computed[1, OTHER + 1])
+    half = len(twice.pivot) // 2
+    second = twice.second(twice.mean)
+    close(second[:half, half:], second[:half, :half])
+    with pytest.raises(UnknownNameError, match="there is no scope 'head'"):
+        CrossMoments(scope="head")
+
+
+def test_parts_of_different_models_do_not_merge():
+    one, other = feed(CrossMoments(), make_stream(n_layers=2)), feed(CrossMoments(), make_stream(n_layers=3))
+    with pytest.raises(InputError, match="different layers"):
+        one.merge(other)
+    assert torch.is_tensor(one.state()["0-1.pivot"])
