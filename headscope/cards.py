@@ -1,4 +1,4 @@
-"""Cards: what a reader must know of a measure or a score before trusting its number. The documentation is made of them."""
+"""Cards: what a reader must know of a measure or a score before trusting its number; the docs are made of them."""
 
 from dataclasses import dataclass
 

@@ -3,12 +3,14 @@
 import builtins
 import inspect
 import re
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 import headscope
 from headscope import errors
+from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.scores import SCORES
 
@@ -79,21 +81,18 @@ def test_errors_that_are_announced_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NUMBERS))
-def test_a_number_says_its_unit_range_degenerate_case_and_source(name: str) -> None:
+def test_a_number_has_a_card_that_says_what_it_means(name: str) -> None:
     entry = NUMBERS[name]
-    module = inspect.getmodule(entry)
-    # the class may leave it to the pure function beside it
-    doc = "\n".join(inspect.getdoc(thing) or "" for thing in (entry, *(getattr(module, key) for key in module.__all__)))
-    parts = {
-        "unit": r"\bunit\b",
-        "range": r"\bin \[|\bat least\b|\bat most\b|\bbelow\b",
-        "what it is where it is not defined": r"\bNaN\b",
-        "source": r"^Source:",
-    }
+    assert isinstance(entry.card, Card)
+    silent = [field.name for field in fields(Card) if len(getattr(entry.card, field.name)) < 4]
+    assert not silent, f"{name}: {silent}"
+    assert re.search(r"\d|at most|at least|any number", entry.card.span), f"{name}: which values does it take?"
+    assert "NaN" in entry.card.undefined
+    assert re.search(r"arXiv|definition|19\d\d|20\d\d|cosine of", entry.card.source), f"{name}: where is it from?"
     if issubclass(entry, Measure):
-        parts["example with hand-made numbers"] = ">>>"
-    missing = [part for part, pattern in parts.items() if not re.search(pattern, doc, flags=re.MULTILINE)]
-    assert not missing, f"{name}: {missing}"
+        module = inspect.getmodule(entry)
+        assert module is not None
+        assert ">>>" in inspect.getsource(module), f"{name}: an example with hand-made numbers"
 
 
 def test_the_reader_of_docstrings_sees_what_is_missing() -> None:

@@ -41,9 +41,7 @@ def test_procrustes(stream: Stream) -> None:
 
 @given(st.integers(0, 1000), st.sampled_from([1, 3, 30]), st.sampled_from([0.0, 1e4]))
 @settings(deadline=None, max_examples=15)
-def test_predict_is_fitted_on_one_half_of_the_blocks_and_judged_on_the_other(
-    seed: int, dim: int, offset: float
-) -> None:
+def test_predict_is_fitted_on_one_half_and_judged_on_the_other(seed: int, dim: int, offset: float) -> None:
     stream = make_stream(seed, n_layers=1, dim=dim, lengths=((5, 9), (7, 3), (6, 8)), offset=offset)
     got, rows, even = value("predict", stream), stream.rows(), stream.blocks() % 2 == 0
     for a in range(3):
