@@ -1,0 +1,182 @@
+"""similarity(): passes, memory, intervals, two models, sides of an encoder-decoder, and what is refused."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import headscope as hs
+from headscope.comparing import How, compare_heads, parse_memory
+from headscope.errors import InputError, UnknownNameError
+from headscope.heads import Anatomy
+from headscope.measures import MEASURES
+from headscope.observation import Blocks
+from tests import models
+from tests.families import build_any
+from tests.reference import jackknife
+from tests.reference import similarity as reference
+from tests.watched import make_inputs
+
+
+def rows_by_block(model: torch.nn.Module, batches: list, want: str, layer: int) -> list[list[np.ndarray]]:
+    """By block of documents, (token, dim) of each head of a layer: by hand, from captures."""
+    dealt, found = Blocks(), [[] for _ in range(10)]
+    for batch in batches:
+        inputs = {name: value for name, value in batch.items() if name != "document"}
+        with torch.no_grad(), hs.capture(model, (want,)) as seen:
+            model(**inputs)
+        kept = batch["attention_mask"].bool()
+        block = dealt.place(batch["document"], kept.sum(1))
+        tensor = seen[layer].tensors[want].transpose(1, 2).double()
+        for row in range(len(kept)):
+            found[int(block[row])].append(tensor[row][kept[row]].numpy())
+    return [np.concatenate(own) for own in found if own]
+
+
+@pytest.mark.parametrize("of", ["q", "k", "v", "z", "contribution"])
+@pytest.mark.parametrize("measure", ["cka", "cka_biased", "procrustes"])
+def test_values_and_intervals_are_those_of_tensors_that_were_captured(of: str, measure: str) -> None:
+    model, batches = models.build("llama").double(), models.make_batches("llama", n_batches=3)
+    twin = {"cka": reference.unbiased_cka, "cka_biased": reference.biased_cka, "procrustes": reference.procrustes}
+    table = hs.similarity(model, batches, measure, of)
+    groups = rows_by_block(model, batches, of, layer=1)
+    n_heads = groups[0].shape[1]
+    first = len(table.heads) - n_heads
+    for a, b in ((0, 1), (n_heads - 1, 0)):
+        flat = [np.hstack([group[:, a], group[:, b]]) for group in groups]
+
+        def estimate(rows: np.ndarray, width: int = groups[0].shape[2]) -> float:
+            return twin[measure](rows[:, :width], rows[:, width:])
+
+        np.testing.assert_allclose(table.matrix[first + a, first + b], estimate(np.concatenate(flat)), rtol=1e-9)
+        got = table.low[first + a, first + b], table.high[first + a, first + b]
+        np.testing.assert_allclose(got, jackknife.interval(estimate, flat), rtol=1e-7, atol=1e-9)
+
+
+def test_several_passes_under_little_memory_give_the_same_table() -> None:
+    model, batches = build_any("gpt2"), models.make_batches("gpt2")
+    anatomy = hs.discover(model)
+    site = anatomy.sites[0]
+    whole = hs.similarity(model, batches, scope="model")
+    rows = site.n_heads * (site.head_dim + 1)
+    # two layers fit at once, and no more
+    few = hs.similarity(model, batches, scope="model", memory=2 * 4.0 * (2 * rows) ** 2 * 1.01)
+    np.testing.assert_allclose(few.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
+    assert np.isfinite(whole.low).all()
+    with pytest.raises(InputError, match="two layers alone take more"):
+        hs.similarity(model, batches, scope="model", memory=1000)
+
+
+def test_passes_over_groups_of_layers_meet_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headscope import comparing
+
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    whole = hs.similarity(model, batches, scope="model")
+    monkeypatch.setattr(comparing, "_fit", lambda *_: (1, [[0], [0, 1], [1]]))
+    parts = hs.similarity(model, batches, scope="model")
+    np.testing.assert_allclose(parts.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
+    assert np.isnan(parts.low).all()
+
+
+def test_one_document_has_values_and_says_why_it_has_no_interval() -> None:
+    model, batches = models.build("bert"), models.make_batches("bert")
+    same = [{**batch, "document": torch.zeros_like(batch["document"])} for batch in batches]
+    table = hs.similarity(model, same)
+    assert np.isfinite(table.matrix).any()
+    assert np.isnan(table.low).all()
+    assert "only 1 document" in table.facts["why_no_interval"]
+    assert "why_no_interval" not in hs.similarity(model, batches).facts
+    assert np.isnan(hs.similarity(model, same, "predict").matrix).all()
+
+
+def test_a_model_and_itself_are_compared_as_one_model_is() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    for scope in ("layer", "model"):
+        alone = hs.similarity(model, batches, scope=scope)
+        two = hs.similarity(model, batches, scope=scope, other=copy.deepcopy(model))
+        assert two.other == two.heads == alone.heads
+        np.testing.assert_allclose(two.matrix, alone.matrix, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(two.low, alone.low, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("measure", ["cka", "cosine", "predict", "pattern_js", "weights_ov"])
+def test_a_pruned_model_keeps_its_heads_numbers(measure: str) -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    smaller = hs.prune(model, ["L0H1", "L1H0"])
+    table = hs.similarity(model, batches, measure, other=smaller)
+    assert hs.HeadId(0, 1) not in table.column_heads
+    assert table.matrix.shape == (len(table.heads), len(table.heads) - 2)
+    assert table["L0H0", "L0H0"] == pytest.approx(1, abs=1e-3)  # the first layer reads what it read before
+    assert abs(table["L0H0", "L0H2"]) < 1
+    assert set(table.to_frame()) >= {"head_a", "head_b", "value"}
+
+
+def test_encoder_and_decoder_see_different_positions() -> None:
+    model, inputs = build_any("t5"), make_inputs("t5")
+    inputs = {**inputs, "decoder_input_ids": inputs["input_ids"][:, :6]}
+    table = hs.similarity(model, [inputs], scope="model")
+    kind = {site.layer: site.kind for site in hs.discover(model).sites}
+    encoder = np.array([kind[head.layer] == "self" for head in table.heads])
+    assert encoder.any()
+    assert np.isnan(table.matrix[encoder][:, ~encoder]).all()
+    for side in (encoder, ~encoder):
+        assert np.isfinite(table.matrix[np.ix_(side, side)]).all()
+
+
+def test_measures_of_maps_stand_beside_random_tokens_where_there_are_tokens() -> None:
+    model, batches = models.build("bert"), models.make_batches("bert")
+    table = hs.similarity(model, batches, "pattern_js", seed=3)
+    assert table.null is not None
+    np.testing.assert_array_equal(np.isnan(table.null), np.isnan(table.matrix))
+    assert not np.allclose(np.nan_to_num(table.null), np.nan_to_num(table.matrix))
+    np.testing.assert_array_equal(table.null, hs.similarity(model, batches, "pattern_js", seed=3).null)
+    assert hs.similarity(model, batches, "cka").null is None
+
+
+def test_one_pass_serves_all_measures_asked() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    seen = []
+    handle = model.register_forward_pre_hook(lambda *_: seen.append(1))
+    anatomy = hs.discover(model)
+    seen.clear()
+    names = [name for name in MEASURES if MEASURES[name].sources[0] != "pattern"]
+    tables = compare_heads(model, batches, [(name, None) for name in names], How(), anatomy=anatomy)
+    handle.remove()
+    assert len(seen) == len(batches)
+    assert [table.name for table in tables] == names
+    for table in tables:
+        alone = hs.similarity(model, batches, table.name)
+        np.testing.assert_array_equal(alone.matrix, table.matrix)
+
+
+def test_weights_need_no_text_and_a_query_head_reads_its_own_key_head() -> None:
+    model = models.build("llama")
+    table = hs.similarity(model, measure="weights_qk", scope="model")
+    site = hs.discover(model).sites[0]
+    layer = model.model.layers[0].self_attn
+    q = layer.q_proj.weight.detach().double().unflatten(0, (site.n_heads, -1)).numpy()
+    k = layer.k_proj.weight.detach().double().unflatten(0, (site.n_kv_heads, -1)).numpy()
+    share = site.n_heads // site.n_kv_heads
+    products = [q[head].T @ k[head // share] for head in range(site.n_heads)]
+    want = reference.all_pairs(reference.cosine, products)
+    np.testing.assert_allclose(table.matrix[: site.n_heads, : site.n_heads], want, rtol=1e-9, atol=1e-9)
+    within = hs.similarity(model, measure="weights_qk")
+    assert np.isnan(within.matrix[: site.n_heads, site.n_heads :]).all()
+    assert "no text" in within.facts["why_no_interval"]
+
+
+@pytest.mark.parametrize("memory", ["lots", "-1GB", 0, "GB", "inf"])
+def test_memory_is_a_size(memory: object) -> None:
+    with pytest.raises(InputError, match="memory is a number of bytes"):
+        parse_memory(memory)  # type: ignore[arg-type]
+    assert parse_memory("500 MB") == 5e8
+
+
+def test_what_a_measure_does_not_compare_is_named() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    with pytest.raises(UnknownNameError, match="pattern_js does not compare 'z'; it compares: pattern"):
+        hs.similarity(model, batches, "pattern_js", "z")
+    with pytest.raises(InputError, match="pass batches"):
+        hs.similarity(model)
+    assert isinstance(hs.discover(model), Anatomy)

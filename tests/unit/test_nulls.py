@@ -1,0 +1,51 @@
+"""Random tokens: the same shape, the same ends, the same words, in no order."""
+
+import torch
+
+from headscope.nulls import scramble_tokens
+
+
+def batch(first: int = 1, last: int = 2) -> dict[str, torch.Tensor]:
+    ids = torch.randint(10, 50, (4, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    ids[:, 0] = first
+    ids[[0, 2, 3], 8] = last
+    ids[1, 5] = last
+    return {"input_ids": ids, "attention_mask": mask, "document": torch.arange(4)}
+
+
+def test_ends_padding_and_everything_else_stay() -> None:
+    given = batch()
+    before = given["input_ids"].clone()
+    (made,) = scramble_tokens([given])
+    ids = made["input_ids"]
+    assert torch.equal(given["input_ids"], before)
+    assert ids.shape == before.shape
+    assert (ids[:, 0] == 1).all()
+    assert ids[1, 5] == ids[0, 8] == 2
+    assert torch.equal(ids[1, 6:], before[1, 6:])
+    assert torch.equal(made["attention_mask"], given["attention_mask"])
+    assert torch.equal(made["document"], given["document"])
+    inner = before[:, 1:8].flatten()
+    assert set(ids[:, 1:5].flatten().tolist()) <= set(inner.tolist())
+    assert (ids != before).float().mean() > 0.4
+
+
+def test_ends_that_differ_between_rows_are_text() -> None:
+    given = batch()
+    given["input_ids"][2, 0] = 30
+    made = torch.stack([next(iter(scramble_tokens([given], seed)))["input_ids"][:, 0] for seed in range(20)])
+    assert (made != given["input_ids"][:, 0]).any()
+
+
+def test_draws_repeat_for_a_seed_and_differ_between_batches() -> None:
+    one, two = (list(scramble_tokens([batch(), batch()], seed=4)) for _ in range(2))
+    assert torch.equal(one[1]["input_ids"], two[1]["input_ids"])
+    assert not torch.equal(one[0]["input_ids"], one[1]["input_ids"])
+
+
+def test_batches_without_token_ids_pass() -> None:
+    given = {"pixel_values": torch.randn(2, 3, 4, 4)}
+    (made,) = scramble_tokens([given])
+    assert made["pixel_values"] is given["pixel_values"]
