@@ -31,7 +31,7 @@ def main(
     frames = [bench(case, rounds) for case in cases for bench in (bench_pairs, bench_minibatch)]
     for name in names:
         loaded = hs.load_model(name)
-        batches = loaded.batches or list(hs.text_batches(loaded.tokenizer, length=128, windows=8))
+        batches = loaded.batches or list(hs.text_batches(loaded.tokenizer, length=128, windows=64))
         frames.append(bench_watching(loaded.model, batches, loaded.name, rounds))
     table = pd.concat(frames, ignore_index=True)
     with new_folder(out, force=force) as new:

@@ -152,11 +152,16 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
 
         return run
 
+    def moments() -> None:
+        statistic = LayerMoments()
+        observe(model, batches, [statistic], anatomy=anatomy.cuttable)
+        statistic.compute()  # what waits is summed then at the latest
+
     arms = {
         "unwatched": plain,
         "q, k, v, z": watched("q", "k", "v", "z"),
         "maps": watched("pattern"),
-        "second moments": lambda: observe(model, batches, [LayerMoments()], anatomy=anatomy.cuttable),
+        "second moments": moments,
     }
     if hasattr(model, "set_attn_implementation"):
         arms["output_attentions"] = lambda: _with_maps(model, batches, extra)
