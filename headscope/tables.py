@@ -155,7 +155,8 @@ class PairTable:
         frame, about = read_table(Path(folder), name, {"head_a", "head_b", "value", "low", "high"})
         heads = tuple(HeadId.parse(head) for head in about["heads"])
         other = None if about.get("other") is None else tuple(HeadId.parse(head) for head in about["other"])
-        place_a, place_b = ({str(head): i for i, head in enumerate(own)} for own in (heads, other or heads))
+        sides = (heads, heads if other is None else other)
+        place_a, place_b = ({str(head): i for i, head in enumerate(own)} for own in sides)
         rows = [place_a[head] for head in frame["head_a"]]
         columns = [place_b[head] for head in frame["head_b"]]
         filled = {}

@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
 from headscope.watching import output_weights
 
 __all__ = ["Factors", "factor_cosine", "ov_factors", "qk_factors"]
+
+_NOTHING = 1e-14  # of ‖left‖² ‖right‖², the most that ‖M‖² can be: below it is what rounding leaves of zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +65,31 @@ def factor_cosine(factors: Sequence[Factors]) -> Float[np.ndarray, "head head"]:
     """⟨M_a, M_b⟩ / (‖M_a‖ ‖M_b‖) of every two heads, M = leftᵀ right, Frobenius.
 
     Args:
-        factors: of each head; one width.
+        factors: of each head.
 
     Returns:
-        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product is zero.
+        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product is zero, and for widths that
+        differ.
 
     Source: tr((L_aᵀR_a)ᵀ(L_bᵀR_b)) = Σ (L_a L_bᵀ) ∘ (R_a R_bᵀ), the trace being cyclic.
     """
-    left, right = (torch.cat([getattr(own, side) for own in factors]) for side in ("left", "right"))
-    starts = np.cumsum([0, *(len(own.left) for own in factors[:-1])])
+    widths = np.array([own.left.shape[1] for own in factors])
+    left, right = (
+        torch.cat([pad(getattr(own, side), (0, int(widths.max()) - own.left.shape[1])) for own in factors])
+        for side in ("left", "right")
+    )
+    edges = np.cumsum([0, *(len(own.left) for own in factors)])
+    starts = edges[:-1]
     inner = np.zeros((len(factors), len(factors)))
-    for head, own_factors in enumerate(factors):
-        rest = slice(int(starts[head]), None)
-        products = (own_factors.left @ left[rest].T) * (own_factors.right @ right[rest].T)
+    for head in range(len(factors)):
+        rows, rest = slice(edges[head], edges[head + 1]), slice(edges[head], None)
+        products = (left[rows] @ left[rest].T) * (right[rows] @ right[rest].T)
         inner[head, head:] = np.add.reduceat(products.sum(0).numpy(), starts[head:] - starts[head])
     inner += np.triu(inner, 1).T
+    inner[widths[:, None] != widths] = np.nan
     own = inner.diagonal()
-    scale = np.sqrt(np.where(own > 0, own, np.nan))
+    greatest = np.array([float(one.left.square().sum() * one.right.square().sum()) for one in factors])
+    scale = np.sqrt(np.where(own > _NOTHING * greatest, own, np.nan))
     return np.asarray(inner / scale[:, None] / scale)
 
 

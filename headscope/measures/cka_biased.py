@@ -62,6 +62,7 @@ def cka_biased(moments: Moments) -> Float[np.ndarray, "head head"]:
            [0., 0., 1.]])
     """
     norms = pair_norms(moments)
-    scale = np.sqrt(np.sqrt(np.where(constant_heads(moments), np.nan, norms.diagonal())))
+    undefined = constant_heads(moments) | (moments.n == 0)
+    scale = np.sqrt(np.sqrt(np.where(undefined, np.nan, norms.diagonal())))
     # twice divided by square roots: the product of two fourth powers may overflow
     return np.asarray(norms / scale[:, None] / scale / scale[:, None] / scale)

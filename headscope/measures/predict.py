@@ -37,7 +37,8 @@ class Predict(Measure):
         "documents and judged on the other; both directions averaged.",
         unit="none",
         span="at most 1; 1 = b is a linear function of a, 0 = no better than b's own mean, below 0 = worse than that.",
-        undefined="NaN for a constant head, where one half holds no document, and for heads at different positions.",
+        undefined="NaN for a constant head, for b constant in one half, where one half holds no document, and for "
+        "heads at different positions.",
         invariance="Of a: any invertible linear map (up to the ridge) and an offset. Of b: rotation, one common scale "
         "and an offset.",
         cost="As cka on two halves, and N d³ + N² d³ for the fits.",
@@ -87,19 +88,20 @@ def explained_share(fit_on: Moments, judge_on: Moments, ridge: float = _RIDGE) -
     total = judge_on.second(judge_on.mean).diagonal()
     values = np.empty((len(fit_on.dims), len(fit_on.dims)))
     starts = [own.start for own in fit_on.slices]
-    spread = np.add.reduceat(total.numpy(), starts)
+    # where a head is constant, its spread is rounding: nothing can be judged by it, and nothing fitted to it
+    spread = np.where(constant_heads(judge_on), np.nan, np.add.reduceat(total.numpy(), starts))
+    idle = constant_heads(fit_on)
     alone = judged.diagonal()
     for head, own in enumerate(fit_on.slices):
-        slope = _slopes(fitted, own, ridge)
+        slope = torch.zeros_like(fitted[own]) if idle[head] else _slopes(fitted, own, ridge)
         residual = alone - 2 * (slope * judged[own]).sum(0) + (slope * (judged[own, own] @ slope)).sum(0)
-        values[head] = 1 - np.add.reduceat(residual.numpy(), starts) / np.where(spread > 0, spread, np.nan)
-        values[head, head] = 1.0
+        values[head] = 1 - np.add.reduceat(residual.numpy(), starts) / spread
+        values[head, head] = spread[head] / spread[head]
     return values
 
 
 def _slopes(fitted: Float64[Tensor, "dim dim"], own: slice, ridge: float) -> Float64[Tensor, "own dim"]:
     """(d, D) ridge coefficients of all dimensions on one head's."""
     covariance = fitted[own, own]
-    scale = float(covariance.diagonal().mean())
-    penalty = ridge * scale if scale else 1.0  # any penalty gives zero for a head that does not vary
+    penalty = ridge * float(covariance.diagonal().mean())
     return torch.linalg.solve(covariance + penalty * torch.eye(len(covariance)).double(), fitted[own])

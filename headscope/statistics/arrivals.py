@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -98,22 +98,34 @@ class Arrivals:
             self._batch[site.layer] = _Arrived((side, apart), kept, block, rows)
 
     def release(self) -> list[Together]:
-        """The groups of the batch, which ends here; the same groups in every batch.
+        """The groups of the batch, which ends here; the same groups in every batch that has positions for them.
 
         Raises:
-            InputError: layers that saw the same positions in the first batch did not in this one.
+            InputError: layers that saw the same positions in an earlier batch did not in this one.
         """
         arrived, self._batch = self._batch, {}
-        if arrived and not self.groups:
-            self.groups = _grouped(arrived)
-        return [self._together(layers, arrived) for layers in self.groups if arrived]
+        known = {layer for layers in self.groups for layer in layers}
+        self.groups += _grouped({layer: own for layer, own in arrived.items() if layer not in known})
+        return [self._together(layers, arrived) for layers in self.groups if not arrived.keys().isdisjoint(layers)]
+
+    def join(self, other: Self) -> None:
+        """Take over the groups of another part of the text.
+
+        Raises:
+            InputError: the other grouped its layers in another way.
+        """
+        new = [layers for layers in other.groups if layers not in self.groups]
+        known = {layer for layers in self.groups for layer in layers}
+        if any(layer in known for layers in new for layer in layers):
+            raise InputError("the two parts of the text were seen by different layers; were they of one model?")
+        self.groups = [*self.groups, *new]
 
     @staticmethod
     def _together(layers: Layers, arrived: Mapping[int, _Arrived]) -> Together:
         first = arrived.get(layers[0])
         if first is None or not all(layer in arrived and arrived[layer].fits(first) for layer in layers):
             raise InputError(
-                f"layers {', '.join(map(str, layers))} saw the same positions in the first batch, but not in a later "
+                f"layers {', '.join(map(str, layers))} saw the same positions in an earlier batch, but not in a later "
                 'one, so their heads cannot be compared; compare within layers (scope="layer")'
             )
         rows = [arrived[layer].rows for layer in layers]

@@ -6,7 +6,6 @@ from typing import Self
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.errors import InputError
 from headscope.heads import Site
 from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
 from headscope.statistics.arrivals import Arrivals, key_side
@@ -62,9 +61,7 @@ class CrossMoments(Statistic):
         Raises:
             InputError: the other grouped its layers in another way.
         """
-        if self._groups and other._groups and set(self._groups) != set(other._groups):
-            raise InputError("the two parts of the text were seen by different layers; were they of one model?")
-        self._arrivals.groups = self._arrivals.groups or list(other._groups)
+        self._arrivals.join(other._arrivals)
         for layers, sums in other._groups.items():
             self._groups.setdefault(layers, BlockSums(self.blocks)).merge(sums)
 

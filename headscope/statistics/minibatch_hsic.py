@@ -15,6 +15,7 @@ from headscope.statistics.pair_sums import PairStatistic
 __all__ = ["MinibatchHsic"]
 
 _CONSTANT = 1e-12  # as for moments: below this share of its squares, a head's spread is rounding
+_NOTHING = 1e-24  # of the Gram matrix's squares: what rounding leaves where centring takes all of it away
 
 
 @STATISTICS.register("minibatch_hsic")
@@ -57,13 +58,14 @@ class MinibatchHsic(PairStatistic):
 
 
 def _centred_grams(rows: Num[Tensor, "token head dim"]) -> Float64[Tensor, "head entry"]:
-    """The U-centred Gram matrix of each head, flattened; zero for a head that is constant."""
+    """The U-centred Gram matrix of each head, flattened; zero where only rounding is left of it."""
     x = rows.transpose(0, 1).double()
     centred = x - x.mean(1, keepdim=True)
     constant = centred.square().sum((1, 2)) <= _CONSTANT * x.square().sum((1, 2))
     centred[constant] = 0
     n = x.shape[1]
     gram = centred @ centred.mT
+    size = gram.square().sum((1, 2))
     gram.diagonal(dim1=1, dim2=2).zero_()
     sums = gram.sum(2)
     level = sums.sum(1) / (2 * (n - 1))
@@ -71,4 +73,5 @@ def _centred_grams(rows: Num[Tensor, "token head dim"]) -> Float64[Tensor, "head
     gram -= shift[:, :, None]
     gram -= shift[:, None, :]
     gram.diagonal(dim1=1, dim2=2).zero_()
+    gram[gram.square().sum((1, 2)) <= _NOTHING * size] = 0
     return gram.flatten(1)

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int, Num
 from torch import Tensor
 
-from headscope.errors import InputError
 from headscope.heads import Site
 from headscope.statistics import N_BLOCKS, Statistic
 from headscope.statistics.arrivals import Arrivals, Together
@@ -95,9 +94,7 @@ class PairStatistic(Statistic):
         Raises:
             InputError: the other grouped its layers in another way.
         """
-        if self._sums and other._sums and set(self._sums) != set(other._sums):
-            raise InputError("the two parts of the text were seen by different layers; were they of one model?")
-        self._arrivals.groups = self._arrivals.groups or list(other._sums)
+        self._arrivals.join(other._arrivals)
         for layers, blocks in other._sums.items():
             held = self._sums.setdefault(layers, {})
             for number, sums in blocks.items():

@@ -115,6 +115,9 @@ def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Pat
     np.testing.assert_array_equal(back.matrix, matrix)
     np.testing.assert_array_equal(back.null, matrix / 2)
     assert list(pairs.to_frame())[5] == "null"
+    nothing = np.empty((3, 0))
+    PairTable("cka", "z", _heads(3), nothing, nothing, nothing, other=()).save(tmp_path)
+    assert PairTable.load(tmp_path, "cka").matrix.shape == (3, 0)
 
 
 def test_parquet_holds_the_same_rows_as_csv_and_the_facts(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.measures import MEASURES
-from headscope.weights import Factors
+from headscope.statistics.minibatch_hsic import MinibatchHsic
+from headscope.statistics.moments import Moments
+from headscope.weights import Factors, factor_cosine
 from tests.contract.seen import seen_by_measure
 from tests.reference import similarity as reference
-from tests.strategies import Stream, make_stream, streams, weights_for
+from tests.strategies import Stream, feed, make_stream, streams, weights_for
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -51,7 +53,41 @@ def test_predict_is_fitted_on_one_half_and_judged_on_the_other(seed: int, dim: i
                 for fit in (even, ~even)
             ]
             want = 1.0 if a == b else np.mean(ways)
-            np.testing.assert_allclose(got[a, b], want, rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(got[a, b], want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("constant", [0.0, 1 / 3, 3.0])
+def test_predict_with_a_head_that_is_constant_in_one_half(constant: float) -> None:
+    stream = make_stream(n_layers=1)
+
+    def alter(z: torch.Tensor, layer: int) -> torch.Tensor:
+        z = z.clone()
+        z[0, 0] = constant  # each batch's first document is in an even block
+        return z
+
+    stream = stream.change(alter)
+    got, rows, even = value("predict", stream), stream.rows(), stream.blocks() % 2 == 0
+    assert np.ptp(rows[even, 0]) == 0
+    assert np.isnan(got[:, 0]).all()  # it does not vary where it would be judged
+    assert np.isfinite(got[:, 1:]).all()
+    for b in (1, 2):
+        # fitted where head 0 is constant, nothing but b's mean is learnt from it
+        missed = ((rows[~even, b] - rows[even, b].mean(0)) ** 2).sum()
+        by_mean = 1 - missed / ((rows[~even, b] - rows[~even, b].mean(0)) ** 2).sum()
+        other = reference.held_out_r2(rows[~even, 0], rows[~even, b], rows[even, 0], rows[even, b], 1e-3)
+        np.testing.assert_allclose(got[0, b], (by_mean + other) / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 1e4])
+def test_predict_has_no_value_where_a_half_is_one_position(offset: float) -> None:
+    assert np.isnan(value("predict", make_stream(n_layers=1, lengths=((9, 1),), offset=offset))).all()
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if MEASURES[name].needs & {"moments", "halves"}])
+def test_nothing_seen_is_nan(name: str) -> None:
+    nothing = Moments.empty((2, 2), torch.zeros(4, dtype=torch.float64))
+    given = {"moments": nothing, "halves": (nothing, nothing), "output_weights": weights_for(0, 2, 2)}
+    assert np.isnan(MEASURES[name]().compare(given)).all()
 
 
 @pytest.mark.parametrize("name", ["cka_biased", "procrustes", "predict", "cka_minibatch"])
@@ -82,6 +118,38 @@ def test_minibatch_cka(seed: int, dim: int, offset: float) -> None:
         for b in range(3):
             want = reference.minibatch_cka([part[:, a] for part in pieces], [part[:, b] for part in pieces])
             np.testing.assert_allclose(got[a, b], want, **CLOSE)
+
+
+@pytest.mark.parametrize("size", [5, 7])
+def test_minibatches_are_one_batch_s_positions_of_one_block_in_equal_parts(size: int) -> None:
+    stream = make_stream(n_layers=1, lengths=((5, 9, 2, 4, 3, 6, 1, 8, 7, 5, 6, 4), (11, 3)))  # 12 documents, 10 blocks
+    (blocks,) = feed(MinibatchHsic(size=size), stream).compute().values()
+    got = sum(block.values for block in blocks)
+    pieces = []
+    for batch in stream.batches:
+        rows, of_row = batch.tensors[0]["gated_z"].numpy(), batch.block.numpy()
+        for block in np.unique(of_row):
+            own = np.concatenate([rows[i][:, batch.kept[i].numpy()] for i in np.flatnonzero(of_row == block)], axis=1)
+            pieces += [part for part in np.array_split(own, -(-own.shape[1] // size), axis=1) if part.shape[1] >= 4]
+    assert len({part.shape[1] for part in pieces}) > 1
+    want = [
+        [sum(part.shape[1] * reference.unbiased_hsic(part[a], part[b]) for part in pieces) for b in range(3)]
+        for a in range(3)
+    ]
+    np.testing.assert_allclose(got, want, **CLOSE)
+    assert sum(block.n for block in blocks) == sum(part.shape[1] for part in pieces)
+
+
+def test_a_head_with_no_hsic_of_its_own_is_nan_in_minibatches_too() -> None:
+    def alter(z: torch.Tensor, layer: int) -> torch.Tensor:
+        z = z.clone()
+        z[:, 0] = 3.3 * torch.eye(6, 8, dtype=z.dtype) + 0.1  # every position equally far from every other
+        return z
+
+    got = value("cka_minibatch", make_stream(n_layers=1, dim=8, lengths=((6, 6), (6,))).change(alter))
+    assert np.isnan(got[0]).all()
+    assert np.isnan(got[:, 0]).all()
+    assert np.isfinite(got[1:, 1:]).all()
 
 
 @given(streams())
@@ -122,5 +190,28 @@ def test_measures_of_weights_equal_the_full_products_and_do_not_see_inner_coordi
     want = reference.all_pairs(reference.cosine, [left.T @ right for left, right in pairs])
     for name, need in (("weights_qk", "qk_factors"), ("weights_ov", "ov_factors")):
         got = MEASURES[name]().compare({need: factors})
-        np.testing.assert_allclose(got, want, rtol=1e-7, atol=1e-9)
-        assert got[1, 3] == pytest.approx(1, rel=1e-7)
+        np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+        assert got[1, 3] == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_weights_whose_product_is_zero_are_nan_although_no_factor_is(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    left, right = rng.standard_normal((2, 1, 6))
+    share = rng.standard_normal()
+    parts = [(np.vstack([left, share * left]), np.vstack([share * right, -right])), *rng.standard_normal((2, 2, 2, 6))]
+    got = factor_cosine([Factors(*map(torch.from_numpy, part)) for part in parts])
+    assert np.isnan(got[0]).all()
+    assert np.isnan(got[:, 0]).all()
+    assert np.isfinite(got[1:, 1:]).all()
+
+
+def test_weights_of_different_widths_have_no_cosine() -> None:
+    rng = np.random.default_rng(0)
+    factors = [Factors(*map(torch.from_numpy, rng.standard_normal((2, dim, w)))) for dim, w in ((2, 6), (3, 6), (2, 9))]
+    got = factor_cosine(factors)
+    assert np.isnan(got[2, :2]).all()
+    assert np.isnan(got[:2, 2]).all()
+    assert got[2, 2] == pytest.approx(1)
+    want = reference.cosine(*((own.left.T @ own.right).numpy() for own in factors[:2]))
+    assert got[0, 1] == pytest.approx(want, rel=1e-9)

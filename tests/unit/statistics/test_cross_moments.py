@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +98,23 @@ def test_layers_that_stop_matching_are_refused_by_number():
     statistic.update(stream.sites[0], second.tensors[0], second.kept, second.block)
     with pytest.raises(InputError, match=r'layers 0, 1 saw the same positions .*scope="layer"'):
         statistic.end_batch()
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_a_side_without_a_position_in_some_batch_counts_in_the_others(absent):
+    sites, batches = sided(((5, 9), (7, 3)), ((4, 6), (8, 2)))
+    encoder, decoder = batches[absent]
+    nothing = replace(decoder, kept=torch.zeros_like(decoder.kept))
+    batches[absent] = (encoder, nothing)
+    computed = run_sided(CrossMoments(), sites, batches).compute()
+    assert total(computed[0, 1]).n == 24
+    assert total(computed[2, 3]).n == 10
+    first, second = (run_sided(CrossMoments(), sites, [batch]) for batch in batches)
+    first.merge(second)
+    for layers, blocks in first.compute().items():
+        origin = torch.zeros_like(blocks[0].pivot)
+        close(total(blocks).about(origin).square(), total(computed[layers]).about(origin).square())
+    assert set(first.compute()) == set(computed)
 
 
 def test_scope_layer_relates_a_layer_to_the_same_layer_of_another_model():
