@@ -1,6 +1,6 @@
-"""Settings of the documentation site, and the pages that are made from the registries of measures and scores.
+"""Settings of the documentation site, and the parts of it that are made from the registries of measures and scores.
 
-python -m sphinx -W -b html docs docs/_build
+python -m sphinx -W --keep-going -q -b html docs docs/_build
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ project = "headscope"
 author = "the headscope developers"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "changes"]
+exclude_patterns = ["_build", "_generated", "changes"]  # measures.md and scores.md include what is generated
 html_theme = "furo"
 html_title = "headscope"
 myst_enable_extensions = ["deflist"]
@@ -24,7 +24,6 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"  # signatures carry shapes; the text says what they mean
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
-suppress_warnings = ["config.cache"]
 
 _TITLES = {
     "formula": "Formula",
@@ -38,17 +37,36 @@ _TITLES = {
 }
 
 
-def page(title: str, kind: str, entries: Mapping[str, type]) -> str:
-    """A page of cards: a table of all, and a section each. An entry without a card fails the build."""
-    rows = [f"| [{name}](#{name.replace('_', '-')}) | {_summary(entry)} |" for name, entry in entries.items()]
-    parts = [f"# {title}", "", f"| {kind} | what it is |", "|---|---|", *rows, ""]
+def sections(kind: str, entries: Mapping[str, type]) -> str:
+    """A table of all entries, and a section for each, out of their cards.
+
+    Raises:
+        TypeError: an entry has no card, or one with an empty field; the build fails with it.
+    """
+    cards = {name: _card(kind, name, entry) for name, entry in entries.items()}
+    parts = [f"| {kind} | what it is | unit | values |", "|---|---|---|---|"]
     for name, entry in entries.items():
-        card: Card = entry.card
-        compares = f"\n\nCompares: {', '.join(entry.sources)}." if hasattr(entry, "sources") else ""
-        parts += [f"({name.replace('_', '-')})=", f"## `{name}`", "", _summary(entry) + compares, ""]
+        unit, values = _plain(cards[name].unit), _plain(cards[name].span.split(";")[0].rstrip("."))
+        parts.append(f"| [`{name}`](#{_label(name)}) | {_summary(entry)} | {unit} | {values} |")
+    for name, entry in entries.items():
+        parts += ["", f"({_label(name)})=", f"## `{name}`", "", _summary(entry), ""]
+        if hasattr(entry, "sources"):
+            parts += ["Compares", f": {', '.join(entry.sources)}", ""]
         for field in fields(Card):
-            parts += [_TITLES[field.name], f": {_plain(getattr(card, field.name))}", ""]
-    return "\n".join(parts)
+            parts += [_TITLES[field.name], f": {_plain(getattr(cards[name], field.name))}", ""]
+    return "\n".join(parts) + "\n"
+
+
+def _card(kind: str, name: str, entry: type) -> Card:
+    card = getattr(entry, "card", None)
+    missing = [field.name for field in fields(Card) if not getattr(card, field.name, "").strip()]
+    if missing:
+        raise TypeError(f"the {kind} {name!r} has no card, or one that lacks {', '.join(missing)}: see docs/extend.md")
+    return card
+
+
+def _label(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _summary(entry: type) -> str:
@@ -62,13 +80,11 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def write_pages(folder: Path) -> None:
+def write_sections(folder: Path) -> None:
     """Write measures.md and scores.md into a folder."""
     folder.mkdir(exist_ok=True)
-    measures = page("Measures: how alike two heads are", "measure", MEASURES)
-    scores = page("Scores: what one head is worth", "score", SCORES)
-    (folder / "measures.md").write_text(measures, encoding="utf-8")
-    (folder / "scores.md").write_text(scores, encoding="utf-8")
+    (folder / "measures.md").write_text(sections("measure", MEASURES), encoding="utf-8")
+    (folder / "scores.md").write_text(sections("score", SCORES), encoding="utf-8")
 
 
-write_pages(Path(__file__).parent / "generated")
+write_sections(Path(__file__).parent / "_generated")

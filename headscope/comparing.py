@@ -90,7 +90,7 @@ def similarity(
 
     Raises:
         UnknownNameError: no such measure or scope, or a tensor that the measure does not compare.
-        InputError: no batch; models that do not see the same positions.
+        InputError: no batch; two models of which no heads see the same positions.
     """
     how = How(scope=scope, memory=memory, skip_first=skip_first, seed=seed)
     (table,) = compare_heads(model, batches, [(measure, of)], how, anatomy=anatomy, other=other, progress=progress)
@@ -243,6 +243,8 @@ def _pass(
         progress=progress,
     )  # fmt: skip
     computed = {key: statistic.compute() for key, statistic in statistics.items()}
+    if pair.other is not None:
+        _check_they_meet(pair.model, pair.other, computed.values())
     wants_weights = any("output_weights" in ask.measure.needs for ask in asks)
     weights = pair.by_layer(output_weights) if wants_weights else {}
     facts = {
@@ -254,6 +256,17 @@ def _pass(
         needs = {need: computed[ask.key(need)] for need in ask.measure.needs if need != "output_weights"}
         made.append(pair_table(ask.measure, ask.of, needs, pair.heads(ask.of), weights, facts))
     return made
+
+
+def _check_they_meet(model: nn.Module, other: nn.Module, computed: Iterable[Mapping[Any, Any]]) -> None:
+    for by_group in computed:
+        groups = [(key,) if isinstance(key, int) else key for key in by_group]
+        if not any(min(group) < OTHER <= max(group) for group in groups):
+            raise InputError(
+                f"no heads of {type(model).__name__} and of the other model, {type(other).__name__}, see the same "
+                "positions of these batches, so none can be compared; both must give each token a position, and both "
+                "be causal or neither"
+            )
 
 
 def _statistic(need: str, of: str, scope: str, blocks: int, two: bool) -> Statistic:
@@ -333,11 +346,12 @@ def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
 
 
 def _source_of(measure: Measure, of: str | None) -> str:
+    name = measure_name(measure)
     if of is None:
         return measure.sources[0]
     if of not in measure.sources:
         raise UnknownNameError(
-            f"{measure_name(measure)} does not compare {of!r}; it compares: {', '.join(measure.sources)}"
+            f"{name} does not compare {of!r}; it compares: {', '.join(measure.sources)}"
         )
     return of
 

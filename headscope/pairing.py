@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from headscope.errors import UnknownNameError
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import jackknife, why_no_interval
 from headscope.measures import MEASURES, Measure
+from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import Moments
 from headscope.tables import PairTable
@@ -16,6 +18,8 @@ from headscope.tables import PairTable
 __all__ = ["Computed", "heads_of", "measure_name", "pair_table"]
 
 Computed = Mapping[Any, Sequence[Any]]  # by layer, or by the layers of a group: a value a block of documents
+
+_FEW_BLOCKS = "sums of all blocks of documents did not fit into memory; allow more memory"
 
 
 def pair_table(
@@ -40,6 +44,7 @@ def pair_table(
     layers_of = [[head.layer for head in heads[0]], [OTHER + head.layer for head in heads[1] or ()]]
     layer = np.array(layers_of[0] + layers_of[1], dtype=np.int64)
     value, low, high = (np.full((len(layer), len(layer)), np.nan) for _ in range(3))
+    few_blocks = False
     for key, blocks in computed[needs[0]].items():
         group = (key,) if isinstance(key, int) else key
         own = np.flatnonzero(np.isin(layer, group))
@@ -49,11 +54,15 @@ def pair_table(
         def estimate(numbers: Sequence[int], key: Any = key, given: Any = given) -> Any:
             return measure.compare(_seen(needs, computed, key, numbers) | {"output_weights": given})
 
-        spread = jackknife(estimate, filled, [blocks[number].n for number in filled])
         cells = np.ix_(own, own)
+        if len(blocks) < N_BLOCKS:
+            value[cells], few_blocks = estimate(filled), True
+            continue
+        spread = jackknife(estimate, filled, [blocks[number].n for number in filled])
         value[cells] = spread.centre
         low[cells], high[cells] = spread.interval()
-    if why := why_no_interval(facts["documents"]):
+    least = 4 if "halves" in needs else 2  # without any one block, either half must hold another
+    if why := why_no_interval(facts["documents"], least) or (_FEW_BLOCKS if few_blocks else None):
         facts = {**facts, "why_no_interval": why}
     n_rows = len(heads[0])
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
@@ -91,5 +100,15 @@ def _sum(blocks: Sequence[Any], numbers: Sequence[int]) -> Any:
 
 
 def measure_name(measure: Measure) -> str:
-    """The name that a measure is registered under."""
-    return next(name for name, kind in MEASURES.items() if kind is type(measure))
+    """The name that a measure is registered under.
+
+    Raises:
+        UnknownNameError: under none.
+    """
+    for name, kind in MEASURES.items():
+        if kind is type(measure):
+            return name
+    raise UnknownNameError(
+        f"{measure!r} is not an object of a registered measure; put @MEASURES.register(NAME) above its class, then pass "
+        "the name or an object of it"
+    )
