@@ -1,90 +1,41 @@
-"""Settings of the documentation site, and the parts of it that are made from the registries of measures and scores.
+"""Settings of the documentation site: python -m sphinx -W --keep-going -b html docs docs/_build."""
 
-python -m sphinx -W --keep-going -q -b html docs docs/_build
-"""
-
-from collections.abc import Mapping
-from dataclasses import fields
+import sys
 from pathlib import Path
+from typing import Any
 
 from headscope import __version__
-from headscope.cards import Card
-from headscope.measures import MEASURES
-from headscope.scores import SCORES
 
 project = "headscope"
 author = "the headscope developers"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated", "changes"]  # measures.md and scores.md include what is generated
+exclude_patterns = ["_build", "_generated", "changes"]  # what is generated is included by the pages
+default_role = "literal"  # docstrings mark code by single backticks
+smartquotes = False  # texts quote what one types
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "headscope"
-myst_enable_extensions = ["deflist"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0071b3", "color-brand-content": "#0071b3"},
+    "dark_css_variables": {"color-brand-primary": "#5cb6ef", "color-brand-content": "#5cb6ef"},
+}
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # signatures carry shapes; the text says what they mean
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
-
-_TITLES = {
-    "formula": "Formula",
-    "unit": "Unit",
-    "span": "Values",
-    "undefined": "Undefined",
-    "invariance": "Does not change with",
-    "cost": "Cost",
-    "use": "When to use it",
-    "source": "Source",
-}
+napoleon_attr_annotations = False
+napoleon_custom_sections = [("Class facts", "params_style")]
 
 
-def sections(kind: str, entries: Mapping[str, type]) -> str:
-    """A table of all entries, and a section for each, out of their cards.
+def setup(app: Any) -> None:
+    """Write the generated pieces before pages are read; a measure or score without a card ends the build."""
+    here = Path(__file__).parent
+    sys.path.insert(0, str(here))  # pages.py stands beside this file
+    from pages import write_pages
 
-    Raises:
-        TypeError: an entry has no card, or one with an empty field; the build fails with it.
-    """
-    cards = {name: _card(kind, name, entry) for name, entry in entries.items()}
-    parts = [f"| {kind} | what it is | unit | values |", "|---|---|---|---|"]
-    for name, entry in entries.items():
-        unit, values = _plain(cards[name].unit), _plain(cards[name].span.split(";")[0].rstrip("."))
-        parts.append(f"| [`{name}`](#{_label(name)}) | {_summary(entry)} | {unit} | {values} |")
-    for name, entry in entries.items():
-        parts += ["", f"({_label(name)})=", f"## `{name}`", "", _summary(entry), ""]
-        if hasattr(entry, "sources"):
-            parts += ["Compares", f": {', '.join(entry.sources)}", ""]
-        for field in fields(Card):
-            parts += [_TITLES[field.name], f": {_plain(getattr(cards[name], field.name))}", ""]
-    return "\n".join(parts) + "\n"
-
-
-def _card(kind: str, name: str, entry: type) -> Card:
-    card = getattr(entry, "card", None)
-    missing = [field.name for field in fields(Card) if not getattr(card, field.name, "").strip()]
-    if missing:
-        raise TypeError(f"the {kind} {name!r} has no card, or one that lacks {', '.join(missing)}: see docs/extend.md")
-    return card
-
-
-def _label(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _summary(entry: type) -> str:
-    return _plain((entry.__doc__ or "").split("\n\n")[0].replace("\n", " ").split("; see")[0].rstrip(".") + ".")
-
-
-def _plain(text: str) -> str:
-    """Text in which Markdown sees no markup."""
-    for mark in ("\\", "*", "_", "|", "<", "["):
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
-
-
-def write_sections(folder: Path) -> None:
-    """Write measures.md and scores.md into a folder."""
-    folder.mkdir(exist_ok=True)
-    (folder / "measures.md").write_text(sections("measure", MEASURES), encoding="utf-8")
-    (folder / "scores.md").write_text(sections("score", SCORES), encoding="utf-8")
-
-
-write_sections(Path(__file__).parent / "_generated")
+    app.connect("builder-inited", lambda _: write_pages(here / "_generated", here / "coverage.csv"))

@@ -350,9 +350,7 @@ def _source_of(measure: Measure, of: str | None) -> str:
     if of is None:
         return measure.sources[0]
     if of not in measure.sources:
-        raise UnknownNameError(
-            f"{name} does not compare {of!r}; it compares: {', '.join(measure.sources)}"
-        )
+        raise UnknownNameError(f"{name} does not compare {of!r}; it compares: {', '.join(measure.sources)}")
     return of
 
 

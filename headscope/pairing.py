@@ -109,6 +109,6 @@ def measure_name(measure: Measure) -> str:
         if kind is type(measure):
             return name
     raise UnknownNameError(
-        f"{measure!r} is not an object of a registered measure; put @MEASURES.register(NAME) above its class, then pass "
-        "the name or an object of it"
+        f"{measure!r} is not an object of a registered measure; put @MEASURES.register(NAME) above its class, then "
+        "pass the name or an object of it"
     )

@@ -1,137 +1,360 @@
-"""The documentation: the site builds without a warning, the tutorial runs, links and commands exist."""
+"""The documentation: the site builds without a warning, its examples run, its links and commands lead somewhere."""
 
 import doctest
+import html
+import importlib.util
+import math
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
 import typer
 
-import headscope.measures
+import headscope
+from headscope.cards import Card
 from headscope.cli import app
-from headscope.measures import MEASURES
-from headscope.reference import example
+from headscope.measures import MEASURES, Measure
+from headscope.registry import Registry
 from headscope.scores import SCORES
+from headscope.statistics import STATISTICS
+from headscope.texts import read_documentation
+from tests.contract import test_measures, test_scores, test_statistics
 from tests.contract.plugins import add_file
+from tests.strategies import make_stream
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+# the text whose numbers the tutorial shows; with another Python it runs all the same
+SHOWN_TEXT = "d816f8d22e0cf35d139a6b91ddbf71926779433fc91cdc3a126e599d8445e57e"
 
 
-def test_the_tutorial_runs() -> None:
-    done = doctest.testfile(
-        str(ROOT / "docs/tutorial.md"),
-        module_relative=False,
-        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
-    )
-    assert done.attempted > 25
-    assert done.failed == 0
+def beside(name: str) -> ModuleType:
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of docs/, so that nothing is written into the checkout."""
-    folder = tmp_path_factory.mktemp("site") / "docs"
-    return Path(shutil.copytree(ROOT / "docs", folder, ignore=shutil.ignore_patterns("_build", "_generated")))
+    folder = tmp_path_factory.mktemp("sources") / "docs"
+    return Path(shutil.copytree(DOCS, folder, ignore=shutil.ignore_patterns("_build", "_generated", "__pycache__")))
 
 
 def build(sources: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Build the site with warnings as errors."""
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", sources, out]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=sources, env=environment, check=False)
 
 
-def test_the_site_builds_without_a_warning(sources: Path, tmp_path: Path) -> None:
-    done = build(sources, tmp_path)
+@pytest.fixture(scope="module")
+def site(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(sources, folder)
     assert done.returncode == 0, done.stderr
-    for page, registry in (("measures", MEASURES), ("scores", SCORES)):
-        html = (tmp_path / f"{page}.html").read_text("utf-8")
-        for name, entry in registry.items():
-            assert f'id="{name.replace("_", "-")}"' in html
-            assert entry.card.source.split(",")[0].split("'")[0] in html
-    reference = (tmp_path / "reference.html").read_text("utf-8")
-    assert [name for name in headscope.__all__ if f'id="headscope.{name}"' not in reference] == []
-    assert not (tmp_path / "changes").exists()
+    return folder
 
 
-def test_a_broken_link_and_a_measure_without_a_card_fail_the_build(sources: Path, tmp_path: Path) -> None:
-    broken = Path(shutil.copytree(sources, tmp_path / "docs"))
-    (broken / "studies.md").write_text("# Studies\n\n[nowhere](nowhere.md)\n", encoding="utf-8")
+def test_a_broken_link_fails_the_build(sources: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "docs"
+    shutil.copytree(sources, broken, ignore=shutil.ignore_patterns("*.md"))
+    (broken / "index.md").write_text("# A page\n\n[nowhere](nowhere.md)\n", encoding="utf-8")
     done = build(broken, tmp_path / "out")
     assert done.returncode != 0
     assert "nowhere" in done.stderr
-    sections = runpy.run_path(str(sources / "conf.py"))["sections"]
-    with pytest.raises(TypeError, match=r"the measure 'bare' has no card"):
-        sections("measure", {"bare": type("Bare", (), {})})
 
 
-def test_the_measure_shown_is_one_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (shown,) = re.findall(r"^```python\n(.*?)^```", read("docs/extend.md"), flags=re.MULTILINE | re.DOTALL)
-    add_file(monkeypatch, tmp_path, headscope.measures, MEASURES, shown)
-    model, batches = example()
-    pairs = headscope.similarity(model, batches, measure="same_places")
-    with torch.no_grad(), headscope.capture(model, example=batches[0]) as seen:
-        outputs = []
-        for batch in batches:
-            model(**{name: tensor for name, tensor in batch.items() if name != "document"})
-            outputs.append(seen[1].z.double().transpose(0, 1).flatten(1, 2))
-    z = torch.cat(outputs, dim=1)
-    squares = (z - z.mean(1, keepdim=True)).square().sum(-1).numpy()
-    sizes = np.linalg.norm(squares, axis=1)
-    np.testing.assert_allclose(pairs.matrix[4:, 4:], squares @ squares.T / np.outer(sizes, sizes), rtol=1e-6)
-    assert pairs.to_frame()["low"].notna().all()
+def words(page: Path) -> str:
+    """What a reader sees of a page, spaces and line breaks alike."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", page.read_text("utf-8"))).split())
 
 
-def read(page: str | Path) -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
+def test_every_page_is_built_and_in_the_menu(site: Path) -> None:
+    menu = (site / "index.html").read_text("utf-8")
+    for page in PAGES[1:]:
+        assert (site / f"{page.stem}.html").exists()
+        assert page.stem == "index" or f'href="{page.stem}.html"' in menu
+
+
+@pytest.mark.parametrize(("page", "registry"), [("measures", MEASURES), ("scores", SCORES)])
+def test_every_measure_and_score_stands_there_with_its_whole_card(
+    site: Path, page: str, registry: Registry[Measure]
+) -> None:
+    read, source = words(site / f"{page}.html"), (site / f"{page}.html").read_text("utf-8")
+    for name, entry in registry.items():
+        assert f'id="about-{name.replace("_", "-")}"' in source
+        for field in fields(Card):
+            fact = " ".join(getattr(entry.card, field.name).replace("`", "").split())
+            assert fact in read, f"{name}: {field.name}"
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    source = (site / "reference.html").read_text("utf-8")
+    missing = [name for name in headscope.__all__ if f'id="headscope.{name}"' not in source]
+    assert not missing
+
+
+def test_every_command_and_option_stands_there(site: Path) -> None:
+    read = words(site / "commands.html")
+    for name, command in COMMANDS.items():
+        assert f"headscope {name}" in read
+        for parameter in command.params:
+            assert parameter.param_type_name == "argument" or parameter.opts[0] in read
+
+
+def test_pictures_are_there_and_say_what_they_show(site: Path) -> None:
+    for page in site.glob("*.html"):
+        for tag in re.findall(r"<img[^>]*>", page.read_text("utf-8")):
+            source, words_instead = re.search(r'src="([^"]+)"', tag), re.search(r'alt="([^"]+)"', tag)
+            assert source is not None
+            assert words_instead is not None, tag
+            assert (site / source[1]).exists(), f"{page.name}: {source[1]}"
+
+
+@pytest.mark.parametrize(
+    ("package", "registry", "source"),
+    [(headscope.measures, MEASURES, test_measures.NEW), (headscope.scores, SCORES, test_scores.NEW)],
+    ids=["measure", "score"],
+)
+def test_without_a_card_there_is_no_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: ModuleType, registry: Registry[Measure], source: str
+) -> None:
+    pages = beside("pages")
+    assert pages.cards(registry)
+    without = "\n".join(line for line in source.splitlines() if not line.strip().startswith("card ="))
+    add_file(monkeypatch, tmp_path, package, registry, without)
+    with pytest.raises(ValueError, match="has no whole card"):
+        pages.cards(registry)
+
+
+def test_coverage_is_shown_as_it_was_found(tmp_path: Path) -> None:
+    pages = beside("pages")
+    row = {"documents": 10, "tokens_per_dimension": 20, "intervals": 100, "error": 0.01}
+    found = [("cka", "equal", 0.951), ("cka", "unequal", 0.822), ("norm", "equal", 0.9)]
+    frame = pd.DataFrame([row | {"name": n, "lengths": kind, "coverage": share} for n, kind, share in found])
+    frame.to_csv(tmp_path / "coverage.csv", index=False)
+    shown = pages.coverage(tmp_path / "coverage.csv")
+    assert "| 20 | 10 | 95.1 · **82.2** | 90.0 · – |" in shown
+    assert "2 of 3 lie within" in shown
+    assert "No result is committed" in pages.coverage(tmp_path / "absent.csv")
+
+
+def test_drawings_are_as_their_script_draws_them() -> None:
+    drawings = beside("drawings").DRAWINGS
+    for name, draw in drawings.items():
+        path = DOCS / f"{name}.svg"
+        assert path.read_text("utf-8") == draw(), "run: python docs/drawings.py"
+        root = ElementTree.parse(path).getroot()
+        width, height = float(root.attrib["width"]), float(root.attrib["height"])
+        assert width <= 500, "wider, it cannot be read on a phone"
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):
+            assert 0 < float(text.attrib["x"]) < width
+            assert 0 < float(text.attrib["y"]) < height
+        assert "prefers-color-scheme: dark" in path.read_text("utf-8")
+
+
+class Near(doctest.OutputChecker):
+    """Words and counts as they are shown; numbers with a point within 5%, or 2 in the last place that is shown."""
+
+    def __init__(self, numbers: bool) -> None:
+        self.numbers = numbers
+
+    def check_output(self, want: str, got: str, flags: int) -> bool:
+        if not self.numbers:
+            return True
+        number = r"(?<![\w.])-?\d+\.\d+"
+        if re.sub(number, "#", " ".join(want.split())) != re.sub(number, "#", " ".join(got.split())):
+            return False
+        pairs = zip(re.findall(number, want), re.findall(number, got), strict=True)
+        return all(
+            math.isclose(float(a), float(b), rel_tol=0.05, abs_tol=2.1 * 0.1 ** len(a.split(".")[1])) for a, b in pairs
+        )
+
+
+def run_examples(page: Path, numbers: bool, space: dict[str, object]) -> doctest.TestResults:
+    """Run the >>> blocks of a page in order, as one session."""
+    runner = doctest.DocTestRunner(checker=Near(numbers), verbose=False)
+    for block in blocks(page, "python"):
+        test = doctest.DocTestParser().get_doctest(block, space, page.name, str(page), 0)
+        test.globs = space
+        runner.run(test, clear_globs=False)
+    return runner.summarize(verbose=False)
+
+
+def test_the_tutorial_runs_and_shows_what_comes_out() -> None:
+    space: dict[str, object] = {}
+    done = run_examples(DOCS / "tutorial.md", read_documentation().sha256 == SHOWN_TEXT, space)
+    assert done.attempted > 40
+    assert done.failed == 0
+    # whatever the text: the pruned model is smaller, and the tutorial got to its end
+    assert space["smaller"] is not space["model"]
+    assert "share" in space["change"].sentence  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("got", "fits"),
+    [
+        ("L0H1  0.93\n64", True),
+        ("L0H1 0.95 64", True),
+        ("L0H1 1.10 64", False),
+        ("L0H2 0.93 64", False),
+        ("L0H1 0.93 65", False),
+        ("L0H1 0.93", False),
+    ],
+)
+def test_the_reader_of_outputs_sees_what_differs(got: str, fits: bool) -> None:
+    assert Near(numbers=True).check_output("L0H1 0.93 64\n", got, 0) is fits
+
+
+def added(monkeypatch: pytest.MonkeyPatch, folder: Path, package: ModuleType, registry: Registry, kind: str) -> str:
+    """Put the example for one kind of extension into its package; gives the name that it registers."""
+    (source,) = (block for block in blocks(DOCS / "extend.md", "python") if f"@{kind}.register" in block)
+    add_file(monkeypatch, folder, package, registry, source)
+    name = re.search(rf'@{kind}\.register\("(\w+)"\)', source)
+    assert name is not None
+    assert f"`headscope/{kind.lower()}/{name[1]}.py`" in (DOCS / "extend.md").read_text("utf-8")
+    return name[1]
+
+
+def test_the_new_measure_keeps_the_contract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
+) -> None:
+    name = added(monkeypatch, tmp_path, headscope.measures, MEASURES, "MEASURES")
+    measure, contract = MEASURES[name](), test_measures
+    values = contract.values_of(measure, *contract.planted())
+    contract.test_facts_are_declared_and_settings_are_fields(measure)
+    contract.test_one_number_for_every_ordered_pair(values)
+    contract.test_zero_head_is_nan_in_row_and_column_and_nowhere_else(measure, values)
+    contract.test_twin_is_on_top_and_the_case_is_not_trivial(measure, values)
+    contract.test_symmetry_is_as_declared(measure, values)
+    contract.check_bounds(measure, values)
+    contract.test_padding_is_without_effect(measure, values)
+    contract.test_it_runs_on_a_model_by_name(measure, build_model, make_batches)
+    assert f"## {name}" in beside("pages").cards(MEASURES)
+    stream, weights = contract.planted()
+    z = np.concatenate(
+        [batch.tensors[0]["gated_z"].transpose(1, 2)[batch.kept].double().numpy() for batch in stream.batches]
+    )
+    squares = np.square(z - z.mean(0)).sum(-1)
+    with np.errstate(invalid="ignore"):
+        want = squares.T @ squares / np.outer(*[np.linalg.norm(squares, axis=0)] * 2)
+    np.testing.assert_allclose(contract.values_of(measure, stream, weights), want, rtol=1e-9)
+
+
+def test_the_new_score_keeps_the_contract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
+) -> None:
+    name = added(monkeypatch, tmp_path, headscope.scores, SCORES, "SCORES")
+    score, contract = SCORES[name](), test_scores
+    rating = contract.rated(score, *contract.planted())
+    contract.test_facts_are_declared_and_settings_are_fields(score)
+    contract.test_every_head_has_a_number_inside_its_interval(rating)
+    contract.test_higher_is_more_needed(name, rating)
+    contract.test_one_document_has_no_interval(score)
+    contract.test_padding_is_without_effect(score, rating)
+    contract.test_it_runs_on_a_model_by_name(name, build_model, make_batches)
+    assert f"## {name}" in beside("pages").cards(SCORES)
+
+
+def test_the_new_statistic_keeps_the_contract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
+) -> None:
+    name, contract = added(monkeypatch, tmp_path, headscope.statistics, STATISTICS, "STATISTICS"), test_statistics
+    stream = make_stream()
+    contract.test_it_says_what_it_needs_and_has_defaults(name)
+    contract.test_one_pass_equals_two_merged_halves(name, stream)
+    contract.test_state_survives_a_file_and_goes_on(name, stream)
+    contract.test_padding_is_without_effect(name, stream)
+    contract.test_it_runs_on_a_model(name, build_model, make_batches)
+    z = np.concatenate([batch.tensors[0]["z"].transpose(1, 2)[batch.kept].numpy() for batch in stream.batches])
+    got = contract.feed(STATISTICS[name](), stream).compute()[0].numpy()
+    np.testing.assert_array_equal(got, np.abs(z).max((0, 2)))
 
 
 def links(text: str) -> set[str]:
-    """Relative targets of links and pictures, without their anchors."""
+    """Relative targets of links and pictures, without their anchors; code holds none."""
     prose = re.sub(r"^```.*?^```|`[^`]+`", "", text, flags=re.MULTILINE | re.DOTALL)
     found = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose)
     return {target for target in found if "://" not in target}
 
 
-def commands(text: str) -> list[tuple[str, set[str]]]:
-    """(command, its options) of everything in code that begins with headscope."""
-    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
-    found = []
-    for line in lines:
-        for part in line.split("#")[0].split("&&"):
-            words = part.split()
-            if len(words) > 1 and words[0] == "headscope":
-                found.append((words[1], {word.split("=")[0] for word in words[2:] if word.startswith("-")}))
-    return found
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    missing = [target for target in links(read(page)) if not (page.parent / target).exists()]
+    missing = [target for target in links(page.read_text("utf-8")) if not (page.parent / target).exists()]
     assert missing == []
+
+
+def command_lines(text: str) -> Iterator[list[str]]:
+    """Every command in a code block or in backticks: its words, without what a comment says."""
+    found = re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    for line in [line for block in found for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text):
+        for command in line.split("#")[0].split("&&"):
+            shown = command.split()
+            if shown[:1] in (["headscope"], ["python"]) and len(shown) > 1:
+                yield shown
+
+
+def options_of(script: str) -> Mapping[str, str]:
+    """What a script in analyses/ takes, as its own --help tells."""
+    path = ROOT / script
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shell = typer.Typer()
+    shell.command()(module.main)
+    return {option: "" for parameter in typer.main.get_command(shell).params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_that_are_shown_exist_with_their_options(page: Path) -> None:
-    for name, shown in commands(read(page)):
-        assert name in COMMANDS, f"{page.name}: there is no headscope {name}"
-        known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
-        assert shown <= known, f"{page.name}: headscope {name} has no {shown - known}"
+    for program, name, *rest in command_lines(page.read_text("utf-8")):
+        if program == "headscope" and not name.startswith("-"):
+            assert name in COMMANDS, f"{page.name}: headscope {name}"
+            known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+        elif name.startswith("analyses/"):
+            known = set(options_of(name))
+        else:
+            continue
+        unknown = {word for word in rest if word.startswith("--")} - known
+        assert not unknown, f"{page.name}: {program} {name} has no {unknown}"
 
 
 def test_the_readers_of_links_and_commands_see_them() -> None:
-    assert links("[a](b.md#c) ![d](e.svg) [f](https://g.org)`x[h](i)`\n```sh\n[h](i)\n```\n") == {"b.md", "e.svg"}
-    text = "`headscope a --b\nc`, headscope finds\n```sh\npip install . && headscope d --e=f -g  # --h\n```\n"
-    assert commands(text) == [("d", {"--e", "-g"}), ("a", {"--b"})]
-    assert {"analyze", "similarity", "plan", "prune"} <= {name for name, _ in commands(read("README.md"))}
+    linked = "[a](b.md#c) ![d](e.svg) [f](https://g.org) [k](#here) `x[h](i)`\n```sh\n[h](i)\n```\n"
+    assert links(linked) == {"b.md", "e.svg"}
+    text = (
+        "go `headscope plan run --share 0.2`\n```sh\npip install . && headscope demo   # headscope no\n```\n`hs.plan()`"
+    )
+    assert list(command_lines(text)) == [["headscope", "demo"], ["headscope", "plan", "run", "--share", "0.2"]]
+
+
+def test_every_study_is_told_of() -> None:
+    lines = command_lines((DOCS / "studies.md").read_text("utf-8"))
+    shown = [name for program, name, *_ in lines if program == "python"]
+    assert sorted(shown) == [f"analyses/{script.name}" for script in SCRIPTS]

@@ -21,7 +21,7 @@ VECTORS = ("z", "q", "k", "v", "contribution")  # what has one vector for each p
 class Measure(ABC):
     """One number for each ordered pair of heads; 1 = interchangeable up to the measure's invariance.
 
-    Class facts, each tested:
+    Class facts:
         needs: what `compare` is given. "moments": the `headscope.statistics.moments.Moments` of the heads compared;
             "halves": two Moments, of two halves of the documents; "output_weights": for each head its W_O, (width,
             value_dim), float64; "weights": a `headscope.weights.Factors` of each head; any other is the name of a

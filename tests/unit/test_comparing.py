@@ -5,12 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope.comparing import How, compare_heads, parse_memory
 from headscope.errors import InputError, UnknownNameError
 from headscope.heads import Anatomy
 from headscope.measures import MEASURES
+from headscope.measures.cka import Cka
+from headscope.nulls import scramble_tokens
 from headscope.observation import Blocks
 from tests import models
 from tests.families import build_any
@@ -68,6 +72,40 @@ def test_several_passes_under_little_memory_give_the_same_table() -> None:
         hs.similarity(model, batches, scope="model", memory=1000)
 
 
+def deep_model() -> GPT2LMHeadModel:
+    """Five layers, one head of which does nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = GPT2Config(
+            vocab_size=models.VOCABULARY, n_positions=64, n_embd=16, n_layer=5, n_head=2, bos_token_id=1, eos_token_id=1
+        )
+        model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():  # head 1 of layer 3: v of eight dimensions, in (in, out)
+        attention = model.transformer.h[3].attn.c_attn
+        attention.weight[:, 40:48] = 0
+        attention.bias[40:48] = 0
+    return model
+
+
+@pytest.mark.parametrize(("measure", "sums"), [("cka", 2), ("cosine", 2), ("procrustes", 2), ("predict", 5)])
+@pytest.mark.parametrize(("layers", "passes"), [(2, 10), (4, 3)])
+def test_as_many_passes_as_memory_asks_for(measure: str, sums: int, layers: int, passes: int) -> None:
+    model, batches, rows = deep_model(), models.make_batches("gpt2"), []
+    whole = hs.similarity(model, batches, measure, scope="model")
+    memory = sums * 4.0 * (layers * 2 * 9) ** 2  # that many layers of two heads of eight dimensions and a square
+    few = hs.similarity(model, batches, measure, scope="model", memory=memory, progress=rows.append)
+    assert len(rows) == passes * len(batches)
+    idle = whole.heads.index(hs.HeadId(3, 1))
+    assert np.isnan(few.matrix[idle]).all()
+    assert np.isnan(few.matrix[:, idle]).all()
+    assert np.isfinite(np.delete(np.delete(few.matrix, idle, 0), idle, 1)).all()
+    np.testing.assert_allclose(few.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
+    assert np.isnan(few.low).all()
+    assert np.isfinite(whole.low).any()
+    assert "did not fit into memory" in few.facts["why_no_interval"]
+    assert "why_no_interval" not in whole.facts
+
+
 def test_passes_over_groups_of_layers_meet_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     from headscope import comparing
 
@@ -112,6 +150,49 @@ def test_a_pruned_model_keeps_its_heads_numbers(measure: str) -> None:
     assert set(table.to_frame()) >= {"head_a", "head_b", "value"}
 
 
+@pytest.mark.parametrize("of", ["z", "k", "contribution"])
+def test_models_of_other_shapes_are_compared_head_by_head(of: str) -> None:
+    one, other = models.build("gpt2").double(), models.build("gemma3").double()  # 4 heads of 8, 4 of 16 on one key head
+    batches = models.make_batches("gpt2")
+    table = hs.similarity(one, batches, "cka_biased", of, scope="model", other=other)
+    assert table.matrix.shape == (8, {"z": 8, "k": 2, "contribution": 8}[of])
+    rows = [[np.concatenate(rows_by_block(model, batches, of, layer)) for layer in (0, 1)] for model in (one, other)]
+    ours, theirs = ([head for layer in own for head in layer.transpose(1, 0, 2)] for own in rows)
+    want = [[reference.biased_cka(a, b) for b in theirs] for a in ours]
+    np.testing.assert_allclose(table.matrix, want, rtol=1e-9, atol=1e-9)
+
+
+class Thinned(nn.Module):
+    """A model that leaves out every second token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = models.build("gpt2")
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> object:
+        return self.inner(input_ids=input_ids[:, ::2])
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+@pytest.mark.parametrize("measure", ["cka", "cosine", "predict", "cka_minibatch", "pattern_cosine"])
+def test_models_that_see_different_positions_are_refused(measure: str, scope: str) -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2", padded=False)
+    with pytest.raises(InputError, match="no heads of GPT2LMHeadModel and of the other model, Thinned, see the same"):
+        hs.similarity(model, batches, measure, scope=scope, other=Thinned())
+
+
+def test_a_causal_model_and_an_encoder_are_refused_and_not_left_blank() -> None:
+    batches = models.make_batches("gpt2")
+    with pytest.raises(InputError, match="both be causal or neither"):
+        hs.similarity(models.build("gpt2"), batches, other=models.build("bert"))
+
+
+def test_too_little_memory_for_two_models_is_refused() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    with pytest.raises(InputError, match=r"every head of two models takes .*compare layer by layer"):
+        hs.similarity(model, batches, scope="model", other=copy.deepcopy(model), memory=1000)
+
+
 def test_encoder_and_decoder_see_different_positions() -> None:
     model, inputs = build_any("t5"), make_inputs("t5")
     inputs = {**inputs, "decoder_input_ids": inputs["input_ids"][:, :6]}
@@ -132,6 +213,25 @@ def test_measures_of_maps_stand_beside_random_tokens_where_there_are_tokens() ->
     assert not np.allclose(np.nan_to_num(table.null), np.nan_to_num(table.matrix))
     np.testing.assert_array_equal(table.null, hs.similarity(model, batches, "pattern_js", seed=3).null)
     assert hs.similarity(model, batches, "cka").null is None
+
+
+@pytest.mark.parametrize("measure", ["pattern_cosine", "pattern_js"])
+def test_maps_of_a_model_without_tokens_have_no_null(measure: str) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    model = AutoModel.from_config(AutoConfig.for_model("vit", **sizes, image_size=16, patch_size=4)).eval()
+    pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    table = hs.similarity(model, [{"pixel_values": pixels}], measure)
+    assert np.isfinite(table.matrix).all()
+    assert table.null is None
+
+
+def test_a_null_is_the_value_on_scrambled_tokens_of_both_sides() -> None:
+    model, inputs = build_any("t5"), make_inputs("t5")
+    batch = {**inputs, "decoder_input_ids": inputs["input_ids"][:, 2:9]}
+    table = hs.similarity(model, [batch], "pattern_cosine", scope="model", seed=5)
+    (scrambled,) = scramble_tokens([batch], seed=5)
+    assert not torch.equal(scrambled["decoder_input_ids"], batch["decoder_input_ids"])
+    np.testing.assert_array_equal(table.null, hs.similarity(model, [scrambled], "pattern_cosine", scope="model").matrix)
 
 
 def test_one_pass_serves_all_measures_asked() -> None:
@@ -180,3 +280,13 @@ def test_what_a_measure_does_not_compare_is_named() -> None:
     with pytest.raises(InputError, match="pass batches"):
         hs.similarity(model)
     assert isinstance(hs.discover(model), Anatomy)
+
+
+def test_a_measure_that_is_not_registered_is_refused_before_the_model_runs() -> None:
+    class Own(Cka):
+        """Not registered."""
+
+    model, batches, rows = models.build("gpt2"), models.make_batches("gpt2"), []
+    with pytest.raises(UnknownNameError, match="not an object of a registered measure"):
+        hs.similarity(model, batches, Own(), progress=rows.append)
+    assert rows == []

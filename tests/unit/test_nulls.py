@@ -49,3 +49,20 @@ def test_batches_without_token_ids_pass() -> None:
     given = {"pixel_values": torch.randn(2, 3, 4, 4)}
     (made,) = scramble_tokens([given])
     assert made["pixel_values"] is given["pixel_values"]
+
+
+def test_a_decoder_s_tokens_are_drawn_from_its_own_and_its_start_and_padding_stay() -> None:
+    decoder = torch.randint(60, 90, (4, 7), generator=torch.Generator().manual_seed(1))
+    decoder[:, 0] = 0
+    mask = torch.ones_like(decoder)
+    mask[2, 4:] = 0
+    given = {**batch(), "decoder_input_ids": decoder, "decoder_attention_mask": mask}
+    (made,) = scramble_tokens([given])
+    (alone,) = scramble_tokens([batch()])
+    ids = made["decoder_input_ids"]
+    assert torch.equal(made["input_ids"], alone["input_ids"])
+    assert ids.shape == decoder.shape
+    assert (ids[:, 0] == 0).all()
+    assert torch.equal(ids[2, 4:], decoder[2, 4:])
+    assert set(ids[:, 1:].flatten().tolist()) <= set(decoder[:, 1:].flatten().tolist())
+    assert (ids != decoder).float().mean() > 0.4
