@@ -15,9 +15,11 @@ from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
 from headscope.nulls import scramble_tokens
 from headscope.observation import observe
-from headscope.pairing import heads_of, measure_name, pair_table
-from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
+from headscope.pairing import heads_of, pair_table
+from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
+from headscope.statistics.grouped import GroupedStatistic
+from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable
 from headscope.watching import output_weights
 from headscope.weights import ov_factors, qk_factors
@@ -233,9 +235,7 @@ def _pass(
     blocks: int,
     progress: Callable[[int], None] | None,
 ) -> list[PairTable]:
-    statistics = {
-        key: _statistic(*key, how.scope, blocks, pair.other is not None) for ask in asks for key in ask.statistics
-    }
+    statistics = {key: _statistic(*key, how.scope, blocks) for ask in asks for key in ask.statistics}
     part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))
     other = None if pair.other is None or pair.other_anatomy is None else (pair.other, pair.other_anatomy)
     observed = observe(
@@ -269,12 +269,17 @@ def _check_they_meet(model: nn.Module, other: nn.Module, computed: Iterable[Mapp
             )
 
 
-def _statistic(need: str, of: str, scope: str, blocks: int, two: bool) -> Statistic:
-    kind: Any = STATISTICS["cross_moments"] if need == "moments" and (scope == "model" or two) else STATISTICS[need]
-    settings: dict[str, Any] = {"of": of} if need in ("moments", "minibatch_hsic") else {}
-    if need != "moments":
-        return kind(**settings, scope=scope)
-    return kind(**settings) if kind is STATISTICS["moments"] else kind(**settings, scope=scope, blocks=blocks)
+def _statistic(need: str, of: str, scope: str, blocks: int) -> GroupedStatistic:
+    kind: Any = STATISTICS[need]
+    if not issubclass(kind, GroupedStatistic):
+        raise UnknownNameError(
+            f"a measure cannot need {need!r}: that statistic does not sum over heads which see the same positions; see "
+            "headscope.statistics.grouped.GroupedStatistic"
+        )
+    if need == "moments":
+        return SummedMoments(of, scope, blocks)
+    made: GroupedStatistic = kind(scope=scope) if of == "pattern" else kind(of=of, scope=scope)
+    return made
 
 
 def _fit(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[int]]]:
@@ -327,8 +332,8 @@ def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
     factors = pair.by_layer(_FACTORS[need])
     if not factors:
         raise AnatomyError(
-            f"{measure_name(ask.measure)} needs q, k or v as one linear map of the residual stream, and no layer of "
-            f"{pair.anatomy.model_class} has that"
+            f"{MEASURES.name_of(ask.measure)} needs q, k or v as one linear map of the residual stream, and no layer "
+            f"of {pair.anatomy.model_class} has that"
         )
     rows, columns = pair.heads(ask.of)
     layer = np.array([head.layer for head in rows] + [OTHER + head.layer for head in columns or ()], dtype=np.int64)
@@ -342,11 +347,11 @@ def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
     matrix = matrix[: len(rows), shown]
     none = np.full_like(matrix, np.nan)
     facts = {"scope": scope, "why_no_interval": "weights are known exactly: there is no text to vary"}
-    return PairTable(measure_name(ask.measure), ask.of, rows, matrix, none, none, facts, other=columns)
+    return PairTable(MEASURES.name_of(ask.measure), ask.of, rows, matrix, none, none, facts, other=columns)
 
 
 def _source_of(measure: Measure, of: str | None) -> str:
-    name = measure_name(measure)
+    name = MEASURES.name_of(measure)
     if of is None:
         return measure.sources[0]
     if of not in measure.sources:

@@ -15,8 +15,9 @@ from headscope.pairing import Computed, heads_of, pair_table
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
 from headscope.scoring import head_table
-from headscope.statistics import STATISTICS
+from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
+from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import head_effects
 from headscope.tables import HeadTable, PairTable
 from headscope.watching import output_weights
@@ -73,7 +74,8 @@ def gather(
         progress: told of each batch and each head.
     """
     cut = anatomy.cuttable
-    layered, observed, crossed = _observe(model, batches, cut, progress)
+    within, observed, across = _observe(model, batches, cut, progress)
+    layered = by_layer(within)
     n_steps = sum(site.n_heads for site in cut.sites) * len(sample)
     step = _stepper(progress, "ablation", n_steps)
     weights = output_weights(model, cut)
@@ -91,8 +93,8 @@ def gather(
     pairs = {}
     for name in _PAIRS:
         of = MEASURES[name].sources[0]
-        seen_by = {"moments": crossed or layered}
-        scope = {"scope": "model" if crossed else "layer"}
+        seen_by = {"moments": across or within}
+        scope = {"scope": "model" if across else "layer"}
         pairs[name] = pair_table(MEASURES[name](), of, seen_by, (heads_of(cut, of), None), weights, watched | scope)
     intact = float(effects.intact.mean())
     return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed)
@@ -100,17 +102,17 @@ def gather(
 
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:
     """The moments of every layer over some batches."""
-    statistic = STATISTICS["moments"]()
+    statistic = SummedMoments()
     observe(model, batches, [statistic], anatomy=anatomy.cuttable)
-    return {layer: total(blocks) for layer, blocks in statistic.compute().items()}
+    return {layer: total(blocks) for layer, blocks in by_layer(statistic.compute()).items()}
 
 
 def _observe(
     model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, progress: Progress | None
-) -> tuple[dict[int, list[Moments]], Observed, Computed | None]:
-    layered = STATISTICS["moments"]()
+) -> tuple[Computed, Observed, Computed | None]:
+    layered = SummedMoments()
     dimensions = sum(site.n_heads * site.value_dim for site in anatomy.sites)
-    across = [STATISTICS["cross_moments"]()] if dimensions <= MOST_DIMENSIONS else []
+    across = [SummedMoments(scope="model")] if dimensions <= MOST_DIMENSIONS else []
     step = _stepper(progress, "statistics", len(batches))
     observed = observe(
         model, batches, [layered, *across], anatomy=anatomy, progress=None if step is None else lambda _: step(1)

@@ -11,7 +11,16 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, accepts, document_ids, evaluating, kept_positions, probe_example, run_model
+from headscope.batches import (
+    Batch,
+    accepts,
+    document_ids,
+    evaluating,
+    kept_positions,
+    probe_example,
+    row_lengths,
+    run_model,
+)
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import N_BLOCKS, Statistic
@@ -214,17 +223,18 @@ class _Feed:
         self._skip = skip_first
 
     def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int) -> None:
-        self._batch, self._documents, self._number = batch, documents, number
-        self._block: Int[Tensor, " batch"] | None = None
+        self._batch, self._number = batch, number
+        # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
+        self._block = self.blocks.place(documents, row_lengths(batch))
+        self._counted = False
         self._kept: dict[tuple[str, int], Bool[Tensor, "batch position"]] = {}
 
     def take(self, site: Site, tensors: SiteTensors) -> None:
         kept = {name: self._positions(site, name, tensor.shape[2]) for name, tensor in tensors.items()}
-        if self._block is None:
+        if not self._counted:
             # the first site of the forward pass says how many positions the rows have, whatever kind of input it is
-            counted = next(iter(kept.values())).sum(1)
-            self.n_tokens += int(counted.sum())
-            self._block = self.blocks.place(self._documents, counted)
+            self.n_tokens += int(next(iter(kept.values())).sum())
+            self._counted = True
         for name, tensor in tensors.items():
             self._check(site, name, tensor, kept[name])
         for statistic in self._statistics:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from headscope.errors import UnknownNameError
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import jackknife, why_no_interval
 from headscope.measures import MEASURES, Measure
@@ -15,9 +14,9 @@ from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import Moments
 from headscope.tables import PairTable
 
-__all__ = ["Computed", "heads_of", "measure_name", "pair_table"]
+__all__ = ["Computed", "heads_of", "pair_table"]
 
-Computed = Mapping[Any, Sequence[Any]]  # by layer, or by the layers of a group: a value a block of documents
+Computed = Mapping[tuple[int, ...], Sequence[Any]]  # by the layers of a group: a value a block of documents
 
 _FEW_BLOCKS = "sums of all blocks of documents did not fit into memory; allow more memory"
 
@@ -45,14 +44,13 @@ def pair_table(
     layer = np.array(layers_of[0] + layers_of[1], dtype=np.int64)
     value, low, high = (np.full((len(layer), len(layer)), np.nan) for _ in range(3))
     few_blocks = False
-    for key, blocks in computed[needs[0]].items():
-        group = (key,) if isinstance(key, int) else key
+    for group, blocks in computed[needs[0]].items():
         own = np.flatnonzero(np.isin(layer, group))
         filled = [number for number, block in enumerate(blocks) if block.n]
         given = [weight for one in group for weight in weights.get(one, ())]
 
-        def estimate(numbers: Sequence[int], key: Any = key, given: Any = given) -> Any:
-            return measure.compare(_seen(needs, computed, key, numbers) | {"output_weights": given})
+        def estimate(numbers: Sequence[int], group: Any = group, given: Any = given) -> Any:
+            return measure.compare(_seen(needs, computed, group, numbers) | {"output_weights": given})
 
         cells = np.ix_(own, own)
         if len(blocks) < N_BLOCKS:
@@ -67,7 +65,7 @@ def pair_table(
     n_rows = len(heads[0])
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
     value, low, high = (table[:n_rows, columns] for table in (value, low, high))
-    return PairTable(measure_name(measure), of, heads[0], value, low, high, facts, other=heads[1])
+    return PairTable(MEASURES.name_of(measure), of, heads[0], value, low, high, facts, other=heads[1])
 
 
 def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
@@ -78,11 +76,13 @@ def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
     return anatomy.heads
 
 
-def _seen(needs: Sequence[str], computed: Mapping[str, Computed], key: Any, numbers: Sequence[int]) -> dict[str, Any]:
+def _seen(
+    needs: Sequence[str], computed: Mapping[str, Computed], group: tuple[int, ...], numbers: Sequence[int]
+) -> dict[str, Any]:
     """What a measure is given, from some of the blocks."""
     seen: dict[str, Any] = {}
     for need in needs:
-        blocks = computed[need][key]
+        blocks = computed[need][group]
         if need == "halves":
             seen[need] = tuple(_sum(blocks, [n for n in numbers if n % 2 == half]) for half in (0, 1))
         else:
@@ -97,18 +97,3 @@ def _sum(blocks: Sequence[Any], numbers: Sequence[int]) -> Any:
     for number in numbers[1:]:
         summed = summed + blocks[number]
     return summed
-
-
-def measure_name(measure: Measure) -> str:
-    """The name that a measure is registered under.
-
-    Raises:
-        UnknownNameError: under none.
-    """
-    for name, kind in MEASURES.items():
-        if kind is type(measure):
-            return name
-    raise UnknownNameError(
-        f"{measure!r} is not an object of a registered measure; put @MEASURES.register(NAME) above its class, then "
-        "pass the name or an object of it"
-    )

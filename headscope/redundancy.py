@@ -21,8 +21,9 @@ from headscope.intervals import Spread, jackknife, jackknife_spread, why_no_inte
 from headscope.measures.cka_biased import cka_biased
 from headscope.observation import observe
 from headscope.scores.replaceability import RIDGE
-from headscope.statistics import STATISTICS
+from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
+from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import read_table, write_table
 from headscope.watching import output_weights
 
@@ -119,7 +120,7 @@ def redundancy(
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
     anatomy = (discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy).cuttable
-    layered, crossed = STATISTICS["moments"](), STATISTICS["cross_moments"]()
+    layered, crossed = SummedMoments(), SummedMoments(scope="model")
     whole = sum(site.n_heads * site.value_dim for site in anatomy.sites) <= MOST_DIMENSIONS
     statistics = [layered, crossed] if whole else [layered]
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
@@ -131,7 +132,7 @@ def redundancy(
         facts["why_no_interval"] = why
     groups = list(crossed.compute().values()) if whole else []
     together = groups[0] if len(groups) == 1 else None
-    return rate_redundancy(anatomy.sites, layered.compute(), output_weights(model, anatomy), together, facts)
+    return rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)
 
 
 def rate_redundancy(

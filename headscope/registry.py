@@ -66,6 +66,20 @@ class Registry(Mapping[str, type[T]]):
         self._scan()
         return len(self._entries)
 
+    def name_of(self, entry: T) -> str:
+        """The name that an object's class is registered under.
+
+        Raises:
+            UnknownNameError: under none.
+        """
+        for name, kind in self.items():
+            if kind is type(entry):
+                return name
+        raise UnknownNameError(
+            f"{entry!r} is not an object of a registered {self.kind}; register its class under a name, then pass "
+            "the name or an object of it"
+        )
+
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._entries, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,6 +1,7 @@
 """Importance of heads: gather what a score needs, run the engines once, call the pure part."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from headscope.heads import Anatomy
 from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
-from headscope.scores import SCORES, Score
-from headscope.statistics import STATISTICS
+from headscope.scores import SCORES, Rating, Score
+from headscope.statistics.grouped import by_layer
+from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import head_effects
 from headscope.tables import HeadTable
 from headscope.watching import output_weights
@@ -51,7 +53,7 @@ def importance(
     """
     chosen = SCORES[score]() if isinstance(score, str) else score
     batches, anatomy = _ready(model, batches, anatomy)
-    needs = chosen.needs
+    needs = _needs(chosen)
     seen: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     unit = chosen.unit
@@ -67,20 +69,26 @@ def importance(
         slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy)
         facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
     if "moments" in needs:
-        statistic = STATISTICS["moments"]()
+        statistic = SummedMoments()
         observed = observe(model, batches, [statistic], anatomy=anatomy.cuttable, skip_first=skip_first)
-        seen["moments"] = statistic.compute()
+        seen["moments"] = by_layer(statistic.compute())
         facts |= _facts(observed, skip_first=skip_first)
     if "output_weights" in needs:
         seen["output_weights"] = output_weights(model, anatomy.cuttable)
     return head_table(chosen, unit, seen, anatomy, facts)
 
 
-def head_table(
-    score: Score, unit: str, seen: Mapping[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]
-) -> HeadTable:
-    """Score heads by what was gathered before; heads of sites that are not prunable are NaN."""
-    rating = score.rate(seen)
+def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]) -> HeadTable:
+    """Score heads by what was gathered before; heads of sites that are not prunable are NaN.
+
+    Args:
+        score: which score.
+        unit: of the numbers.
+        seen: what the score needs. Ratings are kept in it, since scores may need each other.
+        anatomy: the model's.
+        facts: for the table.
+    """
+    rating = _rate(score, seen)
     scored = [head for site in anatomy.cuttable.sites for head in site.heads]
     place = {head: index for index, head in enumerate(anatomy.heads)}
     rows = [place[head] for head in scored]
@@ -94,9 +102,29 @@ def head_table(
     further = {name: spread_out(values) for name, values in rating.columns.items()}
     if why := why_no_interval(facts.get("documents", 0)):
         facts = {**facts, "why_no_interval": why}
-    name = next(name for name, kind in SCORES.items() if kind is type(score))
+    name = SCORES.name_of(score)
     made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
+
+
+def _needs(score: Score) -> frozenset[str]:
+    """What a score needs, and what the scores need that it needs."""
+    return score.needs.union(*(_needs(_needed(name, score)) for name in score.needs & SCORES.keys()))
+
+
+def _needed(name: str, by: Score) -> Score:
+    """A score that another one needs, with the settings that the two have in common."""
+    kind: Any = SCORES[name]
+    made: Score = kind(**{field.name: getattr(by, field.name) for field in fields(kind) if hasattr(by, field.name)})
+    return made
+
+
+def _rate(score: Score, seen: dict[str, Any]) -> Rating:
+    made: dict[Score, Rating] = seen.setdefault("ratings", {})
+    if score not in made:
+        others = {name: _rate(_needed(name, score), seen) for name in score.needs & SCORES.keys()}
+        made[score] = score.rate({**seen, **others})
+    return made[score]
 
 
 def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:

@@ -11,13 +11,13 @@ from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.pair_sums import PairSums
 
-__all__ = ["CkaMinibatch", "normalised"]
+__all__ = ["CkaMinibatch"]
 
 
 @MEASURES.register("cka_minibatch")
 @dataclass(frozen=True)
 class CkaMinibatch(Measure):
-    """Linear CKA from the unbiased HSIC of minibatches; see `normalised`."""
+    """Linear CKA from the unbiased HSIC of minibatches."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"minibatch_hsic"})
     symmetric: ClassVar[bool] = True
@@ -37,25 +37,12 @@ class CkaMinibatch(Measure):
     )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
-        """(head, head); see `normalised`."""
-        return normalised(seen["minibatch_hsic"])
+        """(head, head) the cosine; see `headscope.statistics.pair_sums.PairSums.cosine`.
 
-
-def normalised(sums: PairSums) -> Float[np.ndarray, "head head"]:
-    """values_ab / sqrt(values_aa values_bb): a cosine, from inner products.
-
-    Args:
-        sums: inner products of every two heads.
-
-    Returns:
-        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product with itself is not above 0.
-
-    Source: Nguyen et al. 2021, arXiv:2010.15327, equation 3.
-
-    >>> normalised(PairSums(np.array([[4.0, 3.0], [3.0, 9.0]]), 10))
-    array([[1. , 0.5],
-           [0.5, 1. ]])
-    """
-    own = sums.values.diagonal()
-    scale = np.sqrt(np.where(own > 0, own, np.nan))
-    return np.asarray(sums.values / scale[:, None] / scale)
+        >>> sums = PairSums(np.array([[4.0, 3.0], [3.0, 9.0]]), 10)
+        >>> CkaMinibatch().compare({"minibatch_hsic": sums})
+        array([[1. , 0.5],
+               [0.5, 1. ]])
+        """
+        sums: PairSums = seen["minibatch_hsic"]
+        return sums.cosine()

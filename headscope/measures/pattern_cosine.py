@@ -11,13 +11,13 @@ from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.pair_sums import PairSums
 
-__all__ = ["PatternCosine", "map_cosine"]
+__all__ = ["PatternCosine"]
 
 
 @MEASURES.register("pattern_cosine")
 @dataclass(frozen=True)
 class PatternCosine(Measure):
-    """Cosine of the maps over all queries and keys; see `map_cosine`."""
+    """Cosine of the maps over all queries and keys."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"pattern_products"})
     symmetric: ClassVar[bool] = True
@@ -38,22 +38,12 @@ class PatternCosine(Measure):
     )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
-        """(head, head); see `map_cosine`."""
-        return map_cosine(seen["pattern_products"])
+        """(head, head) the cosine; see `headscope.statistics.pair_sums.PairSums.cosine`.
 
-
-def map_cosine(sums: PairSums) -> Float[np.ndarray, "head head"]:
-    """Cosine of every two maps, from their inner products summed over queries.
-
-    Returns:
-        (head, head), no unit, in [0, 1]: 1 = the same map throughout; NaN for a map that is zero.
-
-    Source: the cosine in the Frobenius inner product.
-
-    >>> map_cosine(PairSums(np.array([[2.0, 1.0], [1.0, 2.0]]), 2))
-    array([[1. , 0.5],
-           [0.5, 1. ]])
-    """
-    own = sums.values.diagonal()
-    scale = np.sqrt(np.where(own > 0, own, np.nan))
-    return np.asarray(sums.values / scale[:, None] / scale)
+        >>> sums = PairSums(np.array([[4.0, 3.0], [3.0, 9.0]]), 10)
+        >>> PatternCosine().compare({"pattern_products": sums})
+        array([[1. , 0.5],
+               [0.5, 1. ]])
+        """
+        sums: PairSums = seen["pattern_products"]
+        return sums.cosine()

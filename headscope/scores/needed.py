@@ -11,7 +11,7 @@ from headscope.cards import Card
 from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
 from headscope.scores.ablation import effect_spread
-from headscope.scores.replaceability import RIDGE, rate_replaceability
+from headscope.scores.replaceability import RIDGE
 
 __all__ = ["Needed", "needed"]
 
@@ -38,7 +38,7 @@ class Needed(Score):
     mode: str = "zero"
     ridge: float = RIDGE
 
-    needs: ClassVar[frozenset[str]] = frozenset({"effects", "moments", "output_weights"})
+    needs: ClassVar[frozenset[str]] = frozenset({"effects", "replaceability"})
     unit: ClassVar[str] = "metric"
     card: ClassVar[Card] = Card(
         formula="max(ablation, 0) × (1 - replaceability clipped to [0, 1]).",
@@ -55,8 +55,7 @@ class Needed(Score):
         """See the class."""
         each = (1 + LEVEL) / 2
         importance = effect_spread(seen["effects"])
-        replaceable = rate_replaceability(seen["moments"], seen["output_weights"], self.ridge).spread
-        assert replaceable is not None
+        replaceable = seen["replaceability"].spread
         (least, most), (worst, best) = importance.interval(each), replaceable.interval(each)
         return Rating(needed(importance.centre, replaceable.centre), needed(least, best), needed(most, worst))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from headscope.errors import InputError, UnknownNameError
 from headscope.heads import Site
 
-__all__ = ["OTHER", "SCOPES", "Arrivals", "Together", "key_side", "own_layer"]
+__all__ = ["OTHER", "SCOPES", "Arrivals", "Together", "own_layer", "side_of"]
 
 SCOPES = ("layer", "model")
 
@@ -28,8 +28,14 @@ def own_layer(layer: T) -> T:
     return layer % OTHER
 
 
-def key_side(site: Site, of: str) -> bool:
-    """Whether a site's tensor stands at the positions of an encoder: a cross site's keys and values do."""
+def side_of(site: Site, of: str) -> Hashable:
+    """What tells apart sites that must not be related, though their positions may look the same.
+
+    An encoder's positions are not its decoder's; a cross site's keys and values stand at the encoder's. Maps can be
+    compared where queries and keys are both the same.
+    """
+    if of == "pattern":
+        return site.kind == "self", site.kind == "cross"
     return site.kind == "self" or (site.kind == "cross" and of in ("k", "v"))
 
 
@@ -72,17 +78,18 @@ class Arrivals:
 
     Args:
         scope: "layer": only sites of one layer (of two models) come together; "model": all that can.
+        groups: layers that came together before.
 
     Raises:
         UnknownNameError: no such scope.
     """
 
-    def __init__(self, scope: str) -> None:
+    def __init__(self, scope: str, groups: Sequence[Layers] = ()) -> None:
         if scope not in SCOPES:
             raise UnknownNameError(f"there is no scope {scope!r}; there are: {', '.join(SCOPES)}")
         self._scope = scope
         self._batch: dict[int, _Arrived] = {}
-        self.groups: list[Layers] = []
+        self.groups: list[Layers] = list(groups)
 
     def take(
         self,

@@ -1,34 +1,35 @@
 """HSIC of every two heads from minibatches of positions: cheaper than exact sums where heads have many dimensions."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64, Num
 from torch import Tensor
 
-from headscope.heads import Site
 from headscope.statistics import STATISTICS
-from headscope.statistics.arrivals import key_side
 from headscope.statistics.block_sums import source
-from headscope.statistics.pair_sums import PairStatistic
+from headscope.statistics.grouped import GroupedStatistic
+from headscope.statistics.pair_sums import PairBlocks
 
 __all__ = ["MinibatchHsic"]
 
-_CONSTANT = 1e-12  # as for moments: below this share of its squares, a head's spread is rounding
-_NOTHING = 1e-24  # of the Gram matrix's squares: what rounding leaves where centring takes all of it away
+_CONSTANT = 1e-6  # as for moments: below this share of its size, a head's spread is rounding
+_NOTHING = 1e-12  # of ‖X Xᵀ‖²: below this share, HSIC(x, x) is what rounding leaves of zero
+_STRIP = 2**20  # numbers of Gram matrices that are made at once: few enough to stay in a core's cache
 
 
 @STATISTICS.register("minibatch_hsic")
-class MinibatchHsic(PairStatistic):
+class MinibatchHsic(GroupedStatistic):
     """Σ over minibatches of n × the unbiased HSIC with linear kernels over their n positions.
 
     A minibatch is what one batch holds of one block of documents, cut into equal parts of at most `size` positions;
-    parts of fewer than four are left out. The unbiased HSIC is an inner product of U-centred Gram matrices (Székely and
-    Rizzo 2014, arXiv:1310.2926, section 2), so one product of the stacked matrices gives every two heads.
+    parts of fewer than four are left out. With X centred over the minibatch, what the unbiased HSIC takes of two Gram
+    matrices is their inner product, and sums of their diagonals (see `headscope.measures.cka.unbiased_hsic`): one
+    product of the stacked matrices gives every two heads.
 
     Args:
-        of: what is compared; see `headscope.statistics.layer_moments.LayerMoments`.
-        scope: see `headscope.statistics.pair_sums.PairStatistic`.
+        of: what is compared; see `headscope.statistics.summed_moments.SummedMoments`.
+        scope: see `headscope.statistics.grouped.GroupedStatistic`.
         size: most positions in a minibatch.
     """
 
@@ -36,42 +37,46 @@ class MinibatchHsic(PairStatistic):
         super().__init__(source(of), scope)
         self.size = size
 
-    def side(self, site: Site, tensor: Tensor) -> Hashable:
-        """Encoder and decoder see different positions."""
-        return key_side(site, self.of)
+    def start(self) -> PairBlocks:
+        """Sums of nothing."""
+        return PairBlocks(self.relate)
 
     def relate(self, parts: Sequence[Num[Tensor, "token _ _"]]) -> tuple[Float64[Tensor, "head head"], int]:
         """One product of stacked Gram matrices a minibatch."""
         n_tokens, n_heads = len(parts[0]), sum(part.shape[1] for part in parts)
+        if len({part.shape[2] for part in parts}) == 1:
+            parts = [torch.cat(list(parts), dim=1)]  # one product for all layers
         summed = parts[0].new_zeros(n_heads, n_heads, dtype=torch.float64)
-        if n_tokens < 4:
-            return summed, 0
-        pieces = -(-n_tokens // self.size)
         counted = 0
-        for rows in zip(*(torch.tensor_split(part, pieces) for part in parts), strict=True):
-            n = len(rows[0])
-            if n >= 4:
-                stacked = torch.cat([_centred_grams(part) for part in rows])
-                summed.addmm_(stacked, stacked.T, alpha=1 / (n - 3))
-                counted += n
+        for rows in zip(*(torch.tensor_split(part, -(-n_tokens // self.size)) for part in parts), strict=True):
+            if len(rows[0]) >= 4:
+                summed += _hsic([_centred(part) for part in rows])
+                counted += len(rows[0])
         return summed, counted
 
 
-def _centred_grams(rows: Num[Tensor, "token head dim"]) -> Float64[Tensor, "head entry"]:
-    """The U-centred Gram matrix of each head, flattened; zero where only rounding is left of it."""
-    x = rows.transpose(0, 1).double()
-    centred = x - x.mean(1, keepdim=True)
-    constant = centred.square().sum((1, 2)) <= _CONSTANT * x.square().sum((1, 2))
-    centred[constant] = 0
-    n = x.shape[1]
-    gram = centred @ centred.mT
-    size = gram.square().sum((1, 2))
-    gram.diagonal(dim1=1, dim2=2).zero_()
-    sums = gram.sum(2)
-    level = sums.sum(1) / (2 * (n - 1))
-    shift = (sums - level[:, None]) / (n - 2)
-    gram -= shift[:, :, None]
-    gram -= shift[:, None, :]
-    gram.diagonal(dim1=1, dim2=2).zero_()
-    gram[gram.square().sum((1, 2)) <= _NOTHING * size] = 0
-    return gram.flatten(1)
+def _centred(rows: Num[Tensor, "token head dim"]) -> Float64[Tensor, "head token dim"]:
+    """Rows less their mean; zero for a head that is constant."""
+    x = rows.transpose(0, 1).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+    size = torch.linalg.vector_norm(x, dim=(1, 2))
+    x -= x.mean(1, keepdim=True)
+    x[torch.linalg.vector_norm(x, dim=(1, 2)) <= _CONSTANT * size] = 0
+    return x
+
+
+def _hsic(parts: Sequence[Float64[Tensor, "_ token _"]]) -> Float64[Tensor, "head head"]:
+    """n × the unbiased HSIC of every two heads over n positions; zero for a head that has none of its own."""
+    n, n_heads = parts[0].shape[1], sum(map(len, parts))
+    products = parts[0].new_zeros(n_heads, n_heads)
+    height = max(1, _STRIP // (n * n_heads))
+    for start in range(0, n, height):
+        # some rows of every Gram matrix at a time
+        strips = torch.cat([(x[:, start : start + height] @ x.mT).flatten(1) for x in parts])
+        products.addmm_(strips, strips.T)
+    squares = torch.cat([torch.linalg.vecdot(x, x) for x in parts])
+    alone = squares.sum(1)
+    hsic = products - n / (n - 2) * squares @ squares.T + torch.outer(alone, alone) / ((n - 1) * (n - 2))
+    nothing = hsic.diagonal() <= _NOTHING * products.diagonal()
+    hsic[nothing] = 0
+    hsic[:, nothing] = 0
+    return hsic / (n - 3)

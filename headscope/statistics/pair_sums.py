@@ -1,21 +1,20 @@
-"""Sums with one number for every two heads, and the statistics that stream them."""
+"""Sums with one number for every two heads."""
 
-from abc import abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int, Num
+from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
-from headscope.heads import Site
-from headscope.statistics import N_BLOCKS, Statistic
-from headscope.statistics.arrivals import Arrivals, Together
-from headscope.statistics.block_sums import head_rows
+from headscope.statistics import N_BLOCKS
+from headscope.statistics.arrivals import Together
 
-__all__ = ["PairStatistic", "PairSums"]
+__all__ = ["PairBlocks", "PairSums", "Relate"]
+
+Relate = Callable[[Sequence[Num[Tensor, "token _ _"]]], tuple[Float64[Tensor, "head head"], int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,95 +33,62 @@ class PairSums:
         """The sum over both texts."""
         return type(self)(self.values + other.values, self.n + other.n)
 
+    def cosine(self) -> Float[np.ndarray, "head head"]:
+        """values_ab / sqrt(values_aa values_bb), for sums of inner products.
 
-class PairStatistic(Statistic):
-    """One number for every two heads that see the same positions, summed for each block of documents.
+        Returns:
+            (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product with itself is not above 0.
+
+        >>> PairSums(np.array([[4.0, 3.0], [3.0, 9.0]]), 10).cosine()
+        array([[1. , 0.5],
+               [0.5, 1. ]])
+        """
+        own = self.values.diagonal()
+        scale = np.sqrt(np.where(own > 0, own, np.nan))
+        return np.asarray(self.values / scale[:, None] / scale)
+
+
+class PairBlocks:
+    """`PairSums` of one group of layers, for each block of documents.
 
     Args:
-        of: the tensor that it is made of.
-        scope: "layer": heads of one layer; "model": all that see the same positions.
+        relate: from the rows of one site after another, of the same positions and all of one block of documents, the
+            sum over them for every two heads, and how many positions it is over.
     """
 
-    def __init__(self, of: str, scope: str = "layer") -> None:
-        self.of, self.scope = of, scope
-        self._arrivals = Arrivals(scope)
-        self._sums: dict[tuple[int, ...], dict[int, PairSums]] = {}
+    def __init__(self, relate: Relate) -> None:
+        self._relate = relate
+        self._blocks: dict[int, PairSums] = {}
 
-    @property
-    def needs(self) -> frozenset[str]:
-        """The tensor that it is made of."""
-        return frozenset({self.of})
-
-    @abstractmethod
-    def side(self, site: Site, tensor: Tensor) -> Hashable:
-        """What tells apart sites that must not be related."""
-
-    @abstractmethod
-    def relate(self, parts: Sequence[Num[Tensor, "token _ _"]]) -> tuple[Float64[Tensor, "head head"], int]:
-        """The sum over some positions, and how many of them it is over.
-
-        Args:
-            parts: the rows of one site after another, of the same positions, all of one block of documents.
-        """
-
-    def update(
-        self,
-        site: Site,
-        tensors: Mapping[str, Tensor],
-        kept: Bool[Tensor, "batch position"],
-        block: Int[Tensor, " batch"],
-    ) -> None:
-        """Keep one site's tensor until the batch ends."""
-        tensor = tensors[self.of]
-        self._arrivals.take(site, self.side(site, tensor), head_rows(tensor, kept), kept, block)
-
-    def end_batch(self) -> None:
-        """Relate all sites of the batch that belong together."""
-        for group in self._arrivals.release():
-            self._add(group)
-
-    def _add(self, group: Together) -> None:
-        held = self._sums.setdefault(group.layers, {})
+    def add(self, group: Together) -> None:
+        """Take in the positions of one batch."""
         for number, parts in group.by_block(N_BLOCKS):
-            values, n = self.relate(parts)
-            made = PairSums(values.cpu().numpy(), n)
-            held[number] = held[number] + made if number in held else made
+            values, n = self._relate(parts)
+            self._add(number, PairSums(values.cpu().numpy(), n))
+
+    def _add(self, number: int, sums: PairSums) -> None:
+        self._blocks[number] = self._blocks[number] + sums if number in self._blocks else sums
 
     def merge(self, other: Self) -> None:
-        """Add block to block.
+        """Add block to block."""
+        for number, sums in other._blocks.items():
+            self._add(number, sums)
 
-        Raises:
-            InputError: the other grouped its layers in another way.
-        """
-        self._arrivals.join(other._arrivals)
-        for layers, blocks in other._sums.items():
-            held = self._sums.setdefault(layers, {})
-            for number, sums in blocks.items():
-                held[number] = held[number] + sums if number in held else sums
-
-    def compute(self) -> dict[tuple[int, ...], list[PairSums]]:
-        """For each group of layers, the sums of each block over all their heads; n = 0 in an empty one."""
-        computed = {}
-        for layers, blocks in self._sums.items():
-            nothing = PairSums(np.zeros_like(next(iter(blocks.values())).values), 0)
-            computed[layers] = [blocks.get(number, nothing) for number in range(N_BLOCKS)]
-        return computed
+    def compute(self) -> list[PairSums]:
+        """The sums of each block; n = 0 in an empty one."""
+        nothing = PairSums(np.zeros_like(next(iter(self._blocks.values())).values), 0)
+        return [self._blocks.get(number, nothing) for number in range(N_BLOCKS)]
 
     def state(self) -> dict[str, Tensor]:
-        """LAYER-LAYER-….BLOCK.values (head, head) and .n ()."""
+        """BLOCK.values (head, head) and BLOCK.n ()."""
         state: dict[str, Tensor] = {}
-        for layers, blocks in self._sums.items():
-            for number, sums in blocks.items():
-                name = f"{'-'.join(map(str, layers))}.{number}"
-                state |= {f"{name}.values": torch.from_numpy(sums.values), f"{name}.n": torch.tensor(sums.n)}
+        for number, sums in self._blocks.items():
+            state |= {f"{number}.values": torch.from_numpy(sums.values), f"{number}.n": torch.tensor(sums.n)}
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave."""
-        self._sums = {}
-        for name, tensor in state.items():
-            group, number, what = name.split(".")
-            if what == "values":
-                sums = PairSums(tensor.numpy(), int(state[f"{group}.{number}.n"]))
-                self._sums.setdefault(tuple(map(int, group.split("-"))), {})[int(number)] = sums
-        self._arrivals.groups = list(self._sums)
+        numbers = [name.removesuffix(".n") for name in state if name.endswith(".n")]
+        self._blocks = {
+            int(number): PairSums(state[f"{number}.values"].numpy(), int(state[f"{number}.n"])) for number in numbers
+        }

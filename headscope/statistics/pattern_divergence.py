@@ -1,36 +1,36 @@
 """Jensen–Shannon divergence of attention maps, for every two heads."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
-from headscope.heads import Site
 from headscope.statistics import STATISTICS
-from headscope.statistics.pair_sums import PairStatistic
+from headscope.statistics.grouped import GroupedStatistic
+from headscope.statistics.pair_sums import PairBlocks
 
 __all__ = ["PatternDivergence"]
 
 
 @STATISTICS.register("pattern_divergence")
-class PatternDivergence(PairStatistic):
+class PatternDivergence(GroupedStatistic):
     """Σ over queries of the Jensen–Shannon divergence of pattern_a and pattern_b, in bits.
 
     Where rows sum to less than 1 (a learned sink), what is missing counts as one more key. Divergences are taken in
     the maps' own precision, float32 at least, and summed in float64.
 
     Args:
-        scope: see `headscope.statistics.pair_sums.PairStatistic`.
+        scope: see `headscope.statistics.grouped.GroupedStatistic`.
     """
 
     def __init__(self, scope: str = "layer") -> None:
         super().__init__("pattern", scope)
 
-    def side(self, site: Site, tensor: Tensor) -> Hashable:
-        """Maps can be compared where queries and keys are the same."""
-        return site.kind == "self", site.kind == "cross"
+    def start(self) -> PairBlocks:
+        """Sums of nothing."""
+        return PairBlocks(self.relate)
 
     def relate(self, parts: Sequence[Num[Tensor, "token _ _"]]) -> tuple[Float64[Tensor, "head head"], int]:
         """JS = H(mean of the two) - mean of H, H the entropy."""

@@ -1,32 +1,32 @@
 """Inner products of attention maps, for every two heads."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64, Num
 from torch import Tensor
 
-from headscope.heads import Site
 from headscope.statistics import STATISTICS
-from headscope.statistics.pair_sums import PairStatistic
+from headscope.statistics.grouped import GroupedStatistic
+from headscope.statistics.pair_sums import PairBlocks
 
 __all__ = ["PatternProducts"]
 
 
 @STATISTICS.register("pattern_products")
-class PatternProducts(PairStatistic):
+class PatternProducts(GroupedStatistic):
     """Σ over queries of ⟨pattern_a, pattern_b⟩, the product over keys.
 
     Args:
-        scope: see `headscope.statistics.pair_sums.PairStatistic`.
+        scope: see `headscope.statistics.grouped.GroupedStatistic`.
     """
 
     def __init__(self, scope: str = "layer") -> None:
         super().__init__("pattern", scope)
 
-    def side(self, site: Site, tensor: Tensor) -> Hashable:
-        """Maps can be compared where queries and keys are the same."""
-        return site.kind == "self", site.kind == "cross"
+    def start(self) -> PairBlocks:
+        """Sums of nothing."""
+        return PairBlocks(self.relate)
 
     def relate(self, parts: Sequence[Num[Tensor, "token _ _"]]) -> tuple[Float64[Tensor, "head head"], int]:
         """Products of float32 maps are summed over keys and queries in float64."""

@@ -18,11 +18,10 @@ from headscope.anatomy import discover
 from headscope.batches import Batch, accepts, evaluating, probe_example, run_model
 from headscope.heads import Site
 from headscope.measures.cka import cka
-from headscope.measures.cka_minibatch import normalised
 from headscope.observation import observe
-from headscope.statistics.cross_moments import CrossMoments
-from headscope.statistics.layer_moments import LayerMoments
 from headscope.statistics.minibatch_hsic import MinibatchHsic
+from headscope.statistics.summed_moments import SummedMoments
+from headscope.studies.made_up import make_site
 from headscope.watching import watch
 
 __all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "take_turns"]
@@ -83,7 +82,7 @@ def bench_pairs(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
     heads = [own.numpy() for own in flat.unflatten(1, (-1, case.dim)).unbind(1)]
     n_heads = len(heads)
     arms: dict[str, Callable[[], Any]] = {
-        "headscope": lambda: cka(_cross_moments(layers, case)),
+        "headscope": lambda: cka(_all_moments(layers, case)),
         "bare product": lambda: flat.T @ flat,
         "pair by pair": lambda: _pair_by_pair(heads),
     }
@@ -115,7 +114,8 @@ def bench_minibatch(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
         statistic = MinibatchHsic(scope="model")
         _feed(statistic, layers, case)
         (blocks,) = statistic.compute().values()
-        return normalised(blocks[0])
+        cosine: Floats = blocks[0].cosine()
+        return cosine
 
     seconds = take_turns({"headscope": run, "bare product": lambda: square @ square}, rounds)
     rate = {"headscope": work / seconds["headscope"], "bare product": 2 * 2000.0**3 / seconds["bare product"]}
@@ -153,7 +153,7 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
         return run
 
     def moments() -> None:
-        statistic = LayerMoments()
+        statistic = SummedMoments()
         observe(model, batches, [statistic], anatomy=anatomy.cuttable)
         statistic.compute()  # what waits is summed then at the latest
 
@@ -202,24 +202,15 @@ def _feed(statistic: Any, layers: Sequence[Tensor], case: Case, size: int = 1024
         for layer, z in enumerate(layers):
             part = z[:, :, start : start + size]
             kept = torch.ones(1, part.shape[2], dtype=torch.bool)
-            statistic.update(_site(layer, case), {"gated_z": part}, kept, block)
+            statistic.update(make_site(layer, case.heads, case.dim), {"gated_z": part}, kept, block)
         statistic.end_batch()
 
 
-def _cross_moments(layers: Sequence[Tensor], case: Case) -> Any:
-    statistic = CrossMoments(blocks=1)
+def _all_moments(layers: Sequence[Tensor], case: Case) -> Any:
+    statistic = SummedMoments(scope="model", blocks=1)
     _feed(statistic, layers, case)
     ((moments,),) = statistic.compute().values()
     return moments
-
-
-def _site(layer: int, case: Case) -> Site:
-    heads = tuple(range(case.heads))
-    return Site(
-        layer=layer, kind="causal", block=layer, module_name="", call=0, unit="", route="", n_heads=case.heads,
-        n_kv_heads=case.heads, n_value_heads=case.heads, head_dim=case.dim, value_dim=case.dim, scaling=1.0,
-        head_ids=heads, kv_of_query=heads, query=(), key=(), value=(), output=None,
-    )  # fmt: skip
 
 
 def _pair_by_pair(heads: Sequence[Floats]) -> Floats:

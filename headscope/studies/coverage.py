@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from headscope.heads import Site
 from headscope.measures import MEASURES
 from headscope.observation import Blocks
 from headscope.pairing import pair_table
 from headscope.scores import SCORES
-from headscope.statistics.layer_moments import LayerMoments
 from headscope.statistics.moments import Moments
+from headscope.statistics.summed_moments import SummedMoments
+from headscope.studies.made_up import make_site
 
 __all__ = ["NAMES", "World", "coverage"]
 
@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 NAMES = ("cka", "cosine", "replaceability", "norm")
 _HEADS, _DIM, _WIDTH = 4, 4, 8
+_SITE = make_site(0, _HEADS, _DIM)
 _LEAST = 8  # tokens of the shortest document
 
 
@@ -152,10 +153,10 @@ def _repeat(
     held = {}
     for name in NAMES:
         if name in MEASURES:
-            heads = tuple(site_head for site_head in _site().heads)
+            heads = _SITE.heads
             facts = {"documents": count}
             weights = seen["output_weights"]
-            table = pair_table(MEASURES[name](), "z", {"moments": seen["moments"]}, (heads, None), weights, facts)
+            table = pair_table(MEASURES[name](), "z", {"moments": {(0,): blocks}}, (heads, None), weights, facts)
             upper = np.triu_indices(_HEADS, 1)
             low, high, truth = table.low[upper], table.high[upper], world.truth(name)[upper]
         else:
@@ -169,19 +170,11 @@ def _repeat(
 
 def _sum(documents: Sequence[Floats]) -> list[Moments]:
     """Moments of each block, documents dealt and summed as `headscope.observe` does."""
-    statistic, dealt = LayerMoments(), Blocks()
+    statistic, dealt = SummedMoments(), Blocks()
     for number, rows in enumerate(documents):
         z = torch.from_numpy(rows).unflatten(1, (_HEADS, _DIM)).transpose(0, 1)[None]
         kept = torch.ones(1, len(rows), dtype=torch.bool)
         block = dealt.place(torch.tensor([number]), torch.tensor([len(rows)]))
-        statistic.update(_site(), {"gated_z": z}, kept, block)
-    return statistic.compute()[0]
-
-
-def _site() -> Site:
-    heads = tuple(range(_HEADS))
-    return Site(
-        layer=0, kind="causal", block=0, module_name="", call=0, unit="", route="", n_heads=_HEADS,
-        n_kv_heads=_HEADS, n_value_heads=_HEADS, head_dim=_DIM, value_dim=_DIM, scaling=1.0, head_ids=heads,
-        kv_of_query=heads, query=(), key=(), value=(), output=None,
-    )  # fmt: skip
+        statistic.update(_SITE, {"gated_z": z}, kept, block)
+        statistic.end_batch()
+    return statistic.compute()[0,]

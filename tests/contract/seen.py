@@ -7,7 +7,9 @@ import numpy as np
 
 from headscope.gradients import GateGradients
 from headscope.heads import HeadId
+from headscope.scores import SCORES
 from headscope.statistics import STATISTICS
+from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import total
 from headscope.sweep import Effects
 from headscope.weights import Factors
@@ -24,7 +26,7 @@ def seen_by_measure(needs: Iterable[str], stream: Stream, weights: dict[int, lis
             # a head's product is its W_O times itself: twins have the same, whatever their inner coordinates
             given[need] = [Factors(weight.T, weight.T) for weight in weights[0]]
         elif need in ("moments", "halves"):
-            blocks = feed(STATISTICS["moments"](), stream).compute()[0]
+            blocks = feed(STATISTICS["moments"](), stream).compute()[0,]
             given[need] = total(blocks) if need == "moments" else (total(blocks[::2]), total(blocks[1::2]))
         else:
             computed = feed(STATISTICS[need](), stream).compute()
@@ -65,6 +67,10 @@ def seen_by_score(needs: Iterable[str], stream: Stream, weights: dict[int, list]
             given[need] = Effects(groups=groups, intact=np.ones(len(rows)), mode="zero", **about)
         elif need == "gate_gradients":
             given[need] = GateGradients(heads=heads, **about)
+        elif need in SCORES:
+            score = SCORES[need]()
+            given[need] = score.rate(seen_by_score(score.needs, stream, weights, values))
         else:
-            given[need] = feed(STATISTICS[need](), stream).compute()
+            computed = feed(STATISTICS[need](), stream).compute()
+            given[need] = by_layer(computed) if need == "moments" else computed
     return given

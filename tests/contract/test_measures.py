@@ -164,22 +164,26 @@ from headscope.measures import MEASURES, Measure
 class Same(Measure):
     """Whether two heads have the same mean."""
 
-    needs = frozenset({"means"})
+    needs = frozenset({"moments"})
     symmetric = True
     bounds = (0.0, 1.0)
 
     def compare(self, seen):
-        means = seen["means"][0].numpy()
+        moments = seen["moments"]
+        means = [moments.mean[own].numpy() for own in moments.slices]
         return np.array([[float(np.allclose(a, b)) for b in means] for a in means])
 '''
 
 
-def test_a_new_measure_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_a_new_measure_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path, build_model, make_batches) -> None:
     add_file(monkeypatch, tmp_path, headscope.measures, MEASURES, NEW)
     assert "same" in set(MEASURES)
     values = values_of(MEASURES["same"](), *planted())
     check_bounds(MEASURES["same"](), values)
     np.testing.assert_array_equal(values, np.eye(N_HEADS))
+    table = similarity(build_model("gpt2"), make_batches("gpt2"), measure="same")
+    np.testing.assert_array_equal(table.matrix[:4, :4], np.eye(4))
+    np.testing.assert_allclose(table.low.diagonal(), 1, atol=1e-12)
 
 
 def test_the_contract_sees_a_measure_out_of_its_bounds() -> None:

@@ -290,3 +290,32 @@ def test_a_measure_that_is_not_registered_is_refused_before_the_model_runs() -> 
     with pytest.raises(UnknownNameError, match="not an object of a registered measure"):
         hs.similarity(model, batches, Own(), progress=rows.append)
     assert rows == []
+
+
+def test_passes_without_the_encoder_deal_documents_as_one_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headscope import comparing
+
+    model, inputs = build_any("t5"), make_inputs("t5")
+    rows = {name: value.repeat(3, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+    length = rows["input_ids"].shape[1]
+    mask = (torch.arange(length) < torch.arange(2, 2 + len(rows["input_ids"]))[:, None]).long()
+    batch = {**rows, "attention_mask": mask, "decoder_input_ids": rows["input_ids"][:, :6]}
+    whole = hs.similarity(model, [batch], "predict", scope="model")
+    layers = [site.layer for site in hs.discover(model).sites]
+    monkeypatch.setattr(comparing, "_fit", lambda *_: (2, [[a] for a in layers]))
+    parts = hs.similarity(model, [batch], "predict", scope="model")
+    known = ~np.isnan(parts.matrix)
+    assert known.sum() > len(layers)
+    np.testing.assert_allclose(parts.matrix[known], whole.matrix[known], rtol=1e-6, atol=1e-6)
+
+
+def test_a_measure_cannot_need_a_statistic_that_relates_no_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(MEASURES["cka"]):  # type: ignore[misc]
+        """Needs the means of layers."""
+
+        needs = frozenset({"means"})
+
+    monkeypatch.setitem(MEASURES._entries, "odd", Odd)
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    with pytest.raises(UnknownNameError, match="a measure cannot need 'means'"):
+        hs.similarity(model, batches, Odd())

@@ -10,11 +10,10 @@ from headscope.errors import UnknownNameError
 from headscope.heads import HeadId
 from headscope.measures import MEASURES, Measure
 from headscope.measures.cka import Cka
-from headscope.pairing import heads_of, measure_name, pair_table
+from headscope.pairing import heads_of, pair_table
 from headscope.statistics.arrivals import OTHER
-from headscope.statistics.cross_moments import CrossMoments
-from headscope.statistics.layer_moments import LayerMoments
 from headscope.statistics.pattern_products import PatternProducts
+from headscope.statistics.summed_moments import SummedMoments
 from tests import models
 from tests.reference import jackknife
 from tests.reference import similarity as reference
@@ -34,7 +33,7 @@ def table(name: str, stream: Stream, statistic, need: str = "moments", own=None,
 
 def test_layers_fill_their_own_blocks_of_the_matrix_and_nothing_else() -> None:
     stream = make_stream(n_layers=3)
-    within, across = table("cka", stream, LayerMoments()), table("cka", stream, CrossMoments())
+    within, across = table("cka", stream, SummedMoments()), table("cka", stream, SummedMoments(scope="model"))
     layer = np.array([head.layer for head in within.heads])
     same = layer[:, None] == layer
     for got, whole in ((within.matrix, across.matrix), (within.low, across.low), (within.high, across.high)):
@@ -45,7 +44,7 @@ def test_layers_fill_their_own_blocks_of_the_matrix_and_nothing_else() -> None:
 
 def test_a_layer_that_saw_nothing_stays_nan_in_its_place() -> None:
     stream = make_stream(n_layers=2)
-    made = table("cka", stream, LayerMoments(), own=heads(0, 1, 7))
+    made = table("cka", stream, SummedMoments(), own=heads(0, 1, 7))
     assert np.isnan(made.matrix[6:]).all()
     assert np.isfinite(made.matrix[3:6, 3:6]).all()
 
@@ -53,15 +52,15 @@ def test_a_layer_that_saw_nothing_stays_nan_in_its_place() -> None:
 def test_across_layers_every_pair_is_that_of_the_textbook() -> None:
     stream = make_stream(n_layers=2)
     rows = np.concatenate([stream.rows(0), stream.rows(1)], axis=1)
-    made = table("cka_biased", stream, CrossMoments())
+    made = table("cka_biased", stream, SummedMoments(scope="model"))
     want = reference.all_pairs(reference.biased_cka, list(rows.transpose(1, 0, 2)))
     np.testing.assert_allclose(made.matrix, want, rtol=1e-9, atol=1e-9)
 
 
 def test_another_model_s_heads_are_columns() -> None:
     stream = make_stream(n_layers=2)
-    whole = table("cka", stream, CrossMoments())
-    feeding = CrossMoments()
+    whole = table("cka", stream, SummedMoments(scope="model"))
+    feeding = SummedMoments(scope="model")
     for batch in stream.batches:
         for site, number in zip(stream.sites, (0, OTHER), strict=True):
             moved = type(site)(**{**{f: getattr(site, f) for f in site.__slots__}, "layer": number})
@@ -86,7 +85,7 @@ def flat_groups(stream: Stream, name: str, a: int, b: int) -> list[np.ndarray]:
 def test_ends_equal_a_jackknife_by_hand_over_blocks_of_unequal_size(name: str) -> None:
     stream = make_stream(5, n_layers=1, lengths=((5, 9, 2), (7, 3, 11), (6, 8, 1), (4, 4, 10)))  # block 0, 1 hold two
     weights = weights_for(0, 3, 4)
-    made = table(name, stream, LayerMoments(), weights={0: weights})
+    made = table(name, stream, SummedMoments(), weights={0: weights})
 
     def estimate(rows: np.ndarray) -> float:
         x, y = rows[:, :4], rows[:, 4:]
@@ -117,7 +116,7 @@ def test_ends_of_predict_leave_one_block_out_of_its_half() -> None:
         ways = [reference.held_out_r2(x[fit], y[fit], x[~fit], y[~fit], 1e-3) for fit in (even, ~even)]
         return float(np.mean(ways))
 
-    computed = {"halves": feed(LayerMoments(), stream).compute()}
+    computed = {"halves": feed(SummedMoments(), stream).compute()}
     made = pair_table(MEASURES["predict"](), "z", computed, (heads(0), None), {}, {"documents": 6})
     np.testing.assert_allclose(made.matrix[0, 1], estimate(np.concatenate(groups)), rtol=1e-9)
     np.testing.assert_allclose(
@@ -148,7 +147,7 @@ def test_ends_of_a_measure_of_maps_equal_a_jackknife_over_queries_of_documents()
 def test_too_few_documents_have_no_interval_and_the_table_says_so(n_documents: int, needs: int) -> None:
     stream = make_stream(n_layers=1, lengths=((9,),) * n_documents)
     need, name = ("moments", "cka") if needs == 2 else ("halves", "predict")
-    made = table(name, stream, LayerMoments(), need)
+    made = table(name, stream, SummedMoments(), need)
     enough = n_documents >= needs
     assert np.isfinite(made.matrix).all()
     assert np.isfinite(made.low).all() == np.isfinite(made.high).all() == enough
@@ -161,7 +160,10 @@ def test_too_few_documents_have_no_interval_and_the_table_says_so(n_documents: i
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_fewer_blocks_than_documents_were_dealt_into_give_no_interval(blocks: int) -> None:
     stream = make_stream(n_layers=2)
-    whole, few = table("cka", stream, CrossMoments()), table("cka", stream, CrossMoments(blocks=blocks))
+    whole, few = (
+        table("cka", stream, SummedMoments(scope="model")),
+        table("cka", stream, SummedMoments(scope="model", blocks=blocks)),
+    )
     np.testing.assert_allclose(few.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
     assert np.isnan(few.low).all()
     assert np.isnan(few.high).all()
@@ -178,8 +180,8 @@ def test_a_measure_has_the_name_that_it_is_registered_under() -> None:
     class Bare(Cka):
         """Not registered."""
 
-    assert {name: measure_name(kind()) for name, kind in MEASURES.items()} == {name: name for name in MEASURES}
+    assert {name: MEASURES.name_of(kind()) for name, kind in MEASURES.items()} == {name: name for name in MEASURES}
     for measure in (Bare(), Cka):
-        with pytest.raises(UnknownNameError, match=r"not an object of a registered measure; put @MEASURES\.register"):
-            measure_name(measure)  # type: ignore[arg-type]
+        with pytest.raises(UnknownNameError, match="is not an object of a registered measure; register its class"):
+            MEASURES.name_of(measure)  # type: ignore[arg-type]
     assert issubclass(Bare, Measure)

@@ -7,6 +7,8 @@ import torch
 import headscope as hs
 from headscope.errors import InputError, UnknownNameError
 from headscope.scores import SCORES
+from headscope.scores.needed import Needed
+from headscope.scores.replaceability import RIDGE, Replaceability
 from tests import models
 
 
@@ -29,6 +31,27 @@ def test_a_setting_reaches_the_engine() -> None:
     assert zero.facts["mode"] == "zero"
     assert mean.facts["mode"] == "mean"
     assert not np.allclose(zero.score, mean.score)
+
+
+def test_a_score_that_needs_another_has_it_made_once_and_with_its_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    made = []
+    rate = Replaceability.rate
+    monkeypatch.setattr(Replaceability, "rate", lambda self, seen: made.append(self.ridge) or rate(self, seen))
+    strict = hs.importance(model, batches, score=Needed(ridge=10.0))
+    assert made == [10.0]
+    assert not np.allclose(strict.score, hs.importance(model, batches, score="needed").score)
+    made.clear()
+    hs.analyze(model, batches=models.make_batches("gpt2", n_batches=4), budget=hs.Budget(ablation_tokens=40))
+    assert made == [RIDGE]
+
+
+def test_an_object_of_a_class_that_is_not_registered_is_refused() -> None:
+    class Bare(Needed):
+        """Not registered."""
+
+    with pytest.raises(UnknownNameError, match="not an object of a registered score"):
+        hs.importance(models.build("gpt2"), models.make_batches("gpt2"), score=Bare())
 
 
 def test_a_metric_of_ones_own() -> None:

@@ -4,7 +4,8 @@ import pytest
 from headscope.scores.ablation import effect_spread
 from headscope.scores.needed import Needed, needed
 from headscope.scores.replaceability import Replaceability, rate_replaceability
-from headscope.statistics.layer_moments import LayerMoments
+from headscope.statistics.grouped import by_layer
+from headscope.statistics.summed_moments import SummedMoments
 from tests.strategies import feed, make_effects, make_stream, weights_for
 
 
@@ -18,11 +19,11 @@ def test_it_is_importance_times_what_the_others_cannot_give():
 def seen():
     stream = make_stream(n_layers=2, lengths=((9, 8), (7, 9), (9, 9), (9, 8)))
     values = np.random.default_rng(0).standard_normal((6, 8)) + 1
-    return {
-        "effects": make_effects(values, range(8)),
-        "moments": feed(LayerMoments(), stream).compute(),
+    given = {
+        "moments": by_layer(feed(SummedMoments(), stream).compute()),
         "output_weights": {layer: weights_for(layer, 3, 4) for layer in (0, 1)},
     }
+    return {**given, "effects": make_effects(values, range(8)), "replaceability": Replaceability().rate(given)}
 
 
 def test_score_combines_the_two_scores(seen):

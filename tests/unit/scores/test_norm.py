@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 
 from headscope.scores.norm import Norm
-from headscope.statistics.layer_moments import LayerMoments
+from headscope.statistics.grouped import by_layer
+from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import jackknife as reference
 from tests.reference import sums
 from tests.strategies import feed, make_stream, streams, weights_for
@@ -14,7 +15,7 @@ from tests.strategies import feed, make_stream, streams, weights_for
 def test_score_and_interval_equal_those_of_contributions_that_were_made(stream):
     of_token = stream.blocks()
     weights = {layer: weights_for(layer, *stream.rows(layer).shape[1:]) for layer in (1, 0)}
-    rating = Norm().rate({"moments": feed(LayerMoments(), stream).compute(), "output_weights": weights})
+    rating = Norm().rate({"moments": by_layer(feed(SummedMoments(), stream).compute()), "output_weights": weights})
     position = 0
     for layer in (0, 1):
         rows, plain = stream.rows(layer), [weight.numpy() for weight in weights[layer]]
@@ -35,13 +36,13 @@ def test_score_and_interval_equal_those_of_contributions_that_were_made(stream):
 def test_zero_head_has_norm_zero():
     stream, weights = make_stream(n_layers=1), {0: weights_for(0, 3, 4)}
     weights[0][1] = torch.zeros_like(weights[0][1])
-    rating = Norm().rate({"moments": feed(LayerMoments(), stream).compute(), "output_weights": weights})
+    rating = Norm().rate({"moments": by_layer(feed(SummedMoments(), stream).compute()), "output_weights": weights})
     assert (rating.score[1], rating.low[1], rating.high[1]) == (0, 0, 0)
     assert rating.score[0] > 0
 
 
 def test_one_document_has_no_interval():
     stream, weights = make_stream(n_layers=1, lengths=((7,),)), {0: weights_for(0, 3, 4)}
-    rating = Norm().rate({"moments": feed(LayerMoments(), stream).compute(), "output_weights": weights})
+    rating = Norm().rate({"moments": by_layer(feed(SummedMoments(), stream).compute()), "output_weights": weights})
     assert np.isfinite(rating.score).all()
     assert np.isnan([rating.low, rating.high]).all()

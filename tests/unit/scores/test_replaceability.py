@@ -13,8 +13,9 @@ from headscope.scores.replaceability import (
     unexplained_share,
 )
 from headscope.statistics.block_sums import lift
-from headscope.statistics.layer_moments import LayerMoments
+from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
+from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import jackknife as jackknife_reference
 from tests.reference import regression as reference
 from tests.strategies import feed, make_stream, streams, weights_for
@@ -58,7 +59,9 @@ def test_one_direction_equals_least_squares_on_the_rows(stream, ridge):
 @settings(deadline=None, max_examples=12)
 def test_score_fits_on_one_half_of_the_blocks_and_judges_on_the_other(stream):
     weights = {layer: weights_for(layer, *stream.rows(layer).shape[1:]) for layer in (0, 1)}
-    rating = Replaceability().rate({"moments": feed(LayerMoments(), stream).compute(), "output_weights": weights})
+    rating = Replaceability().rate(
+        {"moments": by_layer(feed(SummedMoments(), stream).compute()), "output_weights": weights}
+    )
     present = sorted(set(stream.blocks().tolist()))
     first = np.isin(stream.blocks(), present[::2])
     want = []
@@ -201,7 +204,7 @@ def test_nobody_stands_in_for_a_constant_head_or_a_lonely_one():
 
 def test_layers_keep_their_order_whatever_the_order_of_the_mapping():
     stream = make_stream(n_layers=2)
-    moments = feed(LayerMoments(), stream).compute()
+    moments = by_layer(feed(SummedMoments(), stream).compute())
     weights = {layer: weights_for(layer, 3, 4) for layer in (0, 1)}
     forward = Replaceability().rate({"moments": moments, "output_weights": weights})
     turned = {layer: moments[layer] for layer in (1, 0)}

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from headscope.errors import UnknownNameError
 from headscope.statistics.arrivals import Together
 from headscope.statistics.block_sums import BlockSums, head_rows, lift
-from headscope.statistics.layer_moments import LayerMoments
 from headscope.statistics.moments import (
     Moments,
     constant_heads,
@@ -19,6 +18,7 @@ from headscope.statistics.moments import (
     spreads,
     total,
 )
+from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import sums
 from tests.strategies import feed, make_site, make_stream, streams, weights_for
 
@@ -39,7 +39,7 @@ def close(got, want, rtol=1e-9):
 @given(streams())
 @settings(deadline=None, max_examples=20)
 def test_each_block_is_the_sum_over_its_own_positions(stream):
-    blocks = feed(LayerMoments(), stream).compute()[0]
+    blocks = feed(SummedMoments(), stream).compute()[0,]
     rows, of_token = stream.rows(), stream.blocks()
     for number, block in enumerate(blocks):
         own = rows[of_token == number]
@@ -51,7 +51,7 @@ def test_each_block_is_the_sum_over_its_own_positions(stream):
 def test_pivot_is_the_first_batch_s_mean_and_common_to_the_blocks():
     stream = make_stream(offset=1e4)
     first = replace(stream, batches=stream.batches[:1]).rows(layer=1)
-    blocks = feed(LayerMoments(), stream).compute()[1]
+    blocks = feed(SummedMoments(), stream).compute()[1,]
     for block in blocks:
         close(block.pivot, first.mean(0).ravel(), rtol=1e-12)
         assert torch.equal(block.pivot, blocks[0].pivot)
@@ -190,26 +190,28 @@ def test_constant_heads_are_told_by_their_spread_against_their_size(value, jitte
 def test_half_precision_and_strided_tensors_are_summed_in_float64():
     z = torch.randn(2, 5, 3, 4).bfloat16().transpose(1, 2)
     kept = torch.tensor([[True] * 5, [True, True, False, False, False]])
-    statistic = LayerMoments()
+    statistic = SummedMoments()
     statistic.update(make_site(), {"gated_z": z}, kept, torch.tensor([0, 1]))
+    statistic.end_batch()
     rows = head_rows(z, kept).double().numpy()
-    summed = total(statistic.compute()[0])
+    summed = total(statistic.compute()[0,])
     close(summed.square(), sums.second_moment(rows, summed.pivot.reshape(3, 4).numpy()))
 
 
 def test_a_batch_without_a_kept_position_changes_nothing():
-    statistic, z = LayerMoments(), torch.full((1, 3, 5, 4), torch.nan)
+    statistic, z = SummedMoments(), torch.full((1, 3, 5, 4), torch.nan)
     statistic.update(make_site(), {"gated_z": z}, torch.zeros(1, 5, dtype=torch.bool), torch.tensor([0]))
+    statistic.end_batch()
     assert statistic.compute() == {}
 
 
 def test_what_is_summed_is_a_setting():
     stream = make_stream()
     for of in ("q", "k", "v", "z", "contribution"):
-        statistic = LayerMoments(of=of)
+        statistic = SummedMoments(of=of)
         assert statistic.needs == {of}
-        summed = total(feed(statistic, stream).compute()[0])
+        summed = total(feed(statistic, stream).compute()[0,])
         rows = stream.rows(0, of)
         close(summed.square(), sums.second_moment(rows, summed.pivot.reshape(rows.shape[1:]).numpy()))
     with pytest.raises(UnknownNameError, match=r"pattern.*gated_z"):
-        LayerMoments(of="pattern")
+        SummedMoments(of="pattern")

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 
 from headscope.errors import InputError, UnknownNameError
 from headscope.statistics.arrivals import OTHER
-from headscope.statistics.cross_moments import CrossMoments
-from headscope.statistics.layer_moments import LayerMoments
 from headscope.statistics.moments import total
+from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import sums
 from tests.strategies import Stream, feed, make_stream, streams
 
@@ -21,7 +20,7 @@ def close(got, want):
 @given(streams(n_layers=3))
 @settings(deadline=None, max_examples=12)
 def test_all_layers_together_equal_one_sum_over_all_heads_a_block_of_documents(stream):
-    ((layers, blocks),) = feed(CrossMoments(), stream).compute().items()
+    ((layers, blocks),) = feed(SummedMoments(scope="model"), stream).compute().items()
     assert layers == (0, 1, 2)
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
     of_token = stream.blocks()
@@ -34,8 +33,8 @@ def test_all_layers_together_equal_one_sum_over_all_heads_a_block_of_documents(s
 
 def test_one_block_is_the_sum_of_all():
     stream = make_stream(n_layers=2)
-    (single,) = feed(CrossMoments(blocks=1), stream).compute()[0, 1]
-    summed = total(feed(CrossMoments(), stream).compute()[0, 1])
+    (single,) = feed(SummedMoments(scope="model", blocks=1), stream).compute()[0, 1]
+    summed = total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
     close(single.square(), summed.square())
 
 
@@ -46,16 +45,16 @@ def test_layers_of_different_dimensions_stand_side_by_side():
         b.tensors[0] = a.tensors[0]
         batches.append(b)
     stream = Stream(narrow.sites, tuple(batches))
-    moments = total(feed(CrossMoments(), stream).compute()[0, 1])
+    moments = total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
     assert moments.dims == (6, 6, 2, 2, 2)
     for layer, heads in ((0, [0, 1]), (1, [2, 3, 4])):
-        own = total(feed(LayerMoments(), stream).compute()[layer])
+        own = total(feed(SummedMoments(), stream).compute()[layer,])
         close(moments.select(heads).about(own.pivot).square(), own.square())
 
 
 def test_about_half_of_the_square_is_held():
     stream = make_stream(n_layers=6, n_heads=8, dim=64, lengths=((5, 9),))
-    (block,) = feed(CrossMoments(blocks=1), stream).compute()[tuple(range(6))]
+    (block,) = feed(SummedMoments(scope="model", blocks=1), stream).compute()[tuple(range(6))]
     rows = 6 * 8 * 65 + 1
     assert sum(panel.numel() for panel in block.panels) < 0.6 * rows**2
 
@@ -79,7 +78,7 @@ def run_sided(statistic, sites, batches):
 @pytest.mark.parametrize("other", [((4, 6), (8, 2)), ((5, 9), (7, 3))])
 def test_encoder_and_decoder_are_groups_of_their_own_also_at_equal_length(other):
     sites, batches = sided(((5, 9), (7, 3)), other)
-    computed = run_sided(CrossMoments(), sites, batches).compute()
+    computed = run_sided(SummedMoments(scope="model"), sites, batches).compute()
     assert set(computed) == {(0, 1), (2, 3)}
     assert total(computed[0, 1]).n == 24
     assert total(computed[2, 3]).n == sum(map(sum, other))
@@ -87,13 +86,13 @@ def test_encoder_and_decoder_are_groups_of_their_own_also_at_equal_length(other)
 
 def test_keys_of_a_cross_site_stand_at_the_positions_of_the_encoder():
     sites, batches = sided(((5, 9),), ((5, 9),))
-    statistic = run_sided(CrossMoments(of="k"), sites, [(encoder, encoder) for encoder, _ in batches])
+    statistic = run_sided(SummedMoments(scope="model", of="k"), sites, [(encoder, encoder) for encoder, _ in batches])
     assert set(statistic.compute()) == {(0, 1, 3), (2,)}
 
 
 def test_layers_that_stop_matching_are_refused_by_number():
     stream = make_stream(n_layers=2, lengths=((5, 9), (6, 8)))
-    statistic = feed(CrossMoments(), stream, batches=[0])
+    statistic = feed(SummedMoments(scope="model"), stream, batches=[0])
     second = stream.batches[1]
     statistic.update(stream.sites[0], second.tensors[0], second.kept, second.block)
     with pytest.raises(InputError, match=r'layers 0, 1 saw the same positions .*scope="layer"'):
@@ -106,10 +105,10 @@ def test_a_side_without_a_position_in_some_batch_counts_in_the_others(absent):
     encoder, decoder = batches[absent]
     nothing = replace(decoder, kept=torch.zeros_like(decoder.kept))
     batches[absent] = (encoder, nothing)
-    computed = run_sided(CrossMoments(), sites, batches).compute()
+    computed = run_sided(SummedMoments(scope="model"), sites, batches).compute()
     assert total(computed[0, 1]).n == 24
     assert total(computed[2, 3]).n == 10
-    first, second = (run_sided(CrossMoments(), sites, [batch]) for batch in batches)
+    first, second = (run_sided(SummedMoments(scope="model"), sites, [batch]) for batch in batches)
     first.merge(second)
     for layers, blocks in first.compute().items():
         origin = torch.zeros_like(blocks[0].pivot)
@@ -119,7 +118,7 @@ def test_a_side_without_a_position_in_some_batch_counts_in_the_others(absent):
 
 def test_scope_layer_relates_a_layer_to_the_same_layer_of_another_model():
     stream = make_stream(n_layers=2)
-    statistic = CrossMoments(scope="layer")
+    statistic = SummedMoments()
     for batch in stream.batches:
         for site in stream.sites:
             for layer in (site.layer, OTHER + site.layer):
@@ -133,11 +132,14 @@ def test_scope_layer_relates_a_layer_to_the_same_layer_of_another_model():
     second = twice.second(twice.mean)
     close(second[:half, half:], second[:half, :half])
     with pytest.raises(UnknownNameError, match="there is no scope 'head'"):
-        CrossMoments(scope="head")
+        SummedMoments(scope="head")
 
 
 def test_parts_of_different_models_do_not_merge():
-    one, other = feed(CrossMoments(), make_stream(n_layers=2)), feed(CrossMoments(), make_stream(n_layers=3))
+    one, other = (
+        feed(SummedMoments(scope="model"), make_stream(n_layers=2)),
+        feed(SummedMoments(scope="model"), make_stream(n_layers=3)),
+    )
     with pytest.raises(InputError, match="different layers"):
         one.merge(other)
     assert torch.is_tensor(one.state()["0-1.pivot"])
