@@ -14,6 +14,9 @@ from headscope.comparing import How, compare_heads
 from headscope.folders import check_free, new_folder
 from headscope.measures import MEASURES
 from headscope.reporting import figures
+from headscope.tokens import spell
+
+EXAMPLE = "When the cat saw the dog, the cat ran. When the bird saw the fish, the bird flew away."
 
 
 def main(
@@ -23,6 +26,9 @@ def main(
     windows: Annotated[int, typer.Option(help="windows of text; 0 for all")] = 128,
     length: Annotated[int, typer.Option(help="tokens of a window")] = 128,
     memory: Annotated[str, typer.Option(help="what the sums over every two heads may take")] = "4GB",
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="intervals across layers too, in as many passes as they take")
+    ] = False,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
 ) -> None:
@@ -34,30 +40,53 @@ def main(
         loaded.tokenizer, texts, length=length, windows=windows or None, seed=seed
     )
     anatomy = hs.discover(loaded.model, None if loaded.batches is None else batches[0])
-    within = compare_heads(loaded.model, batches, [(name, None) for name in MEASURES], How(seed=seed), anatomy=anatomy)
-    no_sink = hs.similarity(loaded.model, batches, "cka", anatomy=anatomy, skip_first=1)
-    across = hs.similarity(loaded.model, batches, "cka_biased", scope="model", memory=memory, anatomy=anatomy)
-    clusters, chart = hs.cluster(across), hs.map_heads(across, seed=seed)
+    every, how, no_sink = [(name, None) for name in MEASURES], How(seed=seed), How(seed=seed, skip_first=1)
+    within = compare_heads(loaded.model, batches, every, how, anatomy=anatomy)
+    without_first = compare_heads(loaded.model, batches, every, no_sink, anatomy=anatomy)
+    across = hs.similarity(
+        loaded.model, batches, "cka_biased", scope="model", memory=memory, intervals=intervals, anatomy=anatomy
+    )
     needed = hs.redundancy(loaded.model, batches, anatomy=anatomy)
+    norms = hs.importance(loaded.model, batches, "norm", anatomy=anatomy)
     jobs = hs.roles(loaded.model, batches, loaded.tokenizer, anatomy=anatomy, seed=seed)
-    by_name = {table.name: table for table in within}
+    telling = [place for place, role in enumerate(jobs.role) if role in ("induction", "previous", "next", "duplicate")]
     drawn = {
-        "similarity": figures.layer_blocks(by_name["cka"], 9.0, label="CKA of z"),
-        "similarity_without_first": figures.layer_blocks(no_sink, 9.0, label="CKA of z, without each first position"),
-        "clusters": figures.figure_of(figures.cluster_matrix(across, clusters)),
-        "map": figures.figure_of(figures.head_scatter(chart)),
+        "similarity": figures.layer_blocks(within[0], 9.0, label="CKA of z"),
+        "similarity_without_first": figures.layer_blocks(without_first[0], 9.0, label="CKA of z, first positions out"),
+        "norms": figures.figure_of(figures.head_map(norms, label="norm of the contribution")),
         "redundancy": figures.figure_of(figures.redundancy_curve(needed)),
         "roles": figures.figure_of(figures.role_map(jobs)),
     }
     with new_folder(out, force=force) as new:
-        for folder, tables in (("within_layers", within), ("without_first", [no_sink]), ("across_layers", [across])):
+        for folder, tables in (
+            ("within_layers", within),
+            ("without_first", without_first),
+            ("across_layers", [across]),
+        ):
             (new / folder).mkdir()
             for table in tables:
                 table.save(new / folder)
-        needed.save(new)
-        jobs.save(new)
-        clusters.to_frame().to_csv(new / "clusters.csv", index=False)
-        chart.to_frame().to_csv(new / "map.csv", index=False)
+        try:
+            clusters, chart = hs.cluster(across), hs.map_heads(across, seed=seed)
+            clusters.save(new)
+            chart.save(new)
+            drawn["clusters"] = figures.figure_of(figures.cluster_matrix(across, clusters))
+            drawn["map"] = figures.figure_of(figures.head_scatter(chart))
+        except hs.HeadscopeError as error:
+            print(f"no clusters and no map: {error}")
+        if telling and loaded.tokenizer is not None:
+            shown = max(telling, key=jobs.score.__getitem__)
+            head = jobs.heads[shown]
+            with hs.capture(loaded.model, ("pattern",), layers=[head.layer], anatomy=anatomy) as seen:
+                inputs = loaded.tokenizer(EXAMPLE, return_tensors="pt").to(loaded.model.device)
+                loaded.model(**inputs)
+            place = anatomy.site(head.layer).position(head)
+            words = spell(loaded.tokenizer, inputs["input_ids"][0].tolist())
+            pattern = seen[head.layer].pattern[0, place].detach()
+            ax = figures.example_map(pattern, words, label=f"attention of {head} ({jobs.role[shown]})")
+            drawn["example_map"] = figures.figure_of(ax)
+        for table in (needed, norms, jobs):
+            table.save(new)
         for name, figure in drawn.items():
             figure.savefig(new / f"{name}.png", dpi=200)
             figure.savefig(new / f"{name}.pdf")

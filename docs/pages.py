@@ -181,7 +181,7 @@ def coverage(path: Path) -> str:
     inside, values = table["coverage"].between(*_WISHED), table["coverage"]
     sentences = (
         "In each cell: documents of equal length · of unequal length. "
-        f"{inside.sum()} of {len(table)} lie within 90 and 98% (others would be bold); "
+        f"{inside.sum()} of {len(table)} lie within 90 and 98% (the others are bold); "
         f"the lowest is {values.min():.1%}, the highest {values.max():.1%}. "
         f"The standard error of one is at most {100 * table['error'].max():.1f} points."
     )

@@ -1,5 +1,6 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
+import hashlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from headscope.errors import InputError
 __all__ = [
     "Batch",
     "accepts",
+    "check_takes",
     "device_of",
+    "digest",
     "document_ids",
     "evaluating",
     "kept_positions",
@@ -53,6 +56,33 @@ def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     return model(**(inputs | extra))
+
+
+def check_takes(model: nn.Module, batch: Batch) -> None:
+    """Refuse a batch that a second model does not take, which was made for another one.
+
+    Raises:
+        InputError: its forward pass fails on the batch.
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            run_model(model, batch)
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"the other model, {type(model).__name__}, does not take these batches ({type(error).__name__}: {error}); "
+            "two models are compared on the same tokens, so they need one vocabulary and room for as many positions"
+        ) from error
+
+
+def digest(batches: Iterable[Batch]) -> str:
+    """SHA-256 over the names and the numbers of all tensors, batch by batch: the same for the same text."""
+    summed = hashlib.sha256()
+    for batch in batches:
+        for name, value in sorted(batch.items()):
+            if isinstance(value, Tensor):
+                summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return summed.hexdigest()
 
 
 def n_rows(batch: Batch) -> int:

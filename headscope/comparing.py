@@ -2,20 +2,20 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
+from headscope.batches import Batch, check_takes, probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
 from headscope.nulls import scramble_tokens
 from headscope.observation import observe
 from headscope.pairing import heads_of, pair_table
+from headscope.passes import parse_memory, plan_passes
 from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
@@ -24,9 +24,8 @@ from headscope.tables import PairTable
 from headscope.watching import output_weights
 from headscope.weights import ov_factors, qk_factors
 
-__all__ = ["How", "compare_heads", "parse_memory", "similarity"]
+__all__ = ["How", "compare_heads", "similarity"]
 
-_UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "b": 1.0}
 _FACTORS = {"qk_factors": qk_factors, "ov_factors": ov_factors}
 _TEXTLESS = {*_FACTORS}
 
@@ -39,12 +38,15 @@ class How:
         scope: "layer": within each layer (of two models: a layer with the same layer), NaN elsewhere; "model": every
             head with every other.
         memory: bytes that sums may take, or as text: "2GB". What does not fit is done in several passes.
+        intervals: across the model, make them whatever the number of passes that takes; else only where all blocks of
+            documents fit into one.
         skip_first: positions at the start of each row that do not count.
         seed: of random tokens.
     """
 
     scope: str = "layer"
     memory: float | str = "2GB"
+    intervals: bool = False
     skip_first: int = 0
     seed: int = 0
 
@@ -63,6 +65,7 @@ def similarity(
     *,
     other: nn.Module | None = None,
     memory: float | str = "2GB",
+    intervals: bool = False,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
     seed: int = 0,
@@ -79,8 +82,9 @@ def similarity(
             "pattern", those of weights "weights".
         scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
         other: a second model, run on the same batches: rows are heads of `model`, columns heads of `other`.
-        memory: bytes that the sums may take, or as text ("2GB"); across the model, what does not fit is done in
-            several passes, and intervals are made only where all blocks of documents fit.
+        memory: bytes that the sums may take, or as text ("2GB"); what does not fit is done in several passes.
+        intervals: across the model, make them whatever the number of passes that takes; without it only where all
+            blocks of documents fit into one. Within layers they are always made.
         anatomy: of `model`; skips the probe.
         skip_first: positions at the start of each row that do not count.
         seed: of the random tokens that maps are compared on beside.
@@ -94,7 +98,7 @@ def similarity(
         UnknownNameError: no such measure or scope, or a tensor that the measure does not compare.
         InputError: no batch; two models of which no heads see the same positions.
     """
-    how = How(scope=scope, memory=memory, skip_first=skip_first, seed=seed)
+    how = How(scope=scope, memory=memory, intervals=intervals, skip_first=skip_first, seed=seed)
     (table,) = compare_heads(model, batches, [(measure, of)], how, anatomy=anatomy, other=other, progress=progress)
     return table
 
@@ -123,13 +127,18 @@ def compare_heads(
     asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(batches, asks)
     anatomy = discover(model, _example(model, kept)) if anatomy is None else anatomy
+    if other is not None and len(kept):
+        check_takes(other, kept[0])
     pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept)))
     tables = [_of_weights(ask, pair, how.scope) if ask.textless else None for ask in asks]
     places = [place for place, ask in enumerate(asks) if not ask.textless]
     if places:
         reading = [asks[place] for place in places]
         made = _read(pair, kept, reading, how, progress)
-        if any(ask.of == "pattern" for ask in reading) and "input_ids" in kept[0]:
+        if any(ask.of == "pattern" for ask in reading) and "input_ids" not in kept[0]:
+            why = {"why_no_null": "the model takes no token ids, so there are no random tokens to compare on"}
+            made = [replace(t, facts={**t.facts, **why}) if t.of == "pattern" else t for t in made]
+        elif any(ask.of == "pattern" for ask in reading):
             maps = [ask for ask in reading if ask.of == "pattern"]
             nulls = _read(pair, list(scramble_tokens(kept, how.seed)), maps, how, progress)
             by_ask = dict(zip(maps, nulls, strict=True))
@@ -192,38 +201,29 @@ class _Pair:
         return replace(self, anatomy=self.anatomy.cuttable, other_anatomy=theirs)
 
 
-def parse_memory(memory: float | str) -> float:
-    """Bytes, from a number or from text such as "2GB" or "500 MB".
-
-    Raises:
-        InputError: it is neither, or not above zero.
-
-    >>> parse_memory("1.5GB"), parse_memory(1000)
-    (1500000000.0, 1000.0)
-    """
-    text = str(memory).strip().lower()
-    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
-    try:
-        size = float(text.removesuffix(unit)) * _UNITS.get(unit, 1.0)
-    except ValueError:
-        size = 0.0
-    if not 0 < size < float("inf"):
-        raise InputError(f"memory is a number of bytes, or text such as '2GB'; got {memory!r}")
-    return size
-
-
 def _read(
     pair: _Pair, batches: Sequence[Batch], asks: Sequence[_Ask], how: How, progress: Callable[[int], None] | None
 ) -> list[PairTable]:
     """Tables of measures that need text, in as many passes as fit into memory."""
     if any(ask.of == "contribution" for ask in asks):
         pair = pair.cuttable
-    blocks, parts = _fit(pair, asks, how)
+    blocks, parts = _plan(pair, asks, how)
     tables: list[PairTable] = []
     for layers in parts:
         made = _pass(pair, layers, batches, asks, how, blocks, progress)
         tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
     return tables
+
+
+def _plan(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[int]]]:
+    """Blocks of documents, and the layers of each pass; moments alone take much memory."""
+    sums = {key for ask in asks for key in ask.statistics if key[0] == "moments"}
+    if not sums:
+        return N_BLOCKS, [[site.layer for site in pair.anatomy.sites]]
+    least = 2 if any("halves" in ask.measure.needs for ask in asks) else 1
+    room = parse_memory(how.memory) / len(sums)
+    anatomies = pair.anatomy, pair.other_anatomy
+    return plan_passes(anatomies, how.scope, room, least=least, intervals=how.intervals)
 
 
 def _pass(
@@ -237,7 +237,10 @@ def _pass(
 ) -> list[PairTable]:
     statistics = {key: _statistic(*key, how.scope, blocks) for ask in asks for key in ask.statistics}
     part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))
-    other = None if pair.other is None or pair.other_anatomy is None else (pair.other, pair.other_anatomy)
+    other = None
+    if pair.other is not None and pair.other_anatomy is not None:
+        theirs = tuple(site for site in pair.other_anatomy.sites if how.scope == "model" or site.layer in layers)
+        other = (pair.other, replace(pair.other_anatomy, sites=theirs))
     observed = observe(
         pair.model, batches, list(statistics.values()), anatomy=part, other=other, skip_first=how.skip_first,
         progress=progress,
@@ -280,43 +283,6 @@ def _statistic(need: str, of: str, scope: str, blocks: int) -> GroupedStatistic:
         return SummedMoments(of, scope, blocks)
     made: GroupedStatistic = kind(scope=scope) if of == "pattern" else kind(of=of, scope=scope)
     return made
-
-
-def _fit(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[int]]]:
-    """Blocks of documents that fit into memory, and the layers of each pass."""
-    layers = [site.layer for site in pair.anatomy.sites]
-    sums = {key for ask in asks for key in ask.statistics if key[0] == "moments"}
-    if how.scope == "layer" or not sums:
-        return N_BLOCKS, [layers]
-    room = parse_memory(how.memory) / len(sums)
-    least = 2 if any("halves" in ask.measure.needs for ask in asks) else 1
-    if _bytes(pair, layers, N_BLOCKS) <= room:
-        return N_BLOCKS, [layers]
-    if _bytes(pair, layers, least) <= room:
-        return least, [layers]
-    if pair.other is not None:
-        raise InputError(
-            f"comparing every head of two models takes {_bytes(pair, layers, least) / 1e9:.1f} GB, more than memory="
-            f'{how.memory!r}; allow more, or compare layer by layer (scope="layer")'
-        )
-    for n_groups in range(3, len(layers) + 1):
-        groups = [list(part) for part in np.array_split(layers, n_groups)]
-        parts = [[*map(int, a), *map(int, b)] for a, b in combinations(groups, 2)]
-        if all(_bytes(pair, part, least) <= room for part in parts):
-            return least, parts
-    raise InputError(
-        f"two layers alone take more than memory={how.memory!r} "
-        f"({_bytes(pair, layers[:2], least) / 1e9:.2f} GB); allow more, or compare within layers"
-    )
-
-
-def _bytes(pair: _Pair, layers: Sequence[int], blocks: int) -> float:
-    """Of the upper triangle over all dimensions, for each block of documents and for three sums on the way."""
-    sites = [site for site in pair.anatomy.sites if site.layer in layers]
-    if pair.other_anatomy is not None:
-        sites += pair.other_anatomy.sites
-    rows = sum(site.n_heads * (max(site.head_dim, site.value_dim) + 1) for site in sites)
-    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * rows**2
 
 
 def _fill(one: PairTable, other: PairTable) -> PairTable:

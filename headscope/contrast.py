@@ -1,6 +1,5 @@
 """What changed between two models, head by head: of two saved analyses, or of two models on the same text."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -10,29 +9,29 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
+from headscope.batches import Batch, check_takes, probe_example
 from headscope.comparing import similarity
 from headscope.errors import InputError
 from headscope.folders import new_folder
 from headscope.formatting import count, number
-from headscope.heads import Anatomy, HeadId
-from headscope.intervals import mean_spread
+from headscope.heads import HeadId
+from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
-from headscope.scoring import importance
+from headscope.scoring import Rated, rate_heads
 from headscope.significance import false_discovery, sign_flip
-from headscope.sweep import Effects, head_effects
-from headscope.tables import HeadTable, PairTable
+from headscope.statistics import N_BLOCKS
+from headscope.tables import HeadTable, PairTable, read_table, write_table
 
 __all__ = ["Contrast", "compare"]
 
 Floats = npt.NDArray[np.float64]
 
+_BY_METRIC = ("ablation", "gradient")
 _FALSE = 0.05  # share of false discoveries that is allowed among the heads called changed
 
 
@@ -56,19 +55,10 @@ class Contrast:
 
     @property
     def changed(self) -> pd.DataFrame:
-        """The heads whose change is told from zero, largest first.
-
-        Where there is a q-value, at 5% false discoveries; else where the interval does not hold zero.
-        """
-        frame = self.frame
-        apart = (frame["low"] > 0) | (frame["high"] < 0)
-        told = (
-            apart
-            if frame["q_value"].isna().all()
-            else frame["q_value"].le(_FALSE).where(frame["q_value"].notna(), apart)
-        )
-        shown = frame[told.astype(bool)]
-        return shown.reindex(shown["change"].abs().sort_values(ascending=False, kind="stable").index)
+        """The heads whose change is told from zero at 5% false discoveries, those told best first."""
+        told = self.frame[self.frame["q_value"] <= _FALSE]
+        strength = told["change"].abs() / (told["high"] - told["low"])
+        return told.reindex(strength.sort_values(ascending=False, kind="stable").index)
 
     @property
     def sentence(self) -> str:
@@ -84,41 +74,38 @@ class Contrast:
         if len(changed):
             top = changed.iloc[0]
             parts.append(
-                f"{count(len(changed.drop_duplicates(['layer', 'head'])), 'head')} changed, most of all "
+                f"{count(len(changed.drop_duplicates(['layer', 'head'])), 'head')} changed, most clearly "
                 f"L{top['layer']}H{top['head']} ({top['score']} {number(top['first'])} → {number(top['second'])})"
             )
         else:
-            parts.append("no change is told from chance")
+            parts.append(self.facts.get("why_no_interval", "no change is told from chance"))
         return "; ".join(parts) + "."
 
     def _repr_html_(self) -> str:
         return f"<p><strong>{escape(self.sentence)}</strong></p>" + self.changed.head(20).to_html(index=False)
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write heads.csv, heads.parquet, contrast.json and, for two models, the CKA of each pair into a new folder.
+        """Write heads.csv, heads.parquet, heads.json and, for two models, the CKA of each pair into a new folder.
 
         Raises:
             StorageError: the folder has other content and `force` is off.
         """
+        about = {
+            "names": self.names, "sentence": self.sentence, "facts": dict(self.facts),
+            "alike": None if self.alike is None else self.alike.name,
+        }  # fmt: skip
         with new_folder(folder, force=force) as new:
-            self.frame.to_csv(new / "heads.csv", index=False)
-            pq.write_table(pa.Table.from_pandas(self.frame, preserve_index=False), new / "heads.parquet")
+            write_table(new, "heads", self.frame, about)
             if self.alike is not None:
                 self.alike.save(new)
-            about = {
-                "names": self.names, "sentence": self.sentence, "facts": dict(self.facts),
-                "alike": None if self.alike is None else self.alike.name,
-            }  # fmt: skip
-            (new / "contrast.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read back what `save` wrote."""
+        """Read back what `save` wrote; floats return bit-equal."""
         folder = Path(folder)
-        about = json.loads((folder / "contrast.json").read_text(encoding="utf-8"))
+        frame, about = read_table(folder, "heads", {"score", "layer", "head", "change", "q_value"}, {"score", "in"})
         alike = None if about["alike"] is None else PairTable.load(folder, about["alike"])
-        frame = pq.read_table(folder / "heads.parquet").to_pandas()
         first, second = about["names"]
         return cls((first, second), frame, alike, about["facts"])
 
@@ -131,14 +118,16 @@ def compare(
     scores: Sequence[str] = ("ablation", "norm"),
     metric: str | Metric | Callable[..., Tensor] = "auto",
     names: tuple[str, str] = ("first", "second"),
+    skip_first: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Contrast:
     """What changed between two models, head by head.
 
-    Two analyses are compared by their tables; the interval of a change takes the two as independent, which is cautious
-    where they saw the same text. Two models are run on the same batches: effects of ablation are compared row by row,
-    with a sign-flip test over documents and control of false discoveries over heads, and each head is compared with
-    itself in the other model.
+    Two analyses are compared by their tables: the error of a change is that of two independent numbers, which is
+    cautious where they saw the same text. Two models are run on the same batches, and every change is taken on the same
+    documents: the jackknife is one of the difference. p-values are of a sign-flip test over documents for ablation,
+    else of Student's t; q-values control false discoveries over the heads of a score. Each head is compared with itself
+    in the other model.
 
     Args:
         first, second: two analyses, or two models.
@@ -146,22 +135,38 @@ def compare(
         scores: for two models, which scores; of two analyses all that both hold.
         metric: what the effects of two models are measured by; each against its own intact self.
         names: what the two are called; those of the analyses by default.
+        skip_first: positions at the start of each row that do not count in statistics; ablation counts all.
         progress: called with 1 after each forward pass of a sweep.
 
     Returns:
         A row for each score and head, and for two models how alike each head is to itself.
 
     Raises:
-        InputError: one analysis and one model; no batches for two models; analyses of different text or metric.
+        InputError: one analysis and one model; no batches or scores for two models, or batches that one of them does
+            not take; analyses of different text or metric.
     """
     if isinstance(first, Analysis) and isinstance(second, Analysis):
         return _of_analyses(first, second, names)
     if isinstance(first, Analysis) or isinstance(second, Analysis):
         raise InputError("compare takes two analyses or two models, not one of each")
     kept = list(batches) if batches is not None else []
-    if not kept:
-        raise InputError("two models are compared on text: pass batches")
-    return _of_models(first, second, kept, scores, metric, names, progress)
+    if not kept or not scores:
+        raise InputError("two models are compared on text, by at least one score: pass batches and scores")
+    check_takes(second, kept[0])
+    anatomies = tuple(discover(model, probe_example(model, kept[0])) for model in (first, second))
+    judge = resolve_metric(metric, first, anatomies[0], kept[0])
+    frames: list[pd.DataFrame] = []
+    facts: dict[str, Any] = {}
+    for score in scores:
+        skipped = 0 if score in _BY_METRIC else skip_first
+        sides = [
+            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skipped, progress=progress)
+            for model, anatomy in zip((first, second), anatomies, strict=True)
+        ]
+        frames.append(_on_the_same_text(sides))
+        facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
+    alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first)
+    return Contrast(names, pd.concat(frames, ignore_index=True), alike, {**facts, "of": "models"})
 
 
 def _of_analyses(first: Analysis, second: Analysis, names: tuple[str, str]) -> Contrast:
@@ -175,104 +180,58 @@ def _of_analyses(first: Analysis, second: Analysis, names: tuple[str, str]) -> C
     if names == ("first", "second"):
         names = (str(first.facts.get("model", "first")), str(second.facts.get("model", "second")))
     both = [name for name in first.scores if name in second.scores]
-    frame = pd.concat([_by_head(first.scores[name], second.scores[name]) for name in both], ignore_index=True)
-    return Contrast(names, frame, None, {"documents": first.facts.get("documents"), "of": "analyses"})
+    frame = pd.concat([_independent(first.scores[name], second.scores[name]) for name in both], ignore_index=True)
+    facts = {k: v for k, v in first.importance.facts.items() if k in ("documents", "tokens", "why_no_interval")}
+    return Contrast(names, frame, None, {**facts, "of": "analyses"})
 
 
-def _of_models(
-    first: nn.Module,
-    second: nn.Module,
-    batches: Sequence[Batch],
-    scores: Sequence[str],
-    metric: str | Metric | Callable[..., Tensor],
-    names: tuple[str, str],
-    progress: Callable[[int], None] | None,
-) -> Contrast:
-    anatomies = [discover(model, probe_example(model, batches[0])) for model in (first, second)]
-    frames = []
-    for name in scores:
-        if name == "ablation":
-            judge = resolve_metric(metric, first, anatomies[0], batches[0])
-            effects = [
-                head_effects(model, batches, judge, anatomy, progress=progress)
-                for model, anatomy in zip((first, second), anatomies, strict=True)
-            ]
-            frames.append(_by_row(effects, anatomies))
-        else:
-            tables = [
-                importance(model, batches, name, metric, anatomy=anatomy, progress=progress)
-                for model, anatomy in zip((first, second), anatomies, strict=True)
-            ]
-            frames.append(_by_head(*tables))
-    alike = similarity(first, batches, "cka", other=second, anatomy=anatomies[0])
-    facts = {"of": "models", "documents": alike.facts["documents"], "tokens": alike.facts["tokens"]}
-    return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
-
-
-def _by_head(first: HeadTable, second: HeadTable) -> pd.DataFrame:
-    """Two tables set side by side; the error of a change is that of two independent numbers."""
-    a, b = (table.to_frame().set_index(["layer", "head"]) for table in (first, second))
-    heads = a.index.union(b.index)
-    a, b = a.reindex(heads), b.reindex(heads)
-    change = b["score"] - a["score"]
-    half = np.hypot((a["high"] - a["low"]) / 2, (b["high"] - b["low"]) / 2)
-    # the middle of an interval need not be the score: the change of the middles is what the interval is about
-    middle = (b["high"] + b["low"] - a["high"] - a["low"]) / 2
-    return _frame(first.name, heads, (a["score"], b["score"]), change, middle - half, middle + half)
-
-
-def _by_row(effects: Sequence[Effects], anatomies: Sequence[Anatomy]) -> pd.DataFrame:
-    """Effects of two models on the same rows: what they differ by in each row is what is averaged and tested."""
-    a, b = effects
+def _on_the_same_text(sides: Sequence[Rated]) -> pd.DataFrame:
+    """One score of two models: the change of each head that both have, on the same documents."""
+    a, b = sides
     heads = [head for head in a.heads if head in b.heads]
-    rows_a, rows_b = ([own.heads.index(head) for head in heads] for own in (a, b))
-    apart = b.values[rows_b] - a.values[rows_a]
-    low, high = mean_spread(apart, a.block).interval()
-    p = np.asarray(sign_flip(apart, a.document))
-    index = pd.MultiIndex.from_tuples([(head.layer, head.head) for head in heads], names=["layer", "head"])
-    paired = pd.DataFrame({"change": apart.mean(1), "low": low, "high": high, "p_value": p}, index=index)
-    paired["q_value"] = false_discovery(p)
-    means = [
-        pd.Series(own.values.mean(1), index=pd.MultiIndex.from_tuples([(h.layer, h.head) for h in own.heads]))
-        for own in effects
-    ]
-    known = [pd.MultiIndex.from_tuples(_pairs(anatomy.heads), names=["layer", "head"]) for anatomy in anatomies]
-    every = known[0].union(known[1])
-    paired = paired.reindex(every)
-    frame = _frame(
-        "ablation", every, (means[0].reindex(every), means[1].reindex(every)), paired["change"], paired["low"],
-        paired["high"],
-    )  # fmt: skip
-    frame["p_value"], frame["q_value"] = paired["p_value"].to_numpy(), paired["q_value"].to_numpy()
-    frame["in"] = _where(every, *known)
-    return frame
+    places = [[side.heads.index(head) for head in heads] for side in sides]
+    if a.rating.spread is None or b.rating.spread is None:
+        return _frame(a.table, b.table, {})
+    change = b.rating.spread.take(places[1]).minus(a.rating.spread.take(places[0]))
+    p = change.p_value()
+    if a.effects is not None and b.effects is not None:
+        p = sign_flip(b.effects.values[places[1]] - a.effects.values[places[0]], a.effects.document)
+    low, high = change.interval()
+    return _frame(a.table, b.table, dict(zip(heads, zip(low, high, p, strict=True), strict=True)))
 
 
-def _pairs(heads: Iterable[HeadId]) -> list[tuple[int, int]]:
-    return [(head.layer, head.head) for head in heads]
+def _independent(first: HeadTable, second: HeadTable) -> pd.DataFrame:
+    """One score of two analyses: the error of a change is that of two independent numbers."""
+    heads = [head for head in first.heads if head in second.heads]
+    a, b = (np.array([table.heads.index(head) for head in heads], dtype=int) for table in (first, second))
+    half = np.hypot((first.high - first.low)[a] / 2, (second.high - second.low)[b] / 2)
+    change = second.score[b] - first.score[a]
+    error = half / student.ppf((1 + LEVEL) / 2, N_BLOCKS - 1)
+    p = Spread(change, error, np.asarray(np.float64(N_BLOCKS - 1))).p_value()
+    return _frame(first, second, dict(zip(heads, zip(change - half, change + half, p, strict=True), strict=True)))
 
 
-def _where(every: pd.MultiIndex, first: pd.MultiIndex, second: pd.MultiIndex) -> npt.NDArray[np.str_]:
-    a, b = every.isin(first), every.isin(second)
-    return np.where(a & b, "both", np.where(a, "first", "second"))
-
-
-def _frame(
-    name: str, heads: pd.MultiIndex, values: tuple[pd.Series, pd.Series], change: pd.Series, low: Any, high: Any
-) -> pd.DataFrame:
-    a, b = values
+def _frame(first: HeadTable, second: HeadTable, changes: Mapping[HeadId, tuple[float, float, float]]) -> pd.DataFrame:
+    """A row for every head of either; changes: (low, high, p) of those that both have."""
+    heads = sorted({*first.heads, *second.heads})
+    nothing = (np.nan, np.nan, np.nan)
+    low, high, p = np.array([changes.get(head, nothing) for head in heads], dtype=np.float64).reshape(-1, 3).T
+    a, b = (np.array([table[head] if head in table.heads else np.nan for head in heads]) for table in (first, second))
+    sides = [("first" if head in first.heads else "") + ("second" if head in second.heads else "") for head in heads]
     return pd.DataFrame(
         {
-            "score": name,
-            "layer": heads.get_level_values(0),
-            "head": heads.get_level_values(1),
-            "in": np.where(a.notna() & b.notna(), "both", np.where(a.notna(), "first", "second")),
-            "first": a.to_numpy(),
-            "second": b.to_numpy(),
-            "change": change.to_numpy(),
-            "low": np.asarray(low),
-            "high": np.asarray(high),
-            "p_value": np.nan,
-            "q_value": np.nan,
+            "score": first.name,
+            "layer": [head.layer for head in heads],
+            "head": [head.head for head in heads],
+            "in": ["both" if side == "firstsecond" else side for side in sides],
+            "first": a,
+            "second": b,
+            "change": b - a,
+            "low": low,
+            "high": high,
+            "p_value": p,
+            "q_value": false_discovery(p),
+            "n_documents": first.facts.get("documents"),
+            "n_tokens": first.facts.get("tokens"),
         }
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from sklearn.manifold import smacof
 
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.tables import PairTable
+from headscope.tables import PairTable, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
 
 Floats = npt.NDArray[np.float64]
 
+_ROUNDING = 1e-12  # radians: what an arc cosine may miss of an angle that is asked for exactly
 METRICS = ("cka_biased", "procrustes")  # measures that are cosines of angles, and so have a metric in their arc cosine
 ANGLE = np.pi / 3  # 60 degrees: the similarity at which clusters part is 0.5
 
@@ -60,15 +62,28 @@ class Clusters:
         return int(self.labels.max())
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns layer, head, cluster, place (along the tree, from 0); a row per head that was grouped."""
+        """Columns layer, head, cluster, place (along the tree, from 0), n_documents, n_tokens.
+
+        A row per head that was grouped.
+        """
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
                 "head": [head.head for head in self.heads],
                 "cluster": self.labels,
                 "place": np.argsort(self.order),
+                "n_documents": self.facts.get("documents"),
+                "n_tokens": self.facts.get("tokens"),
             }
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Write clusters.csv, clusters.parquet (the rows) and clusters.json into an existing folder."""
+        about = {
+            "measure": self.measure, "angle": self.angle, "linkage": self.linkage.tolist(),
+            "left_out": [str(head) for head in self.left_out], "facts": dict(self.facts),
+        }  # fmt: skip
+        write_table(Path(folder), "clusters", self.to_frame(), about)
 
     def _repr_html_(self) -> str:
         parted = f"cut at {np.degrees(self.angle):.0f}°" if self.angle is not None else "as many as asked for"
@@ -98,15 +113,23 @@ class HeadMap:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns layer, head, x, y (radians); a row per head on the map."""
+        """Columns layer, head, x, y (radians), n_documents, n_tokens; a row per head on the map."""
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
                 "head": [head.head for head in self.heads],
                 "x": self.points[:, 0],
                 "y": self.points[:, 1],
+                "n_documents": self.facts.get("documents"),
+                "n_tokens": self.facts.get("tokens"),
             }
         )
+
+    def save(self, folder: str | Path) -> None:
+        """Write map.csv, map.parquet (the rows) and map.json into an existing folder."""
+        left_out = [str(head) for head in self.left_out]
+        about = {"measure": self.measure, "stress": self.stress, "left_out": left_out, "facts": dict(self.facts)}
+        write_table(Path(folder), "map", self.to_frame(), about)
 
     def _repr_html_(self) -> str:
         title = f"<p>{len(self.heads)} heads by {self.measure}, stress {self.stress:.3f}{_without(self.left_out)}</p>"
@@ -143,8 +166,8 @@ def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | N
     angle = ANGLE if angle is None and n_clusters is None else angle
     tree = _turn(hierarchy.linkage(squareform(distances), method="average"), distances)
     order = hierarchy.leaves_list(tree).astype(np.int64)
-    if n_clusters is None:
-        found = hierarchy.fcluster(tree, angle, criterion="distance")
+    if angle is not None:
+        found = hierarchy.fcluster(tree, angle + _ROUNDING, criterion="distance")
     else:
         found = hierarchy.fcluster(tree, n_clusters, criterion="maxclust")
     in_order = list(dict.fromkeys(found[order].tolist()))

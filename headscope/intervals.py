@@ -28,23 +28,53 @@ class Spread:
         centre: the middle of the interval.
         error: standard error of the centre; NaN where there is none.
         freedom: degrees of freedom of the error; of the same shape, or one for all.
-        bias: what the centre is expected to lie above the true value; the interval is moved by it.
+        without: (block, …) what the centre becomes without each block, where the error is a jackknife's; else None.
+        sizes: how much each block counts, where there were blocks.
     """
 
     centre: Floats
     error: Floats
     freedom: Floats
-    bias: Floats | float = 0.0
+    without: Floats | None = None
+    sizes: tuple[int, ...] = ()
 
     def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
-        """centre - bias ± Student's t × error: lower and upper ends; NaN where there is no error.
+        """centre ± Student's t × error: lower and upper ends; NaN where there is no error.
 
         Args:
             level: wished coverage, in (0, 1).
         """
         half = student.ppf((1 + level) / 2, self.freedom) * self.error
-        middle = self.centre - self.bias
-        return np.asarray(middle - half), np.asarray(middle + half)
+        return np.asarray(self.centre - half), np.asarray(self.centre + half)
+
+    def take(self, places: Sequence[int]) -> "Spread":
+        """Of some numbers, along the first axis, in the order given."""
+        kept = list(places)
+        freedom = np.broadcast_to(self.freedom, self.centre.shape)[kept]
+        without = None if self.without is None else self.without[:, kept]
+        return Spread(self.centre[kept], self.error[kept], freedom, without, self.sizes)
+
+    def p_value(self) -> Floats:
+        """Two-sided p-values of Student's t that the true value is 0, in [0, 1]; NaN where there is no error.
+
+        Where neither the number nor its error differs from 0, the p-value is 1.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            p = 2 * student.sf(np.abs(self.centre) / self.error, self.freedom)
+        return np.asarray(np.where((self.centre == 0) & (self.error == 0), 1.0, p))
+
+    def minus(self, other: "Spread") -> "Spread":
+        """The spread of a difference between two numbers of the same blocks of documents, which vary together.
+
+        Raises:
+            ValueError: the two were not made from the same blocks, or not by a jackknife.
+        """
+        change = self.centre - other.centre
+        if self.sizes != other.sizes or not self.sizes:
+            raise ValueError("only jackknives over the same blocks of documents can be set against each other")
+        if self.without is None or other.without is None:
+            return Spread(change, np.full_like(change, np.nan), self.freedom)
+        return jackknife_spread(change, list(self.without - other.without), self.sizes)
 
 
 def jackknife(estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], sizes: Sequence[int]) -> Spread:
@@ -93,12 +123,13 @@ def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[i
     """
     freedom = _freedom(np.array(sizes, np.float64))
     if len(sizes) < 2:
-        return Spread(whole, np.full_like(whole, np.nan), np.asarray(freedom))
+        return Spread(whole, np.full_like(whole, np.nan), np.asarray(freedom), None, tuple(sizes))
     parts = (sum(sizes) / np.array(sizes, np.float64)).reshape(-1, *[1] * whole.ndim)
-    pseudo = parts * whole - (parts - 1) * np.stack(list(without))
+    left = np.stack(list(without))
+    pseudo = parts * whole - (parts - 1) * left
     centre = (pseudo / parts).sum(0)
     variance = np.asarray(((pseudo - centre) ** 2 / (parts - 1)).mean(0))
-    return Spread(whole, np.sqrt(variance), np.asarray(freedom), whole - centre)
+    return Spread(whole, np.sqrt(variance), np.asarray(freedom), left, tuple(sizes))
 
 
 def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, " row"]) -> Spread:
@@ -124,11 +155,13 @@ def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, 
     whole = np.asarray(values.mean(-1), np.float64)
     freedom = np.asarray(_freedom(rows.astype(np.float64)))
     if len(names) < 2:
-        return Spread(whole, np.full_like(whole, np.nan), freedom)
+        return Spread(whole, np.full_like(whole, np.nan), freedom, None, tuple(rows.tolist()))
     member = place[:, None] == np.arange(len(names))
     means = values @ (member / rows)
     variance = np.asarray(((means - whole[..., None]) ** 2 / (len(block) / rows - 1)).mean(-1))
-    return Spread(whole, np.sqrt(variance), freedom)
+    parts = len(block) / rows
+    without = (parts * whole[..., None] - means) / (parts - 1)
+    return Spread(whole, np.sqrt(variance), freedom, np.moveaxis(without, -1, 0), tuple(rows.tolist()))
 
 
 def _freedom(sizes: Floats) -> np.float64:
@@ -147,11 +180,16 @@ def _freedom(sizes: Floats) -> np.float64:
 
 def join_spreads(spreads: Sequence[Spread]) -> Spread:
     """One after another along the first axis, each with its own degrees of freedom."""
+    sizes = {spread.sizes for spread in spreads}
+    without = None
+    if len(sizes) == 1 and all(spread.without is not None for spread in spreads):
+        without = np.concatenate([spread.without for spread in spreads if spread.without is not None], axis=1)
     return Spread(
         np.concatenate([spread.centre for spread in spreads]),
         np.concatenate([spread.error for spread in spreads]),
         np.concatenate([np.broadcast_to(spread.freedom, spread.centre.shape) for spread in spreads]),
-        np.concatenate([np.broadcast_to(spread.bias, spread.centre.shape) for spread in spreads]),
+        without,
+        sizes.pop() if len(sizes) == 1 else (),
     )
 
 

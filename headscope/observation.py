@@ -119,7 +119,7 @@ def capture(
 
 @dataclass(frozen=True)
 class Observed:
-    """What a pass went over: documents (or rows), positions that counted, batches."""
+    """What a pass went over: documents (or rows) with a position that counts, these positions, batches."""
 
     n_documents: int
     n_tokens: int
@@ -204,7 +204,7 @@ def observe(
             progress(len(documents))
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    return Observed(len(feed.blocks), feed.n_tokens, n_batches)
+    return Observed(len(feed.documents), feed.n_tokens, n_batches)
 
 
 def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
@@ -219,11 +219,12 @@ class _Feed:
     def __init__(self, statistics: Sequence[Statistic], skip_first: int) -> None:
         self.blocks = Blocks()
         self.n_tokens = 0
+        self.documents: set[int] = set()
         self._statistics = statistics
         self._skip = skip_first
 
     def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int) -> None:
-        self._batch, self._number = batch, number
+        self._batch, self._documents, self._number = batch, documents, number
         # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
         self._block = self.blocks.place(documents, row_lengths(batch))
         self._counted = False
@@ -233,7 +234,9 @@ class _Feed:
         kept = {name: self._positions(site, name, tensor.shape[2]) for name, tensor in tensors.items()}
         if not self._counted:
             # the first site of the forward pass says how many positions the rows have, whatever kind of input it is
-            self.n_tokens += int(next(iter(kept.values())).sum())
+            counts = next(iter(kept.values())).sum(1)
+            self.n_tokens += int(counts.sum())
+            self.documents |= {int(document) for document in self._documents[counts > 0]}
             self._counted = True
         for name, tensor in tensors.items():
             self._check(site, name, tensor, kept[name])

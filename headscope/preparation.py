@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope.batches import Batch
+from headscope.batches import Batch, digest
 from headscope.corpus import text_batches
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy
@@ -142,7 +142,12 @@ def prepare(
         kept = batches if isinstance(batches, Sequence) else list(batches)
         if len(kept) == 0:
             raise InputError("there is no batch to analyse")
-        return Source(network, name, kept, {"text": "batches of the user's own", "text_unit": _unit(kept)})
+        own: dict[str, Any] = {
+            "text": "batches of the user's own",
+            "text_sha256": digest(kept),
+            "text_unit": _unit(kept),
+        }
+        return Source(network, name, kept, own)
     if tokenizer is None:
         raise InputError(
             f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "

@@ -63,8 +63,7 @@ class Redundancy:
             over the dimensions of the widest head), n_documents, n_tokens.
         curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
             `curve_spread`. head is the k-th that all documents together would choose ("constant" for k = 0).
-            Here as there, low and high are for what endless text would give: where documents are few, heads look too
-            much alike and fits carry over badly, and the number itself may lie below its interval.
+            Where documents are few, heads look too much alike and fits carry over badly: both numbers are too low.
         facts: what it was measured on and how; JSON values only.
     """
 
@@ -160,10 +159,12 @@ def rate_redundancy(
     curve = [
         row
         for site in sites if site.layer in moments
-        for row in _curve_rows(site.heads, moments[site.layer], weights[site.layer])
+        for row in (own | counted for own in _curve_rows(site.heads, moments[site.layer], weights[site.layer]))
     ]  # fmt: skip
     return Redundancy(
-        pd.DataFrame(effective, columns=[*_EFFECTIVE, *counted]), pd.DataFrame(curve, columns=[*_CURVE]), facts
+        pd.DataFrame(effective, columns=[*_EFFECTIVE, *counted]),
+        pd.DataFrame(curve, columns=[*_CURVE, *counted]),
+        facts,
     )
 
 

@@ -11,7 +11,7 @@ from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.intervals import jackknife
+from headscope.intervals import jackknife, why_no_interval
 from headscope.observation import observe
 from headscope.repetition import repeated_sequences
 from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
@@ -100,6 +100,8 @@ def roles(
         "repeated_sequences": sum(len(batch["input_ids"]) for batch in sequences),
         "rule": {"sink": SUNK, "half_way": HALF_WAY, "leans_on_sink": LEANS, "broad": BROAD},
     }
+    if why := why_no_interval(observed.n_documents):
+        facts["why_no_interval"] = why
     return role_table(text, repeats, anatomy, tokenizer, facts)
 
 

@@ -1,7 +1,7 @@
 """Importance of heads: gather what a score needs, run the engines once, call the pure part."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,18 +12,18 @@ from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.gradients import gate_gradients
-from headscope.heads import Anatomy
+from headscope.heads import Anatomy, HeadId
 from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.sweep import head_effects
+from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.watching import output_weights
 
-__all__ = ["head_table", "importance"]
+__all__ = ["Rated", "head_table", "importance", "rate_heads"]
 
 
 def importance(
@@ -50,13 +50,53 @@ def importance(
 
     Returns:
         A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.
+
+    Raises:
+        UnknownNameError: no such score or metric.
+        InputError: no batch; skip_first for a score that a metric alone decides.
     """
+    return rate_heads(model, batches, score, metric, anatomy=anatomy, skip_first=skip_first, progress=progress).table
+
+
+@dataclass(frozen=True, eq=False)
+class Rated:
+    """Heads with their score, and what the score was made of.
+
+    Attributes:
+        table: every head of the model.
+        rating: of the heads that can be scored.
+        heads: these heads, in the order of the rating.
+        effects: of taking out each of them, where the score is made of these; None otherwise.
+    """
+
+    table: HeadTable
+    rating: Rating
+    heads: tuple[HeadId, ...]
+    effects: Effects | None
+
+
+def rate_heads(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    score: str | Score,
+    metric: str | Metric | Callable[..., Tensor] = "auto",
+    *,
+    anatomy: Anatomy | None = None,
+    skip_first: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Rated:
+    """As `importance`, with what the table was made of."""
     chosen = SCORES[score]() if isinstance(score, str) else score
     batches, anatomy = _ready(model, batches, anatomy)
     needs = _needs(chosen)
     seen: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     unit = chosen.unit
+    if skip_first and not needs & {"moments"}:
+        raise InputError(
+            f"skip_first={skip_first} leaves positions out of statistics, and {SCORES.name_of(chosen)} is measured by "
+            "a metric, which counts every position; leave skip_first out, or pass a metric of your own"
+        )
     if needs & {"effects", "gate_gradients"}:
         judge = resolve_metric(metric, model, anatomy, batches[0])
         unit = judge.unit if unit == "metric" else unit
@@ -75,7 +115,8 @@ def importance(
         facts |= _facts(observed, skip_first=skip_first)
     if "output_weights" in needs:
         seen["output_weights"] = output_weights(model, anatomy.cuttable)
-    return head_table(chosen, unit, seen, anatomy, facts)
+    table = head_table(chosen, unit, seen, anatomy, facts)
+    return Rated(table, _rate(chosen, seen), anatomy.cuttable.heads, seen.get("effects"))
 
 
 def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]) -> HeadTable:
@@ -89,9 +130,8 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
         facts: for the table.
     """
     rating = _rate(score, seen)
-    scored = [head for site in anatomy.cuttable.sites for head in site.heads]
     place = {head: index for index, head in enumerate(anatomy.heads)}
-    rows = [place[head] for head in scored]
+    rows = [place[head] for head in anatomy.cuttable.heads]
 
     def spread_out(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         column = np.full(len(place), np.nan)

@@ -36,6 +36,7 @@ LEVELS = [
         "judging",
         "measures",
         "pairing",
+        "passes",
         "redundancy",
         "role_scoring",
         "scores",

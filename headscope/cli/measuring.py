@@ -24,8 +24,10 @@ from headscope.cli.options import (
     Skip,
     Split,
     TextFiles,
+    Tokens,
     Windows,
     app,
+    check_same_tokens,
     progress_bar,
     read_batches,
     stdout,
@@ -58,6 +60,9 @@ def similarity_(
     scope: Annotated[str, typer.Option(help="layer, or model: every head with every other")] = "layer",
     other: Annotated[str | None, typer.Option(help="a second model, compared with the first on the same text")] = None,
     memory: Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")] = "2GB",
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as they take")
+    ] = False,
     text: TextFiles = None,
     split: Split = None,
     windows: Windows = 64,
@@ -76,11 +81,18 @@ def similarity_(
     """
     if out is not None:
         check_free(out, force=force)
-    asked = [(MEASURES[name](), of) for name in measure or ["cka"]]
-    how = How(scope=scope, memory=memory, skip_first=skip_first, seed=seed)
+    chosen = [MEASURES[name]() for name in measure or ["cka"]]
+    # of several measures, one that does not compare what was asked for compares its own
+    several = any(of in one.sources for one in chosen)
+    asked = [(one, None if several and of not in one.sources else of) for one in chosen]
+    how = How(scope=scope, memory=memory, intervals=intervals, skip_first=skip_first, seed=seed)
     texts = read_texts(text, split) if text else None
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    second = None if other is None else load_model(other, device=device, dtype=dtype).model
+    second = None
+    if other is not None:
+        loaded_other = load_model(other, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        check_same_tokens(loaded, loaded_other)
+        second = loaded_other.model
     batches = read_batches(loaded, texts, length, windows, seed)
     with progress_bar() as step:
         tables = compare_heads(
@@ -111,7 +123,7 @@ def importance_(
     split: Split = None,
     windows: Windows = 64,
     length: Length = 128,
-    tokens: Annotated[int | None, typer.Option(help="tokens to measure on", show_default="by size")] = None,
+    tokens: Tokens = None,
     skip_first: Skip = 0,
     force: Force = False,
     device: Device = "auto",
@@ -164,7 +176,8 @@ def compare_(
     split: Split = None,
     windows: Windows = 64,
     length: Length = 128,
-    tokens: Annotated[int | None, typer.Option(help="tokens to ablate heads on", show_default="by size")] = None,
+    tokens: Tokens = None,
+    skip_first: Skip = 0,
     force: Force = False,
     device: Device = "auto",
     dtype: Dtype = None,
@@ -186,13 +199,14 @@ def compare_(
     else:
         texts = read_texts(text, split) if text else None
         first, second = (load_model(n, device=device, dtype=dtype, trust_remote_code=trust_remote_code) for n in (a, b))
+        check_same_tokens(first, second)
         batches = read_batches(first, texts, length, windows, seed)
         anatomy = discover(first.model, probe_example(first.model, batches[0]))
         sample = list(sample_batches(batches, tokens or affordable_tokens(first.model, anatomy), seed))
         with progress_bar() as step:
             total = 2 * anatomy.n_heads * len(sample)
             contrast = compare(
-                first.model, second.model, sample, metric=metric, names=(a, b),
+                first.model, second.model, sample, metric=metric, names=(a, b), skip_first=skip_first,
                 progress=lambda done: step("ablation", done, total),
             )  # fmt: skip
     if out is not None:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from headscope.batches import Batch
 from headscope.corpus import text_batches
-from headscope.errors import HeadscopeError
+from headscope.errors import HeadscopeError, InputError
 from headscope.loading import Loaded
 from headscope.texts import Texts
 
@@ -29,14 +29,18 @@ __all__ = [
     "Skip",
     "Split",
     "TextFiles",
+    "Tokens",
     "Windows",
     "app",
+    "check_same_tokens",
     "main",
     "progress_bar",
     "read_batches",
     "refusing",
     "stdout",
 ]
+
+_INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal
 
 app = typer.Typer(
     name="headscope",
@@ -60,9 +64,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), b
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
-Windows = Annotated[int, typer.Option(help="windows of text; 0 for all")]
+Tokens = Annotated[int | None, typer.Option(min=1, help="tokens that each head is ablated on", show_default="by size")]
+Windows = Annotated[int, typer.Option(min=0, help="windows of text; 0 for all")]
 Length = Annotated[int, typer.Option(help="tokens of a window")]
-Skip = Annotated[int, typer.Option(help="positions at the start of each window that do not count (sinks)")]
+Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
 Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")]
 
 
@@ -81,8 +86,34 @@ def refusing(run: Callable[[], object]) -> None:
             typer.echo(f"  {note}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        typer.echo("headscope: interrupted; nothing was written", err=True)
-        sys.exit(1)
+        _interrupted()
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:  # typer's own word for it is the code alone
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    typer.echo("headscope: interrupted; nothing was written", err=True)
+    sys.exit(_INTERRUPTED)
+
+
+def check_same_tokens(first: Loaded, second: Loaded) -> None:
+    """Refuse two models whose tokenizers differ: the same ids would be different words to them.
+
+    Raises:
+        InputError: the vocabularies of the two are not the same.
+    """
+    tokenizers = first.tokenizer, second.tokenizer
+    if None in tokenizers:
+        return
+    one, other = (tokenizer.get_vocab() for tokenizer in tokenizers if tokenizer is not None)
+    if one != other:
+        word = next(word for word in {**one, **other} if one.get(word) != other.get(word))
+        raise InputError(
+            f"{first.name} and {second.name} have different tokenizers ({word!r} is {one.get(word)} in the first and "
+            f"{other.get(word)} in the second), so they do not see the same tokens and cannot be compared"
+        )
 
 
 def read_batches(loaded: Loaded, texts: Texts | None, length: int, windows: int, seed: int) -> Sequence[Batch]:

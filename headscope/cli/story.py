@@ -24,6 +24,7 @@ from headscope.cli.options import (
     Seed,
     Split,
     TextFiles,
+    Tokens,
     Windows,
     app,
     progress_bar,
@@ -104,9 +105,7 @@ def analyze_(
     metric: Metric = "auto",
     windows: Windows = 256,
     length: Length = 128,
-    ablation_tokens: Annotated[
-        int | None, typer.Option(help="tokens that each head is ablated on", show_default="by size")
-    ] = None,
+    ablation_tokens: Tokens = None,
     force: Force = False,
     device: Device = "auto",
     dtype: Dtype = None,

@@ -42,8 +42,7 @@ class Replaceability(Score):
     0 = the prediction makes things worse on unseen documents. ẑ is fitted on one half of the blocks of documents and
     judged on the other; both directions are averaged. A zero or constant head has 1; a layer's only head is predicted
     by the constant alone; NaN where one half holds no document. The interval is a jackknife over blocks, in which
-    fits are made anew without each block; it is about the value of endless text, which a score from little text
-    falls short of, and it allows for that: the score may lie below it.
+    fits are made anew without each block.
 
     Attributes:
         ridge: of the regression, as a share of the mean diagonal of Σ z zᵀ.

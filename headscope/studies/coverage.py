@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +10,21 @@ import torch
 from torch import Tensor
 
 from headscope.measures import MEASURES
+from headscope.measures.cka_biased import cka_biased
+from headscope.measures.predict import explained_share
 from headscope.observation import Blocks
-from headscope.pairing import pair_table
+from headscope.pairing import Computed, pair_table
+from headscope.redundancy import (
+    curve_spread,
+    effective_heads,
+    effective_spread,
+    fit_best,
+    residuals,
+    total_energy,
+)
 from headscope.scores import SCORES
-from headscope.statistics.moments import Moments
+from headscope.scores.replaceability import replaceability
+from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 
@@ -22,9 +32,11 @@ __all__ = ["NAMES", "World", "coverage"]
 
 Floats = npt.NDArray[np.float64]
 
-NAMES = ("cka", "cosine", "replaceability", "norm")
+PAIRS = ("cka", "cka_biased", "procrustes", "cosine", "predict")
+NAMES = (*PAIRS, "replaceability", "norm", "effective heads", "redundancy curve")
 _HEADS, _DIM, _WIDTH = 4, 4, 8
 _SITE = make_site(0, _HEADS, _DIM)
+_ENDLESS = 10**12
 _LEAST = 8  # tokens of the shortest document
 
 
@@ -61,32 +73,31 @@ class World:
             noise = rng.standard_normal((length, len(self.root)))
             yield (np.sqrt(self.within) * own + np.sqrt(1 - self.within) * noise) @ self.root.T
 
+    @property
+    def endless(self) -> Moments:
+        """The moments of endless text, but for the fourth powers, which are left out."""
+        n_rows = _HEADS * (_DIM + 1) + 1
+        square = torch.zeros(n_rows, n_rows, dtype=torch.float64)
+        square[: _HEADS * _DIM, : _HEADS * _DIM] = _ENDLESS * torch.from_numpy(self.root @ self.root.T)
+        square[-1, -1] = _ENDLESS
+        return Moments.of_square((_DIM,) * _HEADS, torch.zeros(_HEADS * _DIM, dtype=torch.float64), square)
+
     def truth(self, name: str) -> Floats:
         """The value of endless text, from the covariance alone."""
-        covariance = torch.from_numpy(self.root @ self.root.T)
-        own = [slice(head * _DIM, (head + 1) * _DIM) for head in range(_HEADS)]
-        if name == "cka":
-            norms = np.array([[float(covariance[a, b].square().sum()) for b in own] for a in own])
-            return np.asarray(norms / np.sqrt(np.outer(norms.diagonal(), norms.diagonal())))
-        if name == "cosine":
-            inner = np.array(
-                [
-                    [float((self.weights[i].T @ self.weights[j] * covariance[a, b]).sum()) for j, b in enumerate(own)]
-                    for i, a in enumerate(own)
-                ]
-            )
-            return np.asarray(inner / np.sqrt(np.outer(inner.diagonal(), inner.diagonal())))
-        energies = [float((w.T @ w * covariance[a, a]).sum()) for w, a in zip(self.weights, own, strict=True)]
+        endless, weights = self.endless, list(self.weights)
+        if name in ("cka", "cka_biased"):  # the same without end
+            return cka_biased(endless)
+        if name == "predict":
+            return explained_share(endless, endless)
+        if name in MEASURES:
+            return MEASURES[name]().compare({"moments": endless, "output_weights": weights})
+        if name == "effective heads":
+            return np.array([effective_heads(endless)])
+        if name == "redundancy curve":
+            return 1 - residuals(fit_best(endless, weights), endless) / total_energy(endless, weights)
         if name == "norm":
-            return np.sqrt(energies)
-        ridge = SCORES["replaceability"]().ridge * float(covariance.diagonal().mean())  # type: ignore[attr-defined]
-        precision = torch.linalg.inv(covariance + ridge * torch.eye(len(covariance)).double())
-        shares = []
-        for a, weight, energy in zip(own, self.weights, energies, strict=True):
-            slope = -torch.linalg.solve(precision[a, a], precision[a])
-            slope[:, a] = -torch.eye(_DIM).double()  # of z - ẑ, negated
-            shares.append(1 - float((weight @ slope @ covariance @ slope.T @ weight.T).trace()) / energy)
-        return np.array(shares)
+            return np.asarray(np.sqrt(contribution_energy(endless, weights) / _ENDLESS))
+        return replaceability(endless, endless, weights)
 
 
 def coverage(
@@ -122,7 +133,11 @@ def coverage(
                 if n_tokens < _LEAST * count:
                     continue
                 rng = np.random.default_rng([seed, unequal, per_dimension, count])
-                held = [_repeat(world, count, n_tokens, unequal, rng, progress) for _ in range(repetitions)]
+                held = []
+                for _ in range(repetitions):
+                    held.append(_repeat(world, count, n_tokens, unequal, rng))
+                    if progress is not None:
+                        progress(1)
                 for name in NAMES:
                     each = np.array([one[name].mean() for one in held])
                     rows.append(
@@ -143,29 +158,32 @@ def _repeat(
     n_tokens: int,
     unequal: bool,
     rng: np.random.Generator,
-    progress: Callable[[int], None] | None,
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Whether each interval of one text holds the truth."""
     share = np.exp(rng.normal(0, 0.8, count)) if unequal else np.ones(count)
     lengths = _LEAST + np.floor((n_tokens - _LEAST * count) * share / share.sum()).astype(int)
     blocks = _sum(list(world.documents(lengths, rng)))
-    seen: dict[str, Any] = {"moments": {0: blocks}, "output_weights": {0: world.weights}}
-    held = {}
-    for name in NAMES:
-        if name in MEASURES:
-            heads = _SITE.heads
-            facts = {"documents": count}
-            weights = seen["output_weights"]
-            table = pair_table(MEASURES[name](), "z", {"moments": {(0,): blocks}}, (heads, None), weights, facts)
-            upper = np.triu_indices(_HEADS, 1)
-            low, high, truth = table.low[upper], table.high[upper], world.truth(name)[upper]
-        else:
-            rating = SCORES[name]().rate(seen)
-            low, high, truth = rating.low, rating.high, world.truth(name)
-        held[name] = (low <= truth) & (truth <= high)
-    if progress is not None:
-        progress(1)
-    return held
+    return {name: _holds(world, name, blocks, count) for name in NAMES}
+
+
+def _holds(world: World, name: str, blocks: Sequence[Moments], count: int) -> npt.NDArray[np.bool_]:
+    """Whether each interval of one number holds the truth."""
+    truth = world.truth(name)
+    if name in PAIRS:
+        weights, measure = {0: world.weights}, MEASURES[name]()
+        computed: dict[str, Computed] = {need: {(0,): blocks} for need in measure.needs - {"output_weights"}}
+        table = pair_table(measure, measure.sources[0], computed, (_SITE.heads, None), weights, {"documents": count})
+        # those of a head with itself are known; a measure that is not symmetric has two numbers a pair
+        apart = ~np.tri(_HEADS, dtype=bool) if measure.symmetric else ~np.eye(_HEADS, dtype=bool)
+        low, high, truth = table.low[apart], table.high[apart], truth[apart]
+    elif name == "effective heads":
+        low, high = (np.atleast_1d(end) for end in effective_spread(blocks).interval())
+    elif name == "redundancy curve":
+        low, high = curve_spread(blocks, list(world.weights)).interval()
+    else:
+        rating = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: world.weights}})
+        low, high = rating.low, rating.high
+    return np.asarray((low <= truth) & (truth <= high))
 
 
 def _sum(documents: Sequence[Floats]) -> list[Moments]:

@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, what it writes, and how it refuses."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -344,3 +345,37 @@ def test_measuring_refuses_by_name(run: Run, folder: Path, text: Path, arguments
     code, _, err = run(command, folder, "--text", text, *rest)
     assert code == 1
     assert said in err
+
+
+def test_models_of_different_tokenizers_are_not_compared(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    words = json.loads((other / "tokenizer.json").read_text("utf-8"))
+    vocabulary = words["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    (other / "tokenizer.json").write_text(json.dumps(words), "utf-8")
+    for command in (("similarity", folder, "--other", other), ("compare", folder, other)):
+        code, _, err = run(*command, "--text", text)
+        assert code == 1
+        assert "have different tokenizers ('w" in err
+
+
+def test_numbers_that_cannot_be_are_wrong_usage(run: Run, folder: Path) -> None:
+    assert run("importance", folder, "--tokens", "0")[0] == 2
+    assert run("similarity", folder, "--skip-first", "-1")[0] == 2
+
+
+def test_of_applies_to_the_measures_that_compare_it(run: Run, folder: Path, text: Path) -> None:
+    options = ("--text", text, "--windows", "8", "--json")
+    code, out, _ = run("similarity", folder, "--measure", "cka", "--measure", "weights_ov", "--of", "q", *options)
+    assert code == 0
+    assert set(json.loads(out)) == {"cka", "weights_ov"}
+
+
+def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headscope.cli.story.discover", interrupt)
+    code, _, err = run("inspect", folder)
+    assert code == 130
+    assert "interrupted; nothing was written" in err

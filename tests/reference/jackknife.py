@@ -21,4 +21,4 @@ def interval(estimate, groups, level=0.95):
     # as many degrees of freedom as equal blocks of the same effective number (Kish 1965) would have
     freedom = max(n**2 / sum(len(group) ** 2 for group in groups) - 1, 1)
     half = student(freedom).ppf((1 + level) / 2) * math.sqrt(variance)
-    return jackknifed - half, jackknifed + half
+    return everything - half, everything + half

@@ -1,6 +1,7 @@
 """What changed between two models: planted changes are found, nothing is found where nothing changed."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import nn
 
 import headscope as hs
 from headscope.contrast import Contrast, compare
-from headscope.errors import InputError
+from headscope.errors import InputError, StorageError
 from headscope.reference import example
+from tests import models
 
 BUDGET = hs.Budget(ablation_tokens=300, draws=5)
 
@@ -118,3 +120,70 @@ def test_what_cannot_be_compared_is_refused(run: hs.Analysis, trained: Trained) 
     )
     with pytest.raises(InputError, match="different text"):
         compare(run, other)
+
+
+def test_a_change_that_is_the_same_on_every_document_is_told_however_the_documents_differ(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, louder(model, 1, 2, 1.02), batches, scores=("norm",))
+    assert [(row.layer, row.head) for row in contrast.changed.itertuples()] == [(1, 2)]
+    row = contrast.frame.set_index(["layer", "head"]).loc[(1, 2)]
+    assert row["change"] == pytest.approx(0.02 * row["first"], rel=1e-4)
+    assert row["low"] < row["change"] < row["high"]
+    assert (row["high"] - row["low"]) < 0.1 * row["change"] + 1e-6 or row["low"] > 0
+    still = contrast.frame[(contrast.frame["layer"] == 0)]
+    assert (still["change"] == 0).all()
+    assert (still["p_value"] == 1).all()
+
+
+def test_false_discoveries_are_controlled_between_analyses(run: hs.Analysis) -> None:
+    """Tables that differ by noise of the size of their errors: with no control one in five pairs has a change told."""
+    rng = np.random.default_rng(0)
+    table = run.scores["norm"]
+    error = (table.high - table.low) / 2 / 2.262
+    told = 0
+    for _ in range(100):
+        noisy = [
+            dataclasses.replace(
+                run,
+                scores={
+                    "norm": dataclasses.replace(
+                        table, score=(moved := table.score + error * rng.standard_normal(len(error))),
+                        low=moved - 2.262 * error, high=moved + 2.262 * error,
+                    ),
+                    "ablation": run.scores["ablation"],
+                },
+            )
+            for _ in range(2)
+        ]  # fmt: skip
+        told += len(compare(*noisy).changed) > 0
+    assert told <= 10
+
+
+def test_batches_that_the_other_model_does_not_take_are_refused(trained: Trained) -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    small = models.build("gpt2")
+    small.set_input_embeddings(nn.Embedding(5, small.config.n_embd))
+    for call in (lambda: compare(model, small, batches), lambda: hs.similarity(model, batches, other=small)):
+        with pytest.raises(InputError, match=r"the other model, GPT2LMHeadModel, does not take .*one vocab"):
+            call()
+
+
+def test_analyses_of_other_batches_of_one_s_own_are_refused(run: hs.Analysis, trained: Trained) -> None:
+    again = hs.analyze(trained[0], batches=trained[1][::-1], budget=BUDGET)
+    with pytest.raises(InputError, match="different text"):
+        compare(run, again)
+    assert compare(run, run).facts["documents"] == run.importance.facts["documents"]
+
+
+def test_no_score_and_no_folder_are_refused(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="pass batches and scores"):
+        compare(*[trained[0]] * 2, trained[1][:1], scores=())
+    with pytest.raises(StorageError, match="heads"):
+        Contrast.load(tmp_path)
+
+
+def test_one_document_says_why_nothing_is_told(trained: Trained) -> None:
+    one = [{**trained[1][0], "document": torch.zeros(len(trained[1][0]["input_ids"]), dtype=torch.long)}]
+    contrast = compare(trained[0], louder(trained[0], 1, 2, 3.0), one, scores=("norm",))
+    assert contrast.frame["q_value"].isna().all()
+    assert "only 1 document" in contrast.sentence

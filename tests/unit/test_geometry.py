@@ -158,11 +158,12 @@ def test_constant_heads_are_left_out_and_named(make):
 def test_frames_say_where_each_head_is():
     found = cluster(table(groups_of(4, [0, 2], [1, 3]), n_layers=2))
     frame = found.to_frame()
-    assert frame.columns.tolist() == ["layer", "head", "cluster", "place"]
+    assert frame.columns.tolist() == ["layer", "head", "cluster", "place", "n_documents", "n_tokens"]
     assert frame["layer"].tolist() == [0, 0, 1, 1]
     assert frame["cluster"][0] == frame["cluster"][2] != frame["cluster"][1]
     for place, head in enumerate(found.order):
         assert frame["place"][head] == place
+    assert set(frame["n_documents"]) == {3}
     laid = map_heads(table(cosines(0, 4)))
     np.testing.assert_array_equal(laid.to_frame()[["x", "y"]], laid.points)
     assert laid.facts == {"documents": 3, "seed": 0}

@@ -111,3 +111,12 @@ def test_what_does_not_exist_is_named(call: object, error: type[Exception], word
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
     with pytest.raises(error, match=words):
         call(model, batches)  # type: ignore[operator]
+
+
+def test_positions_are_left_out_of_statistics_only_and_a_score_by_metric_says_so() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    for score in ("ablation", "gradient"):
+        with pytest.raises(InputError, match=f"leaves positions out of statistics, and {score} is measured"):
+            hs.importance(model, batches, score, skip_first=2)
+    left = hs.importance(model, batches, "norm", skip_first=2)
+    assert left.facts["tokens"] == sum(int((batch["attention_mask"].sum(1) - 2).sum()) for batch in batches)

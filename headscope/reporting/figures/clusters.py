@@ -70,7 +70,7 @@ def head_scatter(heads: HeadMap, *, ax: Axes | None = None) -> Axes:
     x, y = heads.points.T
     ax.scatter(x, y, c=layers, cmap=palette, norm=norm, s=size, linewidths=0.6, edgecolors=INK, zorder=3)
     frameless(ax)
-    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_aspect("equal", adjustable="box")  # the limits stay as they are: names are placed in them
     ax.margins(0.08)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,5 +1,7 @@
 """Coverage of intervals: how often they hold the truth, against how many documents there are."""
 
+from itertools import cycle
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -19,8 +21,8 @@ def coverage_plot(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             `headscope.studies.coverage`.
         ax: where to draw; a new figure without it.
     """
-    ax = canvas(8.0, 3.6) if ax is None else ax
-    colours = dict(zip(table["name"].unique(), COLOURS.values(), strict=False))
+    ax = canvas(9.0, 3.6) if ax is None else ax
+    colours = dict(zip(table["name"].unique(), cycle(COLOURS.values()), strict=False))
     ax.axhspan(0.90, 0.98, color=GRID, zorder=0)
     ax.axhline(0.95, color=MUTED, linewidth=0.8)
     for place, row in enumerate(table.itertuples()):
@@ -29,7 +31,7 @@ def coverage_plot(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             markersize=4.5, linewidth=1,
         )  # fmt: skip
     middles = {name: own.index.to_series().mean() for name, own in table.reset_index(drop=True).groupby("name")}
-    ax.set_xticks(list(middles.values()), list(middles))
+    ax.set_xticks(list(middles.values()), [name.replace(" ", "\n").replace("_", "\n") for name in middles])
     ax.set_ylabel("share of intervals that hold the truth")
     ax.set_title("○ documents of equal length   □ of unequal length; grey: 90 to 98%", fontsize=8.5, loc="left")
     ax.tick_params(axis="x", length=0)

@@ -200,3 +200,22 @@ def test_names_in_any_script_are_drawn_without_a_warning(
     with caplog.at_level(logging.WARNING, logger="matplotlib"), figures.styling():
         plot(run, label="重要度 (損失) اہمیت").figure.savefig("/dev/null", format="png")
     assert not caplog.records
+
+
+def test_heads_of_two_models_are_drawn_with_their_own_numbers() -> None:
+    heads = tuple(HeadId(layer, head) for layer in range(2) for head in range(4))
+    other = tuple(head for head in heads if str(head) not in ("L0H1", "L1H0"))
+    matrix = np.full((8, 6), np.nan)
+    matrix[:4, :3], matrix[4:, 3:] = np.eye(4)[:, [0, 2, 3]], np.linspace(0, 0.9, 12).reshape(4, 3)
+    pairs = PairTable("cka", "z", heads, matrix, matrix, matrix, {}, None, other)
+    ax = figures.layer_block(pairs, 0)
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "2", "3"]
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1", "2", "3"]
+    assert "H0, H0: 1" in ax.get_title(loc="left")  # a head and itself in the other model is a pair like any other
+    assert len(ax.patches) == 1
+    drawn = figures.layer_blocks(pairs, 6.0)
+    assert [part.get_title(loc="left").split(":")[0] for part in drawn.axes if part.get_title(loc="left")]
+    whole = figures.whole_matrix(pairs)
+    assert whole.get_images()[0].get_array().shape == (8, 6)
+    np.testing.assert_allclose(whole.get_xticks(), [1.5, 4.5])
+    np.testing.assert_allclose(whole.get_yticks(), [2, 6])

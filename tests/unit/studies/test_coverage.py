@@ -7,23 +7,51 @@ import torch
 
 from headscope import intervals
 from headscope.measures import MEASURES
+from headscope.redundancy import curve_spread, effective_spread
 from headscope.scores import SCORES
-from headscope.statistics.moments import total
+from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_truth_is_what_a_very_long_text_gives(name: str) -> None:
+@pytest.fixture(scope="module")
+def long_text() -> tuple[World, list[Moments]]:
     from headscope.studies.coverage import _sum  # what the study feeds the product with
 
     world = World.draw(3, within=0.2)
-    blocks = _sum(list(world.documents([200] * 1000, np.random.default_rng(0))))
-    if name in MEASURES:
-        got = MEASURES[name]().compare({"moments": total(blocks), "output_weights": world.weights})
+    return world, _sum(list(world.documents([200] * 1000, np.random.default_rng(0))))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_truth_is_what_a_very_long_text_gives(name: str, long_text: tuple[World, list[Moments]]) -> None:
+    world, blocks = long_text
+    weights = list(world.weights)
+    if name == "effective heads":
+        got = np.atleast_1d(effective_spread(blocks).centre)
+    elif name == "redundancy curve":
+        got = curve_spread(blocks, weights).centre
+    elif name in MEASURES:
+        halves = total(blocks[::2]), total(blocks[1::2])
+        got = MEASURES[name]().compare({"moments": total(blocks), "halves": halves, "output_weights": weights})
     else:
-        got = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: world.weights}}).score
+        got = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: weights}}).score
     np.testing.assert_allclose(got, world.truth(name), atol=0.02)
-    assert np.ptp(world.truth(name)) > 0.1  # the case is not trivial
+    assert world.truth(name).size == 1 or np.ptp(world.truth(name)) > 0.1  # the case is not trivial
+
+
+def test_truths_are_what_the_covariance_says() -> None:
+    """By hand, in NumPy: the covariance of heads is all that endless text has."""
+    world = World.draw(3, within=0.2)
+    covariance = world.root @ world.root.T
+    a, b = slice(0, 4), slice(4, 8)
+    across, one, two = covariance[a, b], covariance[a, a], covariance[b, b]
+    cka = np.linalg.norm(across) ** 2 / np.linalg.norm(one) / np.linalg.norm(two)
+    nuclear = np.linalg.svd(across, compute_uv=False).sum() / np.sqrt(np.trace(one) * np.trace(two))
+    np.testing.assert_allclose(world.truth("cka")[0, 1], cka, rtol=1e-9)
+    np.testing.assert_allclose(world.truth("procrustes")[0, 1], nuclear, rtol=1e-9)
+    weight = world.weights[0].numpy()
+    np.testing.assert_allclose(world.truth("norm")[0], np.sqrt(np.trace(weight @ one @ weight.T)), rtol=1e-9)
+    left = two - across.T @ np.linalg.inv(one) @ across
+    np.testing.assert_allclose(world.truth("predict")[0, 1], 1 - np.trace(left) / np.trace(two), atol=2e-3)
 
 
 def test_documents_have_tokens_that_are_alike() -> None:
