@@ -8,6 +8,7 @@ import numpy as np
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.statistics import N_BLOCKS
+from headscope.statistics.moments import PANEL
 
 __all__ = ["parse_memory", "plan_passes"]
 
@@ -94,10 +95,10 @@ def _one_after_another(anatomies: Anatomies, layers: Sequence[int], room: float)
 
 
 def _bytes(anatomies: Anatomies, layers: Sequence[int], scope: str, blocks: int) -> float:
-    """Of the upper triangle over all dimensions, for each block of documents and for three sums on the way."""
+    """Of the upper triangle over all dimensions in panels, for each block of documents and three sums on the way."""
     first, second = anatomies
     sites = [site for site in first.sites if site.layer in layers]
     if second is not None:
         sites += [site for site in second.sites if scope == "model" or site.layer in layers]
     rows = sum(site.n_heads * (max(site.head_dim, site.value_dim) + 1) for site in sites)
-    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * rows**2
+    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * rows * (rows + min(rows, PANEL))

@@ -16,7 +16,8 @@ __all__ = ["SOURCES", "BlockSums", "head_rows", "lift", "source"]
 
 SOURCES = ("gated_z", "z", "q", "k", "v", "contribution", "written")
 
-_LEAF = 256  # rows of the squares on the diagonal that are multiplied whole
+_LEAF = 192  # rows of the squares on the diagonal that are multiplied whole
+_LINE = 8  # float64 numbers in a cache line: products of rows that start anywhere else take up to a fifth longer
 _WAIT = 512  # positions that wait for each other: a product of fewer spends its time on reading and writing the sums
 
 Rows = Num[Tensor, "token _ _"]
@@ -44,7 +45,8 @@ def head_rows(tensor: Num[Tensor, "batch head position dim"], kept: Bool[Tensor,
 def lift(parts: Sequence[Rows], pivot: Float64[Tensor, " all_dims"]) -> Float64[Tensor, "token row"]:
     """u = [x ; s ; 1] of every position, float64; parts: of one site after another, of the same positions."""
     n_tokens, n_heads = len(parts[0]), sum(part.shape[1] for part in parts)
-    lifted = pivot.new_empty(n_tokens, len(pivot) + n_heads + 1)
+    width = len(pivot) + n_heads + 1
+    lifted = pivot.new_empty(n_tokens, -(-width // _LINE) * _LINE)[:, :width]
     dim, head = 0, len(pivot)
     for part in parts:
         size = part.shape[1] * part.shape[2]

@@ -13,9 +13,9 @@ from headscope.statistics.pair_sums import PairBlocks
 
 __all__ = ["MinibatchHsic"]
 
-_CONSTANT = 1e-6  # as for moments: below this share of its size, a head's spread is rounding
+_CONSTANT = 1e-12  # as for moments: below this share of its squares, a head's spread is rounding
 _NOTHING = 1e-12  # of ‖X Xᵀ‖²: below this share, HSIC(x, x) is what rounding leaves of zero
-_STRIP = 2**20  # numbers of Gram matrices that are made at once: few enough to stay in a core's cache
+_STRIP = 2**21  # numbers of Gram matrices that are made at once: few enough for the cache that cores share
 
 
 @STATISTICS.register("minibatch_hsic")
@@ -44,39 +44,55 @@ class MinibatchHsic(GroupedStatistic):
     def relate(self, parts: Sequence[Num[Tensor, "token _ _"]]) -> tuple[Float64[Tensor, "head head"], int]:
         """One product of stacked Gram matrices a minibatch."""
         n_tokens, n_heads = len(parts[0]), sum(part.shape[1] for part in parts)
-        if len({part.shape[2] for part in parts}) == 1:
-            parts = [torch.cat(list(parts), dim=1)]  # one product for all layers
         summed = parts[0].new_zeros(n_heads, n_heads, dtype=torch.float64)
         counted = 0
         for rows in zip(*(torch.tensor_split(part, -(-n_tokens // self.size)) for part in parts), strict=True):
             if len(rows[0]) >= 4:
-                summed += _hsic([_centred(part) for part in rows])
+                summed += _hsic(rows)
                 counted += len(rows[0])
         return summed, counted
 
 
-def _centred(rows: Num[Tensor, "token head dim"]) -> Float64[Tensor, "head token dim"]:
-    """Rows less their mean; zero for a head that is constant."""
+def _centred(
+    rows: Num[Tensor, "token head dim"],
+) -> tuple[Float64[Tensor, "head token dim"], Float64[Tensor, "head token"]]:
+    """Rows less their mean, and their squared lengths; zero for a head that is constant."""
     x = rows.transpose(0, 1).to(torch.float64, copy=True, memory_format=torch.contiguous_format)
-    size = torch.linalg.vector_norm(x, dim=(1, 2))
-    x -= x.mean(1, keepdim=True)
-    x[torch.linalg.vector_norm(x, dim=(1, 2)) <= _CONSTANT * size] = 0
-    return x
+    mean = x.mean(1)
+    x -= mean[:, None]
+    squares = torch.linalg.vector_norm(x, dim=2).square_()  # unlike other spellings it makes nothing of x's size
+    spread = squares.sum(1)
+    constant = spread <= _CONSTANT * (spread + len(rows) * torch.linalg.vecdot(mean, mean))
+    x[constant], squares[constant] = 0, 0
+    return x, squares
 
 
-def _hsic(parts: Sequence[Float64[Tensor, "_ token _"]]) -> Float64[Tensor, "head head"]:
+def _hsic(parts: Sequence[Num[Tensor, "token _ _"]]) -> Float64[Tensor, "head head"]:
     """n × the unbiased HSIC of every two heads over n positions; zero for a head that has none of its own."""
-    n, n_heads = parts[0].shape[1], sum(map(len, parts))
-    products = parts[0].new_zeros(n_heads, n_heads)
-    height = max(1, _STRIP // (n * n_heads))
-    for start in range(0, n, height):
-        # some rows of every Gram matrix at a time
-        strips = torch.cat([(x[:, start : start + height] @ x.mT).flatten(1) for x in parts])
-        products.addmm_(strips, strips.T)
-    squares = torch.cat([torch.linalg.vecdot(x, x) for x in parts])
-    alone = squares.sum(1)
+    centred, lengths = zip(*map(_centred, parts), strict=True)
+    products, squares = _gram_products(centred), torch.cat(lengths)
+    n, alone = squares.shape[1], squares.sum(1)
     hsic = products - n / (n - 2) * squares @ squares.T + torch.outer(alone, alone) / ((n - 1) * (n - 2))
     nothing = hsic.diagonal() <= _NOTHING * products.diagonal()
     hsic[nothing] = 0
     hsic[:, nothing] = 0
     return hsic / (n - 3)
+
+
+def _gram_products(parts: Sequence[Float64[Tensor, "_ token _"]]) -> Float64[Tensor, "head head"]:
+    """⟨K, L⟩ of every two heads' Gram matrices, a strip of rows of all of them at a time.
+
+    They are symmetric: what stands right of a strip's square on the diagonal is made once and counted twice.
+    """
+    n, n_heads = parts[0].shape[1], sum(map(len, parts))
+    products = parts[0].new_zeros(n_heads, n_heads)
+    height = max(1, _STRIP // (n * n_heads))
+    for start in range(0, n, height):
+        stop = min(start + height, n)
+        for columns, times in ((slice(start, stop), 1), (slice(stop, n), 2)):
+            strips = products.new_empty(n_heads, stop - start, columns.stop - columns.start)
+            for own, x in zip(strips.split([len(x) for x in parts]), parts, strict=True):
+                torch.bmm(x[:, start:stop], x[:, columns].mT, out=own)
+            flat = strips.flatten(1)
+            products.addmm_(flat, flat.T, alpha=times)
+    return products

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-__all__ = ["Moments", "constant_heads", "contribution_energy", "pair_norms", "panel_edges", "spreads", "total"]
+__all__ = ["PANEL", "Moments", "constant_heads", "contribution_energy", "pair_norms", "panel_edges", "spreads", "total"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float64]
 # makes that much out of a head that adds one and the same vector at every position.
 _CONSTANT = 1e-12
 _NOTHING = 1e-14  # of ‖W_O‖² Σ‖z‖², the most that Σ‖W_O z‖² can be
-_PANEL = 512  # rows of a panel: large enough for a fast product, small enough to waste little below the diagonal
+PANEL = 768  # rows of a panel: large enough for a fast product, small enough to waste little below the diagonal
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Moments:
         """How many positions were summed."""
         return int(self.panels[-1][-1, -1])
 
-    @property
+    @cached_property
     def sums(self) -> Float64[Tensor, " dim"]:
         """(D,) Σ x."""
         return torch.cat([self.pivot.new_empty(0), *(panel[:, -1] for panel in self.panels[:-1])])
@@ -170,14 +170,14 @@ class Moments:
 
 @cache
 def panel_edges(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """The first head of each panel of rows, and the number of heads: panels of whole heads, of 512 rows at most.
+    """The first head of each panel of rows, and the number of heads: panels of whole heads, of 768 rows at most.
 
     >>> panel_edges((64,) * 20), panel_edges((600, 600)), panel_edges(())
-    ((0, 8, 16, 20), (0, 1, 2), (0,))
+    ((0, 12, 20), (0, 1, 2), (0,))
     """
     edges, height = [0], 0
     for head, dim in enumerate(dims):
-        if height and height + dim > _PANEL:
+        if height and height + dim > PANEL:
             edges.append(head)
             height = 0
         height += dim
@@ -204,8 +204,8 @@ def pair_norms(moments: Moments) -> Float[np.ndarray, "head head"]:
     starts = np.array([own.start for own in moments.slices])
     norms = np.zeros((len(starts), len(starts)))
     for head, start in enumerate(starts):
-        rows = moments.centred_rows(head).numpy()
-        norms[head, head:] = np.add.reduceat(np.einsum("ij,ij->j", rows, rows), starts[head:] - start)
+        squares = moments.centred_rows(head).square_().sum(0).numpy()
+        norms[head, head:] = np.add.reduceat(squares, starts[head:] - start)
     return np.asarray(norms + np.triu(norms, 1).T)
 
 

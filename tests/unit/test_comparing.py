@@ -65,7 +65,7 @@ def test_several_passes_under_little_memory_give_the_same_table() -> None:
     whole = hs.similarity(model, batches, scope="model")
     rows = site.n_heads * (site.head_dim + 1)
     # two layers fit at once, and no more
-    few = hs.similarity(model, batches, scope="model", memory=2 * 4.0 * (2 * rows) ** 2 * 1.01)
+    few = hs.similarity(model, batches, scope="model", memory=2 * 8.0 * (2 * rows) ** 2 * 1.01)
     np.testing.assert_allclose(few.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
     assert np.isfinite(whole.low).all()
     with pytest.raises(InputError, match=r"two layers alone take .* more than"):
@@ -92,7 +92,7 @@ def deep_model() -> GPT2LMHeadModel:
 def test_as_many_passes_as_memory_asks_for(measure: str, sums: int, layers: int, passes: int) -> None:
     model, batches, rows = deep_model(), models.make_batches("gpt2"), []
     whole = hs.similarity(model, batches, measure, scope="model")
-    memory = sums * 4.0 * (layers * 2 * 9) ** 2  # that many layers of two heads of eight dimensions and a square
+    memory = sums * 8.0 * (layers * 2 * 9) ** 2  # that many layers of two heads of eight dimensions
     few = hs.similarity(model, batches, measure, scope="model", memory=memory, progress=rows.append)
     assert len(rows) == passes * len(batches)
     idle = whole.heads.index(hs.HeadId(3, 1))
@@ -326,7 +326,7 @@ def test_within_layers_little_memory_takes_more_passes() -> None:
     model, batches = build_any("gpt2"), models.make_batches("gpt2")
     whole = hs.similarity(model, batches)
     site = hs.discover(model).sites[0]
-    alone = 13 * 4.0 * (site.n_heads * (site.head_dim + 1)) ** 2
+    alone = 13 * 8.0 * (site.n_heads * (site.head_dim + 1)) ** 2
     few = hs.similarity(model, batches, memory=1.01 * alone)
     np.testing.assert_array_equal(few.matrix, whole.matrix)
     np.testing.assert_array_equal(few.low, whole.low)
@@ -339,7 +339,7 @@ def test_intervals_across_the_model_are_made_on_request_in_as_many_passes_as_the
     torch.manual_seed(0)
     model, batches = GPT2LMHeadModel(config), models.make_batches("gpt2")
     rows = 2 * (8 + 1)
-    room = 13 * 4.0 * (3 * rows) ** 2  # all blocks of three layers
+    room = 13 * 8.0 * (3 * rows) ** 2  # all blocks of three layers
     plain = hs.similarity(model, batches, scope="model", memory=room)
     assert np.isnan(plain.low).all()
     asked = hs.similarity(model, batches, scope="model", memory=room, intervals=True)

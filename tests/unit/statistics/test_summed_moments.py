@@ -53,9 +53,9 @@ def test_layers_of_different_dimensions_stand_side_by_side():
 
 
 def test_about_half_of_the_square_is_held():
-    stream = make_stream(n_layers=6, n_heads=8, dim=64, lengths=((5, 9),))
-    (block,) = feed(SummedMoments(scope="model", blocks=1), stream).compute()[tuple(range(6))]
-    rows = 6 * 8 * 65 + 1
+    stream = make_stream(n_layers=12, n_heads=8, dim=64, lengths=((5, 9),))
+    (block,) = feed(SummedMoments(scope="model", blocks=1), stream).compute()[tuple(range(12))]
+    rows = 12 * 8 * 65 + 1
     assert sum(panel.numel() for panel in block.panels) < 0.6 * rows**2
 
 
