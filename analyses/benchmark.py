@@ -14,7 +14,9 @@ from headscope.cli import refusing
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import figure_of, ratios
-from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
+from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching, machine
+from headscope.studies.memory import bench_memory
+from headscope.studies.peers import transformer_lens
 
 
 def main(
@@ -27,17 +29,23 @@ def main(
     """Time every arm and write the table of ratios."""
     check_free(out, force=force)
     cases = CASES[:1] if quick else CASES
-    names = model or [str(demo_model(name)) for name in list(DEMO_MODELS)[: 1 if quick else None]]
+    demo = {str(demo_model(name)): DEMO_MODELS[name] for name in list(DEMO_MODELS)[: 1 if quick else None] if not model}
     frames = [bench(case, rounds) for case in cases for bench in (bench_pairs, bench_minibatch)]
-    for name in names:
+    for name in model or demo:
         loaded = hs.load_model(name)
         batches = loaded.batches or list(hs.text_batches(loaded.tokenizer, length=128, windows=64))
-        frames.append(bench_watching(loaded.model, batches, loaded.name, rounds))
-    table = pd.concat(frames, ignore_index=True)
+        peers, why_none = transformer_lens(loaded.model, loaded.tokenizer)
+        if why_none:
+            print(f"without peers: {why_none}")
+        called = demo.get(name, loaded.name)
+        frames.append(bench_watching(loaded.model, batches, called, rounds, peers))
+        frames.append(bench_memory(loaded.model, batches, called, ("1GB", "4GB")))
+    table = pd.concat(frames, ignore_index=True).assign(machine=machine())
     with new_folder(out, force=force) as new:
         table.to_csv(new / "benchmark.csv", index=False)
         figure_of(ratios(table)).savefig(new / "benchmark.png", dpi=150)
-    print(table.to_string(index=False, float_format="{:.3f}".format))
+    print(machine())
+    print(table.drop(columns="machine").to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

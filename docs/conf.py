@@ -38,4 +38,5 @@ def setup(app: Any) -> None:
     sys.path.insert(0, str(here))  # pages.py stands beside this file
     from pages import write_pages
 
-    app.connect("builder-inited", lambda _: write_pages(here / "_generated", here / "coverage.csv"))
+    results = here / "coverage.csv", here / "benchmark.csv"
+    app.connect("builder-inited", lambda _: write_pages(here / "_generated", *results))

@@ -1,4 +1,5 @@
-"""Pages that are made while the site is built: cards of measures and scores, commands with their options, coverage.
+"""Pages that are made while the site is built: cards of measures and scores, commands with their options, coverage,
+ratios.
 
 Each function gives a piece of Markdown; the pages beside this file include it.
 """
@@ -19,7 +20,7 @@ from headscope.measures import MEASURES, Measure
 from headscope.registry import Registry
 from headscope.scores import SCORES
 
-__all__ = ["cards", "commands", "coverage", "write_pages"]
+__all__ = ["cards", "commands", "coverage", "ratios", "write_pages"]
 
 _TITLES = {
     "formula": "Formula",
@@ -34,7 +35,7 @@ _TITLES = {
 _WISHED = (0.90, 0.98)  # what coverage should lie between, where 95% are promised
 
 
-def write_pages(folder: Path, coverage_file: Path) -> None:
+def write_pages(folder: Path, coverage_file: Path, benchmark_file: Path) -> None:
     """Write every piece into a folder; those that are as they were are left alone, so that nothing is built twice."""
     folder.mkdir(exist_ok=True)
     pieces = {
@@ -42,6 +43,7 @@ def write_pages(folder: Path, coverage_file: Path) -> None:
         "scores": cards(SCORES),
         "commands": commands(),
         "coverage": coverage(coverage_file),
+        "benchmark": ratios(benchmark_file),
     }
     for name, piece in pieces.items():
         path = folder / f"{name}.md"
@@ -191,3 +193,16 @@ def coverage(path: Path) -> str:
 def _percent(share: float) -> str:
     words = f"{100 * share:.1f}"
     return words if _WISHED[0] <= share <= _WISHED[1] else f"**{words}**"
+
+
+def ratios(path: Path) -> str:
+    """What watching and comparing cost, a table for each piece of work."""
+    if not path.exists():
+        return f"No result is committed; `python analyses/benchmark.py --out benchmark` makes {path.name}.\n"
+    table = pd.read_csv(path, keep_default_na=False)
+    lines = []
+    for work, own in table.groupby("work", sort=False):
+        lines += ["", f"**{_plain(work[0].upper() + work[1:])}**", "", "| | | ratio | goal |", "|---|---|---:|---|"]
+        lines += [f"| {row.case} | {_plain(row.arm)} | {row.ratio:.2f} | {row.goal} |" for row in own.itertuples()]
+    run = f"Run with {', then '.join(table['machine'].unique())}; as a table: [{path.name}]({path.name})."
+    return "\n".join([*lines, "", run, ""])

@@ -64,10 +64,15 @@ class HeadTable:
     def _repr_html_(self) -> str:
         return f"<p>{self.name} ({self.unit or 'no unit'})</p>" + self.to_frame().to_html(index=False)
 
-    def save(self, folder: str | Path) -> None:
-        """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder."""
+    def save(self, folder: str | Path, name: str | None = None) -> None:
+        """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder.
+
+        Args:
+            folder: where.
+            name: what the files are called; the score's name without it.
+        """
         about = {"name": self.name, "unit": self.unit, "columns": list(self.columns), "facts": dict(self.facts)}
-        write_table(Path(folder), self.name, self.to_frame(), about)
+        write_table(Path(folder), name or self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
@@ -137,8 +142,13 @@ class PairTable:
     def _repr_html_(self) -> str:
         return f"<p>{self.name} of {self.of}</p>" + self.to_frame().to_html(index=False, max_rows=40)
 
-    def save(self, folder: str | Path) -> None:
-        """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder."""
+    def save(self, folder: str | Path, name: str | None = None) -> None:
+        """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder.
+
+        Args:
+            folder: where.
+            name: what the files are called; the measure's name without it.
+        """
         about = {
             "name": self.name,
             "of": self.of,
@@ -147,7 +157,7 @@ class PairTable:
             "null": self.null is not None,
             "facts": dict(self.facts),
         }
-        write_table(Path(folder), self.name, self.to_frame(), about)
+        write_table(Path(folder), name or self.name, self.to_frame(), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:

@@ -3,15 +3,19 @@
 Seconds mean little on a machine that others use too; the ratio of two arms that were timed in turn means more.
 """
 
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from scipy.linalg import blas
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
@@ -22,9 +26,10 @@ from headscope.observation import observe
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
+from headscope.studies.peers import Peer
 from headscope.watching import watch
 
-__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "take_turns"]
+__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "machine", "take_turns"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +48,14 @@ class Case:
 
 
 CASES = (Case(6, 12, 32, 4096), Case(12, 12, 64, 4096), Case(18, 4, 256, 2048))
+
+
+def machine() -> str:
+    """What seconds were taken on, in words."""
+    return (
+        f"torch {torch.__version__}, transformers {version('transformers')}, {torch.get_num_threads()} threads of "
+        f"{platform.machine()}, {date.today():%Y-%m-%d}"
+    )
 
 
 def take_turns(arms: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
@@ -66,8 +79,9 @@ def bench_pairs(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
     """Exact unbiased CKA of every two heads against a bare product, and against pair by pair, all in float64.
 
     The bare product is XᵀX in one call, its time scaled by (N + 1) / 2N, the share of head blocks on and above the
-    diagonal. Pair by pair is NumPy: for every two heads the product of their outputs, and the sums that the unbiased
-    estimate takes.
+    diagonal: the rate of the square, which no product of the triangle alone reaches. The other bare product is such a
+    one, BLAS's syrk. Pair by pair is NumPy: for every two heads the product of their outputs, and the sums that the
+    unbiased estimate takes.
 
     Args:
         case: the shape.
@@ -84,6 +98,7 @@ def bench_pairs(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
     arms: dict[str, Callable[[], Any]] = {
         "headscope": lambda: cka(_all_moments(layers, case)),
         "bare product": lambda: flat.T @ flat,
+        "bare product, triangle": lambda: blas.dsyrk(1.0, flat.numpy().T),
         "pair by pair": lambda: _pair_by_pair(heads),
     }
     gap = np.abs(arms["headscope"]() - arms["pair by pair"]()).max()
@@ -124,7 +139,9 @@ def bench_minibatch(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds: int = 5) -> pd.DataFrame:
+def bench_watching(
+    model: nn.Module, batches: Sequence[Batch], name: str, rounds: int = 5, peers: Mapping[str, Peer] | None = None
+) -> pd.DataFrame:
     """One pass over some text, watched in several ways, against the same pass unwatched.
 
     Args:
@@ -132,6 +149,7 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
         batches: the text.
         name: what the model is called.
         rounds: of timing.
+        peers: other tools that watch, by name; see `headscope.studies.peers`.
 
     Returns:
         As `bench_pairs`; ratio is to the unwatched pass.
@@ -157,6 +175,14 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
         observe(model, batches, [statistic], anatomy=anatomy.cuttable)
         statistic.compute()  # what waits is summed then at the latest
 
+    def with_peer(peer: Peer) -> Callable[[], None]:
+        def run() -> None:
+            with torch.no_grad():
+                for batch in batches:
+                    peer({name: value for name, value in batch.items() if name != "document"} | extra)
+
+        return run
+
     arms = {
         "unwatched": plain,
         "q, k, v, z": watched("q", "k", "v", "z"),
@@ -165,6 +191,7 @@ def bench_watching(model: nn.Module, batches: Sequence[Batch], name: str, rounds
     }
     if hasattr(model, "set_attn_implementation"):
         arms["output_attentions"] = lambda: _with_maps(model, batches, extra)
+    arms |= {label: with_peer(peer) for label, peer in (peers or {}).items()}
     goals = {"q, k, v, z": "at most 1.10", "second moments": "at most 1.30", "maps": "at most 1.6"}
     return _rows("watching one pass", name, take_turns(arms, rounds), "unwatched", goals)
 

@@ -120,6 +120,18 @@ def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Pat
     assert PairTable.load(tmp_path, "cka").matrix.shape == (3, 0)
 
 
+def test_one_measure_of_two_tensors_has_files_of_its_own(tmp_path: Path) -> None:
+    z, q = _pair_table(np.eye(2)), _pair_table(np.full((2, 2), 0.5))
+    z.save(tmp_path)
+    q.save(tmp_path, "cka_of_q")
+    np.testing.assert_array_equal(PairTable.load(tmp_path, "cka").matrix, z.matrix)
+    assert PairTable.load(tmp_path, "cka_of_q").name == "cka"
+    np.testing.assert_array_equal(PairTable.load(tmp_path, "cka_of_q").matrix, q.matrix)
+    score = _head_table(np.array([0.1, 0.2]))
+    score.save(tmp_path, "mean_ablation")
+    np.testing.assert_array_equal(HeadTable.load(tmp_path, "mean_ablation").score, score.score)
+
+
 def test_parquet_holds_the_same_rows_as_csv_and_the_facts(tmp_path: Path) -> None:
     table = _head_table(np.array([0.1, np.nan, 1e-300]), documents=3, tokens=40)
     table.save(tmp_path)
