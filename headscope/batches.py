@@ -21,6 +21,7 @@ __all__ = [
     "document_ids",
     "evaluating",
     "kept_positions",
+    "last_logits",
     "n_rows",
     "probe_example",
     "row_lengths",
@@ -40,6 +41,11 @@ def device_of(model: nn.Module) -> torch.device:
 def accepts(model: nn.Module, name: str) -> bool:
     """Whether the model's forward names this argument."""
     return name in inspect.signature(model.forward).parameters
+
+
+def last_logits(model: nn.Module) -> dict[str, int]:
+    """The argument that keeps a language model from making logits that nobody looks at; {} for other models."""
+    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
 
 
 def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:

@@ -92,7 +92,8 @@ def similarity(
 
     Returns:
         A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see
-        different positions. Measures of maps carry their value on random tokens as `null`.
+        different positions, as an encoder's and a decoder's in one model. Measures of maps carry their value on random
+        tokens as `null`.
 
     Raises:
         UnknownNameError: no such measure or scope, or a tensor that the measure does not compare.

@@ -31,7 +31,6 @@ __all__ = ["Contrast", "compare"]
 
 Floats = npt.NDArray[np.float64]
 
-_BY_METRIC = ("ablation", "gradient")
 _FALSE = 0.05  # share of false discoveries that is allowed among the heads called changed
 
 
@@ -115,7 +114,7 @@ def compare(
     second: Analysis | nn.Module,
     batches: Iterable[Batch] | None = None,
     *,
-    scores: Sequence[str] = ("ablation", "norm"),
+    scores: str | Sequence[str] = ("ablation", "norm"),
     metric: str | Metric | Callable[..., Tensor] = "auto",
     names: tuple[str, str] = ("first", "second"),
     skip_first: int = 0,
@@ -124,10 +123,10 @@ def compare(
     """What changed between two models, head by head.
 
     Two analyses are compared by their tables: the error of a change is that of two independent numbers, which is
-    cautious where they saw the same text. Two models are run on the same batches, and every change is taken on the same
-    documents: the jackknife is one of the difference. p-values are of a sign-flip test over documents for ablation,
-    else of Student's t; q-values control false discoveries over the heads of a score. Each head is compared with itself
-    in the other model.
+    cautious where they saw the same text, with Welch's degrees of freedom. Two models are run on the same batches, and
+    every change is taken on the same documents: the jackknife is one of the difference. p-values are of a sign-flip
+    test over documents for ablation, else of Student's t; q-values control false discoveries over the heads of a score.
+    Each head is compared with itself in the other model.
 
     Args:
         first, second: two analyses, or two models.
@@ -135,7 +134,8 @@ def compare(
         scores: for two models, which scores; of two analyses all that both hold.
         metric: what the effects of two models are measured by; each against its own intact self.
         names: what the two are called; those of the analyses by default.
-        skip_first: positions at the start of each row that do not count in statistics; ablation counts all.
+        skip_first: positions at the start of each row that do not count; a metric counts every position, so scores that
+            are measured by one, as ablation is, cannot leave any out.
         progress: called with 1 after each forward pass of a sweep.
 
     Returns:
@@ -143,7 +143,7 @@ def compare(
 
     Raises:
         InputError: one analysis and one model; no batches or scores for two models, or batches that one of them does
-            not take; analyses of different text or metric.
+            not take; skip_first with a score by metric; analyses of different text or metric.
     """
     if isinstance(first, Analysis) and isinstance(second, Analysis):
         return _of_analyses(first, second, names)
@@ -156,17 +156,16 @@ def compare(
     anatomies = tuple(discover(model, probe_example(model, kept[0])) for model in (first, second))
     judge = resolve_metric(metric, first, anatomies[0], kept[0])
     frames: list[pd.DataFrame] = []
-    facts: dict[str, Any] = {}
-    for score in scores:
-        skipped = 0 if score in _BY_METRIC else skip_first
+    facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first}
+    for score in dict.fromkeys([scores] if isinstance(scores, str) else scores):
         sides = [
-            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skipped, progress=progress)
+            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skip_first, progress=progress)
             for model, anatomy in zip((first, second), anatomies, strict=True)
         ]
         frames.append(_on_the_same_text(sides))
         facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
     alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first)
-    return Contrast(names, pd.concat(frames, ignore_index=True), alike, {**facts, "of": "models"})
+    return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
 
 
 def _of_analyses(first: Analysis, second: Analysis, names: tuple[str, str]) -> Contrast:
@@ -204,11 +203,18 @@ def _independent(first: HeadTable, second: HeadTable) -> pd.DataFrame:
     """One score of two analyses: the error of a change is that of two independent numbers."""
     heads = [head for head in first.heads if head in second.heads]
     a, b = (np.array([table.heads.index(head) for head in heads], dtype=int) for table in (first, second))
-    half = np.hypot((first.high - first.low)[a] / 2, (second.high - second.low)[b] / 2)
-    change = second.score[b] - first.score[a]
-    error = half / student.ppf((1 + LEVEL) / 2, N_BLOCKS - 1)
-    p = Spread(change, error, np.asarray(np.float64(N_BLOCKS - 1))).p_value()
-    return _frame(first, second, dict(zip(heads, zip(change - half, change + half, p, strict=True), strict=True)))
+    (one, freedom), (two, other) = (_error(table, own) for table, own in ((first, a), (second, b)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        welch = np.fmax((one**2 + two**2) ** 2 / (one**4 / freedom + two**4 / other), 1)
+    change = Spread(second.score[b] - first.score[a], np.hypot(one, two), welch)
+    low, high = change.interval()
+    return _frame(first, second, dict(zip(heads, zip(low, high, change.p_value(), strict=True), strict=True)))
+
+
+def _error(table: HeadTable, rows: npt.NDArray[np.int64]) -> tuple[Floats, float]:
+    """Standard errors of some rows, from their intervals, and the degrees of freedom of these errors."""
+    freedom = float(table.facts.get("freedom", max(min(N_BLOCKS, table.facts.get("documents") or 1) - 1, 1)))
+    return (table.high - table.low)[rows] / 2 / student.ppf((1 + LEVEL) / 2, freedom), freedom
 
 
 def _frame(first: HeadTable, second: HeadTable, changes: Mapping[HeadId, tuple[float, float, float]]) -> pd.DataFrame:

@@ -159,9 +159,9 @@ def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | N
     heads, distances, left_out = _angles(pairs)
     if angle is not None and n_clusters is not None:
         raise InputError("clusters are parted by an angle or by their number: give angle or n_clusters, not both")
-    if n_clusters is not None and not 1 <= n_clusters <= len(heads):
+    if n_clusters is not None and (n_clusters != int(n_clusters) or not 1 <= n_clusters <= len(heads)):
         raise InputError(f"{len(heads)} heads make 1 to {len(heads)} clusters; n_clusters was {n_clusters}")
-    if angle is not None and not angle >= 0:
+    if angle is not None and not 0 <= angle <= np.pi / 2 + _ROUNDING:
         raise InputError(f"angle is in radians, from 0 to π/2 = {np.pi / 2:.4f}; it was {angle}")
     angle = ANGLE if angle is None and n_clusters is None else angle
     tree = _turn(hierarchy.linkage(squareform(distances), method="average"), distances)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headscope.anatomy.linear import matrix
-from headscope.batches import Batch, accepts, kept_positions, n_rows, run_model
+from headscope.batches import Batch, accepts, kept_positions, last_logits, n_rows, run_model
 from headscope.errors import MetricError, UnknownNameError
 from headscope.heads import Anatomy
 
@@ -195,12 +195,10 @@ class Drift(Metric):
     is_distance: ClassVar[bool] = True
 
     def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
-        inputs = dict(batch)
+        inputs = {**batch, **last_logits(model)}  # they are not looked at
         has_head = getattr(model, "base_model", model) is not model
         if has_head and hasattr(model, "config"):
             inputs["output_hidden_states"] = True
-        if accepts(model, "logits_to_keep"):
-            inputs["logits_to_keep"] = 1  # they are not looked at
         return inputs
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
@@ -287,7 +285,7 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
         return "drift"
     rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
     with torch.no_grad():
-        output = run_model(model, rows, **({"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}))
+        output = run_model(model, rows, **last_logits(model))
     logits = _first(output) if getattr(output, "logits", None) is None else output.logits
     if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
         return "drift"

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.batches import (
     Batch,
-    accepts,
     document_ids,
     evaluating,
     kept_positions,
+    last_logits,
     probe_example,
     row_lengths,
     run_model,
@@ -179,8 +178,10 @@ def observe(
         InputError: no batch, no statistic, or no position that counts.
         NumericalError: NaN or infinity in a tensor at a position that counts; the message names the layer.
     """
-    if not statistics or skip_first < 0:
-        raise InputError(f"observe takes at least one statistic, and skip_first from 0 (it was {skip_first})")
+    if not statistics:
+        raise InputError("observe takes at least one statistic")
+    if skip_first < 0:
+        raise InputError(f"skip_first is a number of positions, from 0; it was {skip_first}")
     want = frozenset().union(*(statistic.needs for statistic in statistics))
     batches = iter(batches)
     first = next(batches, None)
@@ -208,9 +209,8 @@ def observe(
 
 
 def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
-    extra: dict[str, Any] = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
     with evaluating(model), torch.no_grad(), watch(model, sites, want, feed.take):
-        run_model(model, batch, **extra)
+        run_model(model, batch, **last_logits(model))
 
 
 class _Feed:

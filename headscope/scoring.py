@@ -140,8 +140,9 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
 
     columns = [spread_out(values) for values in (rating.score, rating.low, rating.high)]
     further = {name: spread_out(values) for name, values in rating.columns.items()}
-    if why := why_no_interval(facts.get("documents", 0)):
-        facts = {**facts, "why_no_interval": why}
+    facts = {**facts, **rating.facts}
+    if why := why_no_interval(facts.get("documents", 0), score.least_documents):
+        facts["why_no_interval"] = why
     name = SCORES.name_of(score)
     made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)

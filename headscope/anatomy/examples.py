@@ -22,8 +22,8 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
     config = getattr(model, "config", None)
     if name is None or config is None:
         raise AnatomyError(
-            f"{type(model).__name__} does not say what it takes; pass example= (or batches=): a dict of tensors, as "
-            "its forward takes them, with two rows and a few tokens"
+            f"{type(model).__name__} does not say what it takes; pass example= (or batches=, or anatomy= from "
+            "discover with an example): a dict of tensors, as its forward takes them, with two rows and a few tokens"
         )
     generator = torch.Generator().manual_seed(0)
     if name == "input_ids":

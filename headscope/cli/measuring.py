@@ -1,6 +1,7 @@
 """Commands that measure one thing: how alike heads are, what each is worth, what they do, what changed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,7 +82,7 @@ def similarity_(
     """
     if out is not None:
         check_free(out, force=force)
-    chosen = [MEASURES[name]() for name in measure or ["cka"]]
+    chosen = [MEASURES[name]() for name in dict.fromkeys(measure or ["cka"])]
     # of several measures, one that does not compare what was asked for compares its own
     several = any(of in one.sources for one in chosen)
     asked = [(one, None if several and of not in one.sources else of) for one in chosen]
@@ -103,7 +104,7 @@ def similarity_(
             for table in tables:
                 table.save(new)
     if as_json:
-        typer.echo(json.dumps({table.name: _records(_apart(table)) for table in tables}))
+        typer.echo(json.dumps({table.name: _as_json(table, _apart(table)) for table in tables}))
         return
     for table in tables:
         _print_pairs(table)
@@ -138,7 +139,7 @@ def importance_(
     """
     if out is not None:
         check_free(out, force=force)
-    chosen = [SCORES[name]() for name in score or ["ablation"]]
+    chosen = [SCORES[name]() for name in dict.fromkeys(score or ["ablation"])]
     texts = read_texts(text, split) if text else None
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     batches = read_batches(loaded, texts, length, windows, seed)
@@ -158,7 +159,7 @@ def importance_(
             for table in tables:
                 table.save(new)
     if as_json:
-        typer.echo(json.dumps({table.name: _records(table.to_frame()) for table in tables}))
+        typer.echo(json.dumps({table.name: _as_json(table, table.to_frame()) for table in tables}))
         return
     for table in tables:
         _print_heads(table)
@@ -171,6 +172,9 @@ def compare_(
     a: Annotated[str, typer.Argument(help="a saved analysis, or a model", show_default=False)],
     b: Annotated[str, typer.Argument(help="another one", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None,
+    score: Annotated[
+        list[str] | None, typer.Option(help=f"of two models: {', '.join(SCORES)}; repeatable [default: ablation, norm]")
+    ] = None,
     metric: Metric = "auto",
     text: TextFiles = None,
     split: Split = None,
@@ -206,19 +210,33 @@ def compare_(
         with progress_bar() as step:
             total = 2 * anatomy.n_heads * len(sample)
             contrast = compare(
-                first.model, second.model, sample, metric=metric, names=(a, b), skip_first=skip_first,
-                progress=lambda done: step("ablation", done, total),
+                first.model, second.model, sample, scores=score or ("ablation", "norm"), metric=metric, names=(a, b),
+                skip_first=skip_first, progress=lambda done: step("ablation", done, total),
             )  # fmt: skip
     if out is not None:
         contrast.save(out, force=force)
     if as_json:
-        typer.echo(json.dumps({"sentence": contrast.sentence, "heads": _records(contrast.frame)}))
+        about = {"sentence": contrast.sentence, "facts": dict(contrast.facts)}
+        typer.echo(json.dumps({**about, "rows": _records(contrast.frame)}))
         return
     _print_contrast(contrast)
 
 
 def _is_analysis(folder: Path) -> bool:
     return (folder / "analysis.json").exists() or (folder / "run" / "analysis.json").exists()
+
+
+def _as_json(table: PairTable | HeadTable, rows: pd.DataFrame) -> dict[str, Any]:
+    """What a table is of, and its rows."""
+    about = {"of": table.of} if isinstance(table, PairTable) else {"unit": table.unit}
+    return {**about, "facts": dict(table.facts), "rows": _records(rows)}
+
+
+def _say_why(facts: Mapping[str, Any]) -> None:
+    """Why something is missing, a line each."""
+    for what, fact in (("intervals", "why_no_interval"), ("tests", "why_no_test")):
+        if fact in facts:
+            typer.echo(f"no {what}: {facts[fact]}")
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -249,8 +267,7 @@ def _print_pairs(table: PairTable) -> None:
         null = [number(row["null"])] if table.null is not None else []
         shown.add_row(row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *null)
     stdout.print(shown)
-    if why := table.facts.get("why_no_interval"):
-        typer.echo(f"no intervals: {why}")
+    _say_why(table.facts)
 
 
 def _print_heads(table: HeadTable) -> None:
@@ -264,8 +281,7 @@ def _print_heads(table: HeadTable) -> None:
         name = f"L{row['layer']}H{row['head']}"
         shown.add_row(name, number(row["score"]), interval(row["low"], row["high"]), *further)
     stdout.print(shown)
-    if why := table.facts.get("why_no_interval"):
-        typer.echo(f"no intervals: {why}")
+    _say_why(table.facts)
 
 
 def _print_contrast(contrast: Contrast) -> None:

@@ -29,6 +29,7 @@ class Rating:
         low, high: ends of the 95% interval; NaN where there is none.
         spread: what the interval was made of, for a score that is made of this one.
         columns: further numbers of each head by name.
+        facts: what a reader must be told of the numbers, such as why there is no test; JSON values.
     """
 
     score: Floats
@@ -36,11 +37,14 @@ class Rating:
     high: Floats
     spread: Spread | None = None
     columns: Mapping[str, Floats] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_spread(cls, spread: Spread, columns: Mapping[str, Floats] | None = None) -> Self:
-        """The centre of a spread with its 95% interval."""
-        return cls(spread.centre, *spread.interval(), spread, columns or {})
+    def from_spread(cls, spread: Spread, columns: Mapping[str, Floats] | None = None, **facts: Any) -> Self:
+        """The centre of a spread with its 95% interval; the table tells the least degrees of freedom of its errors."""
+        if spread.freedom.size:
+            facts["freedom"] = float(spread.freedom.min())
+        return cls(spread.centre, *spread.interval(), spread, columns or {}, facts)
 
 
 class Score(ABC):
@@ -53,10 +57,12 @@ class Score(ABC):
             another score: its `Rating`, made with the settings that the two have in common.
         unit: unit of the score; "metric" stands for the metric's own.
         card: what a reader must know of it.
+        least_documents: how many documents an interval takes.
     """
 
     needs: ClassVar[frozenset[str]]
     unit: ClassVar[str]
+    least_documents: ClassVar[int] = 2
     card: ClassVar[Card]
 
     @abstractmethod

@@ -12,6 +12,11 @@ from headscope.sweep import Effects
 
 __all__ = ["Ablation", "effect_spread"]
 
+_NEVER_NEGATIVE = (
+    "effects on a distance to the intact model are never negative, so their sign says nothing; give size= to test them "
+    "against"
+)
+
 
 @SCORES.register("ablation")
 @dataclass(frozen=True)
@@ -55,11 +60,10 @@ class Ablation(Score):
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
         effects: Effects = seen["effects"]
-        columns = {}
-        if self.size is not None or not effects.is_distance:
-            p = sign_flip(effects.values - (self.size or 0.0), effects.document)
-            columns = {"p_value": p, "q_value": false_discovery(p)}
-        return Rating.from_spread(effect_spread(effects), columns)
+        if self.size is None and effects.is_distance:
+            return Rating.from_spread(effect_spread(effects), why_no_test=_NEVER_NEGATIVE)
+        p = sign_flip(effects.values - (self.size or 0.0), effects.document)
+        return Rating.from_spread(effect_spread(effects), {"p_value": p, "q_value": false_discovery(p)})
 
 
 def effect_spread(effects: Effects) -> Spread:

@@ -39,6 +39,7 @@ class Needed(Score):
     ridge: float = RIDGE
 
     needs: ClassVar[frozenset[str]] = frozenset({"effects", "replaceability"})
+    least_documents: ClassVar[int] = 4  # without any one block, either half must hold another
     unit: ClassVar[str] = "metric"
     card: ClassVar[Card] = Card(
         formula="max(ablation, 0) × (1 - replaceability clipped to [0, 1]).",

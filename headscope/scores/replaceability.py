@@ -53,6 +53,7 @@ class Replaceability(Score):
     ridge: float = RIDGE
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
+    least_documents: ClassVar[int] = 4  # without any one block, either half must hold another
     unit: ClassVar[str] = ""
     card: ClassVar[Card] = Card(
         formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O z‖², ẑ a ridge regression on the layer's other heads and a constant, "
@@ -65,8 +66,8 @@ class Replaceability(Score):
         invariance="Invertible maps of the other heads (up to the ridge); rotation of the residual stream.",
         cost="One pass, and for each layer an inverse of its D dimensions for each block of documents: D³.",
         use="Whether a layer could make up for a head by a linear map of what stays. It needs text: some ten "
-        "tokens for each of the layer's dimensions. Little text makes it too low, and its interval allows "
-        "for that.",
+        "tokens for each of the layer's dimensions. Little text makes it too low, and its interval does "
+        "not mend that.",
         source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
     )
 

@@ -19,7 +19,7 @@ from scipy.linalg import blas
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, accepts, evaluating, probe_example, run_model
+from headscope.batches import Batch, evaluating, last_logits, probe_example, run_model
 from headscope.heads import Site
 from headscope.measures.cka import cka
 from headscope.observation import observe
@@ -29,7 +29,7 @@ from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
 from headscope.watching import watch
 
-__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "machine", "take_turns"]
+__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "machine", "plain_pass", "take_turns"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -155,18 +155,11 @@ def bench_watching(
         As `bench_pairs`; ratio is to the unwatched pass.
     """
     anatomy = discover(model, probe_example(model, batches[0]))
-    extra = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
-
-    def plain() -> None:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                run_model(model, batch, **extra)
 
     def watched(*want: str) -> Callable[[], None]:
         def run() -> None:
-            with evaluating(model), torch.no_grad(), watch(model, anatomy.sites, want, _drop):
-                for batch in batches:
-                    run_model(model, batch, **extra)
+            with watch(model, anatomy.sites, want, _drop):
+                plain_pass(model, batches)
 
         return run
 
@@ -179,36 +172,47 @@ def bench_watching(
         def run() -> None:
             with torch.no_grad():
                 for batch in batches:
-                    peer({name: value for name, value in batch.items() if name != "document"} | extra)
+                    peer({name: value for name, value in batch.items() if name != "document"} | last_logits(model))
 
         return run
 
     arms = {
-        "unwatched": plain,
+        "unwatched": lambda: plain_pass(model, batches),
         "q, k, v, z": watched("q", "k", "v", "z"),
         "maps": watched("pattern"),
         "second moments": moments,
     }
     if hasattr(model, "set_attn_implementation"):
-        arms["output_attentions"] = lambda: _with_maps(model, batches, extra)
+        arms["output_attentions"] = lambda: _with_maps(model, batches)
     arms |= {label: with_peer(peer) for label, peer in (peers or {}).items()}
     goals = {"q, k, v, z": "at most 1.10", "second moments": "at most 1.30", "maps": "at most 1.6"}
     return _rows("watching one pass", name, take_turns(arms, rounds), "unwatched", goals)
+
+
+def plain_pass(model: nn.Module, batches: Sequence[Batch], **extra: Any) -> None:
+    """Run a model over some text and look at nothing; of a language model's logits only the last are made.
+
+    Args:
+        model: the model, run in evaluation mode.
+        batches: the text.
+        extra: further arguments of its forward.
+    """
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            run_model(model, batch, **last_logits(model), **extra)
 
 
 def _drop(site: Site, tensors: dict[str, Tensor]) -> None:
     """Look at nothing: what is timed is making the tensors."""
 
 
-def _with_maps(model: nn.Module, batches: Sequence[Batch], extra: dict[str, Any]) -> None:
+def _with_maps(model: nn.Module, batches: Sequence[Batch]) -> None:
     """Attention maps as transformers gives them: eager attention, and the maps of all layers held at once."""
     config: Any = model.config
     before = config._attn_implementation
     model.set_attn_implementation("eager")  # type: ignore[operator]
     try:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                run_model(model, batch, output_attentions=True, **extra)
+        plain_pass(model, batches, output_attentions=True)
     finally:
         model.set_attn_implementation(before)  # type: ignore[operator]
 

@@ -1,5 +1,6 @@
 """Memory: what comparing every two heads of a model holds at once, as a share of what it was allowed to hold."""
 
+import ctypes
 import gc
 import threading
 from collections.abc import Callable, Sequence
@@ -8,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, accepts, evaluating, probe_example, run_model
+from headscope.batches import Batch, probe_example
 from headscope.comparing import similarity
 from headscope.passes import parse_memory
+from headscope.studies.benchmark import plain_pass
 
 __all__ = ["bench_memory", "peak_memory"]
 
@@ -38,13 +39,7 @@ def bench_memory(model: nn.Module, batches: Sequence[Batch], name: str, allowed:
         what a process holds (it does on Linux).
     """
     anatomy = discover(model, probe_example(model, batches[0]))
-    extra = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
-
-    def plain() -> None:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                run_model(model, batch, **extra)
-
+    plain = partial(plain_pass, model, batches)
     rows: list[dict[str, Any]] = []
     if _HELD.exists():
         plain()  # what a first pass makes once and keeps
@@ -57,8 +52,13 @@ def bench_memory(model: nn.Module, batches: Sequence[Batch], name: str, allowed:
 
 
 def peak_memory(run: Callable[[], Any]) -> float:
-    """Most bytes that the process holds while `run` runs, beyond what it holds before: seen every 10 ms, on Linux."""
+    """Most bytes that the process holds while `run` runs, beyond what it holds before: seen every 10 ms, on Linux.
+
+    What the process has freed, but keeps at hand, is given back first: used again it would not be seen.
+    """
     gc.collect()
+    if hasattr(ctypes.CDLL(None), "malloc_trim"):  # of glibc
+        ctypes.CDLL(None).malloc_trim(0)
     seen = [_held()]
     over = threading.Event()
 

@@ -284,7 +284,9 @@ def test_similarity_prints_and_writes_every_measure_asked(run: Run, folder: Path
     assert run("similarity", folder, *options, "--out", tmp_path / "alike")[0] == 1
     code, out, _ = run("similarity", folder, *options, "--scope", "model", "--json")
     assert code == 0
-    rows = json.loads(out)["cka"]
+    table = json.loads(out)["cka"]
+    assert (table["of"], table["facts"]["scope"]) == ("z", "model")
+    rows = table["rows"]
     assert len(rows) == 16 * 15 // 2
     assert set(rows[0]) == {"head_a", "head_b", "value", "low", "high", "n_documents", "n_tokens"}
 
@@ -296,7 +298,7 @@ def test_similarity_of_two_models(run: Run, folder: Path, text: Path, tmp_path: 
     assert run("prune", folder, "--plan", plan, "--out", smaller, "--text", text)[0] == 0
     code, out, err = run("similarity", folder, "--other", smaller, "--text", text, "--windows", "8", "--json")
     assert (code, err) == (0, "")
-    values = {(row["head_a"], row["head_b"]): row["value"] for row in json.loads(out)["cka"]}
+    values = {(row["head_a"], row["head_b"]): row["value"] for row in json.loads(out)["cka"]["rows"]}
     assert values["L0H0", "L0H0"] == pytest.approx(1)
     assert ("L0H1", "L0H1") not in values
     assert ("L0H1", "L0H2") in values
@@ -312,7 +314,8 @@ def test_importance_prints_and_writes_every_score_asked(run: Run, folder: Path, 
     assert len(hs.HeadTable.load(tmp_path / "worth", "ablation").heads) == 16
     code, out, _ = run("importance", folder, *scores, *options, "--json")
     assert code == 0
-    assert len(json.loads(out)["norm"]) == 16
+    assert len(json.loads(out)["norm"]["rows"]) == 16
+    assert json.loads(out)["ablation"]["unit"] == "nats/token"
 
 
 def test_compare_of_two_analyses_and_of_two_models(

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import headscope as hs
-from headscope.contrast import Contrast, compare
+from headscope.contrast import Contrast, _independent, compare
 from headscope.errors import InputError, StorageError
 from headscope.reference import example
 from tests import models
@@ -94,8 +95,30 @@ def test_two_analyses_are_compared_by_their_tables(run: hs.Analysis, trained: Tr
     norm = contrast.frame[contrast.frame["score"] == "norm"].set_index(["layer", "head"]).loc[(1, 2)]
     assert norm["change"] == pytest.approx(again.scores["norm"]["L1H2"] - run.scores["norm"]["L1H2"])
     assert norm["low"] > 0
-    halves = [(t.high - t.low)[t.heads.index(hs.HeadId(1, 2))] / 2 for t in (run.scores["norm"], again.scores["norm"])]
-    assert (norm["high"] - norm["low"]) / 2 == pytest.approx(np.hypot(*halves))
+    tables = run.scores["norm"], again.scores["norm"]
+    freedom = np.array([table.facts["freedom"] for table in tables])
+    assert (freedom > 1).all()
+    halves = np.array([(t.high - t.low)[t.heads.index(hs.HeadId(1, 2))] / 2 for t in tables])
+    errors = halves / stats.t.ppf(0.975, freedom)
+    welch = (errors**2).sum() ** 2 / (errors**4 / freedom).sum()
+    assert (norm["high"] - norm["low"]) / 2 == pytest.approx(np.hypot(*errors) * stats.t.ppf(0.975, welch))
+    assert norm["p_value"] == pytest.approx(2 * stats.t.sf(norm["change"] / np.hypot(*errors), welch))
+
+
+def test_of_two_documents_no_analysis_tells_a_change() -> None:
+    facts = {"documents": 2, "freedom": 1.0}
+    heads = tuple(hs.HeadId(0, head) for head in range(8))
+    rng = np.random.default_rng(0)
+    first, second = (
+        hs.HeadTable("norm", "", heads, score, score - half, score + half, facts)
+        for score, half in ((rng.normal(size=8), np.full(8, 12.7)), (rng.normal(20, 1, size=8), np.full(8, 12.7)))
+    )
+    frame = _independent(first, second)  # 20 apart, 14 errors: told with nine degrees of freedom, not with two
+    assert (frame["p_value"] < 0.01).all()
+    assert (frame["p_value"] > 1e-3).all()
+    # a table of an earlier version does not tell its freedom: its documents do
+    older = [hs.HeadTable(t.name, t.unit, t.heads, t.score, t.low, t.high, {"documents": 2}) for t in (first, second)]
+    np.testing.assert_allclose(_independent(*older)["p_value"], frame["p_value"])
 
 
 def test_it_comes_back_from_its_folder(trained: Trained, tmp_path: Path) -> None:
@@ -108,6 +131,18 @@ def test_it_comes_back_from_its_folder(trained: Trained, tmp_path: Path) -> None
     assert contrast.alike is not None
     np.testing.assert_array_equal(back.alike.matrix, contrast.alike.matrix)
     assert contrast.sentence.split("<")[0] in contrast._repr_html_()
+
+
+def test_positions_left_out_are_told_and_refused_where_a_metric_counts_them(trained: Trained) -> None:
+    model, batches = trained[0], trained[1][:2]
+    contrast = compare(model, louder(model, 1, 2, 3.0), batches, scores="norm", skip_first=2)
+    assert set(contrast.frame["score"]) == {"norm"}
+    assert contrast.facts["skip_first"] == 2
+    assert contrast.facts["tokens"] == contrast.frame["n_tokens"].iloc[0]
+    with pytest.raises(InputError, match="ablation is measured by a metric, which counts every position"):
+        compare(model, model, batches, skip_first=2)
+    with pytest.raises(InputError, match="skip_first is a number of positions"):
+        compare(model, model, batches, scores="norm", skip_first=-1)
 
 
 def test_what_cannot_be_compared_is_refused(run: hs.Analysis, trained: Trained) -> None:

@@ -115,6 +115,7 @@ def test_where_the_tree_is_cut_is_the_callers_choice():
     np.testing.assert_array_equal(two.labels, cluster(table(cosines(1, 6)), angle=cut).labels)
     for settings_, words in [({"angle": 1.0, "n_clusters": 2}, "not both"), ({"n_clusters": 7}, "1 to 6"),
                              ({"n_clusters": 0}, "1 to 6"), ({"angle": -0.1}, "radians"),
+                             ({"n_clusters": 2.5}, "1 to 6"), ({"angle": 60}, "radians"),
                              ({"angle": float("nan")}, "radians")]:  # fmt: skip
         with pytest.raises(InputError, match=words):
             cluster(pairs, **settings_)

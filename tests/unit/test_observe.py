@@ -277,7 +277,7 @@ def test_what_cannot_be_observed_is_refused() -> None:
         observe(model, [], [_Recorder()])
     with pytest.raises(InputError, match="at least one statistic"):
         observe(model, batches, [])
-    with pytest.raises(InputError, match=r"skip_first from 0 .it was -1."):
+    with pytest.raises(InputError, match=r"skip_first is a number of positions, from 0; it was -1"):
         observe(model, batches, [_Recorder()], skip_first=-1)
     with pytest.raises(InputError, match="no position counts in 2 batches with skip_first=12"):
         observe(model, batches, [_Recorder()], skip_first=12)

@@ -120,3 +120,23 @@ def test_positions_are_left_out_of_statistics_only_and_a_score_by_metric_says_so
             hs.importance(model, batches, score, skip_first=2)
     left = hs.importance(model, batches, "norm", skip_first=2)
     assert left.facts["tokens"] == sum(int((batch["attention_mask"].sum(1) - 2).sum()) for batch in batches)
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("n_documents", [1, 2, 3, 4])
+def test_where_there_is_no_interval_the_table_says_why(name: str, n_documents: int) -> None:
+    model = models.build("gpt2")
+    batch = models.make_batches("gpt2", n_batches=1, rows=8, padded=False)[0]
+    batch = {**batch, "document": torch.arange(len(batch["input_ids"])) % n_documents}
+    table = hs.importance(model, [batch], name)
+    assert np.isnan(table.low).all() == ("why_no_interval" in table.facts)
+    assert np.isnan(table.low).all() == (n_documents < SCORES[name].least_documents)
+
+
+def test_where_effects_are_not_tested_the_table_says_why() -> None:
+    model, batches = models.build("bert"), models.make_batches("bert")
+    plain, sized = (hs.importance(model, batches, hs.Ablation(size=size)) for size in (None, 0.01))
+    assert not plain.columns
+    assert "never negative" in plain.facts["why_no_test"]
+    assert set(sized.columns) == {"p_value", "q_value"}
+    assert "why_no_test" not in sized.facts

@@ -1,5 +1,7 @@
 """Each measure against an independent twin: textbook forms on the raw rows, in NumPy float64, at awkward sizes."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.measures import MEASURES
+from headscope.statistics import minibatch_hsic
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.moments import Moments
 from headscope.weights import Factors, factor_cosine
@@ -104,9 +107,14 @@ def test_a_constant_head_is_nan(name: str, constant: float) -> None:
     assert np.isfinite(got[np.ix_([0, 2], [0, 2])]).all()
 
 
-@given(st.integers(0, 1000), st.sampled_from([1, 12]), st.sampled_from([0.0, 1e4]))
+@given(st.integers(0, 1000), st.sampled_from([1, 12]), st.sampled_from([0.0, 1e4]), st.sampled_from([1, 5_000, 2**21]))
 @settings(deadline=None, max_examples=15)
-def test_minibatch_cka(seed: int, dim: int, offset: float) -> None:
+def test_minibatch_cka(seed: int, dim: int, offset: float, strip: int) -> None:
+    with patch.object(minibatch_hsic, "_STRIP", strip):  # Gram matrices row by row, in strips of a few rows, and whole
+        check_minibatch_cka(seed, dim, offset)
+
+
+def check_minibatch_cka(seed: int, dim: int, offset: float) -> None:
     stream = make_stream(seed, n_layers=1, dim=dim, lengths=((5, 9), (7, 3), (600, 8)), offset=offset)
     rows, documents = stream.rows(), stream.blocks()
     pieces = []
