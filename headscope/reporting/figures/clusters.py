@@ -14,8 +14,8 @@ from scipy.cluster import hierarchy
 
 from headscope.geometry import Clusters, HeadMap
 from headscope.reporting.figures.labels import label_points
-from headscope.reporting.figures.maps import colour_bar
-from headscope.reporting.figures.style import ALIKE, INK, MUTED, PAPER, canvas, figure_of, frameless, styled
+from headscope.reporting.figures.maps import colour_bar, thin_bar
+from headscope.reporting.figures.style import ALIKE, INK, MUTED, PAPER, canvas, figure_of, frameless, room, styled
 from headscope.tables import PairTable
 
 __all__ = ["cluster_matrix", "head_scatter", "layer_bar", "layer_colours"]
@@ -96,18 +96,8 @@ def layer_colours(layers: list[int]) -> tuple[Colormap, BoundaryNorm]:
 def layer_bar(ax: Axes, layers: list[int]) -> None:
     """A thin bar beneath some axes that tells the colours of layers."""
     palette, norm = layer_colours(layers)
-    figure = figure_of(ax)
     shown = sorted(set(layers))
-    step = -(-len(shown) // 12)
-    width = figure.get_figwidth()
-    bar = figure.colorbar(
-        ScalarMappable(norm, palette), ax=ax, location="bottom", shrink=min(1.0, 4.0 / width),
-        aspect=4.0 * min(1.0, width / 4.0) / 0.12, pad=0.02, ticks=shown[::step],
-    )  # fmt: skip
-    bar.ax.minorticks_off()
-    bar.ax.tick_params(length=0)
-    bar.outline.set_visible(False)
-    bar.set_label("layer")
+    thin_bar(ScalarMappable(norm, palette), [ax], "layer", shown[:: -(-len(shown) // 12)])
 
 
 def _frame_clusters(ax: Axes, labels: npt.NDArray[np.int64]) -> None:
@@ -120,11 +110,11 @@ def _frame_clusters(ax: Axes, labels: npt.NDArray[np.int64]) -> None:
 
 def _name_rows(ax: Axes, names: list[str]) -> None:
     middles = np.arange(len(names)) + 0.5
-    room = figure_of(ax).get_figheight() * 72 * 0.62 / len(names)
-    if len(names) <= _NAMED and room >= 3.6:
+    height = room(ax)[1] * 72 * 0.62 / len(names)  # points of a row
+    if len(names) <= _NAMED and height >= 3.6:
         ax.set_yticks(middles, names)
         ax.yaxis.tick_right()
-        ax.tick_params(axis="y", labelsize=min(room * 1.05, 7.5), pad=1)
+        ax.tick_params(axis="y", labelsize=min(height * 1.05, 7.5), pad=1)
     else:
         ax.set_yticks([])
     ax.set_xticks([])
@@ -158,7 +148,7 @@ def _tree(ax: Axes, clusters: Clusters) -> None:
         tree.axhline(np.degrees(clusters.angle), color=INK, linewidth=0.8, dashes=(5, 3))
     tree.set_xticks([])
     tree.yaxis.set_major_formatter("{x:.0f}°")
-    tree.locator_params(axis="y", nbins=4)
+    tree.locator_params(axis="y", nbins=4 if room(ax)[1] >= 7 else 1)
     tree.tick_params(length=2, labelsize=7.5)
     tree.set_ylabel("mean angle")
     frameless(tree, "left")

@@ -1,6 +1,6 @@
 """Layer × head maps of a score."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -8,16 +8,17 @@ import numpy.typing as npt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
 from headscope.formatting import MISSING, brief, power_of_ten, thousands
 from headscope.heads import HeadId
 from headscope.reporting.figures.scales import bend, colours, short, ticks
-from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, styled
+from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, room, styled
 from headscope.tables import HeadTable
 
-__all__ = ["colour_bar", "frame_cell", "head_map", "map_height", "name_ticks"]
+__all__ = ["colour_bar", "frame_cell", "head_map", "map_height", "name_ticks", "thin_bar"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def head_map(
         cells[place[head]] = score
     ax = canvas(8.0, map_height(*cells.shape, 8.0)) if ax is None else ax
     norm = colours(cells)
-    width = figure_of(ax).get_figwidth()
+    width, _ = room(ax)
     roomy = width / (cells.shape[1] + 1) >= 0.5
     power = thousands(cells.ravel())
     sns.heatmap(
@@ -102,14 +103,46 @@ def name_ticks(ax: Axes, which: Literal["x", "y"], numbers: Sequence[int], noun:
 
 def colour_bar(mappable: ScalarMappable, axes: list[Axes], label: str, knee: float | None = None) -> None:
     """A thin bar beneath some axes that tells the values of their colours."""
-    figure = figure_of(axes[0])
     least, most = mappable.get_clim()
-    width = figure.get_figwidth()
+    many = 5 if _bar_width(axes) >= 2.5 else 3
+    bar = thin_bar(mappable, axes, label, ticks(least or 0.0, most or 1.0, knee, many), lambda value, _: short(value))
+    bar.ax.tick_params(length=2)
+
+
+def thin_bar(
+    mappable: ScalarMappable,
+    axes: list[Axes],
+    label: str,
+    shown: Sequence[float],
+    words: Callable[[float, int], str] | None = None,
+) -> Colorbar:
+    """A bar of colours beneath some axes, four inches long where there is room.
+
+    Args:
+        mappable: the colours.
+        axes: beneath which; several take one bar.
+        label: below the bar.
+        shown: values that are named.
+        words: how they are written, from the value and its place; as numbers without it.
+    """
+    figure, length = figure_of(axes[0]), _bar_width(axes)
+    # without an engine that makes room, the bar has to stand clear of the axes' own label: half an inch below them
+    height = figure.get_figheight() * axes[0].get_position().height
+    pad = 0.02 if figure.get_layout_engine() is not None else 0.55 / height
     bar = figure.colorbar(
-        mappable, ax=axes, location="bottom", shrink=min(1.0, 4.0 / width), aspect=4.0 * min(1.0, width / 4.0) / 0.12,
-        pad=0.02, ticks=ticks(least or 0.0, most or 1.0, knee, 5), format=lambda value, _: short(value),
+        mappable, ax=axes, location="bottom", shrink=length / _width(axes),
+        aspect=length / 0.12, pad=pad, ticks=shown, format=words,
     )  # fmt: skip
     bar.ax.minorticks_off()
-    bar.ax.tick_params(length=2)
+    bar.ax.tick_params(length=0)
     bar.outline.set_visible(False)
     bar.set_label(label)
+    return bar
+
+
+def _width(axes: list[Axes]) -> float:
+    return room(axes[0])[0] if len(axes) == 1 else float(figure_of(axes[0]).get_figwidth())
+
+
+def _bar_width(axes: list[Axes]) -> float:
+    return min(_width(axes), 4.0)

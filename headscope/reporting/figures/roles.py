@@ -8,7 +8,7 @@ from matplotlib.patches import Patch
 
 from headscope.formatting import MISSING, fixed
 from headscope.reporting.figures.maps import map_height, name_ticks
-from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, figure_of, frameless, styled
+from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, frameless, room, styled
 from headscope.role_tables import MIXED, ROLES, RoleTable
 
 __all__ = ["role_map"]
@@ -46,7 +46,7 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
     )  # fmt: skip
     ax.invert_yaxis()
     frameless(ax)
-    width, height = figure_of(ax).get_size_inches()
+    width, height = room(ax)
     between = _between_words(width / (columns + 1), height / (rows + 4))
     for head, role, score in zip(table.heads, table.role, table.score, strict=True):
         if not many or between is not None:

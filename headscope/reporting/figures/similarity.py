@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from headscope.formatting import number
 from headscope.heads import HeadId
 from headscope.reporting.figures.maps import colour_bar, frame_cell, name_ticks
-from headscope.reporting.figures.style import ALIKE, BOTH_SIGNS, GRID, INK, PAPER, canvas, figure_of, frameless, styled
+from headscope.reporting.figures.style import ALIKE, BOTH_SIGNS, GRID, INK, PAPER, canvas, frameless, room, styled
 from headscope.tables import PairTable
 
 __all__ = ["layer_block", "layer_blocks", "whole_matrix"]
@@ -32,8 +32,7 @@ def layer_block(pairs: PairTable, layer: int, *, ax: Axes | None = None) -> Axes
     rows, columns = ([i for i, head in enumerate(heads) if head.layer == layer] for heads in _sides(pairs))
     block = _cells(pairs)[np.ix_(rows, columns)]
     _draw(ax, block, _range(pairs))
-    grid = ax.get_gridspec()
-    side = figure_of(ax).get_figwidth() / (1 if grid is None else grid.ncols)
+    side, _ = room(ax)
     for axis, members, heads in zip("yx", (rows, columns), _sides(pairs), strict=True):
         name_ticks(ax, axis, [heads[i].head for i in members], "", most=max(int(4.5 * side), 4))  # type: ignore[arg-type]
     ax.tick_params(labelsize=7, pad=1)

@@ -25,6 +25,7 @@ __all__ = [
     "canvas",
     "figure_of",
     "frameless",
+    "room",
     "styled",
     "styling",
 ]
@@ -109,6 +110,17 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
             return draw(*args, **kwargs)
 
     return inside
+
+
+def room(ax: Axes) -> tuple[float, float]:
+    """Width and height that axes and what is written round them may take, in inches: their cell of a grid."""
+    width, height = figure_of(ax).get_size_inches()
+    cell = ax.get_subplotspec()
+    if cell is None:
+        place = ax.get_position()
+        return float(width * place.width), float(height * place.height)
+    rows, columns = cell.get_gridspec().get_geometry()
+    return float(width * len(cell.colspan) / columns), float(height * len(cell.rowspan) / rows)
 
 
 @styled

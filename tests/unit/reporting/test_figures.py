@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from headscope.heads import HeadId
 from headscope.reporting import figures
@@ -219,3 +221,28 @@ def test_heads_of_two_models_are_drawn_with_their_own_numbers() -> None:
     assert whole.get_images()[0].get_array().shape == (8, 6)
     np.testing.assert_allclose(whole.get_xticks(), [1.5, 4.5])
     np.testing.assert_allclose(whole.get_yticks(), [2, 6])
+
+
+def boxes(texts: list[Text]) -> list[Bbox]:
+    """Where words that are shown stand, in pixels."""
+    return [text.get_window_extent() for text in texts if text.get_visible() and text.get_text()]
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+@pytest.mark.parametrize("name", ["head_map", "whole_matrix"])
+def test_in_a_cell_of_a_grid_the_bar_is_clear_of_the_label_and_its_numbers_of_each_other(
+    name: str, layout: str | None, run: SyntheticAnalysis
+) -> None:
+    figure = Figure(figsize=(12, 8), layout=layout)
+    ax = figure.subplots(2, 3)[0, 0]
+    given = run.pairs["cka"] if name == "whole_matrix" else run.scores["norm"]
+    with figures.styling():
+        assert getattr(figures, name)(given, label="what it tells", ax=ax) is ax
+        figure.draw_without_rendering()
+    (bar,) = (other for other in figure.axes if other.get_label() == "<colorbar>")
+    numbers = boxes(bar.get_xticklabels())
+    assert len(numbers) >= 2
+    assert not any(a.overlaps(b) for a, b in pairwise(numbers))
+    (label,) = boxes([ax.xaxis.label])
+    assert not any(label.overlaps(box) for box in [bar.get_window_extent(), *numbers])
+    assert bar.get_window_extent().width / figure.dpi > 1.5
