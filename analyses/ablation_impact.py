@@ -10,6 +10,7 @@ import typer
 
 import headscope as hs
 from headscope.cli import refusing
+from headscope.cli.options import progress_bar
 from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import figure_of, head_map
 
@@ -29,7 +30,8 @@ def main(
     batches = loaded.batches or hs.text_batches(
         loaded.tokenizer, hs.read_texts(text) if text else None, length=128, windows=windows
     )
-    table = hs.importance(loaded.model, batches, score=hs.Ablation(mode=mode), metric=metric)
+    with progress_bar() as step:
+        table = hs.importance(loaded.model, batches, hs.Ablation(mode=mode), metric, progress=step)
     with new_folder(out, force=force) as new:
         table.save(new)
         figure_of(head_map(table, label=f"{table.facts['metric']} without the head")).savefig(new / "map.png", dpi=150)

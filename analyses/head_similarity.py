@@ -10,6 +10,7 @@ import typer
 
 import headscope as hs
 from headscope.cli import refusing
+from headscope.cli.options import progress_bar
 from headscope.comparing import How, compare_heads
 from headscope.folders import check_free, new_folder
 from headscope.measures import MEASURES
@@ -41,14 +42,16 @@ def main(
     )
     anatomy = hs.discover(loaded.model, None if loaded.batches is None else batches[0])
     every, how, no_sink = [(name, None) for name in MEASURES], How(seed=seed), How(seed=seed, skip_first=1)
-    within = compare_heads(loaded.model, batches, every, how, anatomy=anatomy)
-    without_first = compare_heads(loaded.model, batches, every, no_sink, anatomy=anatomy)
-    across = hs.similarity(
-        loaded.model, batches, "cka_biased", scope="model", memory=memory, intervals=intervals, anatomy=anatomy
-    )
-    needed = hs.redundancy(loaded.model, batches, anatomy=anatomy)
-    norms = hs.importance(loaded.model, batches, "norm", anatomy=anatomy)
-    jobs = hs.roles(loaded.model, batches, loaded.tokenizer, anatomy=anatomy, seed=seed)
+    with progress_bar() as step:
+        seen = {"anatomy": anatomy, "progress": step}
+        within = compare_heads(loaded.model, batches, every, how, **seen)
+        without_first = compare_heads(loaded.model, batches, every, no_sink, **seen)
+        across = hs.similarity(
+            loaded.model, batches, "cka_biased", scope="model", memory=memory, intervals=intervals, **seen
+        )
+        needed = hs.redundancy(loaded.model, batches, **seen)
+        norms = hs.importance(loaded.model, batches, "norm", **seen)
+        jobs = hs.roles(loaded.model, batches, loaded.tokenizer, seed=seed, **seen)
     telling = [place for place, role in enumerate(jobs.role) if role in ("induction", "previous", "next", "duplicate")]
     drawn = {
         "similarity": figures.layer_blocks(within[0], 9.0, label="CKA of z"),

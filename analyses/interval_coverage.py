@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from headscope.cli import refusing
+from headscope.cli.options import progress_bar
 from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import coverage_plot, figure_of
 from headscope.studies.coverage import coverage
@@ -23,7 +24,9 @@ def main(
 ) -> None:
     """Draw texts, make the intervals, count how many hold the truth."""
     check_free(out, force=force)
-    table = coverage((20,), (20,), 20, seed=seed) if quick else coverage(repetitions=repetitions, seed=seed)
+    size = {"tokens_per_dimension": (20,), "n_documents": (20,), "repetitions": 20} if quick else {}
+    with progress_bar() as step:
+        table = coverage(**({"repetitions": repetitions} | size), seed=seed, progress=step)
     with new_folder(out, force=force) as new:
         table.to_csv(new / "coverage.csv", index=False)
         figure_of(coverage_plot(table)).savefig(new / "coverage.png", dpi=150)

@@ -10,6 +10,7 @@ import typer
 
 import headscope as hs
 from headscope.cli import refusing
+from headscope.cli.options import progress_bar
 from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import figure_of, quadrant_plot
 
@@ -23,7 +24,8 @@ def main(
 ) -> None:
     """Rank every head and plan the removal of the least needed."""
     check_free(out, force=force)
-    run = hs.analyze(model, texts=hs.read_texts(text) if text else None)
+    with progress_bar() as step:
+        run = hs.analyze(model, texts=hs.read_texts(text) if text else None, progress=step)
     plan = hs.plan(run.scores["needed"], share=share)
     with new_folder(out, force=force) as new:
         run.candidates.to_csv(new / "candidates.csv", index=False)

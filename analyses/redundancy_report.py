@@ -10,6 +10,7 @@ import typer
 
 import headscope as hs
 from headscope.cli import refusing
+from headscope.cli.options import progress_bar
 from headscope.folders import check_free
 
 
@@ -21,7 +22,8 @@ def main(
 ) -> None:
     """Analyse a model and write its report."""
     check_free(out, force=force)
-    run = hs.analyze(model, texts=hs.read_texts(text) if text else None)
+    with progress_bar() as step:
+        run = hs.analyze(model, texts=hs.read_texts(text) if text else None, progress=step)
     run.report(out, force=force)
     print(run.verdict.sentence)
 

@@ -22,13 +22,14 @@ from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
 from headscope.errors import StorageError
-from headscope.evidence import Progress, gather
+from headscope.evidence import gather
 from headscope.folders import new_folder
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.loading import Loaded
 from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, check_weights, prepare
+from headscope.progress import Progress
 from headscope.reporting import render
 from headscope.splits import sample_batches, split_documents
 from headscope.tables import HeadTable, PairTable, read_number
@@ -152,7 +153,7 @@ def analyze(
         batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at.
-        progress: called as progress(stage, steps done since the last call, steps in all).
+        progress: told of each step; see `headscope.progress`.
 
     Returns:
         Every table, the candidates and the verdict.

@@ -16,6 +16,7 @@ from headscope.nulls import scramble_tokens
 from headscope.observation import observe
 from headscope.pairing import heads_of, pair_table
 from headscope.passes import parse_memory, plan_passes
+from headscope.progress import Progress, part_of
 from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
@@ -69,7 +70,7 @@ def similarity(
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> PairTable:
     """How alike heads are, over the positions of some text, with intervals over its documents.
 
@@ -88,7 +89,7 @@ def similarity(
         anatomy: of `model`; skips the probe.
         skip_first: positions at the start of each row that do not count.
         seed: of the random tokens that maps are compared on beside.
-        progress: called with the number of rows after each batch.
+        progress: told of each batch of each pass; see `headscope.progress`.
 
     Returns:
         A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see
@@ -112,7 +113,7 @@ def compare_heads(
     *,
     anatomy: Anatomy | None = None,
     other: nn.Module | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[PairTable]:
     """Several measures from one pass over the text (and one more over random tokens where maps are compared).
 
@@ -141,7 +142,8 @@ def compare_heads(
             made = [replace(t, facts={**t.facts, **why}) if t.of == "pattern" else t for t in made]
         elif any(ask.of == "pattern" for ask in reading):
             maps = [ask for ask in reading if ask.of == "pattern"]
-            nulls = _read(pair, list(scramble_tokens(kept, how.seed)), maps, how, progress)
+            scrambled = list(scramble_tokens(kept, how.seed))
+            nulls = _read(pair, scrambled, maps, how, part_of(progress, "random tokens"))
             by_ask = dict(zip(maps, nulls, strict=True))
             made = [replace(t, null=by_ask[a].matrix) if a in by_ask else t for a, t in zip(reading, made, strict=True)]
         for place, table in zip(places, made, strict=True):
@@ -203,7 +205,7 @@ class _Pair:
 
 
 def _read(
-    pair: _Pair, batches: Sequence[Batch], asks: Sequence[_Ask], how: How, progress: Callable[[int], None] | None
+    pair: _Pair, batches: Sequence[Batch], asks: Sequence[_Ask], how: How, progress: Progress | None
 ) -> list[PairTable]:
     """Tables of measures that need text, in as many passes as fit into memory."""
     if any(ask.of == "contribution" for ask in asks):
@@ -211,7 +213,7 @@ def _read(
     blocks, parts = _plan(pair, asks, how)
     tables: list[PairTable] = []
     for layers in parts:
-        made = _pass(pair, layers, batches, asks, how, blocks, progress)
+        made = _pass(pair, layers, batches, asks, how, blocks, part_of(progress, parts=len(parts)))
         tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
     return tables
 
@@ -234,7 +236,7 @@ def _pass(
     asks: Sequence[_Ask],
     how: How,
     blocks: int,
-    progress: Callable[[int], None] | None,
+    progress: Progress | None,
 ) -> list[PairTable]:
     statistics = {key: _statistic(*key, how.scope, blocks) for ask in asks for key in ask.statistics}
     part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))

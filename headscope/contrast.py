@@ -22,6 +22,7 @@ from headscope.formatting import count, number
 from headscope.heads import HeadId
 from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
+from headscope.progress import Progress, part_of
 from headscope.scoring import Rated, rate_heads
 from headscope.significance import false_discovery, sign_flip
 from headscope.statistics import N_BLOCKS
@@ -118,7 +119,7 @@ def compare(
     metric: str | Metric | Callable[..., Tensor] = "auto",
     names: tuple[str, str] = ("first", "second"),
     skip_first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Contrast:
     """What changed between two models, head by head.
 
@@ -136,7 +137,7 @@ def compare(
         names: what the two are called; those of the analyses by default.
         skip_first: positions at the start of each row that do not count; a metric counts every position, so scores that
             are measured by one, as ablation is, cannot leave any out.
-        progress: called with 1 after each forward pass of a sweep.
+        progress: told of each step; see `headscope.progress`.
 
     Returns:
         A row for each score and head, and for two models how alike each head is to itself.
@@ -157,14 +158,15 @@ def compare(
     judge = resolve_metric(metric, first, anatomies[0], kept[0])
     frames: list[pd.DataFrame] = []
     facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first}
+    both = part_of(progress, parts=2)
     for score in dict.fromkeys([scores] if isinstance(scores, str) else scores):
         sides = [
-            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skip_first, progress=progress)
+            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skip_first, progress=both)
             for model, anatomy in zip((first, second), anatomies, strict=True)
         ]
         frames.append(_on_the_same_text(sides))
         facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
-    alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first)
+    alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first, progress=progress)
     return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
 
 

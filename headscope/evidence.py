@@ -1,6 +1,6 @@
 """Evidence: what one pass of statistics and one sweep over some documents say about every head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.observation import Observed, observe
 from headscope.pairing import Computed, heads_of, pair_table
+from headscope.progress import Progress
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
 from headscope.scoring import head_table
@@ -22,13 +23,11 @@ from headscope.sweep import head_effects
 from headscope.tables import HeadTable, PairTable
 from headscope.watching import output_weights
 
-__all__ = ["MOST_DIMENSIONS", "Evidence", "Progress", "gather"]
+__all__ = ["MOST_DIMENSIONS", "Evidence", "gather"]
 
 MOST_DIMENSIONS = 4096  # heads x dimensions up to which every head is compared with every other by default
 _PAIRS = ("cka", "cosine")
 _SCORES = ("ablation", "gradient", "norm", "replaceability", "needed")
-
-Progress = Callable[[str, int, int], None]  # stage, steps done since the last call, steps in all
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +70,14 @@ def gather(
         metric: of effects and gradients.
         anatomy: the model's.
         seed: of random directions.
-        progress: told of each batch and each head.
+        progress: told of each batch and each head; see `headscope.progress`.
     """
     cut = anatomy.cuttable
     within, observed, across = _observe(model, batches, cut, progress)
     layered = by_layer(within)
-    n_steps = sum(site.n_heads for site in cut.sites) * len(sample)
-    step = _stepper(progress, "ablation", n_steps)
     weights = output_weights(model, cut)
-    effects = head_effects(model, sample, metric, cut, progress=step)
-    slopes = gate_gradients(model, sample, metric, cut, seed=seed)
+    effects = head_effects(model, sample, metric, cut, progress=progress)
+    slopes = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
     seen = {"moments": layered, "output_weights": weights, "effects": effects, "gate_gradients": slopes}
     swept = {"metric": metric.name, "mode": "zero", "documents": effects.n_documents, "tokens": effects.n_tokens}
     watched = {"documents": observed.n_documents, "tokens": observed.n_tokens}
@@ -113,16 +110,9 @@ def _observe(
     layered = SummedMoments()
     dimensions = sum(site.n_heads * site.value_dim for site in anatomy.sites)
     across = [SummedMoments(scope="model")] if dimensions <= MOST_DIMENSIONS else []
-    step = _stepper(progress, "statistics", len(batches))
-    observed = observe(
-        model, batches, [layered, *across], anatomy=anatomy, progress=None if step is None else lambda _: step(1)
-    )
+    observed = observe(model, batches, [layered, *across], anatomy=anatomy, progress=progress)
     crossed: Computed | None = across[0].compute() if across else None
     return layered.compute(), observed, crossed
-
-
-def _stepper(progress: Progress | None, stage: str, steps: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(stage, done, steps)
 
 
 def _stand_ins(

@@ -14,6 +14,7 @@ from headscope.batches import Batch, device_of, document_ids, evaluating, n_rows
 from headscope.errors import MetricError
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.metrics import Metric
+from headscope.progress import Progress, n_steps
 from headscope.sweep import place_rows
 
 __all__ = ["GateGradients", "gate_gradients"]
@@ -58,7 +59,7 @@ def gate_gradients(
     anatomy: Anatomy,
     directions: int = 4,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> GateGradients:
     """Differentiate a metric by every head's gate, row by row, in one backward pass per batch.
 
@@ -69,7 +70,7 @@ def gate_gradients(
         anatomy: the heads; those of sites that are not prunable are left out.
         directions: for a distance, how many random directions are averaged.
         seed: of the directions.
-        progress: called with 1 after each batch.
+        progress: told of each batch.
 
     Raises:
         MetricError: the metric has no gradient.
@@ -86,7 +87,7 @@ def gate_gradients(
             documents.append(ids)
             tokens.append(row_lengths(batch))
             if progress is not None:
-                progress(1)
+                progress("gradients", 1, n_steps(batches))
     rows = place_rows(documents, tokens)
     return GateGradients(
         heads=tuple(head for site in sites for head in site.heads),

@@ -1,6 +1,6 @@
 """Watching a model run: `capture` to look at tensors, `observe` to run statistics over text in one pass."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -22,6 +22,7 @@ from headscope.batches import (
 )
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
+from headscope.progress import Progress, n_steps
 from headscope.statistics import N_BLOCKS, Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.watching import TENSORS, SiteTensors, watch
@@ -154,7 +155,7 @@ def observe(
     anatomy: Anatomy | None = None,
     other: tuple[nn.Module, Anatomy] | None = None,
     skip_first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Observed:
     """Run a model over batches once and feed every statistic; memory does not grow with the text.
 
@@ -169,7 +170,7 @@ def observe(
         other: a second model that is run on the same batches, and its anatomy; its layers are counted from
             `headscope.statistics.arrivals.OTHER` on.
         skip_first: positions at the start of each row that do not count (attention sinks).
-        progress: called with the number of rows after each batch.
+        progress: told of each batch.
 
     Returns:
         How many documents, positions and batches were seen; the sums are in the statistics.
@@ -183,7 +184,7 @@ def observe(
     if skip_first < 0:
         raise InputError(f"skip_first is a number of positions, from 0; it was {skip_first}")
     want = frozenset().union(*(statistic.needs for statistic in statistics))
-    batches = iter(batches)
+    batches, total = iter(batches), n_steps(batches)
     first = next(batches, None)
     if first is None:
         raise InputError("there is no batch to observe")
@@ -202,7 +203,7 @@ def observe(
             statistic.end_batch()
         n_batches += 1
         if progress is not None:
-            progress(len(documents))
+            progress("watching", 1, total)
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
     return Observed(len(feed.documents), feed.n_tokens, n_batches)

@@ -1,6 +1,6 @@
 """Redundancy: how many heads a layer is worth, and how few of them give back what all of them write."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from headscope.heads import Anatomy, HeadId, Site
 from headscope.intervals import Spread, jackknife, jackknife_spread, why_no_interval
 from headscope.measures.cka_biased import cka_biased
 from headscope.observation import observe
+from headscope.progress import Progress
 from headscope.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
@@ -97,7 +98,7 @@ def redundancy(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Redundancy:
     """The effective number of heads of each layer and of the model, and how much the best k heads give back.
 
@@ -106,7 +107,7 @@ def redundancy(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count.
-        progress: called with the number of rows after each batch.
+        progress: told of each batch; see `headscope.progress`.
 
     Returns:
         A Redundancy. The row of the whole model is there where all layers see the same positions and their heads have

@@ -1,6 +1,6 @@
 """Roles: watch where each head looks, off the sink, and judge it against heads that look anywhere."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.intervals import jackknife, why_no_interval
 from headscope.observation import observe
+from headscope.progress import Progress, part_of
 from headscope.repetition import repeated_sequences
 from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.statistics.role_examples import BestQueries
@@ -38,7 +39,7 @@ def roles(
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> RoleTable:
     """What each head looks at, sink aside: the previous token, the same token elsewhere, delimiters and so on.
 
@@ -68,7 +69,7 @@ def roles(
         anatomy: skips the probe.
         skip_first: queries at the start of each row of the text that do not count.
         seed: of the random sequences.
-        progress: called with the number of rows after each batch.
+        progress: told of each batch; see `headscope.progress`.
 
     Returns:
         A RoleTable with a row per head. NaN: a role that cannot be, such as "next" in a causal layer, those of
@@ -91,7 +92,7 @@ def roles(
     repeats = RoleMasses(["induction"])
     sequences = repeated_sequences(kept, sorted(seen - delimiters), seed)
     if sequences:
-        observe(model, sequences, [repeats], anatomy=anatomy, progress=progress)
+        observe(model, sequences, [repeats], anatomy=anatomy, progress=part_of(progress, "repeated sequences"))
     facts = {
         "documents": observed.n_documents,
         "tokens": observed.n_tokens,

@@ -16,6 +16,7 @@ from headscope.heads import Anatomy, HeadId
 from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
+from headscope.progress import Progress
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
@@ -34,7 +35,7 @@ def importance(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> HeadTable:
     """What each head is worth; higher = more needed (for "replaceability": more replaceable).
 
@@ -46,7 +47,7 @@ def importance(
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count in statistics.
-        progress: called with 1 after each forward pass of a sweep.
+        progress: told of each step of the sweep, of gradients and of the pass over the text; see `headscope.progress`.
 
     Returns:
         A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.
@@ -83,7 +84,7 @@ def rate_heads(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Rated:
     """As `importance`, with what the table was made of."""
     chosen = SCORES[score]() if isinstance(score, str) else score
@@ -106,11 +107,13 @@ def rate_heads(
         effects = seen["effects"] = head_effects(model, batches, judge, anatomy, mode, progress=progress)
         facts |= {"mode": mode, "documents": effects.n_documents, "tokens": effects.n_tokens}
     if "gate_gradients" in needs:
-        slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy)
+        slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy, progress=progress)
         facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
     if "moments" in needs:
         statistic = SummedMoments()
-        observed = observe(model, batches, [statistic], anatomy=anatomy.cuttable, skip_first=skip_first)
+        observed = observe(
+            model, batches, [statistic], anatomy=anatomy.cuttable, skip_first=skip_first, progress=progress
+        )
         seen["moments"] = by_layer(statistic.compute())
         facts |= _facts(observed, skip_first=skip_first)
     if "output_weights" in needs:

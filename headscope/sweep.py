@@ -1,6 +1,6 @@
 """The sweep: what switching heads off does to a metric, measured by running the model without them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
 from headscope.metrics import Metric
 from headscope.observation import Blocks
+from headscope.progress import Progress, n_steps
 
 __all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
 
@@ -77,7 +78,7 @@ def head_effects(
     anatomy: Anatomy,
     mode: str = "zero",
     calibration: Iterable[Batch] | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Effects:
     """The exact effect of every head alone, by one forward pass per head and batch.
 
@@ -88,7 +89,7 @@ def head_effects(
         anatomy: the heads; those of sites that are not prunable are left out.
         mode: "zero" or "mean".
         calibration: text that the mean is taken over; `batches` by default.
-        progress: called with 1 after each forward pass.
+        progress: told of each forward pass without heads.
     """
     groups = [(head,) for site in anatomy.sites if site.prunable for head in site.heads]
     fills = fill_values(model, mode, batches if calibration is None else calibration, anatomy)
@@ -102,7 +103,7 @@ def group_effects(
     anatomy: Anatomy,
     groups: Sequence[Sequence[HeadId]],
     fills: Fills | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Effects:
     """The effect of removing each group of heads together; see `head_effects`.
 
@@ -115,6 +116,7 @@ def group_effects(
         NumericalError: the metric is NaN or infinite for the intact model.
     """
     found = [anatomy.find(group) for group in groups]
+    total = len(found) * n_steps(batches)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
         for batch, ids in document_ids(batches):
@@ -132,7 +134,7 @@ def group_effects(
                 with silence(model, anatomy, positions, fills):
                     after.append(_values(metric, run_model(model, inputs), batch, intact) - before)
                 if progress is not None:
-                    progress(1)
+                    progress("ablation", 1, total)
             intact_rows.append(before)
             effect_rows.append(np.stack(after) if after else np.empty((0, len(before))))
             documents.append(ids)

@@ -18,6 +18,7 @@ LEVELS = [
         "formatting",
         "heads",
         "plans",
+        "progress",
         "registry",
         "repetition",
         "role_tables",

@@ -96,9 +96,7 @@ def similarity_(
         second = loaded_other.model
     batches = read_batches(loaded, texts, length, windows, seed)
     with progress_bar() as step:
-        tables = compare_heads(
-            loaded.model, batches, asked, how, other=second, progress=lambda rows: step("windows", rows, windows)
-        )
+        tables = compare_heads(loaded.model, batches, asked, how, other=second, progress=step)
     if out is not None:
         with new_folder(out, force=force) as new:
             for table in tables:
@@ -146,14 +144,10 @@ def importance_(
     anatomy = discover(loaded.model, probe_example(loaded.model, batches[0]))
     sample = sample_batches(batches, tokens or affordable_tokens(loaded.model, anatomy), seed)
     with progress_bar() as step:
-        total = anatomy.n_heads * len(sample)
         tables = [
-            importance(
-                loaded.model, sample, one, metric, anatomy=anatomy, skip_first=skip_first,
-                progress=lambda done: step("ablation", done, total),
-            )
+            importance(loaded.model, sample, one, metric, anatomy=anatomy, skip_first=skip_first, progress=step)
             for one in chosen
-        ]  # fmt: skip
+        ]
     if out is not None:
         with new_folder(out, force=force) as new:
             for table in tables:
@@ -208,10 +202,9 @@ def compare_(
         anatomy = discover(first.model, probe_example(first.model, batches[0]))
         sample = list(sample_batches(batches, tokens or affordable_tokens(first.model, anatomy), seed))
         with progress_bar() as step:
-            total = 2 * anatomy.n_heads * len(sample)
             contrast = compare(
                 first.model, second.model, sample, scores=score or ("ablation", "norm"), metric=metric, names=(a, b),
-                skip_first=skip_first, progress=lambda done: step("ablation", done, total),
+                skip_first=skip_first, progress=step,
             )  # fmt: skip
     if out is not None:
         contrast.save(out, force=force)

@@ -132,7 +132,9 @@ def progress_bar() -> Iterator[Any]:
 
         def step(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total)
+                tasks[stage] = bar.add_task(stage, total=total or None)
+            elif bar.tasks[tasks[stage]].finished:  # the stage has come again
+                bar.reset(tasks[stage], total=total or None)
             bar.advance(tasks[stage], done)
 
         yield step

@@ -1,6 +1,6 @@
 """Coverage: how often the nominal 95% intervals hold the value of endless text, on made-up documents."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from headscope.measures.cka_biased import cka_biased
 from headscope.measures.predict import explained_share
 from headscope.observation import Blocks
 from headscope.pairing import Computed, pair_table
+from headscope.progress import Progress
 from headscope.redundancy import (
     curve_spread,
     effective_heads,
@@ -107,7 +108,7 @@ def coverage(
     *,
     within: float = 0.2,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Share of nominal 95% intervals that hold the value of endless text.
 
@@ -117,7 +118,7 @@ def coverage(
         repetitions: texts drawn for each case.
         within: see `World`.
         seed: of every draw.
-        progress: called with 1 after each text.
+        progress: told of each text; see `headscope.progress`.
 
     Returns:
         A row for each number, kind of lengths and case: name, lengths ("equal", or "unequal": log-normal), documents,
@@ -126,28 +127,29 @@ def coverage(
     """
     world = World.draw(seed, within)
     rows = []
-    for unequal in (False, True):
-        for per_dimension in tokens_per_dimension:
-            for count in n_documents:
-                n_tokens = per_dimension * _HEADS * _DIM
-                if n_tokens < _LEAST * count:
-                    continue
-                rng = np.random.default_rng([seed, unequal, per_dimension, count])
-                held = []
-                for _ in range(repetitions):
-                    held.append(_repeat(world, count, n_tokens, unequal, rng))
-                    if progress is not None:
-                        progress(1)
-                for name in NAMES:
-                    each = np.array([one[name].mean() for one in held])
-                    rows.append(
-                        {
-                            "name": name, "lengths": "unequal" if unequal else "equal", "documents": count,
-                            "tokens_per_dimension": per_dimension,
-                            "intervals": sum(one[name].size for one in held),
-                            "coverage": each.mean(), "error": each.std(ddof=1) / np.sqrt(repetitions),
-                        }
-                    )  # fmt: skip
+    cases = [
+        (unequal, per_dimension, count)
+        for unequal in (False, True)
+        for per_dimension in tokens_per_dimension
+        for count in n_documents
+        if per_dimension * _HEADS * _DIM >= _LEAST * count
+    ]
+    for unequal, per_dimension, count in cases:
+        rng = np.random.default_rng([seed, unequal, per_dimension, count])
+        held = []
+        for _ in range(repetitions):
+            held.append(_repeat(world, count, per_dimension * _HEADS * _DIM, unequal, rng))
+            if progress is not None:
+                progress("texts", 1, len(cases) * repetitions)
+        for name in NAMES:
+            each = np.array([one[name].mean() for one in held])
+            rows.append(
+                {
+                    "name": name, "lengths": "unequal" if unequal else "equal", "documents": count,
+                    "tokens_per_dimension": per_dimension, "intervals": sum(one[name].size for one in held),
+                    "coverage": each.mean(), "error": each.std(ddof=1) / np.sqrt(repetitions),
+                }
+            )  # fmt: skip
     frame = pd.DataFrame(rows)
     return frame.sort_values(["name", "lengths", "tokens_per_dimension", "documents"], ignore_index=True)
 

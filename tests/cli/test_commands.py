@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it writes, and how it refuses."""
 
+import io
 import json
 import shutil
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
@@ -15,7 +17,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 import headscope as hs
-from headscope.cli import main
+from headscope.cli import main, options
 from tests import models
 
 Run = Callable[..., tuple[int, str, str]]
@@ -382,3 +384,15 @@ def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.Mon
     code, _, err = run("inspect", folder)
     assert code == 130
     assert "interrupted; nothing was written" in err
+
+
+def test_a_bar_begins_anew_where_a_stage_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(options, "_stderr", Console(file=shown, force_terminal=True, width=100))
+    with options.progress_bar() as step:
+        step("watching", 2, 2)
+        step("watching", 1, 3)
+        step("streaming", 1, 0)
+    last = shown.getvalue().splitlines()
+    assert any("watching" in line and "1/3" in line for line in last)
+    assert any("streaming" in line and "1/?" in line for line in last)

@@ -90,11 +90,13 @@ def deep_model() -> GPT2LMHeadModel:
 @pytest.mark.parametrize(("measure", "sums"), [("cka", 2), ("cosine", 2), ("procrustes", 2), ("predict", 5)])
 @pytest.mark.parametrize(("layers", "passes"), [(2, 10), (4, 3)])
 def test_as_many_passes_as_memory_asks_for(measure: str, sums: int, layers: int, passes: int) -> None:
-    model, batches, rows = deep_model(), models.make_batches("gpt2"), []
+    model, batches, steps = deep_model(), models.make_batches("gpt2"), []
     whole = hs.similarity(model, batches, measure, scope="model")
     memory = sums * 8.0 * (layers * 2 * 9) ** 2  # that many layers of two heads of eight dimensions
-    few = hs.similarity(model, batches, measure, scope="model", memory=memory, progress=rows.append)
-    assert len(rows) == passes * len(batches)
+    few = hs.similarity(
+        model, batches, measure, scope="model", memory=memory, progress=lambda *step: steps.append(step)
+    )
+    assert steps == [("watching", 1, passes * len(batches))] * (passes * len(batches))
     idle = whole.heads.index(hs.HeadId(3, 1))
     assert np.isnan(few.matrix[idle]).all()
     assert np.isnan(few.matrix[:, idle]).all()
@@ -287,10 +289,10 @@ def test_a_measure_that_is_not_registered_is_refused_before_the_model_runs() -> 
     class Own(Cka):
         """Not registered."""
 
-    model, batches, rows = models.build("gpt2"), models.make_batches("gpt2"), []
+    model, batches, steps = models.build("gpt2"), models.make_batches("gpt2"), []
     with pytest.raises(UnknownNameError, match="not an object of a registered measure"):
-        hs.similarity(model, batches, Own(), progress=rows.append)
-    assert rows == []
+        hs.similarity(model, batches, Own(), progress=lambda *step: steps.append(step))
+    assert steps == []
 
 
 def test_passes_without_the_encoder_deal_documents_as_one_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:

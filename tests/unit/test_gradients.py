@@ -162,13 +162,13 @@ def test_directions_repeat_for_the_same_seed() -> None:
 def test_rows_know_their_documents_and_the_metric() -> None:
     model, batches, told = build("gpt2"), make_batches("gpt2"), []
     batches[1]["document"] = torch.tensor([0, 0, 9])
-    slopes = gate_gradients(model, batches, Loss(), discover(model), progress=told.append)
+    slopes = gate_gradients(model, batches, Loss(), discover(model), progress=lambda *step: told.append(step))
     assert slopes.document.tolist() == [0, 1, 2, 0, 0, 9]
     assert slopes.block[0] == slopes.block[3] == slopes.block[4]
     assert slopes.n_documents == 4
     assert slopes.n_tokens == sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert (slopes.metric, slopes.unit, slopes.is_distance) == ("loss", "nats/token", False)
-    assert told == [1, 1]
+    assert told == [("gradients", 1, 2)] * 2
 
 
 def test_a_head_that_the_metric_does_not_depend_on_has_slope_zero() -> None:

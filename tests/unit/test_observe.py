@@ -181,9 +181,9 @@ def test_batches_may_be_a_generator_and_are_taken_one_at_a_time() -> None:
 
     seen_at = []
     statistic = _Recorder()
-    seen = observe(build("causal"), stream(), [statistic], progress=lambda rows: seen_at.append((rows, len(made))))
+    seen = observe(build("causal"), stream(), [statistic], progress=lambda *told: seen_at.append((*told, len(made))))
     assert seen.n_batches == 3
-    assert seen_at == [(3, 1), (3, 2), (3, 3)]
+    assert seen_at == [("watching", 1, 0, number) for number in (1, 2, 3)]
 
 
 class _Watchful(_Recorder):

@@ -288,12 +288,6 @@ def test_one_document_has_scores_and_no_interval():
     assert np.isnan(table.low["previous"]).all()
 
 
-def test_progress_counts_the_rows_of_both_passes():
-    rows = []
-    table = hs.roles(build("bert"), make_batches("bert"), progress=rows.append)
-    assert sum(rows) == 6 + table.facts["repeated_sequences"]
-
-
 def test_nothing_to_look_at_is_refused():
     with pytest.raises(InputError, match="no batch"):
         hs.roles(build("bert"), [])

@@ -177,8 +177,8 @@ def test_users_functions_are_swept_with_and_without_the_intact_output() -> None:
 
 def test_progress_is_told_once_a_forward() -> None:
     model, told = build("gpt2"), []
-    head_effects(model, make_batches("gpt2"), Loss(), discover(model), progress=told.append)
-    assert told == [1] * (8 * 2)
+    head_effects(model, make_batches("gpt2"), Loss(), discover(model), progress=lambda *step: told.append(step))
+    assert told == [("ablation", 1, 8 * 2)] * (8 * 2)
 
 
 def test_heads_that_are_mixed_are_left_out_and_refused_by_name() -> None:
