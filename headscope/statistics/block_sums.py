@@ -100,10 +100,11 @@ class BlockSums:
     def _writable(self, number: int, device: torch.device) -> Moments:
         block = self._blocks[number]
         if not self._ours[number] or block.pivot.device != device:
-            # an empty block's zeros are made anew: memory that was never written costs nothing to make, but to copy
-            kept = block if block.n else Moments.empty(block.dims, block.pivot.to(device))
-            panels = tuple(panel.to(device, copy=bool(block.n)) for panel in kept.panels)
-            self._blocks[number] = Moments(block.dims, kept.pivot.to(device), panels)
+            panels = tuple(
+                panel.to(device, copy=True) if block.n else panel.new_zeros(panel.shape, device=device)
+                for panel in block.panels
+            )
+            self._blocks[number] = Moments(block.dims, block.pivot.to(device), panels)
             self._ours[number] = True
         return self._blocks[number]
 

@@ -48,11 +48,12 @@ class Moments:
 
     @classmethod
     def empty(cls, dims: tuple[int, ...], pivot: Float64[Tensor, " dim"]) -> Self:
-        """The sum over nothing."""
+        """The sum over nothing; it takes no memory, and can be read but not added to in place."""
         last = len(dims) + 1
         starts = [own.start for own in _slices(dims)]
         sizes = [(sum(dims[a:b]), sum(dims) - starts[a] + last) for a, b in pairwise(panel_edges(dims))]
-        return cls(dims, pivot, tuple(pivot.new_zeros(size) for size in [*sizes, (last, last)]))
+        zero = pivot.new_zeros(())
+        return cls(dims, pivot, tuple(zero.expand(size) for size in [*sizes, (last, last)]))
 
     @classmethod
     def of_square(

@@ -52,6 +52,7 @@ def cluster_matrix(pairs: PairTable, clusters: Clusters, *, label: str = "", ax:
     _layer_strip(ax, [head.layer for head in heads])
     _tree(ax, clusters)
     colour_bar(ScalarMappable(norm, ALIKE), [ax], label or f"{pairs.name} of {pairs.of}")
+    figure_of(ax).draw_without_rendering()  # tree, strip and two bars settle only when they are laid out twice
     return ax
 
 

@@ -35,7 +35,7 @@ def layer_block(pairs: PairTable, layer: int, *, ax: Axes | None = None) -> Axes
     side, _ = room(ax)
     for axis, members, heads in zip("yx", (rows, columns), _sides(pairs), strict=True):
         name_ticks(ax, axis, [heads[i].head for i in members], "", most=max(int(4.5 * side), 4))  # type: ignore[arg-type]
-    ax.tick_params(labelsize=7, pad=1)
+    ax.tick_params(labelsize=7, pad=2.5)  # clear of a frame in the last row or the first column
     title = f"layer {layer}"
     if np.isfinite(block).any():
         row, column = (int(i) for i in np.unravel_index(np.nanargmax(block), block.shape))
