@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from headscope.errors import InputError
+from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
     "Batch",
@@ -55,13 +55,25 @@ def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:
         model: the model.
         batch: its arguments by name.
         extra: further arguments; they win over the batch's.
+
+    Raises:
+        ModelError: its forward failed; the message says how, and what it was given.
     """
     device = device_of(model)
     inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     inputs.pop("document", None)
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
-    return model(**(inputs | extra))
+    try:
+        return model(**(inputs | extra))
+    except HeadscopeError:
+        raise
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
+        raise ModelError(
+            f"a forward pass of {type(model).__name__} on {shapes} failed with {type(error).__name__}: {error}; pass "
+            "batches (or example=) that its forward takes, as dicts of its arguments"
+        ) from error
 
 
 def check_takes(model: nn.Module, batch: Batch) -> None:
@@ -73,9 +85,10 @@ def check_takes(model: nn.Module, batch: Batch) -> None:
     try:
         with evaluating(model), torch.no_grad():
             run_model(model, batch)
-    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+    except ModelError as error:
+        cause = error.__cause__
         raise InputError(
-            f"the other model, {type(model).__name__}, does not take these batches ({type(error).__name__}: {error}); "
+            f"the other model, {type(model).__name__}, does not take these batches ({type(cause).__name__}: {cause}); "
             "two models are compared on the same tokens, so they need one vocabulary and room for as many positions"
         ) from error
 

@@ -29,14 +29,14 @@ class Spread:
         error: standard error of the centre; NaN where there is none.
         freedom: degrees of freedom of the error; of the same shape, or one for all.
         without: (block, …) what the centre becomes without each block, where the error is a jackknife's; else None.
-        sizes: how much each block counts, where there were blocks.
+        sizes: (block, …) how much each block counts for each number; NaN for blocks that a number has no part in.
     """
 
     centre: Floats
     error: Floats
     freedom: Floats
     without: Floats | None = None
-    sizes: tuple[int, ...] = ()
+    sizes: Floats | None = None
 
     def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
         """centre ± Student's t × error: lower and upper ends; NaN where there is no error.
@@ -51,8 +51,8 @@ class Spread:
         """Of some numbers, along the first axis, in the order given."""
         kept = list(places)
         freedom = np.broadcast_to(self.freedom, self.centre.shape)[kept]
-        without = None if self.without is None else self.without[:, kept]
-        return Spread(self.centre[kept], self.error[kept], freedom, without, self.sizes)
+        without, sizes = (None if own is None else own[:, kept] for own in (self.without, self.sizes))
+        return Spread(self.centre[kept], self.error[kept], freedom, without, sizes)
 
     def p_value(self) -> Floats:
         """Two-sided p-values of Student's t that the true value is 0, in [0, 1]; NaN where there is no error.
@@ -64,17 +64,26 @@ class Spread:
         return np.asarray(np.where((self.centre == 0) & (self.error == 0), 1.0, p))
 
     def minus(self, other: "Spread") -> "Spread":
-        """The spread of a difference between two numbers of the same blocks of documents, which vary together.
+        """The spread of differences between numbers of the same blocks of documents, which vary together.
+
+        Both are (number,); no error where one of them has none to speak of.
 
         Raises:
-            ValueError: the two were not made from the same blocks, or not by a jackknife.
+            ValueError: the two were made from different blocks.
         """
         change = self.centre - other.centre
-        if self.sizes != other.sizes or not self.sizes:
+        error, freedom = np.full_like(change, np.nan), np.full_like(change, np.nan)
+        if self.without is None or other.without is None or self.sizes is None or other.sizes is None:
+            return Spread(change, error, freedom)
+        if not np.array_equal(self.sizes, other.sizes, equal_nan=True):
             raise ValueError("only jackknives over the same blocks of documents can be set against each other")
-        if self.without is None or other.without is None:
-            return Spread(change, np.full_like(change, np.nan), self.freedom)
-        return jackknife_spread(change, list(self.without - other.without), self.sizes)
+        without = self.without - other.without
+        kinds, kind = np.unique(self.sizes, axis=1, return_inverse=True)
+        for number, sizes in enumerate(kinds.T):
+            held, own = ~np.isnan(sizes), kind.ravel() == number
+            spread = jackknife_spread(change[own], list(without[held][:, own]), sizes[held])
+            error[own], freedom[own] = spread.error, spread.freedom
+        return Spread(change, error, freedom, without, self.sizes)
 
 
 def jackknife(estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], sizes: Sequence[int]) -> Spread:
@@ -105,7 +114,7 @@ def jackknife(estimate: Callable[[Sequence[B]], Floats], blocks: Sequence[B], si
     return jackknife_spread(whole, without, [size for _, size in held])
 
 
-def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[int]) -> Spread:
+def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[float]) -> Spread:
     """Spread of an estimate that was made with all blocks and without each of them.
 
     Args:
@@ -121,15 +130,15 @@ def jackknife_spread(whole: Floats, without: Sequence[Floats], sizes: Sequence[i
         the variance is (1/g) Σ_j (θ̃_j - θ̂_J)² / (h_j - 1), with h_j = n/m_j, pseudo-values
         θ̃_j = h_j θ̂ - (h_j - 1) θ̂_(j) and θ̂_J = Σ_j θ̃_j / h_j.
     """
-    freedom = _freedom(np.array(sizes, np.float64))
+    freedom, each = np.asarray(_freedom(np.array(sizes, np.float64))), _spread_out(sizes, whole)
     if len(sizes) < 2:
-        return Spread(whole, np.full_like(whole, np.nan), np.asarray(freedom), None, tuple(sizes))
+        return Spread(whole, np.full_like(whole, np.nan), freedom, np.full(each.shape, np.nan), each)
     parts = (sum(sizes) / np.array(sizes, np.float64)).reshape(-1, *[1] * whole.ndim)
     left = np.stack(list(without))
     pseudo = parts * whole - (parts - 1) * left
     centre = (pseudo / parts).sum(0)
     variance = np.asarray(((pseudo - centre) ** 2 / (parts - 1)).mean(0))
-    return Spread(whole, np.sqrt(variance), np.asarray(freedom), left, tuple(sizes))
+    return Spread(whole, np.sqrt(variance), freedom, left, each)
 
 
 def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, " row"]) -> Spread:
@@ -153,15 +162,21 @@ def mean_spread(values: Float[np.ndarray, "*group row"], block: Int[np.ndarray, 
     """
     names, place, rows = np.unique(block, return_inverse=True, return_counts=True)
     whole = np.asarray(values.mean(-1), np.float64)
-    freedom = np.asarray(_freedom(rows.astype(np.float64)))
     if len(names) < 2:
-        return Spread(whole, np.full_like(whole, np.nan), freedom, None, tuple(rows.tolist()))
+        return jackknife_spread(whole, [], rows.tolist())
+    freedom, each = np.asarray(_freedom(rows.astype(np.float64))), _spread_out(rows.tolist(), whole)
     member = place[:, None] == np.arange(len(names))
     means = values @ (member / rows)
     variance = np.asarray(((means - whole[..., None]) ** 2 / (len(block) / rows - 1)).mean(-1))
     parts = len(block) / rows
     without = (parts * whole[..., None] - means) / (parts - 1)
-    return Spread(whole, np.sqrt(variance), freedom, np.moveaxis(without, -1, 0), tuple(rows.tolist()))
+    return Spread(whole, np.sqrt(variance), freedom, np.moveaxis(without, -1, 0), each)
+
+
+def _spread_out(sizes: Sequence[float], whole: Floats) -> Floats:
+    """(block, …) the same sizes of blocks for each number; a view."""
+    column = np.array(sizes, np.float64).reshape(-1, *[1] * whole.ndim)
+    return np.broadcast_to(column, (len(sizes), *whole.shape))
 
 
 def _freedom(sizes: Floats) -> np.float64:
@@ -180,17 +195,23 @@ def _freedom(sizes: Floats) -> np.float64:
 
 def join_spreads(spreads: Sequence[Spread]) -> Spread:
     """One after another along the first axis, each with its own degrees of freedom."""
-    sizes = {spread.sizes for spread in spreads}
-    without = None
-    if len(sizes) == 1 and all(spread.without is not None for spread in spreads):
-        without = np.concatenate([spread.without for spread in spreads if spread.without is not None], axis=1)
     return Spread(
         np.concatenate([spread.centre for spread in spreads]),
         np.concatenate([spread.error for spread in spreads]),
         np.concatenate([np.broadcast_to(spread.freedom, spread.centre.shape) for spread in spreads]),
-        without,
-        sizes.pop() if len(sizes) == 1 else (),
+        _side_by_side([spread.without for spread in spreads]),
+        _side_by_side([spread.sizes for spread in spreads]),
     )
+
+
+def _side_by_side(tables: Sequence[Floats | None]) -> Floats | None:
+    """(block, …) tables along the second axis, shorter ones filled up with NaN; None where one of them is missing."""
+    known = [table for table in tables if table is not None]
+    if len(known) < len(tables):
+        return None
+    most = max(map(len, known))
+    filled = [np.pad(t, [(0, most - len(t)), *[(0, 0)] * (t.ndim - 1)], constant_values=np.nan) for t in known]
+    return np.concatenate(filled, axis=1)
 
 
 def why_no_interval(n_documents: int, least: int = 2) -> str | None:

@@ -128,8 +128,10 @@ def redundancy(
         "documents": observed.n_documents, "tokens": observed.n_tokens, "skip_first": skip_first, "ridge": RIDGE,
         "model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint,
     }  # fmt: skip
-    if why := why_no_interval(observed.n_documents, _LEAST):
+    if why := why_no_interval(observed.n_documents):
         facts["why_no_interval"] = why
+    elif why := why_no_interval(observed.n_documents, _LEAST):
+        facts["why_no_interval"] = f"of the redundancy curve: {why}"
     groups = list(crossed.compute().values()) if whole else []
     together = groups[0] if len(groups) == 1 else None
     return rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)

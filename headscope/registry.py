@@ -81,7 +81,7 @@ class Registry(Mapping[str, type[T]]):
         )
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._entries, n=1)
+        near = difflib.get_close_matches(name.lower(), self._entries, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return f"there is no {self.kind} named {name!r}; {hint}there are: {', '.join(self)}"
 

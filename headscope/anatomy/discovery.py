@@ -21,7 +21,7 @@ from headscope.anatomy.examples import make_example
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES
 from headscope.batches import evaluating, run_model
-from headscope.errors import AnatomyError, HeadscopeError, ModelError, NumericalError
+from headscope.errors import AnatomyError, NumericalError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
 
@@ -68,7 +68,7 @@ def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
         stack.enter_context(probe.watching(model))
         for route in ROUTES.values():
             stack.enter_context(route().listen(model, probe.receiver(route.name)))
-        _run(model, example)
+        run_model(model, example)
     if not all(sighting.finite for sighting in probe.sightings):
         _refuse_broken_weights(model)
     return probe.sightings
@@ -76,19 +76,6 @@ def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _run(model: nn.Module, example: Mapping[str, Any]) -> None:
-    try:
-        run_model(model, example)
-    except HeadscopeError:
-        raise
-    except Exception as error:
-        shapes = {name: tuple(value.shape) for name, value in example.items() if isinstance(value, Tensor)}
-        raise ModelError(
-            f"a forward pass of {type(model).__name__} on the example {shapes} failed with "
-            f"{type(error).__name__}: {error}; pass example=, a dict of arguments that its forward takes"
-        ) from error
 
 
 def _refuse_broken_weights(model: nn.Module) -> None:

@@ -16,6 +16,7 @@ from headscope.contrast import Contrast, _independent, compare
 from headscope.errors import InputError, StorageError
 from headscope.reference import example
 from tests import models
+from tests.families import build_further
 
 BUDGET = hs.Budget(ablation_tokens=300, draws=5)
 
@@ -51,6 +52,28 @@ def test_a_model_and_itself_differ_in_nothing(trained: Trained) -> None:
     assert "no change is told from chance" in contrast.sentence
     assert contrast.alike is not None
     np.testing.assert_allclose(contrast.alike.matrix.diagonal(), 1, rtol=1e-9)
+
+
+def test_the_two_sides_of_an_encoder_decoder_change_each_on_its_own_positions() -> None:
+    batches = models.make_batches("gpt2", n_batches=4)
+    for batch in batches:
+        batch["decoder_input_ids"] = batch["input_ids"].flip(1)[:, :5].contiguous()
+    first, second = build_further("t5"), build_further("t5", seed=1)
+    changes = compare(first, second, batches, scores="norm").frame
+    for model, column in ((first, "first"), (second, "second")):
+        np.testing.assert_array_equal(changes[column], hs.importance(model, batches, "norm").score)
+    assert (changes["low"] < changes["change"]).all()
+    assert changes["q_value"].between(0, 1).all()
+
+
+@pytest.mark.parametrize("score", ["replaceability", "needed"])
+def test_a_score_without_an_interval_changes_without_one(trained: Trained, score: str) -> None:
+    model, batches = trained
+    few = [{name: value[:3] for name, value in batches[0].items()}]
+    contrast = compare(model, louder(model, 1, 2, 3.0), few, scores=score)
+    assert contrast.frame["change"].notna().all()
+    assert contrast.frame[["low", "high", "p_value"]].isna().to_numpy().all()
+    assert "needs at least 4 blocks" in contrast.facts["why_no_interval"]
 
 
 def test_a_head_that_was_made_louder_stands_first(trained: Trained) -> None:

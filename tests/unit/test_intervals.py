@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.intervals import jackknife, mean_spread
+from headscope.intervals import Spread, jackknife, join_spreads, mean_spread
 from tests.reference import jackknife as reference
 
 
@@ -73,3 +73,32 @@ def test_nan_of_one_number_leaves_the_others_alone():
     low, high = mean_spread(values, np.arange(3)).interval()
     assert np.isfinite([low[0], high[0]]).all()
     assert np.isnan([low[1], high[1]]).all()
+
+
+@pytest.mark.parametrize("counts", [(7, 7), (7, 4), (5, 1)])
+def test_differences_of_numbers_from_different_blocks_are_those_of_each_part(counts):
+    rng = np.random.default_rng(0)
+    parts = []
+    for count in counts:  # numbers such as an encoder's, then a decoder's
+        sizes = rng.integers(1, 9, count).tolist()
+        blocks = [rng.standard_normal((size, 2, 3)) for size in sizes]
+        parts.append([jackknife(lambda kept, m=m: np.concatenate(kept)[:, m].mean(0), blocks, sizes) for m in (0, 1)])
+    before, after = (join_spreads([part[model] for part in parts]) for model in (0, 1))
+    places = [4, 0, 5, 2]
+    change = after.take(places).minus(before.take(places))
+    alone = [b.minus(a) for a, b in parts]
+    for name in ("centre", "error", "freedom"):
+        want = np.concatenate([np.broadcast_to(getattr(one, name), 3) for one in alone])[places]
+        np.testing.assert_allclose(getattr(change, name), want, rtol=1e-12)
+    assert np.isnan(change.error[[0, 2]]).all() == (counts[1] == 1)
+    assert np.isfinite(change.error[[1, 3]]).all()
+
+
+def test_a_difference_needs_the_same_blocks_and_has_no_error_without_any():
+    one, other = (
+        jackknife(lambda kept: np.mean(kept, 0), list(np.ones((3, 2))), sizes) for sizes in ([1, 2, 3], [2, 2, 2])
+    )
+    with pytest.raises(ValueError, match="same blocks"):
+        one.minus(other)
+    nothing = Spread(np.ones(2), np.full(2, np.nan), np.asarray(np.nan))
+    assert np.isnan(one.minus(nothing).error).all()
