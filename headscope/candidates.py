@@ -79,7 +79,7 @@ def _reason(row: Mapping[str, object], unit: str, in_line: bool) -> str:
         return "its output cannot be told apart from other heads', so it was not scored"
     effect, share = float(row["importance"]), float(row["replaceability"])  # type: ignore[arg-type]
     cost = f"{number(effect)}{' ' + unit if unit else ''}"
-    restored = f"{share:.0%}" if share > 0 else "nothing"
+    restored, only = (f"{share:.0%}", "only ") if share > 0 else ("nothing", "")
     helper = f", {row['stand_in']} foremost" if row["stand_in"] else ""
     without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
     if quadrant == "redundant" and not row["chosen"]:
@@ -87,7 +87,7 @@ def _reason(row: Mapping[str, object], unit: str, in_line: bool) -> str:
         return f"in reserve: {without}, and its layer restores {restored} of it{helper}; {why}"
     return {
         "redundant": f"cut first: {without}, and its layer restores {restored} of it{helper}",
-        "idle": f"{without}, though its layer restores only {restored} of it",
+        "idle": f"{without}, though its layer restores {only}{restored} of it",
         "backed up": f"{without}, but its layer restores {restored} of it{helper}: cut only with repair",
-        "needed": f"keep: {without}, and its layer restores only {restored} of it",
+        "needed": f"keep: {without}, and its layer restores {only}{restored} of it",
     }[str(quadrant)]

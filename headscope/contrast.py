@@ -33,6 +33,7 @@ __all__ = ["Contrast", "compare"]
 Floats = npt.NDArray[np.float64]
 
 _FALSE = 0.05  # share of false discoveries that is allowed among the heads called changed
+_ROUNDING = 1e-5  # of the largest score: what float32 may make of a change that is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +74,11 @@ class Contrast:
         changed = self.changed
         if len(changed):
             top = changed.iloc[0]
+            before, after = number(top["first"]), number(top["second"])
+            told = f"{before} → {after}" if before != after else f"{before}, by {number(top['change'])}"
             parts.append(
                 f"{count(len(changed.drop_duplicates(['layer', 'head'])), 'head')} changed, most clearly "
-                f"L{top['layer']}H{top['head']} ({top['score']} {number(top['first'])} → {number(top['second'])})"
+                f"L{top['layer']}H{top['head']} ({top['score']} {told})"
             )
         else:
             parts.append(self.facts.get("why_no_interval", "no change is told from chance"))
@@ -127,7 +130,8 @@ def compare(
     cautious where they saw the same text, with Welch's degrees of freedom. Two models are run on the same batches, and
     every change is taken on the same documents: the jackknife is one of the difference. p-values are of a sign-flip
     test over documents for ablation, else of Student's t; q-values control false discoveries over the heads of a score.
-    Each head is compared with itself in the other model.
+    Each head is compared with itself in the other model. A change of less than 1e-5 of the largest score is one of
+    rounding, of which float32 alone makes as much, and has p-value 1, however steady it is.
 
     Args:
         first, second: two analyses, or two models.
@@ -225,6 +229,8 @@ def _frame(first: HeadTable, second: HeadTable, changes: Mapping[HeadId, tuple[f
     nothing = (np.nan, np.nan, np.nan)
     low, high, p = np.array([changes.get(head, nothing) for head in heads], dtype=np.float64).reshape(-1, 3).T
     a, b = (np.array([table[head] if head in table.heads else np.nan for head in heads]) for table in (first, second))
+    rounding = np.abs(b - a) <= _ROUNDING * np.nanmax(np.abs([a, b]), initial=0.0)
+    p = np.where(rounding & ~np.isnan(p), 1.0, p)
     sides = [("first" if head in first.heads else "") + ("second" if head in second.heads else "") for head in heads]
     return pd.DataFrame(
         {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from sklearn.manifold import smacof
 
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.tables import PairTable, write_table
+from headscope.tables import PairTable, read_table, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
 
@@ -81,9 +81,20 @@ class Clusters:
         """Write clusters.csv, clusters.parquet (the rows) and clusters.json into an existing folder."""
         about = {
             "measure": self.measure, "angle": self.angle, "linkage": self.linkage.tolist(),
-            "left_out": [str(head) for head in self.left_out], "facts": dict(self.facts),
+            "distances": squareform(self.distances).tolist(), "left_out": [str(head) for head in self.left_out],
+            "facts": dict(self.facts),
         }  # fmt: skip
         write_table(Path(folder), "clusters", self.to_frame(), about)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote; floats return bit-equal."""
+        frame, about = read_table(Path(folder), "clusters", {"layer", "head", "cluster", "place"}, {"cluster", "place"})
+        return cls(
+            about["measure"], _heads_of(frame), squareform(about["distances"]), np.array(about["linkage"]),
+            np.argsort(frame["place"].to_numpy()), frame["cluster"].to_numpy(), about["angle"],
+            tuple(map(HeadId.parse, about["left_out"])), about["facts"],
+        )  # fmt: skip
 
     def _repr_html_(self) -> str:
         parted = f"cut at {np.degrees(self.angle):.0f}°" if self.angle is not None else "as many as asked for"
@@ -131,9 +142,21 @@ class HeadMap:
         about = {"measure": self.measure, "stress": self.stress, "left_out": left_out, "facts": dict(self.facts)}
         write_table(Path(folder), "map", self.to_frame(), about)
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote; floats return bit-equal."""
+        frame, about = read_table(Path(folder), "map", {"layer", "head", "x", "y"})
+        left_out = tuple(map(HeadId.parse, about["left_out"]))
+        points = frame[["x", "y"]].to_numpy(np.float64)
+        return cls(about["measure"], _heads_of(frame), points, about["stress"], left_out, about["facts"])
+
     def _repr_html_(self) -> str:
         title = f"<p>{len(self.heads)} heads by {self.measure}, stress {self.stress:.3f}{_without(self.left_out)}</p>"
         return title + self.to_frame().to_html(index=False, max_rows=40)
+
+
+def _heads_of(frame: pd.DataFrame) -> tuple[HeadId, ...]:
+    return tuple(HeadId(layer, head) for layer, head in frame[["layer", "head"]].itertuples(index=False))
 
 
 def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | None = None) -> Clusters:

@@ -66,6 +66,16 @@ def test_the_two_sides_of_an_encoder_decoder_change_each_on_its_own_positions() 
     assert changes["q_value"].between(0, 1).all()
 
 
+def test_rounding_is_no_change_and_a_small_change_is_told_by_its_size(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, copy.deepcopy(model).double(), batches, scores=("norm", "replaceability"))
+    assert 0 < contrast.frame["change"].abs().max() < 1e-5
+    assert contrast.changed.empty
+    slight = compare(model, louder(model, 1, 2, 1.0004), batches, scores="norm")
+    assert len(slight.changed) == 1
+    assert "L1H2 (norm 0.376, by 1.50×10⁻⁴)" in slight.sentence
+
+
 @pytest.mark.parametrize("score", ["replaceability", "needed"])
 def test_a_score_without_an_interval_changes_without_one(trained: Trained, score: str) -> None:
     model, batches = trained

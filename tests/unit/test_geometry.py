@@ -1,6 +1,6 @@
 """Clusters and maps of heads: on a true metric only, planted groups found, the plane drawn as it is."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -243,3 +243,19 @@ def test_on_the_heads_of_a_model(measure):
     assert (d[:, :, None] <= d[:, None, :] + d[None].transpose(0, 2, 1) + 1e-9).all()
     assert hierarchy.is_valid_linkage(found.linkage)
     assert hs.map_heads(pairs).points.shape == (8, 2)
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    pairs = table(cosines(0, 9), n_layers=3)
+    pairs.matrix[4], pairs.matrix[:, 4] = np.nan, np.nan
+    for made in (cluster(pairs), cluster(pairs, n_clusters=2), map_heads(pairs)):
+        made.save(tmp_path)
+        read = type(made).load(tmp_path)
+        for field in fields(made):
+            mine, theirs = getattr(made, field.name), getattr(read, field.name)
+            (np.testing.assert_array_equal if isinstance(mine, np.ndarray) else _equal)(theirs, mine)
+        assert read._repr_html_() == made._repr_html_()
+
+
+def _equal(one, other):
+    assert one == other
