@@ -21,7 +21,7 @@ from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.tables import PairTable
+from headscope.tables import PairTable, settle_tokens
 from headscope.watching import output_weights
 from headscope.weights import ov_factors, qk_factors
 
@@ -215,7 +215,7 @@ def _read(
     for layers in parts:
         made = _pass(pair, layers, batches, asks, how, blocks, part_of(progress, parts=len(parts)))
         tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
-    return tables
+    return [replace(table, facts=settle_tokens(table.facts)) for table in tables]
 
 
 def _plan(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[int]]]:
@@ -253,13 +253,11 @@ def _pass(
         _check_they_meet(pair.model, pair.other, computed.values())
     wants_weights = any("output_weights" in ask.measure.needs for ask in asks)
     weights = pair.by_layer(output_weights) if wants_weights else {}
-    facts = {
-        "documents": observed.n_documents, "tokens": observed.n_tokens, "scope": how.scope,
-        "skip_first": how.skip_first, "seed": how.seed,
-    }  # fmt: skip
+    settings = {"scope": how.scope, "skip_first": how.skip_first, "seed": how.seed}
     made = []
     for ask in asks:
         needs = {need: computed[ask.key(need)] for need in ask.measure.needs if need != "output_weights"}
+        facts = {**observed.raw_facts(ask.streamed), **settings}
         made.append(pair_table(ask.measure, ask.of, needs, pair.heads(ask.of), weights, facts))
     return made
 
@@ -292,7 +290,8 @@ def _fill(one: PairTable, other: PairTable) -> PairTable:
     """The numbers of one pass, and of another where it has none."""
     take = np.isnan(one.matrix)
     value, low, high = (np.where(take, getattr(other, name), getattr(one, name)) for name in ("matrix", "low", "high"))
-    return replace(one, matrix=value, low=low, high=high)
+    tokens = one.facts["layer_tokens"] | other.facts["layer_tokens"]
+    return replace(one, matrix=value, low=low, high=high, facts={**one.facts, "layer_tokens": tokens})
 
 
 def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:

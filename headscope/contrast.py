@@ -26,7 +26,7 @@ from headscope.progress import Progress, part_of
 from headscope.scoring import Rated, rate_heads
 from headscope.significance import false_discovery, sign_flip
 from headscope.statistics import N_BLOCKS
-from headscope.tables import HeadTable, PairTable, read_table, write_table
+from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 
 __all__ = ["Contrast", "compare"]
 
@@ -246,6 +246,6 @@ def _frame(first: HeadTable, second: HeadTable, changes: Mapping[HeadId, tuple[f
             "p_value": p,
             "q_value": false_discovery(p),
             "n_documents": first.facts.get("documents"),
-            "n_tokens": first.facts.get("tokens"),
+            "n_tokens": token_counts(first.facts, [head.layer for head in heads]),
         }
     )

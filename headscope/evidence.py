@@ -80,7 +80,7 @@ def gather(
     slopes = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
     seen = {"moments": layered, "output_weights": weights, "effects": effects, "gate_gradients": slopes}
     swept = {"metric": metric.name, "mode": "zero", "documents": effects.n_documents, "tokens": effects.n_tokens}
-    watched = {"documents": observed.n_documents, "tokens": observed.n_tokens}
+    watched = observed.facts("gated_z")
     scores = {}
     for name in _SCORES:
         score = SCORES[name]()

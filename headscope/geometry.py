@@ -15,7 +15,7 @@ from sklearn.manifold import smacof
 
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.tables import PairTable, read_table, write_table
+from headscope.tables import PairTable, read_table, token_counts, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
 
@@ -73,7 +73,7 @@ class Clusters:
                 "cluster": self.labels,
                 "place": np.argsort(self.order),
                 "n_documents": self.facts.get("documents"),
-                "n_tokens": self.facts.get("tokens"),
+                "n_tokens": token_counts(self.facts, [head.layer for head in self.heads]),
             }
         )
 
@@ -132,7 +132,7 @@ class HeadMap:
                 "x": self.points[:, 0],
                 "y": self.points[:, 1],
                 "n_documents": self.facts.get("documents"),
-                "n_tokens": self.facts.get("tokens"),
+                "n_tokens": token_counts(self.facts, [head.layer for head in self.heads]),
             }
         )
 

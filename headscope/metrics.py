@@ -101,7 +101,7 @@ class Loss(Metric):
         return _row_means(_cross_entropy(logits, targets), kept[:, columns].to(logits.device))
 
     def check(self, anatomy: Anatomy) -> None:
-        if any(site.kind == "self" for site in anatomy.sites):
+        if not any(site.kind == "causal" for site in anatomy.sites):
             raise MetricError(
                 f"{anatomy.model_class} sees the tokens ahead, so a next-token loss says nothing about it; "
                 "use metric='drift' (or 'mlm' where it has a masked-language head), or a function of your own"
@@ -196,7 +196,8 @@ class Drift(Metric):
 
     def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs = {**batch, **last_logits(model)}  # they are not looked at
-        has_head = getattr(model, "base_model", model) is not model
+        embeddings = getattr(model, "get_output_embeddings", lambda: None)  # T5 with a head has no base model
+        has_head = getattr(model, "base_model", model) is not model or embeddings() is not None
         if has_head and hasattr(model, "config"):
             inputs["output_hidden_states"] = True
         return inputs

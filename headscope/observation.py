@@ -1,9 +1,11 @@
 """Watching a model run: `capture` to look at tensors, `observe` to run statistics over text in one pass."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -25,6 +27,7 @@ from headscope.heads import Anatomy, Site
 from headscope.progress import Progress, n_steps
 from headscope.statistics import N_BLOCKS, Statistic
 from headscope.statistics.arrivals import OTHER
+from headscope.tables import settle_tokens
 from headscope.watching import TENSORS, SiteTensors, watch
 
 __all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]
@@ -119,11 +122,26 @@ def capture(
 
 @dataclass(frozen=True)
 class Observed:
-    """What a pass went over: documents (or rows) with a position that counts, these positions, batches."""
+    """What a pass went over: documents (or rows) with a position that counts, these positions, batches.
+
+    Attributes:
+        n_tokens: positions of the site that runs first; other sites of an encoder-decoder see others.
+        tokens: positions of each tensor, by the layer's number and the tensor's name.
+    """
 
     n_documents: int
     n_tokens: int
     n_batches: int
+    tokens: Mapping[tuple[int, str], int] = field(default_factory=dict)
+
+    def facts(self, of: str) -> dict[str, Any]:
+        """What a table says of numbers about a tensor: documents, tokens; layer_tokens where layers differ in them."""
+        return settle_tokens(self.raw_facts(of))
+
+    def raw_facts(self, of: str) -> dict[str, Any]:
+        """The same with layer_tokens in any case, so that facts of several passes can be joined."""
+        own = {str(layer): n for (layer, name), n in self.tokens.items() if name == of and layer < OTHER}
+        return {"documents": self.n_documents, "tokens": self.n_tokens, "layer_tokens": own}
 
 
 class Blocks:
@@ -169,7 +187,7 @@ def observe(
         anatomy: skips the probe.
         other: a second model that is run on the same batches, and its anatomy; its layers are counted from
             `headscope.statistics.arrivals.OTHER` on.
-        skip_first: positions at the start of each row that do not count (attention sinks).
+        skip_first: of the positions of each row that count, how many at its start do not (attention sinks).
         progress: told of each batch.
 
     Returns:
@@ -181,8 +199,8 @@ def observe(
     """
     if not statistics:
         raise InputError("observe takes at least one statistic")
-    if skip_first < 0:
-        raise InputError(f"skip_first is a number of positions, from 0; it was {skip_first}")
+    if skip_first < 0 or skip_first != int(skip_first):
+        raise InputError(f"skip_first is a whole number of positions, from 0; it was {skip_first}")
     want = frozenset().union(*(statistic.needs for statistic in statistics))
     batches, total = iter(batches), n_steps(batches)
     first = next(batches, None)
@@ -206,7 +224,7 @@ def observe(
             progress("watching", 1, total)
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    return Observed(len(feed.documents), feed.n_tokens, n_batches)
+    return Observed(len(feed.documents), feed.n_tokens, n_batches, feed.tokens)
 
 
 def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
@@ -220,6 +238,7 @@ class _Feed:
     def __init__(self, statistics: Sequence[Statistic], skip_first: int) -> None:
         self.blocks = Blocks()
         self.n_tokens = 0
+        self.tokens: Counter[tuple[int, str]] = Counter()
         self.documents: set[int] = set()
         self._statistics = statistics
         self._skip = skip_first
@@ -241,6 +260,7 @@ class _Feed:
             self._counted = True
         for name, tensor in tensors.items():
             self._check(site, name, tensor, kept[name])
+            self.tokens[site.layer, name] += int(kept[name].sum())
         for statistic in self._statistics:
             own = {name: tensor for name, tensor in tensors.items() if name in statistic.needs}
             statistic.update(site, own, kept[next(iter(own))], self._block)
@@ -250,9 +270,9 @@ class _Feed:
         kind = "self" if site.kind == "cross" and name in ("k", "v") else site.kind
         key = (kind, length)
         if key not in self._kept:
-            kept = kept_positions(self._batch, kind, length).clone()
-            kept[:, : self._skip] = False
-            self._kept[key] = kept
+            kept = kept_positions(self._batch, kind, length)
+            # the first that count, wherever padding stands
+            self._kept[key] = kept & (kept.cumsum(1) > self._skip)
         return self._kept[key]
 
     def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:

@@ -49,8 +49,8 @@ Weights = Sequence[Float64[Tensor, "width dim"]]
 
 WHOLE = "all"  # stands for a layer's number where heads of every layer are meant
 CONSTANT = "constant"  # stands for a head where none is kept yet
-_EFFECTIVE = ("layer", "n_heads", "effective", "low", "high", "tokens_per_dimension")
-_CURVE = ("layer", "k", "head", "share", "low", "high")
+_EFFECTIVE = ("layer", "n_heads", "effective", "low", "high", "tokens_per_dimension", "n_documents", "n_tokens")
+_CURVE = ("layer", "k", "head", "share", "low", "high", "n_documents", "n_tokens")
 _LEAST = 4  # blocks: leaving one out must leave something in either half
 
 
@@ -125,7 +125,7 @@ def redundancy(
     statistics = [layered, crossed] if whole else [layered]
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
     facts = {
-        "documents": observed.n_documents, "tokens": observed.n_tokens, "skip_first": skip_first, "ridge": RIDGE,
+        **observed.facts("gated_z"), "skip_first": skip_first, "ridge": RIDGE,
         "model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint,
     }  # fmt: skip
     if why := why_no_interval(observed.n_documents):
@@ -154,21 +154,18 @@ def rate_redundancy(
         facts: what it was measured on.
     """
     facts = dict(facts or {})
-    counted = {"n_documents": facts.get("documents"), "n_tokens": facts.get("tokens")}
     groups = {str(site.layer): moments[site.layer] for site in sites if site.layer in moments}
     if together is not None:
         groups[WHOLE] = together
-    effective = [{"layer": layer, **_effective_row(blocks), **counted} for layer, blocks in groups.items()]
+    effective = [{"layer": layer, **_effective_row(blocks)} for layer, blocks in groups.items()]
     curve = [
         row
         for site in sites if site.layer in moments
-        for row in (own | counted for own in _curve_rows(site.heads, moments[site.layer], weights[site.layer]))
+        for row in _curve_rows(site.heads, moments[site.layer], weights[site.layer])
     ]  # fmt: skip
-    return Redundancy(
-        pd.DataFrame(effective, columns=[*_EFFECTIVE, *counted]),
-        pd.DataFrame(curve, columns=[*_CURVE, *counted]),
-        facts,
-    )
+    one, other = pd.DataFrame(effective, columns=_EFFECTIVE), pd.DataFrame(curve, columns=_CURVE)
+    one["n_documents"] = other["n_documents"] = facts.get("documents")
+    return Redundancy(one, other, facts)
 
 
 def effective_heads(moments: Moments) -> float:
@@ -353,8 +350,7 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
     """
     filled = [block for block in blocks if block.n]
     if len(filled) < 2:
-        none = np.full(len(weights) + 1, np.nan)
-        return Spread(none, none, np.asarray(np.float64(len(filled) - 1)))
+        return jackknife_spread(np.full(len(weights) + 1, np.nan), [], [block.n for block in filled])
     halves = filled[::2], filled[1::2]
     fits = [fit_best(total(half), weights, ridge) for half in halves]
     whole = _both_ways(fits, halves, weights)
@@ -383,20 +379,22 @@ def _share(best: Best, judge_on: Moments, weights: Weights) -> Floats:
 def _effective_row(blocks: Sequence[Moments]) -> dict[str, Any]:
     spread = effective_spread(blocks)
     low, high = spread.interval()
-    widest = max(blocks[0].dims)
+    n_tokens = sum(block.n for block in blocks)
     return {
         "n_heads": len(blocks[0].dims),
         "effective": float(spread.centre),
         "low": float(low),
         "high": float(high),
-        "tokens_per_dimension": sum(block.n for block in blocks) / widest,
+        "tokens_per_dimension": n_tokens / max(blocks[0].dims),
+        "n_tokens": n_tokens,
     }
 
 
 def _curve_rows(heads: Sequence[HeadId], blocks: Sequence[Moments], weights: Weights) -> list[dict[str, Any]]:
     spread = curve_spread(blocks, weights)
     names = [CONSTANT, *(str(heads[place]) for place in fit_best(total(blocks), weights).order)]
+    counted = {"layer": heads[0].layer, "n_tokens": sum(block.n for block in blocks)}
     return [
-        {"layer": heads[0].layer, "k": k, "head": name, "share": share, "low": low, "high": high}
+        {"k": k, "head": name, "share": share, "low": low, "high": high} | counted
         for k, (name, share, low, high) in enumerate(zip(names, spread.centre, *spread.interval(), strict=True))
     ]

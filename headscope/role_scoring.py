@@ -94,8 +94,7 @@ def roles(
     if sequences:
         observe(model, sequences, [repeats], anatomy=anatomy, progress=part_of(progress, "repeated sequences"))
     facts = {
-        "documents": observed.n_documents,
-        "tokens": observed.n_tokens,
+        **observed.facts("pattern"),
         "skip_first": skip_first,
         "seed": seed,
         "repeated_sequences": sum(len(batch["input_ids"]) for batch in sequences),

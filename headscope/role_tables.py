@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope.heads import HeadId, HeadLike
-from headscope.tables import find_head, read_table, write_table
+from headscope.tables import find_head, read_table, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
 
@@ -129,7 +129,8 @@ class RoleTable:
         for role in self.scores:
             parts = {"": self.scores, "_low": self.low, "_high": self.high, "_chance": self.chance}
             columns |= {role + ending: numbers[role] for ending, numbers in parts.items()}
-        counts = {"n_documents": self.facts.get("documents"), "n_tokens": self.facts.get("tokens")}
+        n_tokens = token_counts(self.facts, [head.layer for head in self.heads])
+        counts = {"n_documents": self.facts.get("documents"), "n_tokens": n_tokens}
         return pd.DataFrame(columns | counts)
 
     def _repr_html_(self) -> str:

@@ -179,4 +179,4 @@ def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) 
 
 
 def _facts(observed: Observed, **more: Any) -> dict[str, Any]:
-    return {"documents": observed.n_documents, "tokens": observed.n_tokens, **more}
+    return {**observed.facts("gated_z"), **more}

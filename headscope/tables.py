@@ -1,7 +1,7 @@
 """What the analyses return: one number per head, or per pair of heads, with what it was measured on."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,16 @@ import pyarrow.parquet as pq
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
 
-__all__ = ["HeadTable", "PairTable", "find_head", "read_number", "read_table", "write_table"]
+__all__ = [
+    "HeadTable",
+    "PairTable",
+    "find_head",
+    "read_number",
+    "read_table",
+    "settle_tokens",
+    "token_counts",
+    "write_table",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +66,7 @@ class HeadTable:
                 "high": self.high,
                 **self.columns,
                 "n_documents": self.facts.get("documents"),
-                "n_tokens": self.facts.get("tokens"),
+                "n_tokens": token_counts(self.facts, [head.layer for head in self.heads]),
             }
         )
 
@@ -135,7 +144,7 @@ class PairTable:
                 "high": self.high[rows, columns],
                 **null,
                 "n_documents": self.facts.get("documents"),
-                "n_tokens": self.facts.get("tokens"),
+                "n_tokens": token_counts(self.facts, [self.heads[row].layer for row in rows]),
             }
         )
 
@@ -177,6 +186,22 @@ class PairTable:
         return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
 
 
+def settle_tokens(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts with "layer_tokens" (positions by layer, its number as text) only where layers differ in them."""
+    by_layer = facts.get("layer_tokens", {})
+    settled = {name: value for name, value in facts.items() if name != "layer_tokens"}
+    counts = set(by_layer.values())
+    if len(counts) > 1:
+        return {**settled, "layer_tokens": by_layer}
+    return {**settled, "tokens": counts.pop()} if counts else settled
+
+
+def token_counts(facts: Mapping[str, Any], layers: Sequence[int | str]) -> Any:
+    """How many positions the numbers of each layer rest on: one for all, or one for each."""
+    by_layer, whole = facts.get("layer_tokens"), facts.get("tokens")
+    return whole if by_layer is None else [by_layer.get(str(layer), whole) for layer in layers]
+
+
 def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:
     """Where a head stands among those of a table.
 
@@ -194,9 +219,9 @@ def write_table(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str
     """Rows as NAME.csv and NAME.parquet; what they are about as NAME.json, and in the parquet file too."""
     frame.to_csv(folder / f"{name}.csv", index=False)
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    facts = {**(table.schema.metadata or {}), b"headscope": json.dumps(about).encode()}
+    facts = {**(table.schema.metadata or {}), b"headscope": json.dumps(about, allow_nan=False).encode()}
     pq.write_table(table.replace_schema_metadata(facts), folder / f"{name}.parquet")
-    (folder / f"{name}.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(about, indent=1, allow_nan=False), encoding="utf-8")
 
 
 def read_table(

@@ -102,7 +102,7 @@ def similarity_(
             for table in tables:
                 table.save(new)
     if as_json:
-        typer.echo(json.dumps({table.name: _as_json(table, _apart(table)) for table in tables}))
+        typer.echo(json.dumps({table.name: _as_json(table, _apart(table)) for table in tables}, allow_nan=False))
         return
     for table in tables:
         _print_pairs(table)
@@ -153,7 +153,7 @@ def importance_(
             for table in tables:
                 table.save(new)
     if as_json:
-        typer.echo(json.dumps({table.name: _as_json(table, table.to_frame()) for table in tables}))
+        typer.echo(json.dumps({table.name: _as_json(table, table.to_frame()) for table in tables}, allow_nan=False))
         return
     for table in tables:
         _print_heads(table)
@@ -210,7 +210,7 @@ def compare_(
         contrast.save(out, force=force)
     if as_json:
         about = {"sentence": contrast.sentence, "facts": dict(contrast.facts)}
-        typer.echo(json.dumps({**about, "rows": _records(contrast.frame)}))
+        typer.echo(json.dumps({**about, "rows": _records(contrast.frame)}, allow_nan=False))
         return
     _print_contrast(contrast)
 

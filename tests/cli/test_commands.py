@@ -320,6 +320,19 @@ def test_importance_prints_and_writes_every_score_asked(run: Run, folder: Path, 
     assert json.loads(out)["ablation"]["unit"] == "nats/token"
 
 
+def test_what_is_not_defined_is_null_in_json_and_in_files(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
+    def strict(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    options = ("--text", text, "--windows", "1", "--length", "16")
+    for command, wanted in (("importance", "replaceability"), ("similarity", "predict")):
+        kind = "--score" if command == "importance" else "--measure"
+        code, out, _ = run(command, folder, kind, wanted, *options, "--json", "--out", tmp_path / wanted)
+        assert code == 0
+        assert "only 1 document" in json.loads(out, parse_constant=strict)[wanted]["facts"]["why_no_interval"]
+        json.loads((tmp_path / wanted / f"{wanted}.json").read_text(), parse_constant=strict)
+
+
 def test_compare_of_two_analyses_and_of_two_models(
     run: Run, folder: Path, report: Path, text: Path, tmp_path: Path
 ) -> None:

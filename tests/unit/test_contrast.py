@@ -174,7 +174,7 @@ def test_positions_left_out_are_told_and_refused_where_a_metric_counts_them(trai
     assert contrast.facts["tokens"] == contrast.frame["n_tokens"].iloc[0]
     with pytest.raises(InputError, match="ablation is measured by a metric, which counts every position"):
         compare(model, model, batches, skip_first=2)
-    with pytest.raises(InputError, match="skip_first is a number of positions"):
+    with pytest.raises(InputError, match="skip_first is a whole number of positions"):
         compare(model, model, batches, scores="norm", skip_first=-1)
 
 

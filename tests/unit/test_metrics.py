@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor, nn
-from transformers import BartConfig, BartForConditionalGeneration, BertForMaskedLM, LlamaModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertForMaskedLM,
+    LlamaModel,
+)
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
@@ -213,6 +220,22 @@ def test_drift_is_one_minus_the_cosine_of_mean_pooled_hidden_states(name: str, s
     np.testing.assert_allclose(Drift().measure(without, batch, intact), want, rtol=1e-5)
     assert min(want) > 1e-3
     assert Drift().measure(intact, batch, intact).abs().max() == 0
+
+
+def test_an_encoder_decoder_with_a_head_is_judged_by_its_decoder() -> None:
+    sizes = {"d_model": 32, "num_layers": 1, "num_heads": 4, "d_kv": 8, "d_ff": 48, "pad_token_id": 0}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", vocab_size=60, **sizes)).eval()
+    batch = make_batches("bert", 1)[0]
+    batch["decoder_input_ids"] = ids = batch["input_ids"].flip(1)[:, :7].contiguous()
+    anatomy = discover(model)
+    Loss().check(anatomy)
+    with torch.no_grad():
+        logits = run_model(model, Loss().inputs(model, batch)).logits[:, :-1]
+        output = run_model(model, Drift().inputs(model, batch))
+    want = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
+    torch.testing.assert_close(Loss().measure(run_model(model, batch), batch).float(), want)
+    pooled = torch.nn.functional.normalize(output.decoder_hidden_states[-1].mean(1), dim=-1)
+    torch.testing.assert_close(Drift()._pooled(output, batch).float(), pooled)
 
 
 @settings(deadline=None, max_examples=40)

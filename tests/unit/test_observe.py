@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import headscope as hs
 from headscope.anatomy import discover
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Site
@@ -270,14 +271,41 @@ def test_each_side_of_an_encoder_decoder_counts_by_its_own_mask() -> None:
     # a cross site's values are the encoder's, and so is their padding
     assert [v.total(layer)[1] for layer in range(3)] == [11, 7, 11]
 
+    norm = hs.importance(model, [batch], "norm").to_frame()
+    assert norm.groupby("layer")["n_tokens"].first().tolist() == [11, 7, 7]
+    curve = hs.redundancy(model, [batch]).curve
+    assert curve.groupby("layer")["n_tokens"].first().tolist() == [11, 7, 7]
+    for memory in ("2GB", 140_000):  # in one pass, and a layer in each
+        of_v = hs.similarity(model, [batch], of="v", memory=memory)
+        assert of_v.to_frame().groupby(of_v.to_frame()["head_a"].str[:2])["n_tokens"].first().tolist() == [11, 7, 11]
+    assert "layer_tokens" not in hs.similarity(build("gpt2"), make_batches("gpt2")).facts
+
+
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_the_first_positions_that_count_are_skipped_wherever_padding_stands(skip: int) -> None:
+    model, ids = build("gpt2"), torch.arange(14).reshape(2, 7) + 3
+    left = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+    recorder = _Recorder("q")
+    observe(model, [{"input_ids": ids, "attention_mask": left}], [recorder], skip_first=skip)
+    with capture(model, ("q",)) as seen:
+        model(input_ids=ids, attention_mask=left)
+    q = seen[0].q.double().transpose(1, 2)
+    assert recorder.total(0)[1] == 12 - 2 * skip
+    torch.testing.assert_close(recorder.total(0)[0], q[0, 2 + skip :].sum(0) + q[1, skip:].sum(0))
+
 
 def test_what_cannot_be_observed_is_refused() -> None:
     model, batches = build("gpt2"), make_batches("gpt2")
+    for documents in (torch.zeros(2, dtype=torch.long), torch.zeros(3)):
+        with pytest.raises(InputError, match=r"document is \(3,\) whole numbers"):
+            observe(model, [{**batches[0], "document": documents}], [_Recorder()])
+    with pytest.raises(InputError, match="skip_first is a whole number"):
+        observe(model, batches, [_Recorder()], skip_first=1.5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no batch"):
         observe(model, [], [_Recorder()])
     with pytest.raises(InputError, match="at least one statistic"):
         observe(model, batches, [])
-    with pytest.raises(InputError, match=r"skip_first is a number of positions, from 0; it was -1"):
+    with pytest.raises(InputError, match=r"skip_first is a whole number of positions, from 0; it was -1"):
         observe(model, batches, [_Recorder()], skip_first=-1)
     with pytest.raises(InputError, match="no position counts in 2 batches with skip_first=12"):
         observe(model, batches, [_Recorder()], skip_first=12)
