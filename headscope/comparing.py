@@ -148,7 +148,17 @@ def compare_heads(
             made = [replace(t, null=by_ask[a].matrix) if a in by_ask else t for a, t in zip(reading, made, strict=True)]
         for place, table in zip(places, made, strict=True):
             tables[place] = table
-    return [table for table in tables if table is not None]
+    return [_explained(table) for table in tables if table is not None]
+
+
+def _explained(table: PairTable) -> PairTable:
+    if not np.isnan(table.matrix).all():
+        return table
+    why = (
+        f"{table.name} of {table.of} is defined for no two of these heads; they must vary and see the same positions, "
+        "and contributions and weights are compared in one residual stream: two models must have one width"
+    )
+    return replace(table, facts={**table.facts, "why_no_value": why})
 
 
 @dataclass(frozen=True)
@@ -197,6 +207,14 @@ class _Pair:
         if self.other is not None and self.other_anatomy is not None:
             made |= {OTHER + layer: value for layer, value in make(self.other, self.other_anatomy).items()}
         return made
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Which models they are."""
+        known = {"model_class": self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint}
+        other = self.other_anatomy
+        theirs = {} if other is None else {"other_class": other.model_class, "other_fingerprint": other.fingerprint}
+        return known | theirs
 
     @property
     def cuttable(self) -> "_Pair":
@@ -253,7 +271,7 @@ def _pass(
         _check_they_meet(pair.model, pair.other, computed.values())
     wants_weights = any("output_weights" in ask.measure.needs for ask in asks)
     weights = pair.by_layer(output_weights) if wants_weights else {}
-    settings = {"scope": how.scope, "skip_first": how.skip_first, "seed": how.seed}
+    settings = {"scope": how.scope, "skip_first": how.skip_first, "seed": how.seed, **pair.facts}
     made = []
     for ask in asks:
         needs = {need: computed[ask.key(need)] for need in ask.measure.needs if need != "output_weights"}
@@ -311,10 +329,15 @@ def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
     matrix[np.ix_(own, own)] = ask.measure.compare({need: ordered})
     if scope == "layer":
         matrix[own_layer(layer)[:, None] != own_layer(layer)] = np.nan
+    kinds = pair.by_layer(lambda _, anatomy: {site.layer: site.kind for site in anatomy.sites})
+    if "cross" in kinds.values():  # encoder and decoder have a residual stream each, and cross layers join the two
+        kind = np.array([kinds[number] for number in layer.tolist()])
+        matrix[kind[:, None] != kind] = np.nan
     shown = slice(0, len(rows)) if columns is None else slice(len(rows), None)
     matrix = matrix[: len(rows), shown]
     none = np.full_like(matrix, np.nan)
-    facts = {"scope": scope, "why_no_interval": "weights are known exactly: there is no text to vary"}
+    why = "weights are known exactly: there is no text to vary"
+    facts = {"scope": scope, **pair.facts, "why_no_interval": why}
     return PairTable(MEASURES.name_of(ask.measure), ask.of, rows, matrix, none, none, facts, other=columns)
 
 

@@ -70,7 +70,7 @@ def plan_passes(
             return blocks, parts
     smallest, what = (layers[:2], "two layers alone take") if anatomies[1] is None else (layers, "two models take")
     raise InputError(
-        f"{what} {_bytes(anatomies, smallest, scope, blocks) / 1e9:.2g} GB, more than the {room / 1e9:.2g} GB that "
+        f"{what} {_size(_bytes(anatomies, smallest, scope, blocks))}, more than the {_size(room)} that "
         'memory leaves to each sum; allow more, or compare within layers (scope="layer")'
     )
 
@@ -83,7 +83,7 @@ def _one_after_another(anatomies: Anatomies, layers: Sequence[int], room: float)
         own = _bytes(anatomies, [layer], "layer", N_BLOCKS)
         if own > room:
             raise InputError(
-                f"layer {layer} alone takes {own / 1e9:.2g} GB, more than the {room / 1e9:.2g} GB that memory leaves "
+                f"layer {layer} alone takes {_size(own)}, more than the {_size(room)} that memory leaves "
                 "to each sum; allow more"
             )
         if not parts or taken + own > room:
@@ -92,6 +92,11 @@ def _one_after_another(anatomies: Anatomies, layers: Sequence[int], room: float)
         parts[-1].append(layer)
         taken += own
     return parts
+
+
+def _size(n_bytes: float) -> str:
+    unit = next((unit for unit in ("gb", "mb") if n_bytes >= _UNITS[unit]), "kb")
+    return f"{n_bytes / _UNITS[unit]:.2g} {unit.upper()}"
 
 
 def _bytes(anatomies: Anatomies, layers: Sequence[int], scope: str, blocks: int) -> float:

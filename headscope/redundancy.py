@@ -25,7 +25,7 @@ from headscope.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.tables import read_table, write_table
+from headscope.tables import read_table, titled, write_table
 from headscope.watching import output_weights
 
 __all__ = [
@@ -75,7 +75,7 @@ class Redundancy:
     def _repr_html_(self) -> str:
         tables = {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
         return "".join(
-            f"<p>{title}</p>{frame.to_html(index=False, max_rows=40)}" for title, frame in tables.items()
+            titled(title, self.facts) + frame.to_html(index=False, max_rows=40) for title, frame in tables.items()
         )  # fmt: skip
 
     def save(self, folder: str | Path) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope.heads import HeadId, HeadLike
-from headscope.tables import find_head, read_table, token_counts, write_table
+from headscope.tables import find_head, read_table, titled, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
 
@@ -135,7 +135,7 @@ class RoleTable:
 
     def _repr_html_(self) -> str:
         shown = ["layer", "head", "role", "score", "low", "high", *self.scores, "example"]
-        return "<p>roles of heads, off the sink</p>" + self.to_frame()[shown].to_html(index=False)
+        return titled("roles of heads, off the sink", self.facts) + self.to_frame()[shown].to_html(index=False)
 
     def save(self, folder: str | Path) -> None:
         """Write roles.csv, roles.parquet (the rows) and roles.json (facts, examples) into an existing folder."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,9 @@ __all__ = [
     "find_head",
     "read_number",
     "read_table",
+    "reasons",
     "settle_tokens",
+    "titled",
     "token_counts",
     "write_table",
 ]
@@ -71,7 +74,7 @@ class HeadTable:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.name} ({self.unit or 'no unit'})</p>" + self.to_frame().to_html(index=False)
+        return titled(f"{self.name} ({self.unit or 'no unit'})", self.facts) + self.to_frame().to_html(index=False)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder.
@@ -149,7 +152,8 @@ class PairTable:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.name} of {self.of}</p>" + self.to_frame().to_html(index=False, max_rows=40)
+        what = f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models")
+        return titled(what, self.facts) + self.to_frame().to_html(index=False, max_rows=40)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder.
@@ -184,6 +188,22 @@ class PairTable:
             filled[column][rows, columns] = frame[column]
         value, low, high = filled["value"], filled["low"], filled["high"]
         return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
+
+
+def reasons(facts: Mapping[str, Any]) -> list[str]:
+    """Why something is missing in a table, a line each."""
+    missing = {
+        "values": "why_no_value",
+        "intervals": "why_no_interval",
+        "tests": "why_no_test",
+        "random tokens": "why_no_null",
+    }
+    return [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
+
+
+def titled(title: str, facts: Mapping[str, Any]) -> str:
+    """The head of a table in a notebook: what it is, and why something is missing in it; HTML."""
+    return f"<p>{'<br>'.join(map(escape, [title, *reasons(facts)]))}</p>"
 
 
 def settle_tokens(facts: Mapping[str, Any]) -> dict[str, Any]:

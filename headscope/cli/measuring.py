@@ -1,7 +1,6 @@
 """Commands that measure one thing: how alike heads are, what each is worth, what they do, what changed."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +43,7 @@ from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import importance
 from headscope.splits import sample_batches
-from headscope.tables import HeadTable, PairTable
+from headscope.tables import HeadTable, PairTable, reasons
 from headscope.texts import read_texts
 
 __all__: list[str] = []
@@ -225,13 +224,6 @@ def _as_json(table: PairTable | HeadTable, rows: pd.DataFrame) -> dict[str, Any]
     return {**about, "facts": dict(table.facts), "rows": _records(rows)}
 
 
-def _say_why(facts: Mapping[str, Any]) -> None:
-    """Why something is missing, a line each."""
-    for what, fact in (("intervals", "why_no_interval"), ("tests", "why_no_test")):
-        if fact in facts:
-            typer.echo(f"no {what}: {facts[fact]}")
-
-
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values, what is not defined as null."""
     return [
@@ -260,7 +252,7 @@ def _print_pairs(table: PairTable) -> None:
         null = [number(row["null"])] if table.null is not None else []
         shown.add_row(row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *null)
     stdout.print(shown)
-    _say_why(table.facts)
+    typer.echo("".join(f"{reason}\n" for reason in reasons(table.facts)), nl=False)
 
 
 def _print_heads(table: HeadTable) -> None:
@@ -274,7 +266,7 @@ def _print_heads(table: HeadTable) -> None:
         name = f"L{row['layer']}H{row['head']}"
         shown.add_row(name, number(row["score"]), interval(row["low"], row["high"]), *further)
     stdout.print(shown)
-    _say_why(table.facts)
+    typer.echo("".join(f"{reason}\n" for reason in reasons(table.facts)), nl=False)
 
 
 def _print_contrast(contrast: Contrast) -> None:

@@ -16,6 +16,7 @@ from headscope.measures import MEASURES
 from headscope.measures.cka import Cka
 from headscope.nulls import scramble_tokens
 from headscope.observation import Blocks
+from headscope.reference import Transformer
 from tests import models
 from tests.families import build_any
 from tests.reference import jackknife
@@ -357,3 +358,23 @@ def test_documents_without_a_position_that_counts_do_not_count() -> None:
     assert 0 < left < len(lengths)
     table = hs.similarity(model, batches, skip_first=9)
     assert table.facts["documents"] == left
+
+
+def test_weights_of_an_encoder_and_of_a_decoder_are_not_set_against_each_other() -> None:
+    model = build_any("t5")
+    kinds = [site.kind for site in hs.discover(model).sites for _ in site.heads]
+    alike = hs.similarity(model, measure="weights_ov", scope="model").matrix
+    assert len(set(kinds)) == 3
+    np.testing.assert_array_equal(np.isnan(alike), [[a != b for b in kinds] for a in kinds])
+
+
+def test_a_table_says_of_which_models_it_is_and_why_it_is_empty() -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    narrow = Transformer(models.VOCABULARY, width=16, n_heads=2, causal=True)
+    table = hs.similarity(model, batches, "cosine", other=narrow, scope="model")
+    assert (table.facts["model_class"], table.facts["other_class"]) == ("LlamaForCausalLM", "Transformer")
+    assert np.isnan(table.matrix).all()
+    assert "one width" in table.facts["why_no_value"]
+    assert "of two models" in table._repr_html_()
+    few = hs.similarity(model, [{name: value[:1] for name, value in batches[0].items()}])
+    assert "no intervals: only 1 document" in few._repr_html_()
