@@ -142,10 +142,11 @@ def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, 
     for batch in batches:
         given = batch.get("document") if isinstance(batch, Mapping) else None
         if given is not None:
-            if given.shape != (n_rows(batch),) or given.is_floating_point():
+            shape, dtype = tuple(getattr(given, "shape", ())), getattr(given, "dtype", type(given).__name__)
+            if not isinstance(given, Tensor) or shape != (n_rows(batch),) or given.is_floating_point():
                 raise InputError(
-                    f"document is ({n_rows(batch)},) whole numbers here, the document of each row; it was "
-                    f"{tuple(given.shape)} of {given.dtype}"
+                    f"document is a tensor of ({n_rows(batch)},) whole numbers here, the document of each row; it was "
+                    f"{shape} of {dtype}"
                 )
             yield batch, given.cpu()
             continue

@@ -152,7 +152,7 @@ def compare_heads(
 
 
 def _explained(table: PairTable) -> PairTable:
-    if not np.isnan(table.matrix).all():
+    if not np.isnan(table.matrix).all() or table.facts.get("documents", 2) < 2:
         return table
     why = (
         f"{table.name} of {table.of} is defined for no two of these heads; they must vary and see the same positions, "

@@ -296,8 +296,8 @@ def test_the_first_positions_that_count_are_skipped_wherever_padding_stands(skip
 
 def test_what_cannot_be_observed_is_refused() -> None:
     model, batches = build("gpt2"), make_batches("gpt2")
-    for documents in (torch.zeros(2, dtype=torch.long), torch.zeros(3)):
-        with pytest.raises(InputError, match=r"document is \(3,\) whole numbers"):
+    for documents in (torch.zeros(2, dtype=torch.long), torch.zeros(3), [0, 0, 1]):
+        with pytest.raises(InputError, match=r"document is a tensor of \(3,\) whole numbers"):
             observe(model, [{**batches[0], "document": documents}], [_Recorder()])
     with pytest.raises(InputError, match="skip_first is a whole number"):
         observe(model, batches, [_Recorder()], skip_first=1.5)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AlbertConfig, AlbertModel, Olmo2Config, Olmo2ForCausalLM
 
 from headscope.anatomy import discover
-from headscope.errors import NumericalError, PlanError, SurgeryError
+from headscope.errors import ModelError, NumericalError, PlanError, SurgeryError
 from headscope.heads import HeadId
 from headscope.plans import Plan
 from headscope.reference import MultiHeadAttention
@@ -98,7 +98,7 @@ def test_a_model_that_fails_midway_is_left_without_hooks():
     model = models.build("causal")
     anatomy = discover(model, {"input_ids": torch.ones(2, 4, dtype=torch.long)})
     model.blocks[1].feedforward[0].weight = nn.Parameter(torch.zeros(3, 3))
-    with pytest.raises(RuntimeError, match="shapes"):
+    with pytest.raises(ModelError, match=r"failed with RuntimeError: .*shapes"):
         prune(model, ["L0H1"], anatomy=anatomy, example={"input_ids": torch.ones(2, 4, dtype=torch.long)})
     assert not hooks_of(model)
 
