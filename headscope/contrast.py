@@ -81,7 +81,9 @@ class Contrast:
                 f"L{top['layer']}H{top['head']} ({top['score']} {told})"
             )
         else:
-            parts.append(self.facts.get("why_no_interval", "no change is told from chance"))
+            untested = {name: why for name in ("why_no_interval", "why_no_test") if (why := self.facts.get(name))}
+            tested = self.frame["p_value"].notna().any()
+            parts.append("no change is told from chance" if tested or not untested else next(iter(untested.values())))
         return "; ".join(parts) + "."
 
     def _repr_html_(self) -> str:
@@ -169,6 +171,9 @@ def compare(
             for model, anatomy in zip((first, second), anatomies, strict=True)
         ]
         frames.append(_on_the_same_text(sides))
+        if sides[0].rating.spread is None or sides[1].rating.spread is None:
+            name = sides[0].table.name
+            facts["why_no_test"] = f"{name} has an interval but no error of its own, so its changes are not tested"
         facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
     alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first, progress=progress)
     return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)

@@ -66,6 +66,13 @@ def test_the_two_sides_of_an_encoder_decoder_change_each_on_its_own_positions() 
     assert changes["q_value"].between(0, 1).all()
 
 
+def test_a_score_that_is_not_tested_is_not_called_unchanged(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, louder(model, 1, 2, 3.0), batches[:3], scores="needed")
+    assert contrast.frame["p_value"].isna().all()
+    assert contrast.sentence.endswith("needed has an interval but no error of its own, so its changes are not tested.")
+
+
 def test_rounding_is_no_change_and_a_small_change_is_told_by_its_size(trained: Trained) -> None:
     model, batches = trained
     contrast = compare(model, copy.deepcopy(model).double(), batches, scores=("norm", "replaceability"))
