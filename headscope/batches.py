@@ -66,8 +66,8 @@ def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:
         inputs.setdefault("use_cache", False)
     try:
         return model(**(inputs | extra))
-    except HeadscopeError:
-        raise
+    except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
+        raise  # what went wrong is known, and other batches would not mend it
     except Exception as error:
         shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
         raise ModelError(

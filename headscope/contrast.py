@@ -80,10 +80,9 @@ class Contrast:
                 f"{count(len(changed.drop_duplicates(['layer', 'head'])), 'head')} changed, most clearly "
                 f"L{top['layer']}H{top['head']} ({top['score']} {told})"
             )
-        else:
-            untested = {name: why for name in ("why_no_interval", "why_no_test") if (why := self.facts.get(name))}
-            tested = self.frame["p_value"].notna().any()
-            parts.append("no change is told from chance" if tested or not untested else next(iter(untested.values())))
+        elif self.frame["p_value"].notna().any():
+            parts.append("no change is told from chance")
+        parts += [self.facts[why] for why in ("why_no_interval", "why_no_test") if why in self.facts]
         return "; ".join(parts) + "."
 
     def _repr_html_(self) -> str:

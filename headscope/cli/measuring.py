@@ -224,6 +224,11 @@ def _as_json(table: PairTable | HeadTable, rows: pd.DataFrame) -> dict[str, Any]
     return {**about, "facts": dict(table.facts), "rows": _records(rows)}
 
 
+def _say_why(table: PairTable | HeadTable) -> None:
+    for reason in reasons(table.facts):
+        typer.echo(reason)
+
+
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as JSON values, what is not defined as null."""
     return [
@@ -252,7 +257,7 @@ def _print_pairs(table: PairTable) -> None:
         null = [number(row["null"])] if table.null is not None else []
         shown.add_row(row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *null)
     stdout.print(shown)
-    typer.echo("".join(f"{reason}\n" for reason in reasons(table.facts)), nl=False)
+    _say_why(table)
 
 
 def _print_heads(table: HeadTable) -> None:
@@ -266,7 +271,7 @@ def _print_heads(table: HeadTable) -> None:
         name = f"L{row['layer']}H{row['head']}"
         shown.add_row(name, number(row["score"]), interval(row["low"], row["high"]), *further)
     stdout.print(shown)
-    typer.echo("".join(f"{reason}\n" for reason in reasons(table.facts)), nl=False)
+    _say_why(table)
 
 
 def _print_contrast(contrast: Contrast) -> None:

@@ -2,86 +2,19 @@
 
 import io
 import json
-import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, pre_tokenizers, processors
-from tokenizers.models import WordLevel
 from torch import nn
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForMaskedLM
 
 import headscope as hs
-from headscope.cli import main, options
+from headscope.cli import options
 from tests import models
-
-Run = Callable[..., tuple[int, str, str]]
-
-WORDS = [f"w{number}" for number in range(models.VOCABULARY - 6)]
-SMALL = ("--windows", "24", "--length", "16", "--ablation-tokens", "150")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """run("inspect", "folder"): exit code, stdout, stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["headscope", *map(str, arguments)])
-        capsys.readouterr()  # what the test itself set off before
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
-
-
-def _tokenizer(pad: bool) -> PreTrainedTokenizerFast:
-    specials = ["[PAD]", "[BOS]", "[CLS]", "[SEP]", "[UNK]", "<"]
-    vocabulary = {word: number for number, word in enumerate([*specials, *WORDS])}
-    backend = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 1)])
-    pads = {"pad_token": "[PAD]"} if pad else {}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", bos_token="[BOS]", **pads)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama with a tokenizer that has no pad token."""
-    target = tmp_path_factory.mktemp("models") / "tiny-llama"
-    models.build("llama").save_pretrained(target)
-    _tokenizer(pad=False).save_pretrained(target)
-    return target
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight sections, each its own document with --split; markup among the words."""
-    generator = torch.Generator().manual_seed(0)
-    sections = []
-    for number in range(8):
-        drawn = torch.randint(len(WORDS), (60,), generator=generator).tolist()
-        sections.append(f"# section {number} <script>alert(1)</script>\n" + " ".join(WORDS[word] for word in drawn))
-    target = tmp_path_factory.mktemp("text") / "notes.txt"
-    target.write_text("\n".join(sections), encoding="utf-8")
-    return target
-
-
-@pytest.fixture(scope="module")
-def report(folder: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of the tiny Llama, made by the command."""
-    out = tmp_path_factory.mktemp("reports") / "report"
-    sys.argv = ["headscope", "analyze", str(folder), "--text", str(text), "--split", "^# ", "--out", str(out), *SMALL]
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    return out
+from tests.cli.conftest import SMALL, Run, make_tokenizer
 
 
 def test_version_and_help(run: Run) -> None:
@@ -203,7 +136,7 @@ def test_damaged_weights_are_refused(run: Run, folder: Path, text: Path, tmp_pat
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
     model.save_pretrained(tmp_path / "bad")
-    _tokenizer(pad=True).save_pretrained(tmp_path / "bad")
+    make_tokenizer(pad=True).save_pretrained(tmp_path / "bad")
     result = run("analyze", tmp_path / "bad", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
     _refused(result, "layers.1.mlp.up_proj.weight")
     assert not (tmp_path / "out").exists()
@@ -217,7 +150,7 @@ def test_a_model_without_a_tokenizer_is_refused(run: Run, text: Path, tmp_path: 
 
 def test_an_encoder_asked_for_next_token_loss_is_refused(run: Run, text: Path, tmp_path: Path) -> None:
     models.build("bert").save_pretrained(tmp_path / "bert")
-    _tokenizer(pad=True).save_pretrained(tmp_path / "bert")
+    make_tokenizer(pad=True).save_pretrained(tmp_path / "bert")
     common = ("analyze", tmp_path / "bert", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
     _refused(run(*common, "--metric", "loss"), "BertModel", "drift")
     _refused(run(*common, "--metric", "nonsense"), "auto, loss")
@@ -229,7 +162,7 @@ def test_a_masked_language_model_is_judged_by_its_masked_tokens(run: Run, text: 
         max_position_embeddings=64,
     )  # fmt: skip
     BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    tokenizer = _tokenizer(pad=True)
+    tokenizer = make_tokenizer(pad=True)
     tokenizer.mask_token = "[CLS]"
     tokenizer.save_pretrained(tmp_path / "bert")
     common = ("analyze", tmp_path / "bert", "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
@@ -270,123 +203,6 @@ def test_damaged_saved_models_are_refused(run: Run, folder: Path, tmp_path: Path
     name = sorted(tensors)[0]
     save_file(tensors | {name: tensors[name] + 1}, saved / "model.safetensors")
     _refused(run("inspect", saved), "model.safetensors")
-
-
-def test_similarity_prints_and_writes_every_measure_asked(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
-    options = ("--text", text, "--split", "^# ", "--windows", "24", "--length", "16")
-    measures = ("--measure", "cka", "--measure", "pattern_js", "--measure", "weights_ov")
-    code, out, err = run("similarity", folder, *measures, *options, "--out", tmp_path / "alike")
-    assert (code, err) == (0, "")
-    assert "cka of z: most alike" in out
-    assert "on random tokens" in out
-    assert "no intervals: weights are known exactly" in out
-    for name in ("cka", "pattern_js", "weights_ov"):
-        table = hs.PairTable.load(tmp_path / "alike", name)
-        assert table.matrix.shape == (16, 16)
-    assert run("similarity", folder, *options, "--out", tmp_path / "alike")[0] == 1
-    code, out, _ = run("similarity", folder, *options, "--scope", "model", "--json")
-    assert code == 0
-    table = json.loads(out)["cka"]
-    assert (table["of"], table["facts"]["scope"]) == ("z", "model")
-    rows = table["rows"]
-    assert len(rows) == 16 * 15 // 2
-    assert set(rows[0]) == {"head_a", "head_b", "value", "low", "high", "n_documents", "n_tokens"}
-
-
-def test_similarity_of_two_models(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
-    smaller = tmp_path / "smaller"
-    plan = tmp_path / "plan.json"
-    plan.write_text(hs.Plan(["L0H1"]).to_json(), encoding="utf-8")
-    assert run("prune", folder, "--plan", plan, "--out", smaller, "--text", text)[0] == 0
-    code, out, err = run("similarity", folder, "--other", smaller, "--text", text, "--windows", "8", "--json")
-    assert (code, err) == (0, "")
-    values = {(row["head_a"], row["head_b"]): row["value"] for row in json.loads(out)["cka"]["rows"]}
-    assert values["L0H0", "L0H0"] == pytest.approx(1)
-    assert ("L0H1", "L0H1") not in values
-    assert ("L0H1", "L0H2") in values
-
-
-def test_importance_prints_and_writes_every_score_asked(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
-    options = ("--text", text, "--split", "^# ", "--windows", "24", "--length", "16", "--tokens", "150")
-    scores = ("--score", "norm", "--score", "ablation")
-    code, out, err = run("importance", folder, *scores, *options, "--out", tmp_path / "worth")
-    assert (code, err) == (0, "")
-    assert "norm, activation" in out
-    assert "ablation, nats/token" in out
-    assert len(hs.HeadTable.load(tmp_path / "worth", "ablation").heads) == 16
-    code, out, _ = run("importance", folder, *scores, *options, "--json")
-    assert code == 0
-    assert len(json.loads(out)["norm"]["rows"]) == 16
-    assert json.loads(out)["ablation"]["unit"] == "nats/token"
-
-
-def test_what_is_not_defined_is_null_in_json_and_in_files(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
-    def strict(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    options = ("--text", text, "--windows", "1", "--length", "16")
-    for command, wanted in (("importance", "replaceability"), ("similarity", "predict")):
-        kind = "--score" if command == "importance" else "--measure"
-        code, out, _ = run(command, folder, kind, wanted, *options, "--json", "--out", tmp_path / wanted)
-        assert code == 0
-        assert "only 1 document" in json.loads(out, parse_constant=strict)[wanted]["facts"]["why_no_interval"]
-        json.loads((tmp_path / wanted / f"{wanted}.json").read_text(), parse_constant=strict)
-
-
-def test_compare_of_two_analyses_and_of_two_models(
-    run: Run, folder: Path, report: Path, text: Path, tmp_path: Path
-) -> None:
-    code, out, err = run("compare", report, report, "--out", tmp_path / "same")
-    assert (code, err) == (0, "")
-    assert "no change is told from chance" in out
-    assert (tmp_path / "same" / "heads.csv").exists()
-    code, out, _ = run("compare", folder, folder, "--text", text, "--windows", "8", "--tokens", "64", "--json")
-    assert code == 0
-    assert "share 16 heads" in json.loads(out)["sentence"]
-    code, _, err = run("compare", report, folder)
-    assert code == 1
-    assert "one is a saved analysis and the other a model" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("similarity", "--measure", "ckaa"), "did you mean 'cka'"),
-        (("similarity", "--of", "y"), "cka does not compare 'y'; it compares: z, q, k, v, contribution"),
-        (("similarity", "--memory", "lots"), "memory is a number of bytes"),
-        (("similarity", "--scope", "head"), "there is no scope 'head'"),
-        (("importance", "--score", "normm"), "did you mean 'norm'"),
-    ],
-)
-def test_measuring_refuses_by_name(run: Run, folder: Path, text: Path, arguments: tuple[str, ...], said: str) -> None:
-    command, *rest = arguments
-    code, _, err = run(command, folder, "--text", text, *rest)
-    assert code == 1
-    assert said in err
-
-
-def test_models_of_different_tokenizers_are_not_compared(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(folder, tmp_path / "other"))
-    words = json.loads((other / "tokenizer.json").read_text("utf-8"))
-    vocabulary = words["model"]["vocab"]
-    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
-    (other / "tokenizer.json").write_text(json.dumps(words), "utf-8")
-    for command in (("similarity", folder, "--other", other), ("compare", folder, other)):
-        code, _, err = run(*command, "--text", text)
-        assert code == 1
-        assert "have different tokenizers ('w" in err
-
-
-def test_numbers_that_cannot_be_are_wrong_usage(run: Run, folder: Path) -> None:
-    assert run("importance", folder, "--tokens", "0")[0] == 2
-    assert run("similarity", folder, "--skip-first", "-1")[0] == 2
-
-
-def test_of_applies_to_the_measures_that_compare_it(run: Run, folder: Path, text: Path) -> None:
-    options = ("--text", text, "--windows", "8", "--json")
-    code, out, _ = run("similarity", folder, "--measure", "cka", "--measure", "weights_ov", "--of", "q", *options)
-    assert code == 0
-    assert set(json.loads(out)) == {"cka", "weights_ov"}
 
 
 def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

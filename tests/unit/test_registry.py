@@ -60,6 +60,8 @@ def test_an_unknown_name_lists_what_there_is_and_what_was_meant(package: Path) -
         UnknownNameError, match=r"no plugin named 'frist'; did you mean 'first'. there are: first, second"
     ):
         registry["frist"]
+    with pytest.raises(UnknownNameError, match="did you mean 'second'"):
+        registry["SECOND"]
     assert registry.get("frist") is None
     assert "frist" not in registry
 

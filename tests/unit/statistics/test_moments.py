@@ -215,3 +215,10 @@ def test_what_is_summed_is_a_setting():
         close(summed.square(), sums.second_moment(rows, summed.pivot.reshape(rows.shape[1:]).numpy()))
     with pytest.raises(UnknownNameError, match=r"pattern.*gated_z"):
         SummedMoments(of="pattern")
+
+
+def test_sums_of_nothing_take_no_memory_until_they_are_added_to():
+    empty = Moments.empty((300, 500, 200), torch.zeros(1000, dtype=torch.float64))
+    assert sum(panel.untyped_storage().nbytes() for panel in empty.panels) <= 8 * len(empty.panels)
+    assert empty.n == 0
+    assert not empty.square().any()
