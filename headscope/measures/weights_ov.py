@@ -27,8 +27,8 @@ class WeightsOv(Measure):
         formula="⟨M_a, M_b⟩ / (‖M_a‖ ‖M_b‖) with M = W_O W_V, Frobenius; ⟨M_a, M_b⟩ = Σ (W_Oaᵀ W_Ob) ∘ (W_Va W_Vbᵀ).",
         unit="none",
         span="-1 to 1; 1 = the same map from what is read to what is written but for scale, 0 = orthogonal.",
-        undefined="NaN for a zero head, where v is not one linear map of the residual stream, and between an encoder, a "
-        "decoder and what joins them: they read or write different streams.",
+        undefined="NaN for a zero head, where v is not one linear map of the residual stream, and between an encoder, "
+        "a decoder and what joins them: they read or write different streams.",
         invariance="One positive scale; any invertible map of a head's value dimensions undone in W_O.",
         cost="No text; N² d² · width. Never a (width, width) product.",
         use="To see copies that training left behind, whatever the two heads attend to. Heads of one KV group share "

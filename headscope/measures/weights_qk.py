@@ -27,8 +27,8 @@ class WeightsQk(Measure):
         formula="⟨M_a, M_b⟩ / (‖M_a‖ ‖M_b‖) with M = W_Qᵀ W_K, Frobenius; ⟨M_a, M_b⟩ = Σ (W_Qa W_Qbᵀ) ∘ (W_Ka W_Kbᵀ).",
         unit="none",
         span="-1 to 1; 1 = the same scores but for scale, 0 = orthogonal.",
-        undefined="NaN for a zero head, where q or k is not one linear map of the residual stream, for cross layers, whose "
-        "q and k read two streams, and between an encoder and a decoder.",
+        undefined="NaN for a zero head, where q or k is not one linear map of the residual stream, for cross layers, "
+        "whose q and k read two streams, and between an encoder and a decoder.",
         invariance="One positive scale; any invertible map of a head's query dimensions undone in its keys.",
         cost="No text; N² d² · width. Never a (width, width) product.",
         use="To see copies that training left behind. What is compared is the bare product of the projections: "
