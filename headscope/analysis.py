@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -31,15 +30,16 @@ from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, check_weights, prepare
 from headscope.progress import Progress
 from headscope.reporting import render
+from headscope.shown import Shown
 from headscope.splits import sample_batches, split_documents
-from headscope.tables import HeadTable, PairTable, read_number
+from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.verdicts import Verdict, draw_lines
 
 __all__ = ["Analysis", "analyze"]
 
 
-@dataclass(frozen=True, eq=False)
-class Analysis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Analysis(Shown):
     """Everything that one analysis found. Saved and loaded as one folder; reading it needs no model.
 
     Attributes:
@@ -77,12 +77,11 @@ class Analysis:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
         return Path(render(self, folder, force=force))
 
-    def _repr_html_(self) -> str:
-        table = self.candidates.head(12).to_html(index=False)
-        return f"<p><strong>{escape(self.verdict.sentence)}</strong></p>{table}"
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {self.verdict.sentence: self.candidates.head(12)}
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the analysis into a new folder: JSON and CSV files.
+        """Write the analysis into a new folder: JSON, CSV and Parquet files.
 
         Raises:
             StorageError: the folder has other content and `force` is off.
@@ -100,7 +99,7 @@ class Analysis:
                 (new / kind).mkdir()
                 for table in tables.values():
                     table.save(new / kind)
-            self.candidates.to_csv(new / "candidates.csv", index=False)
+            write_table(new, "candidates", self.candidates, {})
             (new / "analysis.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         return Path(folder)
 
@@ -117,8 +116,8 @@ class Analysis:
         try:
             about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
             anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
-            numbers = dict.fromkeys(_NUMBERS, read_number)
-            candidates = pd.read_csv(folder / "candidates.csv", keep_default_na=False, converters=numbers)
+            candidates, _ = read_table(folder, "candidates", {"head", "reason"}, _WORDS)
+            candidates = candidates.fillna(dict.fromkeys(["stand_in", "quadrant", "reason"], ""))
             verdict = Verdict.from_json(about["verdict"])
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
@@ -129,9 +128,7 @@ class Analysis:
         return cls(anatomy, scores, pairs, candidates, verdict, about["facts"])
 
 
-_NUMBERS = (
-    "importance", "low", "high", "replaceability", "needed", "norm", "gradient", "stand_in_share", "stand_in_cka",
-)  # fmt: skip
+_WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns of candidates that are not floats
 
 
 def analyze(

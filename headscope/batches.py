@@ -185,8 +185,7 @@ def probe_example(model: nn.Module, batch: Batch) -> dict[str, Any] | None:
 
 
 def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
-    """How many positions of each row count (1 where the batch has neither mask nor tokens)."""
-    mask = batch.get("attention_mask")
-    mask = batch.get("input_ids") if mask is None else mask
-    length = mask.shape[1] if isinstance(mask, Tensor) and mask.ndim == 2 else 1
+    """How many positions of each row count: those of its mask, tokens or embeddings; 1 where it has none of these."""
+    known = (batch.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))
+    length = next((own.shape[1] for own in known if isinstance(own, Tensor) and own.ndim in (2, 3)), 1)
     return kept_positions(batch, "self", length).sum(1)

@@ -10,6 +10,7 @@ from torch import nn
 from headscope.anatomy import discover
 from headscope.batches import Batch, check_takes, probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
+from headscope.formatting import brief_list
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
 from headscope.nulls import scramble_tokens
@@ -25,10 +26,16 @@ from headscope.tables import PairTable, settle_tokens
 from headscope.watching import output_weights
 from headscope.weights import ov_factors, qk_factors
 
-__all__ = ["How", "compare_heads", "similarity"]
+__all__ = ["How", "compare_heads", "needs_text", "similarity"]
 
 _FACTORS = {"qk_factors": qk_factors, "ov_factors": ov_factors}
 _TEXTLESS = {*_FACTORS}
+_HEADS = {"k": "key heads", "v": "value heads"}
+
+
+def needs_text(measure: Measure) -> bool:
+    """Whether a measure looks at what a model makes of text; those of weights do not."""
+    return not measure.needs <= _TEXTLESS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +136,7 @@ def compare_heads(
     asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(batches, asks)
     anatomy = discover(model, _example(model, kept)) if anatomy is None else anatomy
-    if other is not None and len(kept):
+    if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])
     pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept)))
     tables = [_of_weights(ask, pair, how.scope) if ask.textless else None for ask in asks]
@@ -152,13 +159,34 @@ def compare_heads(
 
 
 def _explained(table: PairTable) -> PairTable:
-    if not np.isnan(table.matrix).all() or table.facts.get("documents", 2) < 2:
-        return table
-    why = (
-        f"{table.name} of {table.of} is defined for no two of these heads; they must vary and see the same positions, "
-        "and contributions and weights are compared in one residual stream: two models must have one width"
-    )
-    return replace(table, facts={**table.facts, "why_no_value": why})
+    why = _why_no_value(table)
+    return table if why is None else replace(table, facts={**table.facts, "why_no_value": why})
+
+
+def _why_no_value(table: PairTable) -> str | None:
+    """Why heads, or all pairs of different heads, have no number; None where nothing of that kind is missing."""
+    has = ~np.isnan(table.matrix)
+    if not has.any() and table.facts.get("documents", 2) < 2 and "halves" in MEASURES[table.name].needs:
+        return "only 1 document: what is fitted on some documents is judged on others; give more text"
+    if not has.any():
+        return (
+            f"{table.name} of {table.of} is defined for no two of these heads; they must vary and see the same "
+            "positions, and contributions and weights are compared in one residual stream: two models must have one "
+            "width"
+        )
+    if table.other is not None:
+        return None
+    whys = []
+    if without := [str(head) for head, own in zip(table.heads, has.diagonal(), strict=True) if not own]:
+        what = {"contribution": "no output projection of their own", "weights": "no linear map of their own"}
+        more = f", or have {what[table.of]}" if table.of in what else ""
+        whys.append(f"not for {brief_list(without)}, which do not vary{more}")
+    if has.sum() == has.diagonal().sum() and table.facts["scope"] == "layer":
+        whys.append(
+            f"no layer has two {_HEADS.get(table.of, 'heads')} that vary, so there are no pairs within layers; "
+            'scope="model" compares those of different layers'
+        )
+    return "; ".join(whys) or None
 
 
 @dataclass(frozen=True)
@@ -170,7 +198,7 @@ class _Ask:
 
     @property
     def textless(self) -> bool:
-        return self.measure.needs <= _TEXTLESS
+        return not needs_text(self.measure)
 
     @property
     def streamed(self) -> str:

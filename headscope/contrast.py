@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,14 +17,14 @@ from headscope.batches import Batch, check_takes, probe_example
 from headscope.comparing import similarity
 from headscope.errors import InputError
 from headscope.folders import new_folder
-from headscope.formatting import count, number
+from headscope.formatting import count, fixed, number
 from headscope.heads import HeadId
 from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
 from headscope.progress import Progress, part_of
 from headscope.scoring import Rated, rate_heads
+from headscope.shown import Shown
 from headscope.significance import false_discovery, sign_flip
-from headscope.statistics import N_BLOCKS
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 
 __all__ = ["Contrast", "compare"]
@@ -33,11 +32,12 @@ __all__ = ["Contrast", "compare"]
 Floats = npt.NDArray[np.float64]
 
 _FALSE = 0.05  # share of false discoveries that is allowed among the heads called changed
+_CAUTION = "errors taken as independent, which is cautious: both saw the same text; two models at once test finer"
 _ROUNDING = 1e-5  # of the largest score: what float32 may make of a change that is none
 
 
-@dataclass(frozen=True, eq=False)
-class Contrast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast(Shown):
     """Two models, head by head; the second minus the first.
 
     Attributes:
@@ -45,7 +45,7 @@ class Contrast:
         frame: a row for each score and head: score, layer, head, in ("both", "first", "second"), first, second,
             change, low, high (95% interval of the change; NaN for a head that only one of them has), p_value and
             q_value where the two were measured on the same rows.
-        alike: for two models, how alike each head is to itself in the other one; a PairTable of unbiased CKA.
+        alike: for two models, how alike their heads are, layer by layer; a PairTable of unbiased CKA. See `itself`.
         facts: what it was measured on.
     """
 
@@ -60,6 +60,21 @@ class Contrast:
         told = self.frame[self.frame["q_value"] <= _FALSE]
         strength = told["change"].abs() / (told["high"] - told["low"])
         return told.reindex(strength.sort_values(ascending=False, kind="stable").index)
+
+    @property
+    def itself(self) -> pd.DataFrame:
+        """How alike each head is to itself in the other model: layer, head, cka, low, high, the least alike first.
+
+        Only the heads that both have; no row for two analyses, which hold no such thing.
+        """
+        columns = ["layer", "head", "cka", "low", "high"]
+        if self.alike is None:
+            return pd.DataFrame(columns=columns)
+        rows = self.alike.to_frame().rename(columns={"value": "cka"})
+        rows = rows[rows["head_a"] == rows["head_b"]].sort_values("cka", kind="stable")
+        ids = [HeadId.parse(name) for name in rows["head_a"]]
+        rows["layer"], rows["head"] = [head.layer for head in ids], [head.head for head in ids]
+        return rows[columns].reset_index(drop=True)
 
     @property
     def sentence(self) -> str:
@@ -82,11 +97,18 @@ class Contrast:
             )
         elif self.frame["p_value"].notna().any():
             parts.append("no change is told from chance")
-        parts += [self.facts[why] for why in ("why_no_interval", "why_no_test") if why in self.facts]
+        if len(itself := self.itself):
+            least = itself.iloc[0]
+            parts.append(f"least like itself: L{least['layer']:.0f}H{least['head']:.0f} (CKA {fixed(least['cka'])})")
+        parts += [self.facts[why] for why in ("why_no_interval", "why_no_test", "caution") if why in self.facts]
         return "; ".join(parts) + "."
 
-    def _repr_html_(self) -> str:
-        return f"<p><strong>{escape(self.sentence)}</strong></p>" + self.changed.head(20).to_html(index=False)
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        itself = {"least like themselves": self.itself} if self.alike is not None else {}
+        return {self.sentence: self.changed, **itself}
+
+    def _missing(self) -> list[str]:
+        return []  # the sentence says it
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write heads.csv, heads.parquet, heads.json and, for two models, the CKA of each pair into a new folder.
@@ -153,8 +175,9 @@ def compare(
     """
     if isinstance(first, Analysis) and isinstance(second, Analysis):
         return _of_analyses(first, second, names)
-    if isinstance(first, Analysis) or isinstance(second, Analysis):
-        raise InputError("compare takes two analyses or two models, not one of each")
+    if not (isinstance(first, nn.Module) and isinstance(second, nn.Module)):
+        given = " and ".join(type(side).__name__ for side in (first, second))
+        raise InputError(f"compare takes two analyses or two models, of hs.load_model or your own; got {given}")
     kept = list(batches) if batches is not None else []
     if not kept or not scores:
         raise InputError("two models are compared on text, by at least one score: pass batches and scores")
@@ -171,27 +194,36 @@ def compare(
         ]
         frames.append(_on_the_same_text(sides))
         if sides[0].rating.spread is None or sides[1].rating.spread is None:
-            name = sides[0].table.name
-            facts["why_no_test"] = f"{name} has an interval but no error of its own, so its changes are not tested"
+            facts["why_no_test"] = _untested(sides[0].table.name)
         facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
     alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first, progress=progress)
     return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
+
+
+def _untested(*names: str) -> str:
+    verb, own = ("has an interval", "its") if len(names) == 1 else ("have intervals", "their")
+    return f"{' and '.join(names)} {verb} but no error of {own} own, so {own} changes are not tested"
 
 
 def _of_analyses(first: Analysis, second: Analysis, names: tuple[str, str]) -> Contrast:
     for fact, word in (("text_sha256", "text"), ("metric", "metric"), ("window_length", "window length")):
         a, b = first.facts.get(fact), second.facts.get(fact)
         if a != b:
+            which = "" if fact == "text_sha256" else f" ({a} and {b})"
             raise InputError(
-                f"the two analyses were made with a different {word} ({a} and {b}), so their numbers cannot be set "
-                "against each other; analyze both on the same text, with the same settings"
+                f"the two analyses were made with a different {word}{which}, so their numbers cannot be set against "
+                "each other; analyze both on the same text, with the same settings"
             )
     if names == ("first", "second"):
         names = (str(first.facts.get("model", "first")), str(second.facts.get("model", "second")))
     both = [name for name in first.scores if name in second.scores]
     frame = pd.concat([_independent(first.scores[name], second.scores[name]) for name in both], ignore_index=True)
     facts = {k: v for k, v in first.importance.facts.items() if k in ("documents", "tokens", "why_no_interval")}
-    return Contrast(names, frame, None, {**facts, "of": "analyses"})
+    facts |= {"of": "analyses", "caution": _CAUTION}
+    untested = [name for name in both if not _have_errors(first.scores[name], second.scores[name])]
+    if untested and "why_no_interval" not in facts:
+        facts["why_no_test"] = _untested(*untested)
+    return Contrast(names, frame, None, facts)
 
 
 def _on_the_same_text(sides: Sequence[Rated]) -> pd.DataFrame:
@@ -211,6 +243,8 @@ def _on_the_same_text(sides: Sequence[Rated]) -> pd.DataFrame:
 
 def _independent(first: HeadTable, second: HeadTable) -> pd.DataFrame:
     """One score of two analyses: the error of a change is that of two independent numbers."""
+    if not _have_errors(first, second):
+        return _frame(first, second, {})
     heads = [head for head in first.heads if head in second.heads]
     a, b = (np.array([table.heads.index(head) for head in heads], dtype=int) for table in (first, second))
     (one, freedom), (two, other) = (_error(table, own) for table, own in ((first, a), (second, b)))
@@ -221,9 +255,14 @@ def _independent(first: HeadTable, second: HeadTable) -> pd.DataFrame:
     return _frame(first, second, dict(zip(heads, zip(low, high, change.p_value(), strict=True), strict=True)))
 
 
+def _have_errors(*tables: HeadTable) -> bool:
+    """Whether the intervals of these tables are made of errors, of which the tables tell the degrees of freedom."""
+    return all("freedom" in table.facts for table in tables)
+
+
 def _error(table: HeadTable, rows: npt.NDArray[np.int64]) -> tuple[Floats, float]:
     """Standard errors of some rows, from their intervals, and the degrees of freedom of these errors."""
-    freedom = float(table.facts.get("freedom", max(min(N_BLOCKS, table.facts.get("documents") or 1) - 1, 1)))
+    freedom = float(table.facts["freedom"])
     return (table.high - table.low)[rows] / 2 / student.ppf((1 + LEVEL) / 2, freedom), freedom
 
 

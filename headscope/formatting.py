@@ -1,11 +1,12 @@
 """Numbers as a person reads them: three significant digits, a real minus sign, a dash for what is not defined."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "MISSING",
     "brief",
+    "brief_list",
     "count",
     "duration",
     "fixed",
@@ -53,6 +54,16 @@ def brief(value: float) -> str:
     digits = 2 if size < 1 else 1 if size < 10 else 0
     text = f"{size:,.{digits}f}"
     return f"−{text}" if value < 0 and float(text.replace(",", "")) else text
+
+
+def brief_list(names: Sequence[str], most: int = 5) -> str:
+    """Names in a sentence, the first few of them where they are many.
+
+    >>> brief_list(["L0H1", "L0H2"]), brief_list(list("abcdefg"), most=3)
+    ('L0H1, L0H2', 'a, b, c and 4 more')
+    """
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def fixed(value: float, digits: int = 3) -> str:

@@ -15,6 +15,7 @@ from sklearn.manifold import smacof
 
 from headscope.errors import InputError
 from headscope.heads import HeadId
+from headscope.shown import Shown
 from headscope.tables import PairTable, read_table, token_counts, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
@@ -29,8 +30,8 @@ _STARTS = 4  # random layouts tried beside the classical one
 _STEPS = 1000  # at most, for a layout to settle
 
 
-@dataclass(frozen=True, eq=False)
-class Clusters:
+@dataclass(frozen=True, eq=False, repr=False)
+class Clusters(Shown):
     """Heads grouped by the angles between them.
 
     Attributes:
@@ -96,14 +97,14 @@ class Clusters:
             tuple(map(HeadId.parse, about["left_out"])), about["facts"],
         )  # fmt: skip
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> dict[str, pd.DataFrame]:
         parted = f"cut at {np.degrees(self.angle):.0f}°" if self.angle is not None else "as many as asked for"
-        title = f"<p>{self.n_clusters} clusters of {len(self.heads)} heads by {self.measure} ({parted})"
-        return f"{title}{_without(self.left_out)}</p>" + self.to_frame().to_html(index=False, max_rows=40)
+        title = f"{self.n_clusters} clusters of {len(self.heads)} heads by {self.measure} ({parted})"
+        return {f"{title}{_without(self.left_out)}": self.to_frame()}
 
 
-@dataclass(frozen=True, eq=False)
-class HeadMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadMap(Shown):
     """Heads in the plane, as far apart as their angles allow.
 
     Attributes:
@@ -150,9 +151,9 @@ class HeadMap:
         points = frame[["x", "y"]].to_numpy(np.float64)
         return cls(about["measure"], _heads_of(frame), points, about["stress"], left_out, about["facts"])
 
-    def _repr_html_(self) -> str:
-        title = f"<p>{len(self.heads)} heads by {self.measure}, stress {self.stress:.3f}{_without(self.left_out)}</p>"
-        return title + self.to_frame().to_html(index=False, max_rows=40)
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        title = f"{len(self.heads)} heads by {self.measure}, stress {self.stress:.3f}{_without(self.left_out)}"
+        return {title: self.to_frame()}
 
 
 def _heads_of(frame: pd.DataFrame) -> tuple[HeadId, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import pandas as pd
 
 from headscope.errors import UnknownNameError
+from headscope.shown import Shown
 
 __all__ = ["Anatomy", "HeadId", "HeadLike", "Site", "Slices"]
 
@@ -158,8 +159,8 @@ class Site:
         return cls(**data)
 
 
-@dataclass(frozen=True)
-class Anatomy:
+@dataclass(frozen=True, repr=False)
+class Anatomy(Shown):
     """Every attention site of a model, in execution order.
 
     Attributes:
@@ -225,8 +226,8 @@ class Anatomy:
         frame["entangled"] = [" ".join(site.entangled) for site in self.sites]
         return frame
 
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {f"attention of {self.model_class}": self.to_frame()}
 
     def to_json(self) -> str:
         """The anatomy as JSON text."""

@@ -14,18 +14,19 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
+from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.intervals import Spread, jackknife, jackknife_spread, why_no_interval
-from headscope.measures.cka_biased import cka_biased
+from headscope.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.observation import observe
 from headscope.progress import Progress
 from headscope.scores.replaceability import RIDGE
+from headscope.shown import Shown
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.tables import read_table, titled, write_table
+from headscope.tables import read_table, write_table
 from headscope.watching import output_weights
 
 __all__ = [
@@ -34,14 +35,11 @@ __all__ = [
     "Best",
     "Redundancy",
     "curve_spread",
-    "effective_heads",
-    "effective_spread",
     "fit_best",
     "rate_redundancy",
     "redundancy",
     "residuals",
     "total_energy",
-    "vendi",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -54,14 +52,14 @@ _CURVE = ("layer", "k", "head", "share", "low", "high", "n_documents", "n_tokens
 _LEAST = 4  # blocks: leaving one out must leave something in either half
 
 
-@dataclass(frozen=True, eq=False)
-class Redundancy:
+@dataclass(frozen=True, eq=False, repr=False)
+class Redundancy(Shown):
     """How many heads each layer is worth.
 
     Attributes:
         effective: columns layer ("0", "1" …, and "all" for the heads of every layer together, where they were compared
-            with each other), n_heads, effective (see `effective_heads`), low, high, tokens_per_dimension (positions
-            over the dimensions of the widest head), n_documents, n_tokens.
+            with each other), n_heads, effective (see `headscope.effective.effective_heads`), low, high,
+            tokens_per_dimension (positions over the dimensions of the widest head), n_documents, n_tokens.
         curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
             `curve_spread`. head is the k-th that all documents together would choose ("constant" for k = 0).
             Where documents are few, heads look too much alike and fits carry over badly: both numbers are too low.
@@ -72,11 +70,8 @@ class Redundancy:
     curve: pd.DataFrame
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def _repr_html_(self) -> str:
-        tables = {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
-        return "".join(
-            titled(title, self.facts) + frame.to_html(index=False, max_rows=40) for title, frame in tables.items()
-        )  # fmt: skip
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
 
     def save(self, folder: str | Path) -> None:
         """Write effective_heads and redundancy_curve as .csv, .parquet and .json into an existing folder."""
@@ -133,6 +128,11 @@ def redundancy(
     elif why := why_no_interval(observed.n_documents, _LEAST):
         facts["why_no_interval"] = f"of the redundancy curve: {why}"
     groups = list(crossed.compute().values()) if whole else []
+    if len(groups) != 1:
+        why = (
+            "its layers see different positions" if whole else f"its heads have more than {MOST_DIMENSIONS} dimensions"
+        )
+        facts["why_no_value"] = f"not for the whole model: {why}"
     together = groups[0] if len(groups) == 1 else None
     return rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)
 
@@ -166,55 +166,6 @@ def rate_redundancy(
     one, other = pd.DataFrame(effective, columns=_EFFECTIVE), pd.DataFrame(curve, columns=_CURVE)
     one["n_documents"] = other["n_documents"] = facts.get("documents")
     return Redundancy(one, other, facts)
-
-
-def effective_heads(moments: Moments) -> float:
-    """The effective number of heads: the Vendi score of biased CKA, exp(-Σ λ log λ), λ the eigenvalues of K / N.
-
-    Biased CKA is positive semi-definite, as the score asks. Unrelated heads come out alike by about
-    sqrt(d_a d_b) / n, so that few tokens make heads look fewer than they are: see tokens per dimension.
-
-    Args:
-        moments: of the heads.
-
-    Returns:
-        No unit, in [1, N]: 1 = all heads are equal up to a rotation, a scale and an offset; N = all are uncorrelated.
-        A constant head counts for nothing; NaN where no head varies.
-
-    Source: Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
-    """
-    return vendi(cka_biased(moments)) if moments.n else float("nan")
-
-
-def vendi(similarity: Float[np.ndarray, "head head"]) -> float:
-    """exp of the entropy of the eigenvalues of K / N, from a positive semi-definite K with ones on its diagonal.
-
-    Args:
-        similarity: K; rows and columns that are NaN on the diagonal are left out.
-
-    Returns:
-        No unit, in [1, N]; NaN where nothing is left.
-
-    Source: Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
-
-    >>> round(vendi(np.ones((3, 3))), 9), round(vendi(np.eye(4)), 9)
-    (1.0, 4.0)
-    """
-    kept = np.flatnonzero(~np.isnan(similarity.diagonal()))
-    if not len(kept):
-        return float("nan")
-    values = np.linalg.eigvalsh(similarity[np.ix_(kept, kept)] / len(kept))
-    values = values[values > 0]
-    return float(np.exp(-(values * np.log(values)).sum()))
-
-
-def effective_spread(blocks: Sequence[Moments]) -> Spread:
-    """`effective_heads` of all blocks of documents together, with the delete-m jackknife over them.
-
-    Args:
-        blocks: moments of the same heads, of each block.
-    """
-    return jackknife(lambda left: np.asarray(effective_heads(total(left))), blocks, [block.n for block in blocks])
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,16 +90,19 @@ def roles(
     text = RoleMasses(delimiters=sorted(delimiters))
     observed = observe(model, kept, [text], anatomy=anatomy, skip_first=skip_first, progress=progress)
     repeats = RoleMasses(["induction"])
-    sequences = repeated_sequences(kept, sorted(seen - delimiters), seed)
-    if sequences:
-        observe(model, sequences, [repeats], anatomy=anatomy, progress=part_of(progress, "repeated sequences"))
     facts = {
         **observed.facts("pattern"),
         "skip_first": skip_first,
         "seed": seed,
-        "repeated_sequences": sum(len(batch["input_ids"]) for batch in sequences),
         "rule": {"sink": SUNK, "half_way": HALF_WAY, "leans_on_sink": LEANS, "broad": BROAD},
     }
+    try:
+        sequences = repeated_sequences(kept, sorted(seen - delimiters), seed)
+    except InputError as error:
+        facts["why_no_induction"] = str(error)
+    else:
+        observe(model, sequences, [repeats], anatomy=anatomy, progress=part_of(progress, "repeated sequences"))
+        facts["repeated_sequences"] = sum(len(batch["input_ids"]) for batch in sequences)
     if why := why_no_interval(observed.n_documents):
         facts["why_no_interval"] = why
     return role_table(text, repeats, anatomy, tokenizer, facts)

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope.heads import HeadId, HeadLike
-from headscope.tables import find_head, read_table, titled, token_counts, write_table
+from headscope.shown import Shown
+from headscope.tables import find_head, read_table, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
 
@@ -76,8 +77,8 @@ class RoleExample:
         return f"{query} → " + "".join(f"{key.quote(_BESIDE, _BESIDE)} {key.weight:.2f}" for key in self.keys[:1])
 
 
-@dataclass(frozen=True, eq=False)
-class RoleTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class RoleTable(Shown):
     """What each head does with the attention that it does not leave on the sink.
 
     Attributes:
@@ -133,9 +134,9 @@ class RoleTable:
         counts = {"n_documents": self.facts.get("documents"), "n_tokens": n_tokens}
         return pd.DataFrame(columns | counts)
 
-    def _repr_html_(self) -> str:
+    def _tables(self) -> dict[str, pd.DataFrame]:
         shown = ["layer", "head", "role", "score", "low", "high", *self.scores, "example"]
-        return titled("roles of heads, off the sink", self.facts) + self.to_frame()[shown].to_html(index=False)
+        return {"roles of heads, off the sink": self.to_frame()[shown]}
 
     def save(self, folder: str | Path) -> None:
         """Write roles.csv, roles.parquet (the rows) and roles.json (facts, examples) into an existing folder."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
+from headscope.formatting import brief_list
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import why_no_interval
@@ -25,6 +26,8 @@ from headscope.tables import HeadTable
 from headscope.watching import output_weights
 
 __all__ = ["Rated", "head_table", "importance", "rate_heads"]
+
+_BY_METRIC = {"effects", "gate_gradients"}
 
 
 def importance(
@@ -54,7 +57,7 @@ def importance(
 
     Raises:
         UnknownNameError: no such score or metric.
-        InputError: no batch; skip_first for a score that a metric alone decides.
+        InputError: no batch; skip_first for a score that is made with a metric.
     """
     return rate_heads(model, batches, score, metric, anatomy=anatomy, skip_first=skip_first, progress=progress).table
 
@@ -93,12 +96,13 @@ def rate_heads(
     seen: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     unit = chosen.unit
-    if skip_first and not needs & {"moments"}:
+    if skip_first and needs & _BY_METRIC:
+        others = [name for name, kind in SCORES.items() if not _needs(kind()) & _BY_METRIC]
         raise InputError(
             f"skip_first={skip_first} leaves positions out of statistics, and {SCORES.name_of(chosen)} is measured by "
-            "a metric, which counts every position; leave skip_first out, or pass a metric of your own"
+            f"a metric, which counts every position; leave skip_first out, or ask for {' or '.join(others)}"
         )
-    if needs & {"effects", "gate_gradients"}:
+    if needs & _BY_METRIC:
         judge = resolve_metric(metric, model, anatomy, batches[0])
         unit = judge.unit if unit == "metric" else unit
         facts |= {"metric": judge.name}
@@ -146,9 +150,20 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
     facts = {**facts, **rating.facts}
     if why := why_no_interval(facts.get("documents", 0), score.least_documents):
         facts["why_no_interval"] = why
+    if why := _why_no_value(rating, score, facts.get("documents", 0)):
+        facts["why_no_value"] = why
+    elif len(rows) < len(place):
+        without = [str(head) for index, head in enumerate(anatomy.heads) if index not in rows]
+        facts["why_no_value"] = f"not for {brief_list(without)}, which cannot be taken out one by one"
     name = SCORES.name_of(score)
     made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
+
+
+def _why_no_value(rating: Rating, score: Score, n_documents: int) -> str | None:
+    if n_documents > 1 or score.least_documents <= 2 or not np.isnan(rating.score).all():
+        return None
+    return "only 1 document: what is fitted on some documents is judged on others; give more text"
 
 
 def _needs(score: Score) -> frozenset[str]:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +14,14 @@ import pyarrow.parquet as pq
 
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
+from headscope.shown import Shown
 
 __all__ = [
     "HeadTable",
     "PairTable",
     "find_head",
-    "read_number",
     "read_table",
-    "reasons",
     "settle_tokens",
-    "titled",
     "token_counts",
     "write_table",
 ]
@@ -32,8 +29,8 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class HeadTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadTable(Shown):
     """One score per head.
 
     Attributes:
@@ -73,8 +70,8 @@ class HeadTable:
             }
         )
 
-    def _repr_html_(self) -> str:
-        return titled(f"{self.name} ({self.unit or 'no unit'})", self.facts) + self.to_frame().to_html(index=False)
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {f"{self.name} ({self.unit or 'no unit'})": self.to_frame()}
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder.
@@ -96,8 +93,8 @@ class HeadTable:
         return cls(about["name"], about["unit"], heads, score, low, high, about["facts"], columns)
 
 
-@dataclass(frozen=True, eq=False)
-class PairTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class PairTable(Shown):
     """One number per ordered pair of heads: of one model, or of two models.
 
     Attributes:
@@ -151,9 +148,8 @@ class PairTable:
             }
         )
 
-    def _repr_html_(self) -> str:
-        what = f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models")
-        return titled(what, self.facts) + self.to_frame().to_html(index=False, max_rows=40)
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models"): self.to_frame()}
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder.
@@ -188,22 +184,6 @@ class PairTable:
             filled[column][rows, columns] = frame[column]
         value, low, high = filled["value"], filled["low"], filled["high"]
         return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
-
-
-def reasons(facts: Mapping[str, Any]) -> list[str]:
-    """Why something is missing in a table, a line each."""
-    missing = {
-        "values": "why_no_value",
-        "intervals": "why_no_interval",
-        "tests": "why_no_test",
-        "random tokens": "why_no_null",
-    }
-    return [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
-
-
-def titled(title: str, facts: Mapping[str, Any]) -> str:
-    """The head of a table in a notebook: what it is, and why something is missing in it; HTML."""
-    return f"<p>{'<br>'.join(map(escape, [title, *reasons(facts)]))}</p>"
 
 
 def settle_tokens(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +242,7 @@ def read_table(
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens", *words}
         path = folder / f"{name}.csv"
-        numbers = {column: read_number for column in pd.read_csv(path, nrows=0) if column not in text}
+        numbers = {column: _read_number for column in pd.read_csv(path, nrows=0) if column not in text}
         frame = pd.read_csv(path, converters=numbers)
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read the table {name!r} in {folder}: {error}") from error
@@ -271,6 +251,6 @@ def read_table(
     return frame, about
 
 
-def read_number(cell: str) -> float:
+def _read_number(cell: str) -> float:
     """A cell of a CSV file, "" = NaN; a converter, since pandas' own reader is off in the last place now and then."""
     return float(cell) if cell else float("nan")

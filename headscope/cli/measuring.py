@@ -32,18 +32,19 @@ from headscope.cli.options import (
     read_batches,
     stdout,
 )
-from headscope.comparing import How, compare_heads
+from headscope.comparing import How, compare_heads, needs_text
 from headscope.contrast import Contrast, compare
 from headscope.errors import InputError
 from headscope.folders import check_free, new_folder
-from headscope.formatting import interval, number
+from headscope.formatting import fixed, interval, number
 from headscope.loading import load_model
 from headscope.measures import MEASURES
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import importance
+from headscope.shown import reasons
 from headscope.splits import sample_batches
-from headscope.tables import HeadTable, PairTable, reasons
+from headscope.tables import HeadTable, PairTable
 from headscope.texts import read_texts
 
 __all__: list[str] = []
@@ -56,7 +57,13 @@ def similarity_(
     model: Model,
     out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None,
     measure: Annotated[list[str] | None, typer.Option(help=f"{', '.join(MEASURES)}; repeatable [default: cka]")] = None,
-    of: Annotated[str | None, typer.Option(help="z, q, k, v or contribution", show_default="the measure's own")] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            help="z, q, k, v or contribution; one of several measures that compares no such thing compares its own",
+            show_default="the measure's own",
+        ),
+    ] = None,
     scope: Annotated[str, typer.Option(help="layer, or model: every head with every other")] = "layer",
     other: Annotated[str | None, typer.Option(help="a second model, compared with the first on the same text")] = None,
     memory: Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")] = "2GB",
@@ -86,14 +93,17 @@ def similarity_(
     several = any(of in one.sources for one in chosen)
     asked = [(one, None if several and of not in one.sources else of) for one in chosen]
     how = How(scope=scope, memory=memory, intervals=intervals, skip_first=skip_first, seed=seed)
+    reads = any(needs_text(one) for one in chosen)
     texts = read_texts(text, split) if text else None
     loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
     second = None
     if other is not None:
         loaded_other = load_model(other, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        check_same_tokens(loaded, loaded_other)
         second = loaded_other.model
-    batches = read_batches(loaded, texts, length, windows, seed)
+        if reads:
+            check_same_tokens(loaded, loaded_other)
+    # a model's own batches are what it is probed with, if it is none of transformers
+    batches = read_batches(loaded, texts, length, windows, seed) if reads or loaded.batches is not None else None
     with progress_bar() as step:
         tables = compare_heads(loaded.model, batches, asked, how, other=second, progress=step)
     if out is not None:
@@ -189,8 +199,13 @@ def compare_(
     if out is not None:
         check_free(out, force=force)
     saved = [_is_analysis(Path(name)) for name in (a, b)]
+    last = Path(a).name, Path(b).name
+    names = last if last[0] != last[1] else (a, b)
     if all(saved):
-        contrast = compare(Analysis.load(a), Analysis.load(b), names=(a, b))
+        asked = {"--score": score, "--text": text, "--tokens": tokens, "--skip-first": skip_first}
+        if ignored := [option for option, value in asked.items() if value]:
+            raise InputError(f"{', '.join(ignored)}: of two models; two saved analyses are compared as they are")
+        contrast = compare(Analysis.load(a), Analysis.load(b), names=names)
     elif any(saved):
         raise InputError(f"{a} and {b}: one is a saved analysis and the other a model; compare two of a kind")
     else:
@@ -202,14 +217,15 @@ def compare_(
         sample = list(sample_batches(batches, tokens or affordable_tokens(first.model, anatomy), seed))
         with progress_bar() as step:
             contrast = compare(
-                first.model, second.model, sample, scores=score or ("ablation", "norm"), metric=metric, names=(a, b),
+                first.model, second.model, sample, scores=score or ("ablation", "norm"), metric=metric, names=names,
                 skip_first=skip_first, progress=step,
             )  # fmt: skip
     if out is not None:
         contrast.save(out, force=force)
     if as_json:
-        about = {"sentence": contrast.sentence, "facts": dict(contrast.facts)}
-        typer.echo(json.dumps({**about, "rows": _records(contrast.frame)}, allow_nan=False))
+        about = {"names": contrast.names, "sentence": contrast.sentence, "facts": dict(contrast.facts)}
+        rows = {"rows": _records(contrast.frame), "itself": _records(contrast.itself)}
+        typer.echo(json.dumps({**about, **rows}, allow_nan=False))
         return
     _print_contrast(contrast)
 
@@ -285,3 +301,9 @@ def _print_contrast(contrast: Contrast) -> None:
         shown.add_row(f"L{row['layer']}H{row['head']}", row["score"], *values)
     if len(contrast.changed):
         stdout.print(shown)
+    if len(contrast.itself):
+        alike = Table("head", "CKA", "95% interval", title="least like themselves")
+        for row in contrast.itself.head(_SHOWN).to_dict("records"):
+            ends = interval(row["low"], row["high"])
+            alike.add_row(f"L{row['layer']}H{row['head']}", fixed(row["cka"]), ends)
+        stdout.print(alike)

@@ -109,7 +109,8 @@ def check_same_tokens(first: Loaded, second: Loaded) -> None:
         return
     one, other = (tokenizer.get_vocab() for tokenizer in tokenizers if tokenizer is not None)
     if one != other:
-        word = next(word for word in {**one, **other} if one.get(word) != other.get(word))
+        apart = [word for word in {**one, **other} if one.get(word) != other.get(word)]
+        word = min(apart, key=lambda word: (one.get(word, len(one)), word))
         raise InputError(
             f"{first.name} and {second.name} have different tokenizers ({word!r} is {one.get(word)} in the first and "
             f"{other.get(word)} in the second), so they do not see the same tokens and cannot be compared"

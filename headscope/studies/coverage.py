@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from headscope.effective import effective_heads, effective_spread
 from headscope.measures import MEASURES
 from headscope.measures.cka_biased import cka_biased
 from headscope.measures.predict import explained_share
@@ -17,8 +18,6 @@ from headscope.pairing import Computed, pair_table
 from headscope.progress import Progress
 from headscope.redundancy import (
     curve_spread,
-    effective_heads,
-    effective_spread,
     fit_best,
     residuals,
     total_energy,

@@ -77,10 +77,15 @@ def test_compare_of_two_analyses_and_of_two_models(
     code, out, err = run("compare", report, report, "--out", tmp_path / "same")
     assert (code, err) == (0, "")
     assert "no change is told from chance" in out
+    for option in ("--text", "--score"):
+        code, _, err = run("compare", report, report, option, "norm")
+        assert (code, f"{option}: of two models" in err) == (1, True)
     assert (tmp_path / "same" / "heads.csv").exists()
     code, out, _ = run("compare", folder, folder, "--text", text, "--windows", "8", "--tokens", "64", "--json")
     assert code == 0
-    assert "share 16 heads" in json.loads(out)["sentence"]
+    found = json.loads(out)
+    assert "share 16 heads" in found["sentence"]
+    assert [round(row["cka"], 9) for row in found["itself"]] == [1.0] * 16
     code, _, err = run("compare", report, folder)
     assert code == 1
     assert "one is a saved analysis and the other a model" in err
@@ -112,7 +117,10 @@ def test_models_of_different_tokenizers_are_not_compared(run: Run, folder: Path,
     for command in (("similarity", folder, "--other", other), ("compare", folder, other)):
         code, _, err = run(*command, "--text", text)
         assert code == 1
-        assert "have different tokenizers ('w" in err
+        assert "have different tokenizers ('w1' is" in err
+    code, out, _ = run("similarity", folder, "--other", other, "--measure", "weights_qk")
+    assert code == 0
+    assert "weights_qk of weights" in out
 
 
 def test_numbers_that_cannot_be_are_wrong_usage(run: Run, folder: Path) -> None:

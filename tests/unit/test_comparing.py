@@ -376,5 +376,30 @@ def test_a_table_says_of_which_models_it_is_and_why_it_is_empty() -> None:
     assert np.isnan(table.matrix).all()
     assert "one width" in table.facts["why_no_value"]
     assert "of two models" in table._repr_html_()
-    few = hs.similarity(model, [{name: value[:1] for name, value in batches[0].items()}])
-    assert "no intervals: only 1 document" in few._repr_html_()
+    one = [{name: value[:1] for name, value in batches[0].items()}]
+    assert "no intervals: only 1 document" in hs.similarity(model, one)._repr_html_()
+    assert "no values: only 1 document: what is fitted" in repr(hs.similarity(model, one, "predict"))
+
+
+def test_heads_without_a_value_and_layers_without_a_pair_are_named() -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    site = hs.discover(model).site(1)
+    (values,) = site.value
+    with torch.no_grad():
+        model.get_submodule(values.module).weight[list(values.heads[0])] = 0
+    silent = [str(head) for head, source in zip(site.heads, site.kv_of_query, strict=True) if source == 0]
+    table = hs.similarity(model, batches)
+    assert table.facts["why_no_value"] == f"not for {', '.join(silent)}, which do not vary"
+    assert "why_no_value" not in hs.similarity(model, batches, of="q").facts
+    alone = hs.similarity(models.build("gemma3"), batches, of="k")
+    assert alone.facts["why_no_value"].startswith("no layer has two key heads that vary")
+    assert "why_no_value" not in hs.similarity(models.build("gemma3"), batches, of="k", scope="model").facts
+
+
+def test_weights_of_two_models_need_no_text_that_both_take() -> None:
+    first, batches = models.build("llama"), models.make_batches("llama")
+    few_words = GPT2LMHeadModel(GPT2Config(vocab_size=5, n_positions=64, n_embd=32, n_layer=2, n_head=4))
+    table = hs.similarity(first, batches, "weights_ov", other=few_words.eval(), scope="model")
+    assert np.isfinite(table.matrix).all()
+    with pytest.raises(InputError, match="does not take these batches"):
+        hs.similarity(first, batches, "cka", other=few_words)

@@ -102,6 +102,26 @@ def test_a_head_that_was_made_louder_stands_first(trained: Trained) -> None:
     assert top["low"] > 0
 
 
+def test_the_head_that_does_something_else_is_least_like_itself(trained: Trained) -> None:
+    model, batches = trained
+    changed = copy.deepcopy(model)
+    site = hs.discover(changed, batches[0]).site(1)
+    with torch.no_grad():
+        rows = list(site.value[0].heads[2])
+        changed.get_submodule(site.value[0].module).weight[rows] = torch.randn(
+            len(rows), 32, generator=torch.Generator().manual_seed(0)
+        )
+    contrast = compare(model, changed, batches, scores="norm")
+    itself, alike = contrast.itself, contrast.alike
+    assert alike is not None
+    assert len(itself) == len(alike.heads)
+    assert itself["cka"].is_monotonic_increasing
+    assert (itself["layer"][0], itself["head"][0]) == (1, 2)
+    assert itself["cka"][0] == alike["L1H2", "L1H2"]
+    assert "least like itself: L1H2 (CKA" in contrast.sentence
+    assert "L1H2" in repr(contrast) or "least like themselves" in repr(contrast)
+
+
 def test_a_pruned_model_lacks_the_heads_that_went(trained: Trained) -> None:
     model, batches = trained
     smaller = hs.prune(model, ["L0H1", "L1H0"], batches=batches[:1])
@@ -131,6 +151,10 @@ def test_effects_are_paired_by_row_and_tested_over_documents(trained: Trained) -
 def test_two_analyses_are_compared_by_their_tables(run: hs.Analysis, trained: Trained) -> None:
     again = hs.analyze(louder(trained[0], 1, 2, 3.0), batches=trained[1], budget=BUDGET)
     contrast = compare(run, again)
+    assert "errors taken as independent, which is cautious" in contrast.sentence
+    assert contrast.facts["why_no_test"].startswith("needed has an interval but no error")
+    assert contrast.frame.set_index("score").loc["needed", "p_value"].isna().all()
+    assert contrast.itself.empty
     assert set(contrast.frame["score"]) == set(run.scores)
     norm = contrast.frame[contrast.frame["score"] == "norm"].set_index(["layer", "head"]).loc[(1, 2)]
     assert norm["change"] == pytest.approx(again.scores["norm"]["L1H2"] - run.scores["norm"]["L1H2"])
@@ -156,9 +180,9 @@ def test_of_two_documents_no_analysis_tells_a_change() -> None:
     frame = _independent(first, second)  # 20 apart, 14 errors: told with nine degrees of freedom, not with two
     assert (frame["p_value"] < 0.01).all()
     assert (frame["p_value"] > 1e-3).all()
-    # a table of an earlier version does not tell its freedom: its documents do
-    older = [hs.HeadTable(t.name, t.unit, t.heads, t.score, t.low, t.high, {"documents": 2}) for t in (first, second)]
-    np.testing.assert_allclose(_independent(*older)["p_value"], frame["p_value"])
+    # an interval that is not made of an error, as that of "needed", tests nothing
+    bare = [hs.HeadTable(t.name, t.unit, t.heads, t.score, t.low, t.high, {"documents": 2}) for t in (first, second)]
+    assert _independent(*bare)[["low", "high", "p_value"]].isna().all(axis=None)
 
 
 def test_it_comes_back_from_its_folder(trained: Trained, tmp_path: Path) -> None:
@@ -186,14 +210,16 @@ def test_positions_left_out_are_told_and_refused_where_a_metric_counts_them(trai
 
 
 def test_what_cannot_be_compared_is_refused(run: hs.Analysis, trained: Trained) -> None:
-    with pytest.raises(InputError, match="one of each"):
+    with pytest.raises(InputError, match=r"two analyses or two models, .*; got Analysis and Transformer"):
         compare(run, trained[0])
+    with pytest.raises(InputError, match="got Transformer and str"):
+        compare(trained[0], "a folder")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="pass batches"):
         compare(trained[0], trained[0])
     other = hs.Analysis(
         run.anatomy, run.scores, run.pairs, run.candidates, run.verdict, {**run.facts, "text_sha256": "another"}
     )
-    with pytest.raises(InputError, match="different text"):
+    with pytest.raises(InputError, match="different text, so"):
         compare(run, other)
 
 

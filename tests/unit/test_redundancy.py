@@ -9,18 +9,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import headscope as hs
+from headscope.effective import effective_heads, effective_spread, vendi
 from headscope.errors import InputError, StorageError
 from headscope.measures.cka_biased import cka_biased
 from headscope.redundancy import (
     CONSTANT,
     WHOLE,
     curve_spread,
-    effective_heads,
-    effective_spread,
     fit_best,
     residuals,
     total_energy,
-    vendi,
 )
 from headscope.scores.replaceability import RIDGE
 from headscope.statistics.block_sums import lift
@@ -227,6 +225,7 @@ def test_too_few_documents_have_numbers_but_no_interval(model, batches):
     assert few.curve[["low", "high"]].isna().all(axis=None)
     assert few.curve["share"].notna().all()
     assert "only 3 documents" in few.facts["why_no_interval"]
+    assert "why_no_value" not in few.facts
     with pytest.raises(InputError, match="no batch"):
         hs.redundancy(model, [])
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from headscope.errors import InputError
 from headscope.repetition import repeated_sequences
 
 BOS, EOS = 1, 2
@@ -81,15 +82,35 @@ def test_both_sides_of_an_encoder_decoder_repeat():
     assert made[-1]["decoder_input_ids"].shape[1] == 21, "the shorter side settles the length"
 
 
+def test_position_ids_count_up_from_those_of_the_text():
+    batch = text(pad=3)
+    batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0) + 2  # as RoBERTa numbers them
+    made = repeated_sequences([batch], range(200, 300))
+    for one in made:
+        assert one["position_ids"].tolist() == [list(range(2, 2 + one["input_ids"].shape[1]))] * len(one["input_ids"])
+
+
+def test_padding_makes_no_sequence_longer():
+    pool = range(200, 300)
+    lengths = [
+        [batch["input_ids"].shape[1] for batch in repeated_sequences([text(length=20, pad=pad)], pool)]
+        for pad in (0, 30)
+    ]
+    assert lengths[0] == lengths[1]
+
+
 @pytest.mark.parametrize(
-    ("batch", "ids"),
+    ("batch", "ids", "why"),
     [
-        ({"pixel_values": torch.zeros(2, 3, 4, 4)}, range(200, 300)),
-        ({**text(), "position_ids": torch.zeros(3, 42)}, range(200, 300)),
-        (text(length=6), range(200, 300)),
-        (text(), range(200, 203)),
-        (text(), [BOS, EOS]),
+        ({"pixel_values": torch.zeros(2, 3, 4, 4)}, range(200, 300), "no input_ids"),
+        ({**text(), "position_ids": torch.zeros(3, 3, 42)}, range(200, 300), "hold position_ids"),
+        ({**text(), "pixel_values": torch.zeros(2, 3, 4, 4)}, range(200, 300), "hold pixel_values"),
+        (text(length=6), range(200, 300), "room for 3 tokens"),
+        (text(length=6, pad=20), range(200, 300), "room for 3 tokens"),
+        (text(), range(200, 203), "3 tokens to draw"),
+        (text(), [BOS, EOS], "0 tokens to draw"),
     ],
 )
-def test_there_is_none_where_it_cannot_be_made(batch, ids):
-    assert repeated_sequences([batch], ids) == []
+def test_where_it_cannot_be_made_the_error_says_why(batch, ids, why):
+    with pytest.raises(InputError, match=why):
+        repeated_sequences([batch], ids)

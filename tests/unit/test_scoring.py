@@ -115,8 +115,8 @@ def test_what_does_not_exist_is_named(call: object, error: type[Exception], word
 
 def test_positions_are_left_out_of_statistics_only_and_a_score_by_metric_says_so() -> None:
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
-    for score in ("ablation", "gradient"):
-        with pytest.raises(InputError, match=f"leaves positions out of statistics, and {score} is measured"):
+    for score in ("ablation", "gradient", "needed"):
+        with pytest.raises(InputError, match=f"and {score} is measured by .*, or ask for norm or replaceability"):
             hs.importance(model, batches, score, skip_first=2)
     left = hs.importance(model, batches, "norm", skip_first=2)
     assert left.facts["tokens"] == sum(int((batch["attention_mask"].sum(1) - 2).sum()) for batch in batches)
@@ -131,6 +131,7 @@ def test_where_there_is_no_interval_the_table_says_why(name: str, n_documents: i
     table = hs.importance(model, [batch], name)
     assert np.isnan(table.low).all() == ("why_no_interval" in table.facts)
     assert np.isnan(table.low).all() == (n_documents < SCORES[name].least_documents)
+    assert np.isnan(table.score).all() == ("why_no_value" in table.facts)
 
 
 def test_where_effects_are_not_tested_the_table_says_why() -> None:

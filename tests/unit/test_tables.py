@@ -145,6 +145,16 @@ def test_tables_show_themselves_in_a_notebook() -> None:
     assert "cka of z" in _pair_table(np.eye(2))._repr_html_()
 
 
+def test_tables_show_themselves_in_a_terminal() -> None:
+    few = _head_table(np.array([0.5, np.nan]), why_no_interval="only <1> document")
+    lines = repr(few).splitlines()
+    assert lines[:2] == ["ablation (nats/token)", "no intervals: only <1> document"]
+    assert lines[2].split()[:3] == ["layer", "head", "score"]
+    assert len(lines) == 5
+    assert "only &lt;1&gt; document" in few._repr_html_()
+    assert len(repr(_head_table(np.zeros(500))).splitlines()) < 25
+
+
 @pytest.mark.parametrize("damage", ["no csv", "no json", "cut json", "no column"])
 def test_a_damaged_table_is_refused_by_name(tmp_path: Path, damage: str) -> None:
     for table in (_head_table(np.array([0.5])), _pair_table(np.eye(2))):

@@ -5,7 +5,7 @@ from itertools import cycle
 import pandas as pd
 from matplotlib.axes import Axes
 
-from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, styled
+from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, room, styled
 
 __all__ = ["coverage_plot"]
 
@@ -31,9 +31,12 @@ def coverage_plot(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             markersize=4.5, linewidth=1,
         )  # fmt: skip
     middles = {name: own.index.to_series().mean() for name, own in table.reset_index(drop=True).groupby("name")}
-    ax.set_xticks(list(middles.values()), [name.replace(" ", "\n").replace("_", "\n") for name in middles])
+    narrow = room(ax)[0] < 0.75 * len(middles)
+    names = [name if narrow else name.replace(" ", "\n").replace("_", "\n") for name in middles]
+    ax.set_xticks(list(middles.values()), names, rotation=90 if narrow else 0)
     ax.set_ylabel("share of intervals that hold the truth")
-    ax.set_title("○ documents of equal length   □ of unequal length; grey: 90 to 98%", fontsize=8.5, loc="left")
+    legend = ("○ documents of equal length", "□ of unequal length; grey: 90 to 98%")
+    ax.set_title(("\n" if narrow else "   ").join(legend), fontsize=8.5, loc="left")
     ax.tick_params(axis="x", length=0)
     frameless(ax, "left")
     return ax

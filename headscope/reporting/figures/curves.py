@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from headscope.redundancy import Redundancy
 from headscope.reporting.figures.clusters import layer_bar, layer_colours
-from headscope.reporting.figures.style import GRID, canvas, frameless, styled
+from headscope.reporting.figures.style import GRID, MUTED, canvas, frameless, styled
 
 __all__ = ["redundancy_curve"]
 
@@ -35,6 +35,9 @@ def redundancy_curve(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
     ends = curve[["share", "low"]].to_numpy(np.float64)
     least = float(ends[np.isfinite(ends)].min(initial=0.0))
     ax.set_ylim(max(least - 0.02, _FLOOR), 1.02)
+    lowest = float(curve["share"].min(skipna=True))
+    if lowest < _FLOOR:
+        ax.text(0, 0.01, f"▼ down to {lowest:.0%}", transform=ax.transAxes, va="bottom", color=MUTED, fontsize=8)
     ax.set_xlim(-0.15, float(curve["k"].max()) + 0.15)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

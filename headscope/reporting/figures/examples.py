@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headscope.errors import InputError
 from headscope.reporting.figures.maps import colour_bar
-from headscope.reporting.figures.style import GRID, ONE_SIGN, canvas, frameless, styled
+from headscope.reporting.figures.style import GRID, ONE_SIGN, canvas, frameless, room, styled
 
 __all__ = ["example_map"]
 
@@ -57,9 +57,10 @@ def example_map(
     )  # fmt: skip
     frameless(ax)
     ax.set_facecolor(GRID)
-    size = float(np.clip(400 / max(rows, columns, 1), 5.5, 8.5))
+    height = 72 * (min(room(ax)) - _ROOM / 2) / max(rows, columns, 1)  # points that each token has
+    size = float(np.clip(height * 0.9, 5.5, 8.5))
     for axis, texts, turned in (("y", queries, 0), ("x", tokens, 90)):
-        step = -(-len(texts) // _MOST)
+        step = max(-(-len(texts) // _MOST), round(size / max(height, 0.5)))
         shown = range(0, len(texts), step)
         names = [_tick(texts[i]) for i in shown]
         getattr(ax, f"set_{axis}ticks")([i + 0.5 for i in shown], names, rotation=turned, fontsize=size)

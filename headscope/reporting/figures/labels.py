@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from headscope.formatting import brief_list
 from headscope.reporting.figures.style import INK, MUTED, figure_of
 
 __all__ = ["label_points"]
@@ -30,7 +31,7 @@ def label_points(
     obstacles: Sequence[Bbox] = (),
     radius: float = 4.0,
 ) -> list[str]:
-    """Write names beside points.
+    """Write names beside points; dots that cannot be told apart share one.
 
     Args:
         ax: axes whose limits and layout are final.
@@ -40,18 +41,25 @@ def label_points(
         radius: of the dots, in points.
 
     Returns:
-        The names that found room.
+        The names that found room, as they were written.
     """
     pixel = figure_of(ax).dpi / 72
     spots = ax.transData.transform(points)
     taken = np.array([box.extents for box in obstacles]).reshape(-1, 4)
     dots = np.hstack([spots - radius * pixel, spots + radius * pixel])
-    written = []
-    for index, name in names:
+    one_dot = np.linalg.norm(spots[:, None] - spots, axis=-1) < radius * pixel / 2
+    written: list[str] = []
+    done: set[int] = set()
+    for index, _ in names:
+        if index in done:
+            continue
+        together = [(other, own) for other, own in names if one_dot[index, other] and other not in done]
+        done |= {other for other, _ in together}
+        name = brief_list([own for _, own in together], most=3)
         label = ax.annotate(name, points[index], (_NEAR, 0), textcoords="offset points", fontsize=8, color=INK)
         label.set_zorder(5)
         label.set_in_layout(False)
-        box = _free_place(ax, label, spots[index], np.vstack([taken, np.delete(dots, index, axis=0)]))
+        box = _free_place(ax, label, spots[index], np.vstack([taken, dots[~one_dot[index]]]))
         if box is None:
             label.remove()
             continue

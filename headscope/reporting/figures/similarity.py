@@ -93,7 +93,8 @@ def whole_matrix(pairs: PairTable, *, label: str = "", ax: Axes | None = None) -
         step = -(-len(starts) // 24)
         names = [str(layer_of[start]) for start in starts]
         getattr(ax, f"set_{axis}ticks")(middles[::step], names[::step])
-        getattr(ax, f"set_{axis}label")("layer")
+        model = "" if pairs.other is None else " of the first model" if axis == "y" else " of the second model"
+        getattr(ax, f"set_{axis}label")(f"layer{model}")
     ax.tick_params(length=0)
     colour_bar(_colours(_range(pairs)), [ax], label)
     return ax

@@ -58,3 +58,10 @@ def test_in_a_crowd_the_first_is_named_and_some_are_not() -> None:
 def test_obstacles_stay_free() -> None:
     ax = axes()
     assert label_points(ax, np.array([[0.5, 0.5]]), [(0, "L0H0")], [ax.get_window_extent()]) == []
+
+
+def test_dots_that_cannot_be_told_apart_share_a_name() -> None:
+    ax = axes()
+    points = np.array([[0.5, 0.5], [0.5001, 0.5], [0.2, 0.2]])
+    names = [(1, "L0H1"), (2, "L0H2"), (0, "L0H0")]
+    assert label_points(ax, points, names) == ["L0H1, L0H0", "L0H2"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from headscope import intervals
+from headscope.effective import effective_spread
 from headscope.measures import MEASURES
-from headscope.redundancy import curve_spread, effective_spread
+from headscope.redundancy import curve_spread
 from headscope.scores import SCORES
 from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage

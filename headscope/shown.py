@@ -1,0 +1,52 @@
+"""How results show themselves: as tables in a notebook, as text in a terminal."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["Shown", "reasons"]
+
+_ROWS, _LINES = 40, 16  # rows of a table that are shown: in a notebook, in a terminal
+
+
+class Shown:
+    """A result that says what it is, shows its rows, and says why something is missing in them."""
+
+    def _tables(self) -> Mapping[str, pd.DataFrame]:
+        """What is shown, by its title."""
+        raise NotImplementedError
+
+    def _missing(self) -> list[str]:
+        return reasons(getattr(self, "facts", {}))
+
+    def _repr_html_(self) -> str:
+        parts = []
+        for title, frame in self._tables().items():
+            head = "<br>".join(map(escape, [title, *self._missing()]))
+            parts.append(f"<p>{head}</p>{frame.to_html(index=False, max_rows=_ROWS) if len(frame) else ''}")
+        return "".join(parts)
+
+    def __repr__(self) -> str:
+        parts = []
+        for title, frame in self._tables().items():
+            rows = (
+                [frame.to_string(index=False, max_rows=_LINES, max_colwidth=60, float_format="{:.4g}".format)]
+                if len(frame)
+                else []
+            )
+            parts.append("\n".join([title, *self._missing(), *rows]))
+        return "\n\n".join(parts)
+
+
+def reasons(facts: Mapping[str, Any]) -> list[str]:
+    """Why something is missing in a table, a line each."""
+    missing = {
+        "values": "why_no_value",
+        "intervals": "why_no_interval",
+        "tests": "why_no_test",
+        "random tokens": "why_no_null",
+        "induction": "why_no_induction",
+    }
+    return [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
