@@ -97,9 +97,9 @@ class Contrast(Shown):
             )
         elif self.frame["p_value"].notna().any():
             parts.append("no change is told from chance")
-        if len(itself := self.itself):
-            least = itself.iloc[0]
-            parts.append(f"least like itself: L{least['layer']:.0f}H{least['head']:.0f} (CKA {fixed(least['cka'])})")
+        for least in self.itself.head(1).to_dict("records"):
+            if (cka := fixed(least["cka"])) != fixed(1.0):
+                parts.append(f"least like itself: L{least['layer']}H{least['head']} (CKA {cka})")
         parts += [self.facts[why] for why in ("why_no_interval", "why_no_test", "caution") if why in self.facts]
         return "; ".join(parts) + "."
 

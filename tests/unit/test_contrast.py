@@ -50,6 +50,7 @@ def test_a_model_and_itself_differ_in_nothing(trained: Trained) -> None:
     assert contrast.frame["change"].abs().max() == 0
     assert contrast.changed.empty
     assert "no change is told from chance" in contrast.sentence
+    assert "itself" not in contrast.sentence
     assert contrast.alike is not None
     np.testing.assert_allclose(contrast.alike.matrix.diagonal(), 1, rtol=1e-9)
 

@@ -60,6 +60,8 @@ def cluster_matrix(pairs: PairTable, clusters: Clusters, *, label: str = "", ax:
 def head_scatter(heads: HeadMap, *, ax: Axes | None = None) -> Axes:
     """Heads in the plane, coloured by layer; those that stand apart are named first, where there is room.
 
+    Names are placed for the size that the axes have now: on a grid, draw this figure last.
+
     Args:
         heads: the map; its stress is written beside it.
         ax: where to draw; a new figure without it.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headscope.errors import InputError
 from headscope.reporting.figures.maps import colour_bar
-from headscope.reporting.figures.style import GRID, ONE_SIGN, canvas, frameless, room, styled
+from headscope.reporting.figures.style import GRID, ONE_SIGN, canvas, figure_of, frameless, styled
 
 __all__ = ["example_map"]
 
@@ -57,17 +57,24 @@ def example_map(
     )  # fmt: skip
     frameless(ax)
     ax.set_facecolor(GRID)
-    height = 72 * (min(room(ax)) - _ROOM / 2) / max(rows, columns, 1)  # points that each token has
-    size = float(np.clip(height * 0.9, 5.5, 8.5))
-    for axis, texts, turned in (("y", queries, 0), ("x", tokens, 90)):
-        step = max(-(-len(texts) // _MOST), round(size / max(height, 0.5)))
-        shown = range(0, len(texts), step)
-        names = [_tick(texts[i]) for i in shown]
-        getattr(ax, f"set_{axis}ticks")([i + 0.5 for i in shown], names, rotation=turned, fontsize=size)
     ax.tick_params(length=0, pad=2)
     ax.xaxis.tick_top()
     colour_bar(drawn, [ax], label)
+    size = float(np.clip(400 / max(rows, columns, 1), 5.5, 8.5))
+    _name(ax, queries, tokens, size)
+    figure_of(ax).draw_without_rendering()  # how large the cells come out, names take part in
+    height = 72 / figure_of(ax).dpi * ax.get_window_extent().height / max(rows, 1)
+    if height < size:
+        _name(ax, queries, tokens, 5.5, step=-(-6 // max(height, 0.5)))
     return ax
+
+
+def _name(ax: Axes, queries: Sequence[str], tokens: Sequence[str], size: float, step: float = 1) -> None:
+    """Write the tokens along both sides; each of them, or one of every `step`."""
+    for axis, texts, turned in (("y", queries, 0), ("x", tokens, 90)):
+        shown = range(0, len(texts), max(-(-len(texts) // _MOST), int(step)))
+        names = [_tick(texts[i]) for i in shown]
+        getattr(ax, f"set_{axis}ticks")([i + 0.5 for i in shown], names, rotation=turned, fontsize=size)
 
 
 def _numbers(pattern: npt.ArrayLike | Tensor) -> npt.NDArray[np.float64]:
