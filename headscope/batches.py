@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _PROBE_ROWS, _PROBE_TOKENS = 2, 16
+_ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
+_UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
 
@@ -105,14 +107,16 @@ def digest(batches: Iterable[Batch]) -> str:
 
 
 def n_rows(batch: Batch) -> int:
-    """Rows of a batch: the first axis of its first tensor.
+    """Rows of a batch: the first axis of its tokens, pixels or mask; without them, of its first tensor.
 
     Raises:
         InputError: it is no mapping, or holds no tensor.
     """
     if not isinstance(batch, Mapping):
         raise InputError(f"a batch must be a dict of tensors as the model takes them; got {type(batch).__name__}")
-    for name, value in batch.items():
+    first = [name for name in _ROWS if name in batch]  # position_ids, say, may be one row for all
+    for name in (*first, *batch):
+        value = batch[name]
         if isinstance(value, Tensor) and name != "document" and value.ndim:
             return int(value.shape[0])
     raise InputError(f"a batch must hold at least one tensor; got {sorted(batch)}")
@@ -138,7 +142,7 @@ def kept_positions(batch: Batch, kind: str, length: int) -> Bool[Tensor, "batch 
 
 def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, " batch"]]]:
     """Each batch with the document of each row; where a batch names none, each row is a document of its own."""
-    unnamed = -1
+    unnamed = _UNNAMED
     for batch in batches:
         given = batch.get("document") if isinstance(batch, Mapping) else None
         if given is not None:
@@ -151,8 +155,8 @@ def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, 
             yield batch, given.cpu()
             continue
         rows = n_rows(batch)
-        yield batch, torch.arange(unnamed, unnamed - rows, -1)
-        unnamed -= rows
+        yield batch, torch.arange(unnamed, unnamed + rows)
+        unnamed += rows
 
 
 @contextmanager
@@ -185,7 +189,12 @@ def probe_example(model: nn.Module, batch: Batch) -> dict[str, Any] | None:
 
 
 def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
-    """How many positions of each row count: those of its mask, tokens or embeddings; 1 where it has none of these."""
+    """How many positions of each row count: those of its mask, tokens or embeddings; 1 where it has none of these.
+
+    Of an encoder-decoder, the decoder's: what it says is what a metric judges.
+    """
+    if isinstance(decoder := batch.get("decoder_input_ids"), Tensor):
+        return kept_positions(batch, "causal", decoder.shape[1]).sum(1)
     known = (batch.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))
     length = next((own.shape[1] for own in known if isinstance(own, Tensor) and own.ndim in (2, 3)), 1)
     return kept_positions(batch, "self", length).sum(1)

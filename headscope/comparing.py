@@ -10,7 +10,7 @@ from torch import nn
 from headscope.anatomy import discover
 from headscope.batches import Batch, check_takes, probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.formatting import brief_list
+from headscope.gaps import why_no_value
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
 from headscope.nulls import scramble_tokens
@@ -30,7 +30,6 @@ __all__ = ["How", "compare_heads", "needs_text", "similarity"]
 
 _FACTORS = {"qk_factors": qk_factors, "ov_factors": ov_factors}
 _TEXTLESS = {*_FACTORS}
-_HEADS = {"k": "key heads", "v": "value heads"}
 
 
 def needs_text(measure: Measure) -> bool:
@@ -159,34 +158,8 @@ def compare_heads(
 
 
 def _explained(table: PairTable) -> PairTable:
-    why = _why_no_value(table)
+    why = why_no_value(table, held_out="halves" in MEASURES[table.name].needs)
     return table if why is None else replace(table, facts={**table.facts, "why_no_value": why})
-
-
-def _why_no_value(table: PairTable) -> str | None:
-    """Why heads, or all pairs of different heads, have no number; None where nothing of that kind is missing."""
-    has = ~np.isnan(table.matrix)
-    if not has.any() and table.facts.get("documents", 2) < 2 and "halves" in MEASURES[table.name].needs:
-        return "only 1 document: what is fitted on some documents is judged on others; give more text"
-    if not has.any():
-        return (
-            f"{table.name} of {table.of} is defined for no two of these heads; they must vary and see the same "
-            "positions, and contributions and weights are compared in one residual stream: two models must have one "
-            "width"
-        )
-    if table.other is not None:
-        return None
-    whys = []
-    if without := [str(head) for head, own in zip(table.heads, has.diagonal(), strict=True) if not own]:
-        what = {"contribution": "no output projection of their own", "weights": "no linear map of their own"}
-        more = f", or have {what[table.of]}" if table.of in what else ""
-        whys.append(f"not for {brief_list(without)}, which do not vary{more}")
-    if has.sum() == has.diagonal().sum() and table.facts["scope"] == "layer":
-        whys.append(
-            f"no layer has two {_HEADS.get(table.of, 'heads')} that vary, so there are no pairs within layers; "
-            'scope="model" compares those of different layers'
-        )
-    return "; ".join(whys) or None
 
 
 @dataclass(frozen=True)
@@ -237,6 +210,12 @@ class _Pair:
         return made
 
     @property
+    def layers(self) -> list[int]:
+        """The layers' numbers, the other model's from OTHER on."""
+        theirs = () if self.other_anatomy is None else self.other_anatomy.sites
+        return [*(site.layer for site in self.anatomy.sites), *(OTHER + site.layer for site in theirs)]
+
+    @property
     def facts(self) -> dict[str, str]:
         """Which models they are."""
         known = {"model_class": self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint}
@@ -258,9 +237,17 @@ def _read(
         pair = pair.cuttable
     blocks, parts = _plan(pair, asks, how)
     tables: list[PairTable] = []
+    met = False
     for layers in parts:
-        made = _pass(pair, layers, batches, asks, how, blocks, part_of(progress, parts=len(parts)))
+        made, they_met = _pass(pair, layers, batches, asks, how, blocks, part_of(progress, parts=len(parts)))
         tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
+        met |= they_met
+    if pair.other is not None and not met:
+        raise InputError(
+            f"no heads of {type(pair.model).__name__} and of the other model, {type(pair.other).__name__}, see the "
+            "same positions of these batches, so none can be compared; both must give each token a position, and both "
+            "be causal or neither"
+        )
     return [replace(table, facts=settle_tokens(table.facts)) for table in tables]
 
 
@@ -268,7 +255,7 @@ def _plan(pair: _Pair, asks: Sequence[_Ask], how: How) -> tuple[int, list[list[i
     """Blocks of documents, and the layers of each pass; moments alone take much memory."""
     sums = {key for ask in asks for key in ask.statistics if key[0] == "moments"}
     if not sums:
-        return N_BLOCKS, [[site.layer for site in pair.anatomy.sites]]
+        return N_BLOCKS, [pair.layers]
     least = 2 if any("halves" in ask.measure.needs for ask in asks) else 1
     room = parse_memory(how.memory) / len(sums)
     anatomies = pair.anatomy, pair.other_anatomy
@@ -283,20 +270,19 @@ def _pass(
     how: How,
     blocks: int,
     progress: Progress | None,
-) -> list[PairTable]:
+) -> tuple[list[PairTable], bool]:
+    """The tables of some layers, and whether heads of two models saw the same positions."""
     statistics = {key: _statistic(*key, how.scope, blocks) for ask in asks for key in ask.statistics}
     part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))
     other = None
     if pair.other is not None and pair.other_anatomy is not None:
-        theirs = tuple(site for site in pair.other_anatomy.sites if how.scope == "model" or site.layer in layers)
+        theirs = tuple(site for site in pair.other_anatomy.sites if OTHER + site.layer in layers)
         other = (pair.other, replace(pair.other_anatomy, sites=theirs))
     observed = observe(
         pair.model, batches, list(statistics.values()), anatomy=part, other=other, skip_first=how.skip_first,
         progress=progress,
     )  # fmt: skip
     computed = {key: statistic.compute() for key, statistic in statistics.items()}
-    if pair.other is not None:
-        _check_they_meet(pair.model, pair.other, computed.values())
     wants_weights = any("output_weights" in ask.measure.needs for ask in asks)
     weights = pair.by_layer(output_weights) if wants_weights else {}
     settings = {"scope": how.scope, "skip_first": how.skip_first, "seed": how.seed, **pair.facts}
@@ -305,18 +291,8 @@ def _pass(
         needs = {need: computed[ask.key(need)] for need in ask.measure.needs if need != "output_weights"}
         facts = {**observed.raw_facts(ask.streamed), **settings}
         made.append(pair_table(ask.measure, ask.of, needs, pair.heads(ask.of), weights, facts))
-    return made
-
-
-def _check_they_meet(model: nn.Module, other: nn.Module, computed: Iterable[Mapping[Any, Any]]) -> None:
-    for by_group in computed:
-        groups = [(key,) if isinstance(key, int) else key for key in by_group]
-        if not any(min(group) < OTHER <= max(group) for group in groups):
-            raise InputError(
-                f"no heads of {type(model).__name__} and of the other model, {type(other).__name__}, see the same "
-                "positions of these batches, so none can be compared; both must give each token a position, and both "
-                "be causal or neither"
-            )
+    they_met = all(any(min(group) < OTHER <= max(group) for group in by_group) for by_group in computed.values())
+    return made, they_met
 
 
 def _statistic(need: str, of: str, scope: str, blocks: int) -> GroupedStatistic:

@@ -17,12 +17,12 @@ from headscope.batches import Batch, check_takes, probe_example
 from headscope.comparing import similarity
 from headscope.errors import InputError
 from headscope.folders import new_folder
-from headscope.formatting import count, fixed, number
+from headscope.formatting import brief_list, count, fixed, number
 from headscope.heads import HeadId
 from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
 from headscope.progress import Progress, part_of
-from headscope.scoring import Rated, rate_heads
+from headscope.scoring import Rated, by_metric, rate_heads
 from headscope.shown import Shown
 from headscope.significance import false_discovery, sign_flip
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
@@ -65,16 +65,17 @@ class Contrast(Shown):
     def itself(self) -> pd.DataFrame:
         """How alike each head is to itself in the other model: layer, head, cka, low, high, the least alike first.
 
-        Only the heads that both have; no row for two analyses, which hold no such thing.
+        Only the heads that both have, those without a CKA, which are constant in one of the two, before the others; no
+        row for two analyses, which hold no such thing.
         """
-        columns = ["layer", "head", "cka", "low", "high"]
-        if self.alike is None:
-            return pd.DataFrame(columns=columns)
-        rows = self.alike.to_frame().rename(columns={"value": "cka"})
-        rows = rows[rows["head_a"] == rows["head_b"]].sort_values("cka", kind="stable")
-        ids = [HeadId.parse(name) for name in rows["head_a"]]
-        rows["layer"], rows["head"] = [head.layer for head in ids], [head.head for head in ids]
-        return rows[columns].reset_index(drop=True)
+        alike = self.alike
+        heads = [] if alike is None else [head for head in alike.heads if head in alike.column_heads]
+        rows: dict[str, Any] = {"layer": [head.layer for head in heads], "head": [head.head for head in heads]}
+        if alike is not None:
+            places = [alike.heads.index(head) for head in heads], [alike.column_heads.index(head) for head in heads]
+            rows |= {"cka": alike.matrix[places], "low": alike.low[places], "high": alike.high[places]}
+        frame = pd.DataFrame(rows, columns=["layer", "head", "cka", "low", "high"])
+        return frame.sort_values("cka", kind="stable", na_position="first", ignore_index=True)
 
     @property
     def sentence(self) -> str:
@@ -97,7 +98,12 @@ class Contrast(Shown):
             )
         elif self.frame["p_value"].notna().any():
             parts.append("no change is told from chance")
-        for least in self.itself.head(1).to_dict("records"):
+        itself = self.itself
+        alone = itself["cka"].isna()
+        if alone.any():
+            names = [f"L{layer}H{head}" for layer, head in itself.loc[alone, ["layer", "head"]].itertuples(index=False)]
+            parts.append(f"nothing to compare in {brief_list(names)}, constant in one of the two")
+        for least in itself[~alone].head(1).to_dict("records"):
             if (cka := fixed(least["cka"])) != fixed(1.0):
                 parts.append(f"least like itself: L{least['layer']}H{least['head']} (CKA {cka})")
         parts += [self.facts[why] for why in ("why_no_interval", "why_no_test", "caution") if why in self.facts]
@@ -144,6 +150,7 @@ def compare(
     scores: str | Sequence[str] = ("ablation", "norm"),
     metric: str | Metric | Callable[..., Tensor] = "auto",
     names: tuple[str, str] = ("first", "second"),
+    sample: Iterable[Batch] | None = None,
     skip_first: int = 0,
     progress: Progress | None = None,
 ) -> Contrast:
@@ -162,6 +169,8 @@ def compare(
         scores: for two models, which scores; of two analyses all that both hold.
         metric: what the effects of two models are measured by; each against its own intact self.
         names: what the two are called; those of the analyses by default.
+        sample: what scores by a metric are measured on, as ablation is, which runs a model once for each head; all of
+            `batches` without it.
         skip_first: positions at the start of each row that do not count; a metric counts every position, so scores that
             are measured by one, as ablation is, cannot leave any out.
         progress: told of each step; see `headscope.progress`.
@@ -186,17 +195,19 @@ def compare(
     judge = resolve_metric(metric, first, anatomies[0], kept[0])
     frames: list[pd.DataFrame] = []
     facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first}
-    both = part_of(progress, parts=2)
+    both, some = part_of(progress, parts=2), kept if sample is None else list(sample)
     for score in dict.fromkeys([scores] if isinstance(scores, str) else scores):
+        text = some if by_metric(score) else kept
         sides = [
-            rate_heads(model, kept, score, judge, anatomy=anatomy, skip_first=skip_first, progress=both)
+            rate_heads(model, text, score, judge, anatomy=anatomy, skip_first=skip_first, progress=both)
             for model, anatomy in zip((first, second), anatomies, strict=True)
         ]
         frames.append(_on_the_same_text(sides))
         if sides[0].rating.spread is None or sides[1].rating.spread is None:
             facts["why_no_test"] = _untested(sides[0].table.name)
-        facts |= {k: v for k, v in sides[0].table.facts.items() if k in ("documents", "tokens", "why_no_interval")}
+        facts |= {k: v for k, v in sides[0].table.facts.items() if k == "why_no_interval"}
     alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first, progress=progress)
+    facts |= {k: v for k, v in alike.facts.items() if k in ("documents", "tokens", "layer_tokens")}
     return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
 
 
@@ -260,9 +271,9 @@ def _have_errors(*tables: HeadTable) -> bool:
     return all("freedom" in table.facts for table in tables)
 
 
-def _error(table: HeadTable, rows: npt.NDArray[np.int64]) -> tuple[Floats, float]:
+def _error(table: HeadTable, rows: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Standard errors of some rows, from their intervals, and the degrees of freedom of these errors."""
-    freedom = float(table.facts["freedom"])
+    freedom = np.broadcast_to(np.array(table.facts["freedom"], np.float64), table.score.shape)[rows]
     return (table.high - table.low)[rows] / 2 / student.ppf((1 + LEVEL) / 2, freedom), freedom
 
 

@@ -183,8 +183,8 @@ def cluster(pairs: PairTable, *, angle: float | None = None, n_clusters: int | N
     heads, distances, left_out = _angles(pairs)
     if angle is not None and n_clusters is not None:
         raise InputError("clusters are parted by an angle or by their number: give angle or n_clusters, not both")
-    if n_clusters is not None and (n_clusters != int(n_clusters) or not 1 <= n_clusters <= len(heads)):
-        raise InputError(f"{len(heads)} heads make 1 to {len(heads)} clusters; n_clusters was {n_clusters}")
+    if n_clusters is not None and not (isinstance(n_clusters, int) and 1 <= n_clusters <= len(heads)):
+        raise InputError(f"{len(heads)} heads make 1 to {len(heads)} clusters; n_clusters was {n_clusters!r}")
     if angle is not None and not 0 <= angle <= np.pi / 2 + _ROUNDING:
         raise InputError(f"angle is in radians, from 0 to π/2 = {np.pi / 2:.4f}; it was {angle}")
     angle = ANGLE if angle is None and n_clusters is None else angle
@@ -218,6 +218,8 @@ def map_heads(pairs: PairTable, seed: int = 0) -> HeadMap:
     Source: Kruskal 1964, Psychometrika 29, pp. 1-27 (stress); de Leeuw 1977 (SMACOF); both metrics: Williams et al.
         2021, arXiv:2110.14739, section 2.
     """
+    if not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed is a whole number from 0; it was {seed!r}")
     heads, distances, left_out = _angles(pairs)
     rng = np.random.default_rng(seed)
     starts = [_classical(distances), *rng.uniform(-1, 1, (_STARTS, len(heads), 2))]

@@ -1,22 +1,23 @@
 """Text that means nothing: the same tokens in no order, for what a number would be without meaning."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.batches import Batch, kept_positions
+from headscope.batches import Batch
+from headscope.repetition import SIDES, kept_of, row_ends
 
 __all__ = ["scramble_tokens"]
 
 
-def scramble_tokens(batches: Iterable[Batch], seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Batches of the same shape whose tokens are drawn, with replacement, from all tokens of the batch.
+def scramble_tokens(batches: Sequence[Batch], seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Batches of the same shape whose tokens are drawn, with replacement, from all tokens of the text.
 
-    What every row of a batch begins or ends with ([CLS], BOS, [SEP]) stays, and so does padding. A decoder's tokens are
-    drawn from its own.
+    What every row of the text begins or ends with ([CLS], BOS, [SEP]) stays, and so does padding. A decoder's tokens
+    are drawn from its own.
 
     Args:
         batches: with "input_ids" and, for a decoder, "decoder_input_ids" (batch, position); others are handed on as
@@ -24,31 +25,38 @@ def scramble_tokens(batches: Iterable[Batch], seed: int = 0) -> Iterator[dict[st
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
-    for batch in batches:
+    names = [name for name in SIDES if all(_has_tokens(batch, name) for batch in batches)]
+    ends = {name: row_ends(batches, name) for name in names}
+    inner = {name: [_inner(kept_of(batch, name), *ends[name]) for batch in batches] for name in names}
+    pools = {
+        name: torch.cat([batch[name].cpu()[own] for batch, own in zip(batches, inner[name], strict=True)])
+        for name in names
+    }
+    for number, batch in enumerate(batches):
         drawn = dict(batch)
-        for name, kind in (("input_ids", "self"), ("decoder_input_ids", "causal")):
-            ids = batch.get(name)
-            if isinstance(ids, Tensor) and ids.ndim == 2:
-                kept = kept_positions(batch, kind, ids.shape[1]).to(ids.device)
-                drawn[name] = _draw(ids, _inner(ids, kept), generator)
+        for name in names:
+            own = inner[name][number]
+            ids: Int[Tensor, "batch position"] = batch[name].clone()
+            if len(pools[name]):
+                chosen = pools[name][torch.randint(len(pools[name]), (int(own.sum()),), generator=generator)]
+                ids[own.to(ids.device)] = chosen.to(ids.device)
+            drawn[name] = ids
         yield drawn
 
 
-def _draw(
-    ids: Int[Tensor, "batch position"], inner: Bool[Tensor, "batch position"], generator: torch.Generator
-) -> Int[Tensor, "batch position"]:
-    pool, drawn = ids[inner], ids.clone()
-    if len(pool):
-        drawn[inner] = pool[torch.randint(len(pool), (len(pool),), generator=generator).to(ids.device)]
-    return drawn
+def _has_tokens(batch: Batch, name: str) -> bool:
+    ids = batch.get(name)
+    return isinstance(ids, Tensor) and ids.ndim == 2
 
 
-def _inner(ids: Int[Tensor, "batch position"], kept: Bool[Tensor, "batch position"]) -> Bool[Tensor, "batch position"]:
+def _inner(
+    kept: Bool[Tensor, "batch position"], before: tuple[int, ...], after: tuple[int, ...]
+) -> Bool[Tensor, "batch position"]:
     """The positions that count, without the first and the last of each row where these are the same in all rows."""
     inner = kept.clone()
-    rows = torch.arange(len(ids), device=ids.device)
+    rows = torch.arange(len(kept))
     last = kept.shape[1] - 1 - kept.flip(1).int().argmax(1)
-    for ends in (kept.int().argmax(1), last):
-        if len(ids) > 1 and len(ids[rows, ends].unique()) == 1:
+    for ends, same in ((kept.int().argmax(1), before), (last, after)):
+        if same:
             inner[rows, ends] = False
     return inner

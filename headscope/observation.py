@@ -199,8 +199,8 @@ def observe(
     """
     if not statistics:
         raise InputError("observe takes at least one statistic")
-    if skip_first < 0 or skip_first != int(skip_first):
-        raise InputError(f"skip_first is a whole number of positions, from 0; it was {skip_first}")
+    if not isinstance(skip_first, int) or skip_first < 0:
+        raise InputError(f"skip_first is a whole number of positions, from 0; it was {skip_first!r}")
     want = frozenset().union(*(statistic.needs for statistic in statistics))
     batches, total = iter(batches), n_steps(batches)
     first = next(batches, None)

@@ -1,9 +1,12 @@
 """Tables of pairs: a pure measure applied to what was summed, with intervals over blocks of documents."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from headscope.heads import Anatomy, HeadId
@@ -11,13 +14,14 @@ from headscope.intervals import jackknife, why_no_interval
 from headscope.measures import MEASURES, Measure
 from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
-from headscope.statistics.moments import Moments
 from headscope.tables import PairTable
 
 __all__ = ["Computed", "heads_of", "pair_table"]
 
+Floats = npt.NDArray[np.float64]
 Computed = Mapping[tuple[int, ...], Sequence[Any]]  # by the layers of a group: a value a block of documents
 
+_THIN = "without one block of documents or another too little is left to make the number from; give more text"
 _FEW_BLOCKS = "sums of all blocks of documents did not fit into memory; allow more memory"
 
 
@@ -39,33 +43,33 @@ def pair_table(
         weights: W_O of each head by layer, where the measure needs it.
         facts: for the table.
     """
-    needs = sorted(measure.needs - {"output_weights"})
     layers_of = [[head.layer for head in heads[0]], [OTHER + head.layer for head in heads[1] or ()]]
     layer = np.array(layers_of[0] + layers_of[1], dtype=np.int64)
     value, low, high = (np.full((len(layer), len(layer)), np.nan) for _ in range(3))
-    few_blocks = False
-    for group, blocks in computed[needs[0]].items():
+    counted, documents, few_blocks = dict(facts.get("layer_tokens", {})), 0, False
+    for group, blocks in computed[min(measure.needs - {"output_weights"})].items():
         own = np.flatnonzero(np.isin(layer, group))
         filled = [number for number, block in enumerate(blocks) if block.n]
+        counted |= {str(one): sum(block.n for block in blocks) for one in group if one < OTHER}
         given = [weight for one in group for weight in weights.get(one, ())]
-
-        def estimate(numbers: Sequence[int], group: Any = group, given: Any = given) -> Any:
-            return measure.compare(_seen(needs, computed, group, numbers) | {"output_weights": given})
-
+        estimate = partial(_estimate, measure, {n: c[group] for n, c in computed.items()}, given, len(own), filled)
         cells = np.ix_(own, own)
         if len(blocks) < N_BLOCKS:
-            value[cells], few_blocks = estimate(filled), True
+            value[cells], documents, few_blocks = estimate(filled), facts["documents"], True
             continue
+        documents = max(documents, min(facts["documents"], len(filled)))
         spread = jackknife(estimate, filled, [blocks[number].n for number in filled])
         value[cells] = spread.centre
         low[cells], high[cells] = spread.interval()
-    least = 4 if "halves" in needs else 2  # without any one block, either half must hold another
-    if why := why_no_interval(facts["documents"], least) or (_FEW_BLOCKS if few_blocks else None):
-        facts = {**facts, "why_no_interval": why}
+    least = 4 if "halves" in measure.needs else 2  # without any one block, either half must hold another
+    why = why_no_interval(documents, least) or (_FEW_BLOCKS if few_blocks else None)
+    if why or (np.isfinite(value) & np.isnan(low)).any():
+        facts = {**facts, "why_no_interval": why or _THIN}
     n_rows = len(heads[0])
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
     value, low, high = (table[:n_rows, columns] for table in (value, low, high))
-    return PairTable(MEASURES.name_of(measure), of, heads[0], value, low, high, facts, other=heads[1])
+    name, facts = MEASURES.name_of(measure), {**facts, "layer_tokens": counted}
+    return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1])
 
 
 def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
@@ -76,24 +80,21 @@ def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:
     return anatomy.heads
 
 
-def _seen(
-    needs: Sequence[str], computed: Mapping[str, Computed], group: tuple[int, ...], numbers: Sequence[int]
-) -> dict[str, Any]:
-    """What a measure is given, from some of the blocks."""
-    seen: dict[str, Any] = {}
-    for need in needs:
-        blocks = computed[need][group]
-        if need == "halves":
-            seen[need] = tuple(_sum(blocks, [n for n in numbers if n % 2 == half]) for half in (0, 1))
-        else:
-            seen[need] = _sum(blocks, numbers)
-    return seen
-
-
-def _sum(blocks: Sequence[Any], numbers: Sequence[int]) -> Any:
-    if not numbers:
-        return Moments.empty(blocks[0].dims, blocks[0].pivot)
-    summed = blocks[numbers[0]]
-    for number in numbers[1:]:
-        summed = summed + blocks[number]
-    return summed
+def _estimate(
+    measure: Measure,
+    sums: Mapping[str, Sequence[Any]],
+    weights: Sequence[Tensor],
+    n_heads: int,
+    filled: Sequence[int],
+    chosen: Sequence[int],
+) -> Floats:
+    """(head, head) the measure of the chosen blocks out of those that hold anything; NaN where a half is empty."""
+    halves = filled[::2], filled[1::2]
+    seen: dict[str, Any] = {"output_weights": weights}
+    for need in measure.needs - {"output_weights"}:
+        parts = [[n for n in half if n in chosen] for half in halves] if need == "halves" else [chosen]
+        if not all(parts):
+            return np.full((n_heads, n_heads), np.nan)
+        summed = [reduce(add, [sums[need][n] for n in part]) for part in parts]
+        seen[need] = tuple(summed) if need == "halves" else summed[0]
+    return measure.compare(seen)

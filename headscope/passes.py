@@ -1,13 +1,14 @@
 """Passes: which layers are summed together in which pass over the text, so that the sums fit into memory."""
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, product
 
 import numpy as np
 
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.statistics import N_BLOCKS
+from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import PANEL
 
 __all__ = ["parse_memory", "plan_passes"]
@@ -40,10 +41,11 @@ def parse_memory(memory: float | str) -> float:
 def plan_passes(
     anatomies: Anatomies, scope: str, room: float, *, least: int = 1, intervals: bool = False
 ) -> tuple[int, list[list[int]]]:
-    """How many blocks of documents are told apart, and the layers of each pass.
+    """How many blocks of documents are told apart, and the layers of each pass; another model's count from OTHER on.
 
-    Within layers, layers come one after another and all blocks are told apart. Across the model, every two layers meet
-    in some pass: in one pass with all blocks, else with `least` of them, else in passes over pairs of groups of layers.
+    Within layers, layers come one after another and all blocks are told apart. Across the model, every two layers (of
+    two models: every layer with every one of the other's) meet in some pass: in one pass with all blocks, else with
+    `least` of them, else in passes over pairs of groups of layers.
 
     Args:
         anatomies: of the model, and of another one that it is compared with.
@@ -55,42 +57,54 @@ def plan_passes(
     Raises:
         InputError: not even the smallest pass fits.
     """
-    layers = [site.layer for site in anatomies[0].sites]
+    rows = _rows(anatomies)
+    ours, theirs = ([layer for layer in rows if (layer < OTHER) == first] for first in (True, False))
     if scope == "layer":
-        return N_BLOCKS, _one_after_another(anatomies, layers, room)
-    if _bytes(anatomies, layers, scope, N_BLOCKS) <= room:
-        return N_BLOCKS, [layers]
+        return N_BLOCKS, _one_after_another(rows, ours, room)
+    if _bytes(rows, list(rows), N_BLOCKS) <= room:
+        return N_BLOCKS, [list(rows)]
     blocks = N_BLOCKS if intervals else least
-    if _bytes(anatomies, layers, scope, blocks) <= room:
-        return blocks, [layers]
-    for n_groups in range(3, len(layers) + 1) if anatomies[1] is None else ():
-        groups = [list(part) for part in np.array_split(layers, n_groups)]
-        parts = [[*map(int, a), *map(int, b)] for a, b in combinations(groups, 2)]
-        if all(_bytes(anatomies, part, scope, blocks) <= room for part in parts):
+    for parts in _partitions(ours, theirs):
+        if all(_bytes(rows, part, blocks) <= room for part in parts):
             return blocks, parts
-    smallest, what = (layers[:2], "two layers alone take") if anatomies[1] is None else (layers, "two models take")
+    pairs: Iterable[Sequence[int]] = product(ours, theirs) if theirs else combinations(ours, 2)
+    largest = max((_bytes(rows, pair, blocks) for pair in pairs), default=_bytes(rows, ours, blocks))
+    what = "two layers alone take" if len(rows) > 1 else "one layer takes"
     raise InputError(
-        f"{what} {_size(_bytes(anatomies, smallest, scope, blocks))}, more than the {_size(room)} that "
-        'memory leaves to each sum; allow more, or compare within layers (scope="layer")'
+        f"{what} {_size(largest)}, more than the {_size(room)} that memory leaves to each sum; allow more, or compare "
+        'within layers (scope="layer")'
     )
 
 
-def _one_after_another(anatomies: Anatomies, layers: Sequence[int], room: float) -> list[list[int]]:
-    """As many layers in each pass as fit."""
+def _partitions(ours: Sequence[int], theirs: Sequence[int]) -> Iterator[list[list[int]]]:
+    """All layers in one pass; then in ever more passes over groups of layers, every two of which meet."""
+    yield [[*ours, *theirs]]
+    for n_groups in range(2 if theirs else 3, max(len(ours), len(theirs)) + 1):
+        groups, others = (
+            [list(map(int, part)) for part in np.array_split(layers, min(n_groups, len(layers)))]
+            for layers in (ours, theirs or ours)
+        )
+        pairs = product(groups, others) if theirs else combinations(groups, 2)
+        yield [[*one, *other] for one, other in pairs]
+
+
+def _one_after_another(rows: Mapping[int, int], layers: Sequence[int], room: float) -> list[list[int]]:
+    """As many layers in each pass as fit, each with the other model's own."""
     parts: list[list[int]] = []
     taken = 0.0
     for layer in layers:
-        own = _bytes(anatomies, [layer], "layer", N_BLOCKS)
-        if own > room:
+        own = [number for number in (layer, OTHER + layer) if number in rows]
+        size = _bytes(rows, own, N_BLOCKS)
+        if size > room:
             raise InputError(
-                f"layer {layer} alone takes {_size(own)}, more than the {_size(room)} that memory leaves "
+                f"layer {layer} alone takes {_size(size)}, more than the {_size(room)} that memory leaves "
                 "to each sum; allow more"
             )
-        if not parts or taken + own > room:
+        if not parts or taken + size > room:
             parts.append([])
             taken = 0.0
-        parts[-1].append(layer)
-        taken += own
+        parts[-1] += own
+        taken += size
     return parts
 
 
@@ -99,11 +113,16 @@ def _size(n_bytes: float) -> str:
     return f"{n_bytes / _UNITS[unit]:.2g} {unit.upper()}"
 
 
-def _bytes(anatomies: Anatomies, layers: Sequence[int], scope: str, blocks: int) -> float:
+def _rows(anatomies: Anatomies) -> dict[int, int]:
+    """How many rows the sums of each layer have; another model's layers from OTHER on."""
+    return {
+        start + site.layer: site.n_heads * (max(site.head_dim, site.value_dim) + 1)
+        for start, anatomy in zip((0, OTHER), anatomies, strict=True) if anatomy is not None
+        for site in anatomy.sites
+    }  # fmt: skip
+
+
+def _bytes(rows: Mapping[int, int], layers: Iterable[int], blocks: int) -> float:
     """Of the upper triangle over all dimensions in panels, for each block of documents and three sums on the way."""
-    first, second = anatomies
-    sites = [site for site in first.sites if site.layer in layers]
-    if second is not None:
-        sites += [site for site in second.sites if scope == "model" or site.layer in layers]
-    rows = sum(site.n_heads * (max(site.head_dim, site.value_dim) + 1) for site in sites)
-    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * rows * (rows + min(rows, PANEL))
+    n_rows = sum(rows[layer] for layer in layers)
+    return (blocks + (3 if blocks > 1 else 1)) * 4.0 * n_rows * (n_rows + min(n_rows, PANEL))

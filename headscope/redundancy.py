@@ -1,7 +1,7 @@
 """Redundancy: how many heads a layer is worth, and how few of them give back what all of them write."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from headscope.batches import Batch, probe_example
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
+from headscope.formatting import brief_list
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.observation import observe
@@ -128,13 +129,23 @@ def redundancy(
     elif why := why_no_interval(observed.n_documents, _LEAST):
         facts["why_no_interval"] = f"of the redundancy curve: {why}"
     groups = list(crossed.compute().values()) if whole else []
-    if len(groups) != 1:
-        why = (
-            "its layers see different positions" if whole else f"its heads have more than {MOST_DIMENSIONS} dimensions"
-        )
-        facts["why_no_value"] = f"not for the whole model: {why}"
     together = groups[0] if len(groups) == 1 else None
-    return rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)
+    found = rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)
+    apart = "layers see different positions" if whole else f"heads have over {MOST_DIMENSIONS} dimensions"
+    whys = _missing(found, apart)
+    return replace(found, facts={**found.facts, "why_no_value": "; ".join(whys)}) if whys else found
+
+
+def _missing(found: Redundancy, apart: str) -> list[str]:
+    """Which numbers are missing, and why."""
+    whys = []
+    if WHOLE not in set(found.effective["layer"]):
+        whys.append(f"not for the whole model, whose {apart}")
+    if len(dead := found.effective.loc[found.effective["effective"].isna(), "layer"]):
+        whys.append(f"no effective number for layer {brief_list(dead.tolist())}: its heads are constant")
+    if found.curve["share"].isna().any():
+        whys.append("no curve: only 1 document, and what is fitted on some documents is judged on others")
+    return whys
 
 
 def rate_redundancy(

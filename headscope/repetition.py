@@ -10,12 +10,12 @@ from torch import Tensor
 from headscope.batches import Batch, kept_positions
 from headscope.errors import InputError
 
-__all__ = ["repeated_sequences"]
+__all__ = ["SIDES", "kept_of", "repeated_sequences", "row_ends"]
 
 _LENGTHS, _ROWS = 5, 8  # lengths of the repeated part, sequences of each length
 _LONGEST, _SHORTEST = 48, 4  # tokens of the repeated part
 
-_SIDES = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
+SIDES = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
 def repeated_sequences(batches: Sequence[Batch], ids: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
@@ -39,13 +39,13 @@ def repeated_sequences(batches: Sequence[Batch], ids: Sequence[int], seed: int =
     """
     first = batches[0]
     tensors = {name for name, value in first.items() if isinstance(value, Tensor)} - {"document", "labels"}
-    sides = [name for name in _SIDES if name in tensors]
+    sides = [name for name in SIDES if name in tensors]
     if "input_ids" not in sides:
         raise InputError("the batches hold no input_ids, so no token can be said twice")
     shaped = {name for name in ("token_type_ids", "position_ids") if name in tensors and first[name].ndim == 2}
-    if foreign := sorted(tensors - {*sides, *_SIDES.values(), *shaped}):
+    if foreign := sorted(tensors - {*sides, *SIDES.values(), *shaped}):
         raise InputError(f"the batches hold {foreign[0]}, which cannot be made up for sequences of random tokens")
-    frames = {name: _frame(batches, name) for name in sides}
+    frames = {name: row_ends(batches, name) for name in sides}
     pool = torch.tensor(sorted(set(ids) - {token for frame in frames.values() for token in (*frame[0], *frame[1])}))
     room = min((_longest(batches, name) - sum(map(len, frames[name]))) // 2 for name in sides)
     longest = min(room, len(pool), _LONGEST)
@@ -72,33 +72,33 @@ def _batch(
         ends = (torch.tensor(part, dtype=torch.long).expand(len(drawn), -1) for part in (before, after))
         start, end = ends
         batch[name] = torch.cat([start, drawn, drawn, end], dim=1)
-        if _SIDES[name] in first:
-            batch[_SIDES[name]] = torch.ones_like(batch[name])
+        if SIDES[name] in first:
+            batch[SIDES[name]] = torch.ones_like(batch[name])
     if "token_type_ids" in first:
         batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
     if "position_ids" in first:
-        kept = _kept(first, "input_ids")
+        kept = kept_of(first, "input_ids")
         lowest = int(first["position_ids"].cpu().expand_as(kept)[kept].min())
         batch["position_ids"] = lowest + torch.arange(batch["input_ids"].shape[1]).expand_as(batch["input_ids"])
     return batch
 
 
-def _kept(batch: Batch, name: str) -> Bool[Tensor, "row position"]:
+def kept_of(batch: Batch, name: str) -> Bool[Tensor, "row position"]:
     """The positions of one side that count."""
     return kept_positions(batch, "self" if name == "input_ids" else "causal", batch[name].shape[1])
 
 
 def _longest(batches: Sequence[Batch], name: str) -> int:
     """Positions of the longest row, padding left out."""
-    return max(int(_kept(batch, name).sum(1).max()) for batch in batches)
+    return max(int(kept_of(batch, name).sum(1).max()) for batch in batches)
 
 
-def _frame(batches: Sequence[Batch], name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def row_ends(batches: Sequence[Batch], name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The token that every row begins with, and the one that every row ends with; nothing where they differ."""
     firsts, lasts = [], []
     for batch in batches:
         ids = batch[name].cpu()
-        kept = _kept(batch, name)
+        kept = kept_of(batch, name)
         rows = torch.arange(len(ids))
         firsts.append(ids[rows, kept.int().argmax(1)])
         lasts.append(ids[rows, kept.shape[1] - 1 - kept.flip(1).int().argmax(1)])

@@ -25,7 +25,7 @@ from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.watching import output_weights
 
-__all__ = ["Rated", "head_table", "importance", "rate_heads"]
+__all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]
 
 _BY_METRIC = {"effects", "gate_gradients"}
 
@@ -97,7 +97,7 @@ def rate_heads(
     facts: dict[str, Any] = {}
     unit = chosen.unit
     if skip_first and needs & _BY_METRIC:
-        others = [name for name, kind in SCORES.items() if not _needs(kind()) & _BY_METRIC]
+        others = [name for name in SCORES if not by_metric(name)]
         raise InputError(
             f"skip_first={skip_first} leaves positions out of statistics, and {SCORES.name_of(chosen)} is measured by "
             f"a metric, which counts every position; leave skip_first out, or ask for {' or '.join(others)}"
@@ -148,6 +148,8 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
     columns = [spread_out(values) for values in (rating.score, rating.low, rating.high)]
     further = {name: spread_out(values) for name, values in rating.columns.items()}
     facts = {**facts, **rating.facts}
+    if rating.spread is not None and np.isfinite(rating.spread.freedom).any():
+        facts["freedom"] = _brief(spread_out(np.broadcast_to(rating.spread.freedom, rating.score.shape)))
     if why := why_no_interval(facts.get("documents", 0), score.least_documents):
         facts["why_no_interval"] = why
     if why := _why_no_value(rating, score, facts.get("documents", 0)):
@@ -160,10 +162,21 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
 
 
+def _brief(freedom: npt.NDArray[np.float64]) -> float | list[float | None]:
+    """Degrees of freedom of the heads' errors: one for all, or one for each; null where a head has none."""
+    known = np.unique(freedom[np.isfinite(freedom)])
+    return float(known[0]) if len(known) == 1 else [float(f) if np.isfinite(f) else None for f in freedom]
+
+
 def _why_no_value(rating: Rating, score: Score, n_documents: int) -> str | None:
     if n_documents > 1 or score.least_documents <= 2 or not np.isnan(rating.score).all():
         return None
     return "only 1 document: what is fitted on some documents is judged on others; give more text"
+
+
+def by_metric(score: str | Score) -> bool:
+    """Whether a score takes a metric, as ablation does; the others are made of statistics of one pass."""
+    return bool(_needs(SCORES[score]() if isinstance(score, str) else score) & _BY_METRIC)
 
 
 def _needs(score: Score) -> frozenset[str]:

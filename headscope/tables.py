@@ -124,6 +124,8 @@ class PairTable(Shown):
         return self.heads if self.other is None else self.other
 
     def __getitem__(self, pair: tuple[HeadLike, HeadLike]) -> float:
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise UnknownNameError(f"a table of pairs is read by two heads, as in pairs['L0H1', 'L0H2']; got {pair!r}")
         a, b = pair
         return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
@@ -216,7 +218,13 @@ def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:
 
 
 def write_table(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    """Rows as NAME.csv and NAME.parquet; what they are about as NAME.json, and in the parquet file too."""
+    """Rows as NAME.csv and NAME.parquet; what they are about as NAME.json, and in the parquet file too.
+
+    Raises:
+        StorageError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise StorageError(f"there is no folder {folder} to write the table {name!r} into; make it first")
     frame.to_csv(folder / f"{name}.csv", index=False)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     facts = {**(table.schema.metadata or {}), b"headscope": json.dumps(about, allow_nan=False).encode()}

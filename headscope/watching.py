@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call
-from headscope.anatomy.linear import matrix
+from headscope.anatomy.linear import check_finite, matrix
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.heads import Anatomy, Site
 
@@ -166,12 +166,15 @@ def _head_weights(module: nn.Module, site: Site) -> list[Tensor]:
 
 
 def output_weights(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Tensor]]:
-    """For every layer and head, W_O of that head: (width, value_dim), float64, on the CPU."""
-    return {
-        site.layer: [
-            weight.detach().cpu().double()
-            for weight in _head_weights(model.get_submodule(site.output.module), site)
-        ]
-        for site in anatomy.sites
-        if site.output is not None
-    }  # fmt: skip
+    """For every layer and head, W_O of that head: (width, value_dim), float64, on the CPU.
+
+    Raises:
+        NumericalError: a weight is NaN or infinite.
+    """
+    found = {}
+    for site in anatomy.sites:
+        if site.output is not None:
+            module = model.get_submodule(site.output.module)
+            check_finite(site.output.module, matrix(module))
+            found[site.layer] = [weight.detach().cpu().double() for weight in _head_weights(module, site)]
+    return found

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from headscope.anatomy.linear import matrix
+from headscope.anatomy.linear import check_finite, matrix
 from headscope.heads import Anatomy, Site, Slices
 from headscope.watching import output_weights
 
@@ -98,6 +98,7 @@ def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "di
     if len(parts) != 1:
         return []
     weight = matrix(model.get_submodule(parts[0].module)).detach().cpu()
+    check_finite(parts[0].module, weight)
     return [weight[list(own)].to(torch.float64) for own in parts[0].heads]
 
 

@@ -16,6 +16,7 @@ LEVELS = [
         "errors",
         "folders",
         "formatting",
+        "gaps",
         "heads",
         "plans",
         "progress",

@@ -21,7 +21,7 @@ from headscope.anatomy.examples import make_example
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES
 from headscope.batches import evaluating, run_model
-from headscope.errors import AnatomyError, NumericalError
+from headscope.errors import AnatomyError, InputError, NumericalError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
 
@@ -42,10 +42,15 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         The sites in execution order. In a pruned model layers and heads keep their original numbers.
 
     Raises:
+        InputError: it is no model.
         AnatomyError: no attention was found; the message says what looked like it, or that an example is needed.
         ModelError: the probe forward failed.
         NumericalError: NaN or infinity in a weight, which is named.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
+        )
     sightings = _sight(model, example)
     if not sightings:
         raise AnatomyError(_nothing_found(model))

@@ -41,7 +41,7 @@ from headscope.loading import load_model
 from headscope.measures import MEASURES
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
-from headscope.scoring import importance
+from headscope.scoring import by_metric, importance
 from headscope.shown import reasons
 from headscope.splits import sample_batches
 from headscope.tables import HeadTable, PairTable
@@ -154,7 +154,15 @@ def importance_(
     sample = sample_batches(batches, tokens or affordable_tokens(loaded.model, anatomy), seed)
     with progress_bar() as step:
         tables = [
-            importance(loaded.model, sample, one, metric, anatomy=anatomy, skip_first=skip_first, progress=step)
+            importance(
+                loaded.model,
+                sample if by_metric(one) else batches,
+                one,
+                metric,
+                anatomy=anatomy,
+                skip_first=skip_first,
+                progress=step,
+            )
             for one in chosen
         ]
     if out is not None:
@@ -217,8 +225,8 @@ def compare_(
         sample = list(sample_batches(batches, tokens or affordable_tokens(first.model, anatomy), seed))
         with progress_bar() as step:
             contrast = compare(
-                first.model, second.model, sample, scores=score or ("ablation", "norm"), metric=metric, names=names,
-                skip_first=skip_first, progress=step,
+                first.model, second.model, batches, scores=score or ("ablation", "norm"), metric=metric, names=names,
+                sample=sample, skip_first=skip_first, progress=step,
             )  # fmt: skip
     if out is not None:
         contrast.save(out, force=force)

@@ -64,7 +64,10 @@ Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), b
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
-Tokens = Annotated[int | None, typer.Option(min=1, help="tokens that each head is ablated on", show_default="by size")]
+Tokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="tokens that scores by a metric, as ablation, take of the text", show_default="by size"),
+]
 Windows = Annotated[int, typer.Option(min=0, help="windows of text; 0 for all")]
 Length = Annotated[int, typer.Option(help="tokens of a window")]
 Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]

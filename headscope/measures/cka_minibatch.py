@@ -23,8 +23,9 @@ class CkaMinibatch(Measure):
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     card: ClassVar[Card] = Card(
-        formula="Σ HSIC(a, b) / sqrt(Σ HSIC(a, a) Σ HSIC(b, b)), the sums over minibatches of at most 256 positions, "
-        "HSIC the unbiased estimate with linear kernels, weighed by positions.",
+        formula="Σ HSIC(a, b) / sqrt(Σ HSIC(a, a) Σ HSIC(b, b)), the sums over minibatches: what one batch holds of "
+        "one block of documents, in parts of at most 256 positions; parts of fewer than 4 are left out. HSIC the "
+        "unbiased estimate with linear kernels, weighed by positions.",
         unit="none",
         span="-1 to 1; 1 = the same up to the invariance, about 0 = unrelated.",
         undefined="NaN for a constant head, for one whose Σ HSIC(a, a) ≤ 0, and for heads at different positions.",
@@ -32,7 +33,8 @@ class CkaMinibatch(Measure):
         cost="b of work a position and pair of heads for minibatches of b: less than cka where d² is more than b. N² "
         "numbers of memory.",
         use="For heads of many dimensions. It sees what varies within a minibatch, mostly within documents: what "
-        "differs from one document to the next counts less than in cka, so the two are not interchangeable.",
+        "differs from one document to the next counts less than in cka, so the two are not interchangeable. The "
+        "minibatches, and so the number, depend on how rows are put into batches: compare numbers of equal batches.",
         source="Nguyen et al. 2021, arXiv:2010.15327, section 2, equations 2 and 3.",
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headscope.cards import Card
 from headscope.measures import MEASURES, Measure
+from headscope.scores.replaceability import check_ridge
 from headscope.statistics.moments import Moments, constant_heads
 
 __all__ = ["Predict", "explained_share"]
@@ -46,6 +47,9 @@ class Predict(Measure):
         "heads may stand in together, see the score replaceability.",
         source="Linear regression as a similarity: Kornblith et al. 2019, arXiv:1905.00414, table 1; here held out.",
     )
+
+    def __post_init__(self) -> None:
+        check_ridge(self.ridge)
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
         """(head, head), [a, b] = how well a predicts b; see `explained_share`."""

@@ -41,9 +41,7 @@ class Rating:
 
     @classmethod
     def from_spread(cls, spread: Spread, columns: Mapping[str, Floats] | None = None, **facts: Any) -> Self:
-        """The centre of a spread with its 95% interval; the table tells the least degrees of freedom of its errors."""
-        if np.isfinite(spread.freedom).any():
-            facts["freedom"] = float(np.nanmin(spread.freedom))
+        """The centre of a spread with its 95% interval."""
         return cls(spread.centre, *spread.interval(), spread, columns or {}, facts)
 
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar
 
 from headscope.cards import Card
+from headscope.errors import InputError
 from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score
 from headscope.significance import false_discovery, sign_flip
@@ -56,6 +58,10 @@ class Ablation(Score):
         source="Michel et al. 2019, arXiv:1905.10650, section 3; the test: Fisher 1935, section 21, with "
         "Benjamini and Hochberg 1995.",
     )
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not isfinite(self.size):
+            raise InputError(f"size is an effect in the metric's unit, or None; it was {self.size}")
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

@@ -11,7 +11,7 @@ from headscope.cards import Card
 from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
 from headscope.scores.ablation import effect_spread
-from headscope.scores.replaceability import RIDGE
+from headscope.scores.replaceability import RIDGE, check_ridge
 
 __all__ = ["Needed", "needed"]
 
@@ -51,6 +51,9 @@ class Needed(Score):
         use="What planners take by default: low = cut first. Its interval is cautious: both factors at 97.5%.",
         source="Our own definition.",
     )
+
+    def __post_init__(self) -> None:
+        check_ridge(self.ridge)
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from headscope.cards import Card
+from headscope.errors import InputError
 from headscope.intervals import Spread, jackknife_spread, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
@@ -20,6 +21,7 @@ __all__ = [
     "Replaceability",
     "StandIns",
     "best_stand_in",
+    "check_ridge",
     "fit_stand_ins",
     "rate_replaceability",
     "replaceability",
@@ -71,9 +73,22 @@ class Replaceability(Score):
         source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
     )
 
+    def __post_init__(self) -> None:
+        check_ridge(self.ridge)
+
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
         return rate_replaceability(seen["moments"], seen["output_weights"], self.ridge)
+
+
+def check_ridge(ridge: float) -> None:
+    """Refuse what is no penalty of a ridge regression.
+
+    Raises:
+        InputError: it is negative, NaN or infinite.
+    """
+    if not 0 <= ridge < float("inf"):
+        raise InputError(f"ridge is a share of the mean square or variance, from 0; it was {ridge}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,6 +123,16 @@ def test_models_of_different_tokenizers_are_not_compared(run: Run, folder: Path,
     assert "weights_qk of weights" in out
 
 
+def test_tokens_are_those_of_scores_by_a_metric(run: Run, folder: Path, text: Path) -> None:
+    options = ("--text", text, "--windows", "8", "--tokens", "40", "--json")
+    code, out, _ = run("importance", folder, "--score", "ablation", "--score", "norm", *options)
+    assert code == 0
+    tokens = {name: table["facts"]["tokens"] for name, table in json.loads(out).items()}
+    assert tokens["ablation"] < tokens["norm"] / 2
+    code, out, _ = run("compare", folder, folder, *options)
+    assert json.loads(out)["facts"]["tokens"] == tokens["norm"]
+
+
 def test_numbers_that_cannot_be_are_wrong_usage(run: Run, folder: Path) -> None:
     assert run("importance", folder, "--tokens", "0")[0] == 2
     assert run("similarity", folder, "--skip-first", "-1")[0] == 2

@@ -140,3 +140,16 @@ def test_a_model_is_probed_with_a_corner_of_its_batch_unless_one_can_be_made_up(
     assert probe_example(model, batch) is None
     model.main_input_name = "input_values"
     assert probe_example(model, batch) is not None
+
+
+def test_rows_are_those_of_the_tokens_whatever_comes_first() -> None:
+    batch = {"position_ids": torch.arange(3)[None], "input_ids": torch.ones(2, 3)}
+    assert n_rows(batch) == 2
+    assert row_lengths({**batch, "decoder_input_ids": torch.ones(2, 5)}).tolist() == [5, 5]
+    assert row_lengths({"inputs_embeds": torch.ones(2, 7, 4)}).tolist() == [7, 7]
+
+
+def test_rows_without_a_document_meet_none_that_was_named() -> None:
+    named = {"input_ids": torch.ones(2, 3), "document": torch.tensor([-1, -2])}
+    ids = [ids.tolist() for _, ids in document_ids([named, {"input_ids": torch.ones(2, 3)}])]
+    assert len({*ids[0], *ids[1]}) == 4

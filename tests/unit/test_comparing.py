@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope.comparing import How, compare_heads, parse_memory
-from headscope.errors import InputError, UnknownNameError
+from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy
 from headscope.measures import MEASURES
 from headscope.measures.cka import Cka
@@ -192,7 +192,7 @@ def test_a_causal_model_and_an_encoder_are_refused_and_not_left_blank() -> None:
 
 def test_too_little_memory_for_two_models_is_refused() -> None:
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
-    with pytest.raises(InputError, match=r"two models take .*compare within layers"):
+    with pytest.raises(InputError, match=r"two layers alone take .*compare within layers"):
         hs.similarity(model, batches, scope="model", other=copy.deepcopy(model), memory=1000)
 
 
@@ -403,3 +403,84 @@ def test_weights_of_two_models_need_no_text_that_both_take() -> None:
     assert np.isfinite(table.matrix).all()
     with pytest.raises(InputError, match="does not take these batches"):
         hs.similarity(first, batches, "cka", other=few_words)
+
+
+def _of_lengths(*lengths: int) -> list[dict[str, torch.Tensor]]:
+    """Rows of those lengths, each a batch and a document of its own."""
+    generator = torch.Generator().manual_seed(0)
+    return [{"input_ids": torch.randint(3, models.VOCABULARY, (1, length), generator=generator)} for length in lengths]
+
+
+def test_documents_that_are_too_short_leave_no_number_or_no_interval_and_the_table_says_so() -> None:
+    model = models.build("llama")
+    none = hs.similarity(model, _of_lengths(*[3] * 12), "cka_minibatch")
+    assert np.isnan(none.matrix).all()
+    assert none.facts["why_no_value"] == "only 0 positions count; give more text"
+    one = hs.similarity(model, _of_lengths(12, *[3] * 11), "cka_minibatch")
+    assert np.isfinite(one.matrix).any()
+    assert one.facts["tokens"] == 12
+    assert "only 1 document" in one.facts["why_no_interval"]
+    thin = hs.similarity(model, _of_lengths(2, 2), "cka")
+    assert np.isfinite(thin.matrix).any()
+    assert np.isnan(thin.low).all()
+    assert "too little is left" in thin.facts["why_no_interval"]
+    assert hs.similarity(model, _of_lengths(3)).facts["why_no_value"] == "only 3 positions count; give more text"
+
+
+def test_halves_are_those_of_the_documents_that_hold_a_position() -> None:
+    model = models.build("llama")
+    lengths = (9, 1, 9, 1, 9, 1, 9, 9)
+    some = hs.similarity(model, _of_lengths(*lengths), "predict", skip_first=1)
+    alone = hs.similarity(model, _of_lengths(*lengths)[::2], "predict", skip_first=1)
+    assert np.isfinite(some.low[some.heads.index(hs.HeadId(0, 0)), 1])
+    assert "why_no_interval" not in some.facts
+    assert alone.facts["documents"] == 4
+
+
+def test_two_models_are_compared_in_as_many_passes_as_memory_asks_for() -> None:
+    sizes = {"vocab_size": models.VOCABULARY, "n_positions": 64, "n_embd": 32, "n_head": 4}
+    first, second = (GPT2LMHeadModel(GPT2Config(**sizes, n_layer=layers)).eval() for layers in (4, 3))
+    batches = models.make_batches("gpt2")
+    whole = hs.similarity(first, batches, other=second, scope="model")
+    seen: list[int] = []
+    parts = hs.similarity(
+        first, batches, other=second, scope="model", memory="100KB", progress=lambda *step: seen.append(step[2])
+    )
+    assert max(seen) > 2 * len(batches), "more than two passes"
+    np.testing.assert_allclose(parts.matrix, whole.matrix, rtol=1e-9)
+    assert "did not fit" in parts.facts["why_no_interval"]
+    sure = hs.similarity(first, batches, other=second, scope="model", memory="600KB", intervals=True)
+    np.testing.assert_allclose(sure.low, whole.low, rtol=1e-6)
+    with pytest.raises(InputError, match="two layers alone take"):
+        hs.similarity(first, batches, other=second, scope="model", memory="5KB")
+    single = GPT2LMHeadModel(GPT2Config(**sizes, n_layer=1)).eval()
+    with pytest.raises(InputError, match="one layer takes"):
+        hs.similarity(single, batches, scope="model", memory="5KB")
+
+
+def test_weights_that_are_no_number_are_refused_by_name() -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    last = hs.discover(model).sites[-1].output
+    assert last is not None
+    with torch.no_grad():
+        model.get_submodule(last.module).weight[0, 0] = torch.nan
+    for call in (
+        lambda: hs.similarity(model, batches, "cosine"),
+        lambda: hs.similarity(model, measure="weights_ov"),
+        lambda: hs.importance(model, batches, "norm"),
+        lambda: hs.importance(model, batches, "replaceability"),
+        lambda: hs.redundancy(model, batches),
+    ):
+        with pytest.raises(NumericalError, match=r"layers\.1\.self_attn\.o_proj"):
+            call()
+
+
+def test_an_encoder_and_a_decoder_are_told_apart_in_words() -> None:
+    model = build_any("t5")
+    batches = models.make_batches("gpt2")
+    for batch in batches:
+        batch["decoder_input_ids"] = batch["input_ids"][:, :5].contiguous()
+    table = hs.similarity(model, batches, scope="model")
+    assert table.facts["why_no_value"] == (
+        "not between heads that see different positions, as an encoder's and a decoder's"
+    )

@@ -62,7 +62,11 @@ def test_the_two_sides_of_an_encoder_decoder_change_each_on_its_own_positions() 
     first, second = build_further("t5"), build_further("t5", seed=1)
     changes = compare(first, second, batches, scores="norm").frame
     for model, column in ((first, "first"), (second, "second")):
-        np.testing.assert_array_equal(changes[column], hs.importance(model, batches, "norm").score)
+        table = hs.importance(model, batches, "norm")
+        np.testing.assert_array_equal(changes[column], table.score)
+        assert len(table.facts["freedom"]) == len(table.heads)
+        half = (table.high - table.low) / 2
+        assert np.isfinite(half / stats.t.ppf(0.975, table.facts["freedom"])).all()
     assert (changes["low"] < changes["change"]).all()
     assert changes["q_value"].between(0, 1).all()
 
@@ -121,6 +125,44 @@ def test_the_head_that_does_something_else_is_least_like_itself(trained: Trained
     assert itself["cka"][0] == alike["L1H2", "L1H2"]
     assert "least like itself: L1H2 (CKA" in contrast.sentence
     assert "L1H2" in repr(contrast) or "least like themselves" in repr(contrast)
+
+
+def test_a_head_that_went_silent_is_named(trained: Trained) -> None:
+    model, batches = trained
+    silent = copy.deepcopy(model)
+    site = hs.discover(silent, batches[0]).site(0)
+    value = silent.get_submodule(site.value[0].module)
+    with torch.no_grad():
+        value.weight[list(site.value[0].heads[1])] = 0
+        value.bias[list(site.value[0].heads[1])] = 0
+    contrast = compare(model, silent, batches, scores="norm")
+    assert "nothing to compare in L0H1, constant in one of the two" in contrast.sentence
+    first = contrast.itself.iloc[0]
+    assert (first["layer"], first["head"]) == (0, 1)
+    assert np.isnan(first["cka"])
+    assert contrast.alike is not None
+    assert "not for L0H1 of the second" in contrast.alike.facts["why_no_value"]
+
+
+def test_a_sample_serves_scores_by_a_metric_and_the_whole_text_the_others(trained: Trained) -> None:
+    model, batches = trained
+    contrast = compare(model, louder(model, 1, 2, 3.0), batches, sample=batches[:2])
+    tokens = contrast.frame.groupby("score")["n_tokens"].first()
+    assert tokens["norm"] == contrast.facts["tokens"] == 3 * tokens["ablation"]
+
+
+def test_layers_with_other_freedom_keep_their_own(trained: Trained) -> None:
+    heads = (hs.HeadId(0, 0), hs.HeadId(1, 0))
+    freedom = [9.0, 2.5]
+    tables = []
+    for score, seed in ((1.0, 0), (2.0, 1)):
+        half = stats.t.ppf(0.975, freedom) * np.array([0.1, 0.2]) * (1 + seed)
+        values = np.full(2, score)
+        tables.append(hs.HeadTable("norm", "", heads, values, values - half, values + half, {"freedom": freedom}))
+    frame = _independent(*tables)
+    errors = np.hypot([0.1, 0.2], [0.2, 0.4])
+    welch = errors**4 / (np.array([0.1, 0.2]) ** 4 + np.array([0.2, 0.4]) ** 4) * np.array(freedom)
+    np.testing.assert_allclose((frame["high"] - frame["low"]) / 2, stats.t.ppf(0.975, welch) * errors, rtol=1e-9)
 
 
 def test_a_pruned_model_lacks_the_heads_that_went(trained: Trained) -> None:

@@ -66,3 +66,12 @@ def test_a_decoder_s_tokens_are_drawn_from_its_own_and_its_start_and_padding_sta
     assert torch.equal(ids[2, 4:], decoder[2, 4:])
     assert set(ids[:, 1:].flatten().tolist()) <= set(decoder[:, 1:].flatten().tolist())
     assert (ids != decoder).float().mean() > 0.4
+
+
+def test_it_makes_no_difference_how_rows_fall_into_batches() -> None:
+    whole = batch()
+    rows = [{name: value[row : row + 1] for name, value in whole.items()} for row in range(4)]
+    (together,) = scramble_tokens([whole], seed=3)
+    alone = torch.cat([made["input_ids"] for made in scramble_tokens(rows, seed=3)])
+    assert torch.equal(together["input_ids"], alone)
+    assert (alone[:, 0] == 1).all()

@@ -1,5 +1,7 @@
 """Effective number of heads and redundancy curve: against the rows themselves, on planted truths, on a whole model."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -228,6 +230,24 @@ def test_too_few_documents_have_numbers_but_no_interval(model, batches):
     assert "why_no_value" not in few.facts
     with pytest.raises(InputError, match="no batch"):
         hs.redundancy(model, [])
+
+
+def test_what_is_missing_is_explained(model, batches):
+    one = hs.redundancy(model, [{name: value[:1] for name, value in batches[0].items()}])
+    assert one.curve["share"].isna().all()
+    assert "no curve: only 1 document" in one.facts["why_no_value"]
+    silent = copy.deepcopy(model)
+    site = hs.discover(silent).sites[1]
+    with torch.no_grad():
+        linear = silent.get_submodule(site.value[0].module)
+        rows = [row for head in site.value[0].heads for row in head]
+        if type(linear).__name__ == "Conv1D":
+            linear.weight[:, rows], linear.bias[rows] = 0, 0
+        else:
+            linear.weight[rows] = 0
+            linear.bias[rows] = 0
+    found = hs.redundancy(silent, batches)
+    assert found.facts["why_no_value"] == "no effective number for layer 1: its heads are constant"
 
 
 def test_saved_and_read_back(found, tmp_path):
