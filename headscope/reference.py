@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headscope.errors import InputError
 
-__all__ = ["MultiHeadAttention", "Transformer", "TransformerOutput", "example"]
+__all__ = ["Block", "MultiHeadAttention", "Transformer", "TransformerOutput", "example"]
 
 Queries = Float[Tensor, "batch head query head_dim"]
 Keys = Float[Tensor, "batch head key head_dim"]
@@ -169,7 +169,7 @@ class Transformer(nn.Module):
         self.length = length
         self.tokens = nn.Embedding(vocabulary, width)
         self.positions = nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(_Block(width, n_heads, head_dim, causal) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(Block(width, n_heads, head_dim, causal) for _ in range(n_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False) if causal else None
 
@@ -201,8 +201,12 @@ class Transformer(nn.Module):
         return TransformerOutput(x, None if self.head is None else self.head(x))
 
 
-class _Block(nn.Module):
-    """Attention, then a layer that works on each token alone; each reads a normed copy and adds what it found."""
+class Block(nn.Module):
+    """Attention, then a layer that works on each token alone; each reads a normed copy and adds what it found.
+
+    Args:
+        width, n_heads, head_dim, causal: see `Transformer`.
+    """
 
     def __init__(self, width: int, n_heads: int, head_dim: int | None, causal: bool) -> None:
         super().__init__()
@@ -212,8 +216,14 @@ class _Block(nn.Module):
         self.feedforward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(
-        self, x: Float[Tensor, "batch token width"], mask: Bool[Tensor, "batch 1 1 token"] | None
+        self, x: Float[Tensor, "batch token width"], mask: Bool[Tensor, "batch 1 1 token"] | None = None
     ) -> Float[Tensor, "batch token width"]:
+        """The tokens with what both layers add.
+
+        Args:
+            x: the tokens.
+            mask: True for keys that may be looked at; None: all.
+        """
         x = x + self.attention(self.attention_norm(x), mask)
         return x + self.feedforward(self.feedforward_norm(x))
 

@@ -1,0 +1,91 @@
+"""Language: the next byte of English prose, by a small causal transformer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from headscope.batches import Batch
+from headscope.corpus import text_batches
+from headscope.splits import split_documents
+from headscope.studies.tasks import TASKS, Learner, Task
+from headscope.texts import Texts
+
+__all__ = ["Language"]
+
+_BEGIN, _PAD, _VOCABULARY = 256, 257, 258
+_HELD_OUT, _HELD_OUT_ROWS = 0.15, 64
+
+
+@TASKS.register("language")
+class Language(Task):
+    """The next byte, from up to 127 bytes before it, in documents that were not trained on.
+
+    Args:
+        texts: what to learn; the documentation of the running Python without it, as everywhere.
+
+    The error is the cross-entropy in nats a byte; by chance log 256 = 5.5.
+    """
+
+    width: ClassVar[int] = 64
+    n_layers: ClassVar[int] = 2
+    steps: ClassVar[int] = 1500
+    rows: ClassVar[int] = 16
+    length: ClassVar[int] = 128
+    unit: ClassVar[str] = "nats/byte"
+    question: ClassVar[str] = "Does prose, in which near and far words matter at once, want few heads or many?"
+
+    def __init__(self, texts: Texts | None = None) -> None:
+        corpus = text_batches(_Bytes(), texts, length=self.length, size=self.rows, windows=None)
+        self._trained, self._held_out = split_documents(corpus, _HELD_OUT)
+
+    def learner(self, n_heads: int, head_dim: int) -> nn.Module:
+        """Two causal blocks between embeddings of bytes and a softmax over them."""
+        embed, readout = _Embedded(self.width, self.length), nn.Linear(self.width, _VOCABULARY, bias=False)
+        return Learner(embed, readout, self.width, self.n_layers, n_heads, head_dim, causal=True)
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Every window once, in an order drawn anew each time round."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            for number in torch.randperm(len(self._trained), generator=generator).tolist():
+                yield self._trained[number]
+
+    def held_out(self) -> Sequence[Batch]:
+        """Windows of documents that are never trained on."""
+        return self._held_out[: -(-_HELD_OUT_ROWS // self.rows)]
+
+    def loss(self, output: Float[Tensor, "row token byte"], batch: Batch) -> Float[Tensor, " row"]:
+        """Cross-entropy of the next byte, nats a byte, the mean over a row's bytes."""
+        kept = batch["attention_mask"][:, 1:].to(output.dtype)
+        nats = cross_entropy(output[:, :-1].transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
+        return (nats * kept).sum(1) / kept.sum(1)
+
+
+class _Bytes:
+    """UTF-8 bytes as tokens, and one that begins a text."""
+
+    bos_token_id, pad_token_id = _BEGIN, _PAD
+
+    def __call__(self, text: str, **settings: Any) -> Mapping[str, Any]:
+        ids = list(text.encode("utf-8"))
+        return {"input_ids": [_BEGIN, *ids] if settings.get("add_special_tokens", True) else ids}
+
+
+class _Embedded(nn.Module):
+    """Embeddings of bytes and of their places; padding stands behind the text, where nothing causal sees it."""
+
+    def __init__(self, width: int, length: int) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(_VOCABULARY, width)
+        self.positions = nn.Embedding(length, width)
+
+    def forward(
+        self, input_ids: Int[Tensor, "row token"], attention_mask: Tensor | None = None
+    ) -> Float[Tensor, "row token width"]:
+        places: Tensor = self.positions(torch.arange(input_ids.shape[1], device=input_ids.device))
+        embedded: Tensor = self.tokens(input_ids)
+        return embedded + places

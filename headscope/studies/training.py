@@ -1,0 +1,101 @@
+"""Training of one learner on one task: the same numbers for the same seed, and what it took."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from headscope.batches import Batch, evaluating
+from headscope.errors import NumericalError
+from headscope.studies.tasks import Task
+
+__all__ = ["Trained", "judge", "train"]
+
+_WARM_UP, _DECAY, _CLIP = 0.1, 0.01, 1.0  # share of the steps, AdamW's weight decay, the most a gradient may be long
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A learner after its training.
+
+    Attributes:
+        learner: in evaluation mode.
+        loss, error: on what was held out; see the task for units.
+        seconds: that the training took.
+    """
+
+    learner: nn.Module
+    loss: float
+    error: float
+    seconds: float
+
+
+def train(
+    task: Task,
+    n_heads: int,
+    head_dim: int,
+    learning_rate: float,
+    seed: int,
+    steps: int | None = None,
+    each: Callable[[], None] | None = None,
+) -> Trained:
+    """Train a fresh learner, and judge it on what was held out.
+
+    AdamW, the rate rising over the first tenth of the steps and falling to next to nothing by the last, gradients cut
+    to length 1. The seed settles the learner's weights and the order of the text; torch's own state is left as it was.
+
+    Args:
+        task: what is learnt.
+        n_heads, head_dim: of every block.
+        learning_rate: the highest.
+        seed: of weights and batches.
+        steps: in place of the task's.
+        each: called after each step.
+
+    Raises:
+        NumericalError: the loss became NaN or infinite.
+    """
+    steps = task.steps if steps is None else steps
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        learner = task.learner(n_heads, head_dim)
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=learning_rate, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=_WARM_UP)
+    start = time.perf_counter()
+    learner.train()
+    for batch in islice(task.batches(seed), steps):
+        loss = task.loss(learner(**_inputs(batch)), batch).mean()
+        if not bool(loss.isfinite()):
+            raise NumericalError(
+                f"the loss became {float(loss)} with {n_heads} heads and a learning rate of {learning_rate}"
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), _CLIP)
+        optimiser.step()
+        schedule.step()
+        if each is not None:
+            each()
+    seconds = time.perf_counter() - start
+    learner.eval()
+    loss_held_out, error = judge(task, learner, task.held_out())
+    return Trained(learner, loss_held_out, error, seconds)
+
+
+def judge(task: Task, learner: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:
+    """Mean loss and mean error over the rows of some batches, rows counting equally."""
+    losses: list[Tensor] = []
+    errors: list[Tensor] = []
+    with evaluating(learner), torch.no_grad():
+        for batch in batches:
+            output = learner(**_inputs(batch))
+            losses.append(task.loss(output, batch))
+            errors.append(task.error(output, batch))
+    return float(torch.cat(losses).double().mean()), float(torch.cat(errors).double().mean())
+
+
+def _inputs(batch: Batch) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if name != "document"}
