@@ -113,9 +113,6 @@ class Contrast(Shown):
         itself = {"least like themselves": self.itself} if self.alike is not None else {}
         return {self.sentence: self.changed, **itself}
 
-    def _missing(self) -> list[str]:
-        return []  # the sentence says it
-
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write heads.csv, heads.parquet, heads.json and, for two models, the CKA of each pair into a new folder.
 

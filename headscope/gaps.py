@@ -6,7 +6,10 @@ import numpy.typing as npt
 from headscope.formatting import brief_list
 from headscope.tables import PairTable
 
-__all__ = ["why_no_value"]
+__all__ = ["ONE_DOCUMENT", "why_no_value"]
+
+ONE_DOCUMENT = "only 1 document: what is fitted on some documents is judged on others; give more text"
+"""Why numbers that are judged on documents other than they were fitted on are missing."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -43,7 +46,7 @@ def why_no_value(table: PairTable, *, held_out: bool) -> str | None:
 def _why_none_at_all(table: PairTable, held_out: bool) -> str:
     documents, tokens = table.facts.get("documents"), table.facts.get("tokens")
     if held_out and documents is not None and documents < 2:
-        return "only 1 document: what is fitted on some documents is judged on others; give more text"
+        return ONE_DOCUMENT
     if tokens is not None and tokens < _FEW:
         return f"only {tokens} positions count; give more text"
     return (

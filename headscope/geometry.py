@@ -15,7 +15,7 @@ from sklearn.manifold import smacof
 
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.shown import Shown
+from headscope.shown import Shown, reasons
 from headscope.tables import PairTable, read_table, token_counts, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
@@ -102,6 +102,9 @@ class Clusters(Shown):
         title = f"{self.n_clusters} clusters of {len(self.heads)} heads by {self.measure} ({parted})"
         return {f"{title}{_without(self.left_out)}": self.to_frame()}
 
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadMap(Shown):
@@ -154,6 +157,9 @@ class HeadMap(Shown):
     def _tables(self) -> dict[str, pd.DataFrame]:
         title = f"{len(self.heads)} heads by {self.measure}, stress {self.stress:.3f}{_without(self.left_out)}"
         return {title: self.to_frame()}
+
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
 
 
 def _heads_of(frame: pd.DataFrame) -> tuple[HeadId, ...]:

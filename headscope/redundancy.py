@@ -18,12 +18,13 @@ from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.formatting import brief_list
+from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.observation import observe
 from headscope.progress import Progress
 from headscope.scores.replaceability import RIDGE
-from headscope.shown import Shown
+from headscope.shown import Shown, reasons
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
@@ -73,6 +74,9 @@ class Redundancy(Shown):
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
+
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
 
     def save(self, folder: str | Path) -> None:
         """Write effective_heads and redundancy_curve as .csv, .parquet and .json into an existing folder."""
@@ -144,7 +148,7 @@ def _missing(found: Redundancy, apart: str) -> list[str]:
     if len(dead := found.effective.loc[found.effective["effective"].isna(), "layer"]):
         whys.append(f"no effective number for layer {brief_list(dead.tolist())}: its heads are constant")
     if found.curve["share"].isna().any():
-        whys.append("no curve: only 1 document, and what is fitted on some documents is judged on others")
+        whys.append(f"no curve: {ONE_DOCUMENT}")
     return whys
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope.heads import HeadId, HeadLike
-from headscope.shown import Shown
+from headscope.shown import Shown, reasons
 from headscope.tables import find_head, read_table, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
@@ -137,6 +137,9 @@ class RoleTable(Shown):
     def _tables(self) -> dict[str, pd.DataFrame]:
         shown = ["layer", "head", "role", "score", "low", "high", *self.scores, "example"]
         return {"roles of heads, off the sink": self.to_frame()[shown]}
+
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
 
     def save(self, folder: str | Path) -> None:
         """Write roles.csv, roles.parquet (the rows) and roles.json (facts, examples) into an existing folder."""

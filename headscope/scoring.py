@@ -12,6 +12,7 @@ from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.formatting import brief_list
+from headscope.gaps import ONE_DOCUMENT
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import why_no_interval
@@ -171,7 +172,7 @@ def _brief(freedom: npt.NDArray[np.float64]) -> float | list[float | None]:
 def _why_no_value(rating: Rating, score: Score, n_documents: int) -> str | None:
     if n_documents > 1 or score.least_documents <= 2 or not np.isnan(rating.score).all():
         return None
-    return "only 1 document: what is fitted on some documents is judged on others; give more text"
+    return ONE_DOCUMENT
 
 
 def by_metric(score: str | Score) -> bool:

@@ -1,5 +1,6 @@
 """How results show themselves: as tables in a notebook, as text in a terminal."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -11,15 +12,16 @@ __all__ = ["Shown", "reasons"]
 _ROWS, _LINES = 40, 16  # rows of a table that are shown: in a notebook, in a terminal
 
 
-class Shown:
+class Shown(ABC):
     """A result that says what it is, shows its rows, and says why something is missing in them."""
 
+    @abstractmethod
     def _tables(self) -> Mapping[str, pd.DataFrame]:
         """What is shown, by its title."""
-        raise NotImplementedError
 
     def _missing(self) -> list[str]:
-        return reasons(getattr(self, "facts", {}))
+        """Why something is missing, a line each."""
+        return []
 
     def _repr_html_(self) -> str:
         parts = []

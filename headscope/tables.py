@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
-from headscope.shown import Shown
+from headscope.shown import Shown, reasons
 
 __all__ = [
     "HeadTable",
@@ -72,6 +72,9 @@ class HeadTable(Shown):
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {f"{self.name} ({self.unit or 'no unit'})": self.to_frame()}
+
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the rows) and NAME.json (name, unit, facts) into an existing folder.
@@ -152,6 +155,9 @@ class PairTable(Shown):
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models"): self.to_frame()}
+
+    def _missing(self) -> list[str]:
+        return reasons(self.facts)
 
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder.
