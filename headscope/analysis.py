@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.anatomy.finite import check_weights
 from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
@@ -27,7 +28,7 @@ from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.loading import Loaded
 from headscope.metrics import Metric
-from headscope.preparation import Budget, affordable_tokens, check_weights, prepare
+from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.progress import Progress
 from headscope.reporting import render
 from headscope.shown import Shown

@@ -7,17 +7,16 @@ from math import inf, log2
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from headscope.batches import Batch, digest
 from headscope.corpus import text_batches
-from headscope.errors import InputError, NumericalError
+from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
 from headscope.metrics import MaskedLoss, Metric, resolve_metric
 
-__all__ = ["Budget", "Source", "affordable_tokens", "check_weights", "prepare"]
+__all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 
 _SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
 _LEAST_DRAWS = 5
@@ -81,23 +80,6 @@ class Budget:
         if not 0 <= rise < inf:
             raise InputError(f"max_loss_rise is a number in the metric's unit, or one like '1%'; got {given!r}")
         return rise, relative
-
-
-def check_weights(model: nn.Module) -> None:
-    """Refuse a model with NaN or infinity in its weights.
-
-    Raises:
-        NumericalError: naming the first such parameter or buffer.
-    """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        # a sum is one pass and no copy; only a suspicious one is looked at closely (masks may hold infinities)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
-            bad = torch.isnan(tensor) if name in dict(model.named_buffers()) else ~torch.isfinite(tensor)
-            if bool(bad.any()):
-                raise NumericalError(
-                    f"the weights of {type(model).__name__} hold NaN or infinity: {name}; "
-                    "was the file damaged, or the training diverged?"
-                )
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call
-from headscope.anatomy.linear import check_finite, matrix
+from headscope.anatomy.finite import check_finite
+from headscope.anatomy.linear import matrix
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.heads import Anatomy, Site
 

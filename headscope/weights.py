@@ -9,7 +9,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from headscope.anatomy.linear import check_finite, matrix
+from headscope.anatomy.finite import check_finite
+from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
 from headscope.watching import output_weights
 

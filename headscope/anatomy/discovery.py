@@ -11,17 +11,17 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headscope.anatomy.examples import make_example
+from headscope.anatomy.finite import check_weights
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES
 from headscope.batches import evaluating, run_model
-from headscope.errors import AnatomyError, InputError, NumericalError
+from headscope.errors import AnatomyError, InputError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
 
@@ -75,20 +75,12 @@ def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
             stack.enter_context(route().listen(model, probe.receiver(route.name)))
         run_model(model, example)
     if not all(sighting.finite for sighting in probe.sightings):
-        _refuse_broken_weights(model)
+        check_weights(model)
     return probe.sightings
 
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _refuse_broken_weights(model: nn.Module) -> None:
-    for name, weight in chain(model.named_parameters(), model.named_buffers()):
-        # a buffer may hold -inf on purpose (a mask), never NaN
-        broken = ~torch.isfinite(weight) if isinstance(weight, nn.Parameter) else torch.isnan(weight)
-        if bool(broken.any()):
-            raise NumericalError(f"{name} of {type(model).__name__} holds NaN or infinity; load the weights again")
 
 
 def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:

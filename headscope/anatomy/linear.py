@@ -5,9 +5,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headscope.errors import NumericalError
-
-__all__ = ["check_finite", "is_linear", "matrix", "stores_transposed"]
+__all__ = ["is_linear", "matrix", "stores_transposed"]
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -21,16 +19,6 @@ def is_linear(module: nn.Module) -> bool:
 def stores_transposed(module: nn.Module) -> bool:
     """Whether the weight is stored (in, out), as transformers' Conv1D of GPT-2 does."""
     return type(module).__name__ == "Conv1D"
-
-
-def check_finite(name: str, weight: Float[Tensor, "out in"]) -> None:
-    """Refuse a layer's weight that holds NaN or infinity: what is made of it would be no number, or a wrong one.
-
-    Raises:
-        NumericalError: it does.
-    """
-    if not bool(weight.isfinite().all()):
-        raise NumericalError(f"the weight of {name} holds NaN or infinity; was the model loaded or trained right?")
 
 
 def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
