@@ -9,7 +9,7 @@ from headscope.intervals import Spread, jackknife
 from headscope.measures.cka_biased import cka_biased
 from headscope.statistics.moments import Moments, total
 
-__all__ = ["effective_heads", "effective_spread", "vendi"]
+__all__ = ["effective_heads", "effective_rank", "effective_spread", "vendi"]
 
 
 def effective_heads(moments: Moments) -> float:
@@ -59,3 +59,24 @@ def effective_spread(blocks: Sequence[Moments]) -> Spread:
         blocks: moments of the same heads, of each block.
     """
     return jackknife(lambda left: np.asarray(effective_heads(total(left))), blocks, [block.n for block in blocks])
+
+
+def effective_rank(singular_values: Float[np.ndarray, " dim"]) -> float:
+    """exp(-Σ p log p) with p the singular values over their sum: how many directions a matrix amounts to.
+
+    Args:
+        singular_values: at least 0; of a covariance, the square roots of its eigenvalues.
+
+    Returns:
+        No unit, in [1, number of values]: 1 = all in one direction; that number = as much in each; NaN where all are 0.
+
+    Source: Roy and Vetterli 2007, "The effective rank", EUSIPCO, definition 1.
+
+    >>> round(effective_rank(np.array([2.0, 2.0, 0.0])), 9), round(effective_rank(np.array([5.0])), 9)
+    (2.0, 1.0)
+    """
+    whole = singular_values.sum()
+    if not whole > 0:
+        return float("nan")
+    shares = singular_values[singular_values > 0] / whole
+    return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -8,6 +8,7 @@ __all__ = [
     "AnatomyError",
     "HeadscopeError",
     "InputError",
+    "InterruptedWorkError",
     "MetricError",
     "ModelError",
     "NumericalError",
@@ -58,3 +59,7 @@ class SurgeryError(HeadscopeError, RuntimeError):
 
 class StorageError(HeadscopeError, OSError):
     """A saved model or analysis that is missing, truncated, altered, or in the way."""
+
+
+class InterruptedWorkError(HeadscopeError, InterruptedError):
+    """Long work was stopped from outside; the message says what of it is kept and how it goes on."""

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from headscope.batches import Batch
 from headscope.corpus import text_batches
-from headscope.errors import HeadscopeError, InputError
+from headscope.errors import HeadscopeError, InputError, InterruptedWorkError
 from headscope.loading import Loaded
 from headscope.texts import Texts
 
@@ -87,7 +87,7 @@ def refusing(run: Callable[[], object]) -> None:
         typer.echo(f"headscope: {error}", err=True)
         for note in getattr(error, "__notes__", ()):
             typer.echo(f"  {note}", err=True)
-        sys.exit(1)
+        sys.exit(_INTERRUPTED if isinstance(error, InterruptedWorkError) else 1)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as stop:

@@ -1,7 +1,7 @@
 """Training of one learner on one task: the same numbers for the same seed, and what it took."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope.batches import Batch, evaluating
 from headscope.errors import NumericalError
-from headscope.studies.tasks import Task
+from headscope.studies.tasks import Task, inputs
 
 __all__ = ["Trained", "judge", "train"]
 
@@ -40,7 +40,8 @@ def train(
     learning_rate: float,
     seed: int,
     steps: int | None = None,
-    each: Callable[[], None] | None = None,
+    *,
+    tuning: bool = False,
 ) -> Trained:
     """Train a fresh learner, and judge it on what was held out.
 
@@ -53,7 +54,7 @@ def train(
         learning_rate: the highest.
         seed: of weights and batches.
         steps: in place of the task's.
-        each: called after each step.
+        tuning: judge it on what settings are chosen on.
 
     Raises:
         NumericalError: the loss became NaN or infinite.
@@ -67,7 +68,7 @@ def train(
     start = time.perf_counter()
     learner.train()
     for batch in islice(task.batches(seed), steps):
-        loss = task.loss(learner(**_inputs(batch)), batch).mean()
+        loss = task.loss(learner(**inputs(batch)), batch).mean()
         if not bool(loss.isfinite()):
             raise NumericalError(
                 f"the loss became {float(loss)} with {n_heads} heads and a learning rate of {learning_rate}"
@@ -77,11 +78,9 @@ def train(
         nn.utils.clip_grad_norm_(learner.parameters(), _CLIP)
         optimiser.step()
         schedule.step()
-        if each is not None:
-            each()
     seconds = time.perf_counter() - start
     learner.eval()
-    loss_held_out, error = judge(task, learner, task.held_out())
+    loss_held_out, error = judge(task, learner, task.held_out(tuning))
     return Trained(learner, loss_held_out, error, seconds)
 
 
@@ -91,11 +90,7 @@ def judge(task: Task, learner: nn.Module, batches: Iterable[Batch]) -> tuple[flo
     errors: list[Tensor] = []
     with evaluating(learner), torch.no_grad():
         for batch in batches:
-            output = learner(**_inputs(batch))
+            output = learner(**inputs(batch))
             losses.append(task.loss(output, batch))
             errors.append(task.error(output, batch))
     return float(torch.cat(losses).double().mean()), float(torch.cat(errors).double().mean())
-
-
-def _inputs(batch: Batch) -> dict[str, Tensor]:
-    return {name: value for name, value in batch.items() if name != "document"}

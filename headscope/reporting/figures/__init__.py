@@ -4,6 +4,7 @@ from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
 from headscope.reporting.figures.coverage import coverage_plot
 from headscope.reporting.figures.curves import redundancy_curve
 from headscope.reporting.figures.examples import example_map
+from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
@@ -15,6 +16,8 @@ from headscope.reporting.figures.style import canvas, figure_of, styling
 __all__ = [
     "canvas",
     "cluster_matrix",
+    "count_curve",
+    "count_curves",
     "coverage_plot",
     "example_map",
     "figure_of",
@@ -22,6 +25,7 @@ __all__ = [
     "head_scatter",
     "layer_block",
     "layer_blocks",
+    "map_bound",
     "map_height",
     "quadrant_plot",
     "ratios",

@@ -8,14 +8,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope.anatomy import discover
 from headscope.batches import Batch
+from headscope.errors import InputError
+from headscope.observation import capture
 from headscope.reference import Block
 from headscope.registry import Registry
+from headscope.texts import Texts
 
-__all__ = ["TASKS", "Learner", "Task"]
+__all__ = ["TASKS", "Learner", "Task", "inputs", "kind_of", "task_named"]
+
+_SCORE_ROWS = 8  # whose scores are looked at
 
 
 class Task(ABC):
@@ -27,6 +34,7 @@ class Task(ABC):
         steps, rows: how long it is trained, and on how many rows at a time; the same for every number of heads.
         unit: of the error.
         question: what it asks of the heads, in a sentence.
+        whole: whether heads write something that the error depends on; else there is only what they look at.
     """
 
     width: ClassVar[int]
@@ -35,6 +43,17 @@ class Task(ABC):
     rows: ClassVar[int]
     unit: ClassVar[str]
     question: ClassVar[str]
+    whole: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables, and what `task_named` makes it from."""
+        return TASKS.name_of(self)
+
+    @property
+    @abstractmethod
+    def chance(self) -> float:
+        """The error of whoever does not look at what is shown."""
 
     @abstractmethod
     def learner(self, n_heads: int, head_dim: int) -> nn.Module:
@@ -45,8 +64,12 @@ class Task(ABC):
         """Batches to train on, without end; the same for the same seed."""
 
     @abstractmethod
-    def held_out(self) -> Sequence[Batch]:
-        """What is judged on: the same for every learner, and never trained on."""
+    def held_out(self, tuning: bool = False) -> Sequence[Batch]:
+        """What is judged on: the same for every learner, and never trained on.
+
+        Args:
+            tuning: a part of its own, which settings are chosen on.
+        """
 
     @abstractmethod
     def loss(self, output: Any, batch: Batch) -> Float[Tensor, " row"]:
@@ -55,6 +78,13 @@ class Task(ABC):
     def error(self, output: Any, batch: Batch) -> Float[Tensor, " row"]:
         """What is reported, lower = better; the loss, unless the task has something that says more."""
         return self.loss(output, batch)
+
+    def scores(self, learner: nn.Module) -> list[Float[Tensor, "row head query key"]]:
+        """Scores q·k of a few held-out rows, before scale and softmax, for each layer of a learner."""
+        batch = {name: value[:_SCORE_ROWS] for name, value in inputs(self.held_out()[0]).items()}
+        with torch.no_grad(), capture(learner, ("q", "k"), anatomy=discover(learner, batch)) as seen:
+            learner(**batch)
+        return [seen[layer].q @ seen[layer].k.mT for layer in seen]
 
 
 TASKS: Registry[Task] = Registry("task", "headscope.studies.tasks")
@@ -93,3 +123,40 @@ class Learner(nn.Module):
             x = block(x)
         output: Tensor = self.readout(self.norm(x))
         return output
+
+
+def inputs(batch: Batch) -> dict[str, Tensor]:
+    """What a learner is given of a batch: all but the numbers of documents."""
+    return {name: value for name, value in batch.items() if name != "document"}
+
+
+def task_named(label: str, texts: Texts | None = None) -> Task:
+    """The task of a label: its registered name, and with "maps-16" the length of its maps.
+
+    Args:
+        label: see `Task.label`.
+        texts: what a language is learnt from.
+
+    Raises:
+        UnknownNameError: no such task.
+        InputError: what comes after the name is no number, or the task takes none, or no such one.
+    """
+    _, _, size = label.partition("-")
+    kind: Any = kind_of(label)
+    if size:
+        return kind(int(size))
+    return kind(texts) if label == "language" else kind()
+
+
+def kind_of(label: str) -> type[Task]:
+    """The class of a task's label.
+
+    Raises:
+        UnknownNameError: no such task.
+        InputError: what comes after the name is no number, or the task takes none.
+    """
+    name, dash, size = label.partition("-")
+    kind = TASKS[name]
+    if dash and (name != "maps" or not size.isdecimal()):
+        raise InputError(f"there is no task {label!r}; of all tasks only maps take a number, as in maps-16")
+    return kind

@@ -17,7 +17,7 @@ from headscope.studies.tasks import TASKS, Learner, Task
 __all__ = ["Digits"]
 
 _PATCH, _PATCHES, _CLASSES = 2, 16, 10
-_HELD_OUT = 0.3  # of 1,797 images
+_HELD_OUT, _TUNING = 540, 180  # of 1,797 images
 
 
 @TASKS.register("digits")
@@ -37,6 +37,11 @@ class Digits(Task):
     unit: ClassVar[str] = "share wrong"
     question: ClassVar[str] = "Does a real task, which heads are not needed for one by one, care?"
 
+    @property
+    def chance(self) -> float:
+        """9 of 10 images are named wrong."""
+        return 1 - 1 / _CLASSES
+
     def learner(self, n_heads: int, head_dim: int) -> nn.Module:
         """Two blocks between patches and a softmax over ten digits, read from the mean of the patches."""
         return Learner(_Patches(self.width), _Named(self.width), self.width, self.n_layers, n_heads, head_dim)
@@ -49,9 +54,9 @@ class Digits(Task):
             drawn = torch.randint(len(pixels), (self.rows,), generator=generator)
             yield {"pixel_values": pixels[drawn], "digits": digits[drawn]}
 
-    def held_out(self) -> Sequence[Batch]:
-        """The images that are never trained on."""
-        pixels, digits = _images()[1]
+    def held_out(self, tuning: bool = False) -> Sequence[Batch]:
+        """540 images that are never trained on; 180 others for tuning."""
+        pixels, digits = _images()[2 if tuning else 1]
         parts = zip(pixels.split(128), digits.split(128), strict=True)
         return [{"pixel_values": some, "digits": theirs} for some, theirs in parts]
 
@@ -65,14 +70,17 @@ class Digits(Task):
 
 
 @cache
-def _images() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Images to train on and images held out, pixels in [0, 1] (image, 1, 8, 8), the share of each digit the same."""
+def _images() -> list[tuple[Tensor, Tensor]]:
+    """Images to train on, held out, and to tune on: pixels in [0, 1] (image, 1, 8, 8), the same share of each digit."""
     found = load_digits()
-    pixels = torch.from_numpy(found.images).float()[:, None] / 16
-    parts = train_test_split(
-        pixels, torch.from_numpy(found.target), test_size=_HELD_OUT, random_state=0, stratify=found.target
+    pixels, digits = torch.from_numpy(found.images).float()[:, None] / 16, torch.from_numpy(found.target)
+    pixels, held_out, digits, held_out_digits = train_test_split(
+        pixels, digits, test_size=_HELD_OUT, random_state=0, stratify=digits
     )
-    return (parts[0], parts[2]), (parts[1], parts[3])
+    pixels, tuning, digits, tuning_digits = train_test_split(
+        pixels, digits, test_size=_TUNING, random_state=0, stratify=digits
+    )
+    return [(pixels, digits), (held_out, held_out_digits), (tuning, tuning_digits)]
 
 
 class _Patches(nn.Module):

@@ -17,12 +17,13 @@ from headscope.texts import Texts
 __all__ = ["Language"]
 
 _BEGIN, _PAD, _VOCABULARY = 256, 257, 258
-_HELD_OUT, _HELD_OUT_ROWS = 0.15, 64
+_HELD_OUT, _HELD_OUT_ROWS = 0.1, 128  # share of the documents, and windows of them
+_FOR_CHANCE = 200  # batches whose bytes are counted
 
 
 @TASKS.register("language")
 class Language(Task):
-    """The next byte, from up to 127 bytes before it, in documents that were not trained on.
+    """The next byte, from up to 63 bytes before it, in documents that were not trained on.
 
     Args:
         texts: what to learn; the documentation of the running Python without it, as everywhere.
@@ -32,15 +33,28 @@ class Language(Task):
 
     width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 2
-    steps: ClassVar[int] = 1500
+    steps: ClassVar[int] = 1000
     rows: ClassVar[int] = 16
-    length: ClassVar[int] = 128
+    length: ClassVar[int] = 64
     unit: ClassVar[str] = "nats/byte"
     question: ClassVar[str] = "Does prose, in which near and far words matter at once, want few heads or many?"
 
     def __init__(self, texts: Texts | None = None) -> None:
         corpus = text_batches(_Bytes(), texts, length=self.length, size=self.rows, windows=None)
-        self._trained, self._held_out = split_documents(corpus, _HELD_OUT)
+        rest, *held_out = split_documents(corpus, _HELD_OUT)
+        self._trained, *tuning = split_documents(rest, _HELD_OUT)
+        most = -(-_HELD_OUT_ROWS // self.rows)
+        self._held_out, self._tuning = held_out[0][:most], tuning[0][:most]
+
+    @property
+    def chance(self) -> float:
+        """The entropy of bytes drawn by how often they come, where the bytes before them are not looked at."""
+        counts = torch.ones(_VOCABULARY, dtype=torch.float64)
+        for batch in self._trained[:: max(1, len(self._trained) // _FOR_CHANCE)]:
+            counts += _bytes(batch).bincount(minlength=_VOCABULARY)
+        frequencies = counts / counts.sum()
+        held_out = torch.cat([_bytes(batch) for batch in self._held_out])
+        return float(-frequencies[held_out].log().mean())
 
     def learner(self, n_heads: int, head_dim: int) -> nn.Module:
         """Two causal blocks between embeddings of bytes and a softmax over them."""
@@ -54,15 +68,21 @@ class Language(Task):
             for number in torch.randperm(len(self._trained), generator=generator).tolist():
                 yield self._trained[number]
 
-    def held_out(self) -> Sequence[Batch]:
-        """Windows of documents that are never trained on."""
-        return self._held_out[: -(-_HELD_OUT_ROWS // self.rows)]
+    def held_out(self, tuning: bool = False) -> Sequence[Batch]:
+        """128 windows of documents that are never trained on; 128 of others for tuning."""
+        return self._tuning if tuning else self._held_out
 
     def loss(self, output: Float[Tensor, "row token byte"], batch: Batch) -> Float[Tensor, " row"]:
         """Cross-entropy of the next byte, nats a byte, the mean over a row's bytes."""
         kept = batch["attention_mask"][:, 1:].to(output.dtype)
         nats = cross_entropy(output[:, :-1].transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
         return (nats * kept).sum(1) / kept.sum(1)
+
+
+def _bytes(batch: Batch) -> Int[Tensor, " byte"]:
+    """What is to be told of a batch: its tokens but the first of each row, which is told nothing before it."""
+    found: Tensor = batch["input_ids"][:, 1:][batch["attention_mask"][:, 1:].bool()]
+    return found
 
 
 class _Bytes:

@@ -14,7 +14,7 @@ from headscope.studies.tasks import TASKS, Learner, Task
 __all__ = ["Lookups"]
 
 _KEYS, _VALUES, _PAIRS, _AT_ONCE = 32, 8, 16, 4
-_HELD_OUT, _HELD_OUT_SEED = 8, 1_000_003  # batches of 128 rows, and a seed that no run trains on
+_HELD_OUT, _HELD_OUT_SEEDS = 8, (1_000_003, 1_000_033)  # batches of 128 rows, and seeds that no run trains on
 
 
 @TASKS.register("lookups")
@@ -27,10 +27,15 @@ class Lookups(Task):
 
     width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 1
-    steps: ClassVar[int] = 1500
-    rows: ClassVar[int] = 128
+    steps: ClassVar[int] = 1000
+    rows: ClassVar[int] = 64
     unit: ClassVar[str] = "share wrong"
     question: ClassVar[str] = "Can several things be looked up at once?"
+
+    @property
+    def chance(self) -> float:
+        """7 of 8 values are wrong."""
+        return 1 - 1 / _VALUES
 
     def learner(self, n_heads: int, head_dim: int) -> nn.Module:
         """One block between the table's embeddings and a softmax for each of the values asked for."""
@@ -42,9 +47,9 @@ class Lookups(Task):
         while True:
             yield _draw(self.rows, generator)
 
-    def held_out(self) -> Sequence[Batch]:
-        """1,024 tables."""
-        generator = torch.Generator().manual_seed(_HELD_OUT_SEED)
+    def held_out(self, tuning: bool = False) -> Sequence[Batch]:
+        """1,024 tables, and as many others for tuning."""
+        generator = torch.Generator().manual_seed(_HELD_OUT_SEEDS[tuning])
         return [_draw(128, generator) for _ in range(_HELD_OUT)]
 
     def loss(self, output: Float[Tensor, "row asked value"], batch: Batch) -> Float[Tensor, " row"]:

@@ -15,6 +15,7 @@ from headscope.studies.tasks import TASKS, Task
 __all__ = ["Maps"]
 
 _SPREAD = 2.0  # standard deviation of the scores that the maps are made of
+_MANY = 4096  # rows of maps, to know their mean by
 
 
 @TASKS.register("maps")
@@ -39,11 +40,24 @@ class Maps(Task):
     rows: ClassVar[int] = 1
     unit: ClassVar[str] = "nats/query"
     question: ClassVar[str] = "How few dimensions can a head have before it cannot look where it wants?"
+    whole: ClassVar[bool] = False
 
     def __init__(self, length: int = 16) -> None:
         if not 2 <= length <= self.width:
             raise InputError(f"length is 2 to {self.width} tokens, so that they can be independent; it was {length}")
         self.length = length
+
+    @property
+    def label(self) -> str:
+        """With its length: "maps-16"."""
+        return f"{super().label}-{self.length}"
+
+    @property
+    def chance(self) -> float:
+        """The mean divergence of a map that looks everywhere alike."""
+        generator = torch.Generator().manual_seed(0)
+        wanted = (_SPREAD * torch.randn(_MANY, self.length, generator=generator)).softmax(-1)
+        return float((wanted * (wanted * self.length).log()).sum(-1).mean())
 
     def learner(self, n_heads: int, head_dim: int) -> nn.Module:
         """One layer of attention on its own tokens, with a map to match for each head."""
@@ -54,7 +68,7 @@ class Maps(Task):
         while True:
             yield {"row": torch.zeros(1, 1)}
 
-    def held_out(self) -> Sequence[Batch]:
+    def held_out(self, tuning: bool = False) -> Sequence[Batch]:
         """The same."""
         return [{"row": torch.zeros(1, 1)}]
 
@@ -63,6 +77,13 @@ class Maps(Task):
         wanted, pattern = output
         apart: Tensor = wanted * (wanted.log() - pattern.clamp_min(torch.finfo(pattern.dtype).tiny).log())
         return apart.sum(-1).mean((1, 2))
+
+    def scores(self, learner: nn.Module) -> list[Float[Tensor, "row head query key"]]:
+        """Scores on the learner's own tokens."""
+        assert isinstance(learner, _Matched)
+        with torch.no_grad():
+            query, key, _ = learner.attention.project(learner.tokens)
+        return [query @ key.mT]
 
 
 class _Matched(nn.Module):

@@ -3,13 +3,13 @@
 from functools import cache
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 
 import headscope as hs
-from headscope.batches import Batch
 from headscope.errors import InputError
-from headscope.studies.tasks import TASKS, Task
+from headscope.studies.tasks import TASKS, Task, inputs, task_named
 from headscope.studies.tasks.language import Language
 from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train
@@ -22,7 +22,7 @@ WITH_A_LAYER = sorted({*TASKS} - {"maps"})  # that one makes maps and nothing el
 def make(name: str) -> Task:
     if name == "language":
         words = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "ran", "after", "the", "cat"]
-        texts = tuple(Document(f"d{n}", " ".join(words[(n + i) % 12] for i in range(80))) for n in range(12))
+        texts = tuple(Document(f"d{n}", " ".join(f"{words[(n + i) % 12]}{n}" for i in range(80))) for n in range(12))
         return Language(Texts("made up", texts, "0"))
     return TASKS[name]()
 
@@ -30,10 +30,6 @@ def make(name: str) -> Task:
 @pytest.fixture(params=list(TASKS))
 def task(request: pytest.FixtureRequest) -> Task:
     return make(request.param)
-
-
-def inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in batch.items() if name != "document"}
 
 
 def test_its_numbers_have_one_a_row(task: Task) -> None:
@@ -52,9 +48,13 @@ def test_batches_repeat_for_a_seed_and_none_is_held_out(name: str) -> None:
     for a, b in zip(one, again, strict=True):
         assert all(torch.equal(a[name], b[name]) for name in a)
     assert any(not torch.equal(one[0][name], other[0][name]) for name in one[0])
-    held = {str(row.tolist()) for batch in task.held_out() for row in next(iter(inputs(batch).values()))}
+    held, tuning = (
+        {str(row.tolist()) for batch in task.held_out(part) for row in next(iter(inputs(batch).values()))}
+        for part in (False, True)
+    )
     trained = {str(row.tolist()) for batch in islice(task.batches(1), 40) for row in next(iter(inputs(batch).values()))}
     assert not held & trained
+    assert not tuning & (held | trained)
 
 
 def test_a_little_training_helps_and_repeats(task: Task) -> None:
@@ -82,3 +82,25 @@ def test_a_map_can_be_matched_from_one_dimension_less_than_tokens_on_and_not_bel
     assert errors[7] < 1e-3
     with pytest.raises(InputError, match="2 to 64 tokens"):
         Maps(length=65)
+
+
+def test_chance_is_what_a_learner_without_training_errs(task: Task) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = task.learner(4, 16)
+    error = judge(task, fresh, task.held_out())[1]
+    assert task.chance < 1.15 * error
+    trained = train(task, 4, 16, 1e-2, seed=0, steps=150)
+    assert trained.error < task.chance
+
+
+def test_a_label_makes_the_task_again(task: Task) -> None:
+    if task.label != "language":  # its text is no part of the label
+        assert vars(task_named(task.label)) == vars(task)
+
+
+def test_the_chance_of_maps_is_the_divergence_of_an_even_map() -> None:
+    rng = np.random.default_rng(0)
+    scores = 2 * rng.standard_normal((20_000, 16))
+    maps = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    assert Maps(16).chance == pytest.approx((maps * np.log(maps * 16)).sum(1).mean(), rel=0.03)

@@ -1,0 +1,171 @@
+"""Head counts: what was measured of learners with few heads and with many, with bands over seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, PercentFormatter
+
+from headscope.intervals import mean_spread
+from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+
+__all__ = ["count_curve", "count_curves", "map_bound"]
+
+ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
+_ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
+_MARKS = {"width": "o", "head_dim": "s"}
+_SIDE, _ROW = 3.1, 2.7  # inches of a panel
+_MOST_COLUMNS = 3
+
+
+@styled
+def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes | None = None) -> Axes:
+    """One value of the learners of a task against their number of heads: means over seeds, a line an arm.
+
+    Args:
+        runs: columns task, arm, n_heads, seed, chance, unit and the value; see `headscope.studies.headcount.Sweep`.
+        task: whose runs.
+        value: the column; of "error" chance is drawn too, where it is near.
+        ax: where to draw; a new figure without it.
+
+    Bands are 95% intervals of the mean over seeds.
+    """
+    ax = canvas(4.2, 3.2) if ax is None else ax
+    own = runs[runs["task"] == task]
+    frameless(ax)
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    for arm, part in own.groupby("arm", sort=False):
+        table = part.pivot(index="seed", columns="n_heads", values=value)
+        if table.isna().all(axis=None):
+            continue
+        heads, values = table.columns.to_numpy(), table.to_numpy(np.float64)
+        spread = mean_spread(values.T, np.arange(len(values)))
+        low, high = spread.interval()
+        colour = ARM_COLOURS[str(arm)]
+        ax.fill_between(heads, low, high, color=colour, alpha=0.16, linewidth=0)
+        ax.plot(heads, spread.centre, color=colour, marker=_MARKS[str(arm)], markersize=4.5, linewidth=1.6)
+    if value == "error":
+        _draw_chance(ax, float(own["chance"].iloc[0]))
+    _doublings(ax, sorted(own["n_heads"].unique()))
+    ax.set_title(task, loc="left", fontsize=10, color=INK)
+    ax.set_xlabel("heads")
+    ax.set_ylabel(str(own["unit"].iloc[0]) if value == "error" else value.replace("_", " "))
+    ax.tick_params(length=0, which="both")
+    return ax
+
+
+@styled
+def count_curves(runs: pd.DataFrame, value: str = "error", *, label: str | None = None) -> Figure:
+    """`count_curve` of every task that has the value, as small multiples.
+
+    Args:
+        runs: see `count_curve`.
+        value: the column.
+        label: of the vertical axes; the task's unit, or the column's name, without it.
+    """
+    tasks = [task for task, own in runs.groupby("task", sort=False) if own[value].notna().any()]
+    columns = min(len(tasks), _MOST_COLUMNS)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(columns * _SIDE, rows * _ROW + 0.45), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for place, ax in enumerate(axes.ravel()):
+        if place >= len(tasks):
+            ax.set_axis_off()
+            continue
+        count_curve(runs, tasks[place], value, ax=ax)
+        if label is not None:
+            ax.set_ylabel(label)
+        if place % columns and label is not None:
+            ax.set_ylabel("")
+        if place + columns < len(tasks):
+            ax.set_xlabel("")
+    _arm_legend(figure, runs["arm"].unique().tolist())
+    return figure
+
+
+@styled
+def map_bound(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Error of matched maps against head_dim over length, a line a length; where theory puts the bound.
+
+    Args:
+        runs: as of `count_curve`; tasks "maps-LENGTH" are drawn.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(5.4, 3.9) if ax is None else ax
+    maps = runs[runs["task"].str.startswith("maps-")]
+    lengths = sorted({int(task.removeprefix("maps-")) for task in maps["task"]})
+    colours = _shades(len(lengths))
+    frameless(ax)
+    ax.axvspan(1.0, 12, color=GRID, alpha=0.55, zorder=0, linewidth=0)
+    ax.axvline(1.0, color=MUTED, linewidth=0.9)
+    for colour, length in zip(colours, lengths, strict=True):
+        own = maps[maps["task"] == f"maps-{length}"].drop_duplicates(["head_dim", "seed", "n_heads"])
+        table = own.groupby(["head_dim", "seed"])["error"].mean().unstack("seed")
+        share = table / float(own["chance"].iloc[0])
+        spread = mean_spread(share.to_numpy(np.float64), np.arange(share.shape[1]))
+        low, high = spread.interval()
+        x = table.index.to_numpy() / length
+        ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        ax.plot(x, spread.centre, color=colour, marker="o", markersize=4.2, linewidth=1.5, label=f"{length} tokens")
+    ax.set_xscale("log", base=2)
+    ticks = [2.0**power for power in range(-6, 4)]
+    least, most = (float(maps["head_dim"].min()) / max(lengths), float(maps["head_dim"].max()) / min(lengths))
+    ticks = [tick for tick in ticks if least <= tick <= most]
+    ax.set_xticks(ticks, [f"1/{round(1 / tick)}" if tick < 1 else f"{tick:g}" for tick in ticks])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(least * 0.85, most * 1.18)
+    ax.set_ylim(-0.02, None)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_xlabel("head_dim / length")
+    ax.set_ylabel("divergence from the wanted maps,\nas a share of a uniform map's")
+    ax.text(
+        1.06, 0.97, "every map can\nbe matched", transform=ax.get_xaxis_transform(), va="top", color=MUTED, fontsize=8.5
+    )
+    ax.grid(color=GRID, linewidth=0.6, axis="y")
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, which="both")
+    ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.8))
+    return ax
+
+
+def _draw_chance(ax: Axes, chance: float) -> None:
+    """A dotted line, where it does not press the curves flat."""
+    top = ax.get_ylim()[1]
+    if chance < 1.8 * top:
+        ax.axhline(chance, color=MUTED, linewidth=0.9, linestyle=":")
+        ax.annotate(
+            "chance",
+            (0.99, chance),
+            xycoords=ax.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            color=MUTED,
+            fontsize=8,
+        )
+        ax.set_ylim(None, max(top, chance * 1.09))
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(low, -0.02 * high) if low < 0.25 * high else low, high)
+
+
+def _doublings(ax: Axes, heads: Sequence[int]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(list(heads), [str(n) for n in heads])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _arm_legend(figure: Figure, arms: Sequence[str]) -> None:
+    handles = [
+        figure.axes[0].plot([], [], color=ARM_COLOURS[arm], marker=_MARKS[arm], markersize=4.5, linewidth=1.6)[0]
+        for arm in arms
+    ]
+    figure.legend(
+        handles, [_ARM_NAMES[arm] for arm in arms], loc="outside upper left", ncols=len(arms), frameon=False, fontsize=9
+    )
+
+
+def _shades(n: int) -> list[str]:
+    every = [COLOURS["needed"], COLOURS["backed up"], COLOURS["redundant"], COLOURS["idle"], "#7a5ac2", "#c0407e"]
+    return [every[place % len(every)] for place in range(n)]

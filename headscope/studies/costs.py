@@ -1,0 +1,63 @@
+"""Costs that repeat: operations as they are counted, and bytes of the tensors that are alive at once."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["count_flops", "peak_bytes"]
+
+
+def count_flops(run: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix products in `run`, a multiplication and an addition counting as two.
+
+    What works on each number alone, as softmax and norms do, is not counted. Counted by torch.
+    """
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Most bytes of tensors made in `run` that are alive at once: the same on every run, on any machine.
+
+    What operations hold inside themselves, and what the allocator keeps at hand, is not seen.
+    """
+    with _Living() as living:
+        run()
+    return living.peak
+
+
+class _Living(TorchDispatchMode):
+    """Adds a storage when it is first seen, and takes it off when it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._alive = 0
+        self._seen = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self._seen[storage] = size
+        weakref.finalize(storage, self._remove, size).atexit = False
+        self._alive += size
+        self.peak = max(self.peak, self._alive)
+
+    def _remove(self, size: int) -> None:
+        self._alive -= size

@@ -1,0 +1,31 @@
+"""Figures of a sweep, as files."""
+
+from pathlib import Path
+
+from headscope.reporting.figures import count_curves, figure_of, map_bound, styling
+from headscope.studies.headcount.results import Sweep
+
+__all__ = ["draw"]
+
+_SHARED = ("score_rank", "score_rank_effective", "effective_heads", "cka", "removable", "flops", "memory", "seconds")
+
+
+def draw(found: Sweep, folder: Path) -> None:
+    """Write error.png, one figure for each further measure, and bound.png where maps were matched.
+
+    Args:
+        found: the sweep.
+        folder: an existing one.
+    """
+    runs = found.runs
+    figures = {"error": count_curves(runs)}
+    figures |= {name: count_curves(runs, name, label=name.replace("_", " ")) for name in _SHARED if _any(found, name)}
+    if runs["task"].str.startswith("maps-").any():
+        figures["bound"] = figure_of(map_bound(runs))
+    with styling():
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+
+
+def _any(found: Sweep, name: str) -> bool:
+    return bool(found.runs[name].notna().any())

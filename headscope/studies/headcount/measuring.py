@@ -1,0 +1,132 @@
+"""What is measured of one training run, beside how well it did: with headscope's own public calls."""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headscope.ablation import ablate
+from headscope.anatomy import discover
+from headscope.batches import Batch
+from headscope.comparing import similarity
+from headscope.effective import effective_rank
+from headscope.heads import Anatomy, HeadId
+from headscope.redundancy import redundancy
+from headscope.scoring import importance
+from headscope.studies.costs import count_flops, peak_bytes
+from headscope.studies.headcount.settings import Case
+from headscope.studies.tasks import Task, inputs
+from headscope.studies.training import judge, train
+
+__all__ = ["ALLOWED", "MEASURED", "measure", "run_case"]
+
+ALLOWED = 0.01  # of what was learnt over chance, that heads removed may cost
+MEASURED = {
+    "score_rank": "rank of the scores q·k of a row, mean over rows, heads and layers",
+    "score_rank_effective": "their effective rank: exp of the entropy of their singular values",
+    "effective_heads": "effective number of heads of a layer, mean over layers",
+    "cka": "CKA of two heads of a layer, mean over pairs and layers",
+    "removable": "share of heads that can be removed together at ≤ 1% of what was learnt over chance",
+    "parameters": "numbers in the learner",
+    "flops": "operations of one training step",
+    "memory": "most bytes of tensors alive at once in one training step, weights and Adam's state with them",
+    "seconds": "that training took, one thread",
+}
+_CUTS = 16  # sizes of removal that are tried at the most
+_ORDER_BATCHES = 2  # that the order of removal is measured on
+
+
+def run_case(task: Task, case: Case) -> dict[str, Any]:
+    """Train one learner and measure it.
+
+    Args:
+        task: the case's.
+        case: what to train.
+
+    Returns:
+        loss, error and seconds; unless it is there for tuning, all of MEASURED and removal: [share removed, error] for
+        each size of removal. JSON values; None where there is nothing to measure.
+    """
+    steps = max(1, round(case.share * task.steps))
+    trained = train(task, case.n_heads, case.head_dim, case.learning_rate, case.seed, steps, tuning=case.tuning)
+    found: dict[str, Any] = {"loss": trained.loss, "error": trained.error, "seconds": trained.seconds}
+    if case.tuning:
+        return found
+    return found | measure(task, case, trained.learner, trained.error)
+
+
+def measure(task: Task, case: Case, learner: nn.Module, error: float) -> dict[str, Any]:
+    """All of MEASURED but seconds, and the removal of heads.
+
+    Args:
+        task, case: what was trained.
+        learner: the result.
+        error: what it reached.
+    """
+    with torch.random.fork_rng(devices=[]):
+        found: dict[str, Any] = {**_ranks(task.scores(learner)), **_costs(task, case)}
+    found["parameters"] = sum(parameter.numel() for parameter in learner.parameters())
+    if not task.whole:
+        return found | dict.fromkeys(("effective_heads", "cka", "removable", "removal"))
+    held_out = [inputs(batch) for batch in task.held_out()]
+    anatomy = discover(learner, held_out[0])
+    curve = _remove(task, learner, anatomy, error)
+    most = error + ALLOWED * (task.chance - error)
+    fitting = next((n for n, (_, after) in enumerate(curve) if after > most), len(curve))
+    return found | {
+        "effective_heads": _number(redundancy(learner, held_out, anatomy=anatomy).effective, "effective"),
+        "cka": _mean_pair(similarity(learner, held_out, "cka", anatomy=anatomy).matrix),
+        "removable": curve[fitting - 1][0] if fitting else 0.0,
+        "removal": curve,
+    }
+
+
+def _ranks(scores: Sequence[Tensor]) -> dict[str, float]:
+    every = torch.cat([layer.flatten(0, 1) for layer in scores]).double()
+    ranks = torch.linalg.matrix_rank(every, rtol=1e-5).double()  # of float32 products
+    effective = [effective_rank(row) for row in torch.linalg.svdvals(every).numpy()]
+    return {"score_rank": float(ranks.mean()), "score_rank_effective": float(np.mean(effective))}
+
+
+def _costs(task: Task, case: Case) -> dict[str, int]:
+    batch = next(iter(islice(task.batches(case.seed), 1)))
+
+    def step() -> None:
+        learner = task.learner(case.n_heads, case.head_dim)
+        optimiser = torch.optim.AdamW(learner.parameters())
+        for _ in range(2):  # Adam's state is there from the second on
+            optimiser.zero_grad()
+            task.loss(learner(**inputs(batch)), batch).mean().backward()
+            optimiser.step()
+
+    return {"flops": count_flops(step) // 2, "memory": peak_bytes(step)}
+
+
+def _remove(task: Task, learner: nn.Module, anatomy: Anatomy, error: float) -> list[tuple[float, float]]:
+    """(share of heads removed, error), the least important first, chosen on other rows than the error is of."""
+
+    def worth(output: Any, batch: Batch) -> Tensor:
+        return task.loss(output, batch)
+
+    some = [inputs(batch) for batch in task.held_out(tuning=True)[:_ORDER_BATCHES]]
+    table = importance(learner, some, "ablation", worth, anatomy=anatomy)
+    order: list[HeadId] = [table.heads[place] for place in np.argsort(table.score, kind="stable")]
+    sizes = sorted({round(part * len(order) / _CUTS) for part in range(1, _CUTS + 1)} - {0})
+    curve = []
+    for size in sizes:
+        with ablate(learner, order[:size], anatomy=anatomy):
+            curve.append((size / len(order), judge(task, learner, task.held_out())[1]))
+    return curve
+
+
+def _number(frame: Any, column: str) -> float | None:
+    own = frame.loc[frame["layer"] != "all", column].to_numpy(np.float64)
+    return float(np.nanmean(own)) if np.isfinite(own).any() else None
+
+
+def _mean_pair(values: Any) -> float | None:
+    apart = values[np.triu(np.ones(values.shape, dtype=bool), 1)]
+    return float(np.nanmean(apart)) if np.isfinite(apart).any() else None

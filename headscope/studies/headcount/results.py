@@ -1,0 +1,62 @@
+"""What a sweep over the number of heads found: tables that are saved and read back, and the shapes of their curves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+
+from headscope.shown import Shown
+from headscope.studies.headcount.shapes import shapes
+from headscope.tables import read_table, write_table
+
+__all__ = ["Sweep"]
+
+_RUNS = {"task", "arm", "n_heads", "head_dim", "seed", "learning_rate", "error", "chance"}
+_WORDS = ("task", "arm", "unit", "n_heads", "head_dim", "seed", "chosen")  # columns that are no floats
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Shown):
+    """Training runs with few heads and many.
+
+    Attributes:
+        runs: a row for each task, arm ("width", "head_dim"), number of heads and seed: n_heads, head_dim, seed,
+            learning_rate, error (on what was held out, lower = better), its unit, chance (the error of whoever does not
+            look), loss, and what `headscope.studies.headcount.measuring.MEASURED` lists.
+        rates: learning rates tried at each place that was tuned, and whether each was chosen.
+        removal: error with a share of the heads removed, the least important first.
+        facts: settings, versions, machine and date; JSON values only.
+    """
+
+    runs: pd.DataFrame
+    rates: pd.DataFrame
+    removal: pd.DataFrame
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> pd.DataFrame:
+        """How error runs with the number of heads, a row for each task and arm; see `shapes`."""
+        return shapes(self.runs)
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {"error against the number of heads": self.shapes}
+
+    def save(self, folder: str | Path) -> None:
+        """Write runs, rates, removal and shapes as .csv, .parquet and .json into an existing folder."""
+        about = {"facts": dict(self.facts)}
+        for name in ("runs", "rates", "removal", "shapes"):
+            write_table(Path(folder), name, getattr(self, name), {"name": name, **about})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote; floats return bit-equal.
+
+        Raises:
+            StorageError: a table is missing or spoilt.
+        """
+        runs, about = read_table(Path(folder), "runs", _RUNS, _WORDS)
+        rates, _ = read_table(Path(folder), "rates", {"task", "chosen"}, _WORDS)
+        removal, _ = read_table(Path(folder), "removal", {"task", "share", "error"}, _WORDS)
+        return cls(runs, rates, removal, about["facts"])

@@ -1,0 +1,83 @@
+"""Shapes: does error fall, rise or stay as heads become more? With intervals over seeds."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from headscope.intervals import Spread, mean_spread
+
+__all__ = ["MARGIN", "against_best", "errors_of", "shapes", "sized"]
+
+MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
+
+
+def shapes(runs: pd.DataFrame) -> pd.DataFrame:
+    """How error runs with the number of heads.
+
+    Args:
+        runs: see `headscope.studies.headcount.results.Sweep`.
+
+    Returns:
+        A row for each task and arm: task, arm, seeds; best, the number of heads with the smallest mean error, and
+        best_error; good, all numbers within MARGIN of it; few and many: how much more the fewest and the most heads err
+        than the best, as a share of what the best learns over chance, with few_low, few_high, many_low, many_high (95%
+        over seeds), and in words few_is and many_is: "worse" (the interval is above 0 and its middle above MARGIN),
+        "as good" (the interval ends below MARGIN), else "undecided".
+    """
+    rows = []
+    for (task, arm), own in runs.groupby(["task", "arm"], sort=False):
+        heads, errors = errors_of(own)
+        means = errors.mean(0)
+        best = int(means.argmin())
+        span = float(own["chance"].iloc[0]) - means[best]
+        good = [str(n) for n, mean in zip(heads, means, strict=True) if mean - means[best] <= MARGIN * span]
+        row: dict[str, Any] = {
+            "task": task, "arm": arm, "seeds": len(errors), "best": heads[best], "best_error": means[best],
+            "unit": own["unit"].iloc[0], "good": " ".join(good),
+        }  # fmt: skip
+        for name, place in (("few", 0), ("many", -1)):
+            row |= _row(name, against_best(errors, place), span)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def errors_of(runs: pd.DataFrame, value: str = "error") -> tuple[list[int], Float[np.ndarray, "seed count"]]:
+    """Numbers of heads, and a value of the runs of one task and arm, a row a seed."""
+    table = runs.pivot(index="seed", columns="n_heads", values=value)
+    return [int(n) for n in table.columns], table.to_numpy(np.float64)
+
+
+def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
+    """How much more one number of heads errs than the best one, over seeds.
+
+    Which is the best is chosen, for each seed, by the other seeds alone: chosen by its own errors it would look better
+    than it is, and what it is held against worse.
+
+    Args:
+        errors: of each seed at each number of heads, at least 2 seeds.
+        place: of the number of heads.
+
+    >>> errors = np.array([[0.5, 0.1, 0.3], [0.4, 0.1, 0.4], [0.6, 0.2, 0.2]])
+    >>> low, high = against_best(errors, 0).interval()
+    >>> print(f"{low:.3f} {high:.3f}")
+    0.223 0.510
+    """
+    others = errors.sum(0) - errors
+    best = others.argmin(1)
+    more = errors[:, place] - errors[np.arange(len(errors)), best]
+    return mean_spread(more, np.arange(len(errors)))
+
+
+def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str:
+    """Whether a difference, higher = worse, is one: "worse", "as good" or "undecided"."""
+    if low > 0 and middle > margin:
+        return "worse"
+    return "as good" if high < margin else "undecided"
+
+
+def _row(name: str, spread: Spread, span: float) -> dict[str, Any]:
+    low, high = (float(end) / span for end in spread.interval())
+    middle = float(spread.centre) / span
+    return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}

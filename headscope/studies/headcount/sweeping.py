@@ -1,0 +1,185 @@
+"""The sweep over the number of heads: rates are chosen, learners trained and measured, several at a time."""
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from joblib import Parallel, cpu_count, delayed
+
+from headscope.errors import InterruptedWorkError, NumericalError
+from headscope.progress import Progress
+from headscope.studies.benchmark import machine
+from headscope.studies.headcount.measuring import MEASURED, run_case
+from headscope.studies.headcount.results import Sweep
+from headscope.studies.headcount.settings import Case, Settings
+from headscope.studies.kept import Kept
+from headscope.studies.tasks import Task, kind_of, task_named
+from headscope.texts import Texts
+
+__all__ = ["sweep"]
+
+_MAP = 16  # numbers of a head's map for one query, roughly
+
+
+def sweep(
+    folder: str | Path,
+    settings: Settings | None = None,
+    *,
+    texts: Texts | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Train the same small transformer with few heads and many, and measure each.
+
+    Finished runs are kept in the folder: the same call goes on where another was stopped, to the same table.
+
+    Args:
+        folder: of the finished runs; made if need be.
+        settings: what is tried; the full sweep without them (hours; see `Settings.quick`).
+        texts: what the language task learns; the documentation of the running Python without them.
+        workers: runs at a time, one thread each, so that numbers do not depend on how many there are; as many as there
+            are cores without it.
+        progress: told of each run.
+
+    Raises:
+        InputError: settings that do not fit, or a text too short for the language task.
+        StorageError: the folder holds other work.
+        InterruptedWorkError: it was stopped from outside; what is finished is kept.
+    """
+    settings = Settings() if settings is None else settings
+    for label in settings.tasks:  # a text too short is said before the first run
+        task_named(label, texts)
+    kept = Kept(folder, {**settings.to_json(), "text": None if texts is None else texts.sha256})
+    workers = cpu_count() if workers is None else workers
+    try:
+        tuned = _finish(settings.tuning(), kept, texts, workers, "learning rates", progress)
+        rates = _choose(tuned)
+        places = settings.runs(rates)
+        found = _finish(sorted({*places.values()}), kept, texts, workers, "runs", progress)
+    except KeyboardInterrupt:
+        raise InterruptedWorkError(
+            f"stopped; every finished run is kept in {kept.folder}, and the same command goes on from there"
+        ) from None
+    return Sweep(
+        runs=_run_rows(places, found, {label: task_named(label, texts) for label in settings.tasks}),
+        rates=_rate_rows(tuned, rates),
+        removal=_removal_rows(places, found),
+        facts=_facts(settings, texts),
+    )
+
+
+def _finish(
+    cases: Sequence[Case], kept: Kept, texts: Texts | None, workers: int, stage: str, progress: Progress | None
+) -> dict[Case, dict[str, Any]]:
+    """What was found of each case: read where it is kept, made where not."""
+    found = {case: piece for case in cases if (piece := kept.get(str(case))) is not None}
+    if progress is not None and found:
+        progress(stage, len(found), len(cases))
+    # the longest first, so that no worker is left with a long one at the end
+    missing = sorted((case for case in cases if case not in found), key=_length, reverse=True)
+    made: Iterable[tuple[Case, dict[str, Any]]] = Parallel(workers, return_as="generator_unordered", batch_size=1)(
+        delayed(_work)(case, texts) for case in missing
+    )
+    for case, piece in made:
+        kept.put(str(case), piece)
+        found[case] = piece
+        if progress is not None:
+            progress(stage, 1, len(cases))
+    return {case: found[case] for case in cases}
+
+
+def _length(case: Case) -> tuple[float, Case]:
+    """How long a run takes, roughly: the bytes that its maps and its heads' values fill."""
+    kind = kind_of(case.task)
+    return kind.steps * kind.rows * kind.n_layers * case.n_heads * (_MAP + case.head_dim), case
+
+
+def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
+    """In a process of its own, on one thread."""
+    torch.set_num_threads(1)
+    try:
+        return case, run_case(_task(case.task, texts), case)
+    except NumericalError:
+        if not case.tuning:
+            raise
+        return case, {"loss": None, "error": None, "seconds": None}  # a rate too high is one that is not chosen
+
+
+@lru_cache(maxsize=8)
+def _task(label: str, texts: Texts | None) -> Task:
+    return task_named(label, texts)
+
+
+def _choose(tuned: Mapping[Case, Mapping[str, Any]]) -> dict[tuple[str, int, int], float]:
+    """The rate of the smallest error at each place that was tuned; the loss decides between equal errors."""
+    tried: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
+    for case, piece in tuned.items():
+        place = tried.setdefault((case.task, case.n_heads, case.head_dim), [])
+        if piece["error"] is not None:
+            place.append((piece["error"], piece["loss"], case.learning_rate))
+    for (label, n_heads, head_dim), place in tried.items():
+        if not place:
+            raise NumericalError(
+                f"{label} with {n_heads} heads of {head_dim} dimensions came to NaN at every learning rate; "
+                "try lower ones"
+            )
+    return {key: min(place)[2] for key, place in tried.items()}
+
+
+def _run_rows(
+    places: Mapping[tuple[str, str, int, int], Case], found: Mapping[Case, Mapping[str, Any]], tasks: Mapping[str, Task]
+) -> pd.DataFrame:
+    chance = {label: task.chance for label, task in tasks.items()}
+    rows = [
+        {
+            "task": label, "arm": arm, "n_heads": n_heads, "head_dim": case.head_dim, "seed": seed,
+            "learning_rate": case.learning_rate, "error": found[case]["error"], "unit": tasks[label].unit,
+            "chance": chance[label], "loss": found[case]["loss"],
+            **{name: _nan(found[case][name]) for name in MEASURED},
+        }
+        for (label, arm, n_heads, seed), case in places.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _rate_rows(tuned: Mapping[Case, Mapping[str, Any]], rates: Mapping[tuple[str, int, int], float]) -> pd.DataFrame:
+    columns = ["task", "n_heads", "head_dim", "learning_rate", "error", "loss", "chosen"]
+    rows = [
+        (
+            case.task, case.n_heads, case.head_dim, case.learning_rate, _nan(piece["error"]), _nan(piece["loss"]),
+            rates[case.task, case.n_heads, case.head_dim] == case.learning_rate,
+        )
+        for case, piece in tuned.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _removal_rows(
+    places: Mapping[tuple[str, str, int, int], Case], found: Mapping[Case, Mapping[str, Any]]
+) -> pd.DataFrame:
+    rows = [
+        (label, arm, n_heads, seed, share, error)
+        for (label, arm, n_heads, seed), case in places.items()
+        for share, error in [(0.0, found[case]["error"]), *(found[case]["removal"] or ())]
+    ]
+    return pd.DataFrame(rows, columns=["task", "arm", "n_heads", "seed", "share", "error"])
+
+
+def _nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _facts(settings: Settings, texts: Texts | None) -> dict[str, Any]:
+    return {
+        "settings": settings.to_json(),
+        "text": None if texts is None else texts.source,
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("headscope", "torch")}},
+        "machine": machine(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
