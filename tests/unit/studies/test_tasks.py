@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import islice
+from random import Random
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ WITH_A_LAYER = sorted({*TASKS} - {"maps"})  # that one makes maps and nothing el
 def make(name: str) -> Task:
     if name == "language":
         words = ["the", "cat", "sat", "on", "the", "mat", "and", "the", "dog", "ran", "after", "the", "cat"]
-        texts = tuple(Document(f"d{n}", " ".join(f"{words[(n + i) % 12]}{n}" for i in range(80))) for n in range(12))
+        texts = tuple(Document(f"d{n}", " ".join(Random(n).choices(words, k=80))) for n in range(12))
         return Language(Texts("made up", texts, "0"))
     return TASKS[name]()
 
