@@ -50,12 +50,16 @@ class Case:
 CASES = (Case(6, 12, 32, 4096), Case(12, 12, 64, 4096), Case(18, 4, 256, 2048))
 
 
-def machine() -> str:
-    """What seconds were taken on, in words."""
-    return (
-        f"torch {torch.__version__}, transformers {version('transformers')}, {torch.get_num_threads()} threads of "
-        f"{platform.machine()}, {date.today():%Y-%m-%d}"
-    )
+def machine(device: str = "cpu") -> str:
+    """What seconds were taken on, in words.
+
+    Args:
+        device: where it was run.
+    """
+    place = f"{torch.get_num_threads()} threads of {platform.machine()}"
+    if torch.device(device).type == "cuda":
+        place = torch.cuda.get_device_name(device)
+    return f"torch {torch.__version__}, transformers {version('transformers')}, {place}, {date.today():%Y-%m-%d}"
 
 
 def take_turns(arms: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["count_flops", "peak_bytes"]
@@ -19,7 +19,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 
     What works on each number alone, as softmax and norms do, is not counted. Counted by torch.
     """
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         run()
     return int(counter.get_total_flops())
 
@@ -32,6 +32,21 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     with _Living() as living:
         run()
     return living.peak
+
+
+def _fused(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _fused_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))
+
+
+# the fused kernel of the CPU, which torch's own counter does not know
+_FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _fused,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _fused_backward,
+}
 
 
 class _Living(TorchDispatchMode):

@@ -1,6 +1,7 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
+from headscope.reporting.figures.costs import cost_curve, cost_curves
 from headscope.reporting.figures.coverage import coverage_plot
 from headscope.reporting.figures.curves import redundancy_curve
 from headscope.reporting.figures.examples import example_map
@@ -16,6 +17,8 @@ from headscope.reporting.figures.style import canvas, figure_of, styling
 __all__ = [
     "canvas",
     "cluster_matrix",
+    "cost_curve",
+    "cost_curves",
     "count_curve",
     "count_curves",
     "coverage_plot",

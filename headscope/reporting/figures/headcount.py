@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, PercentFormatter
 
 from headscope.intervals import mean_spread
@@ -158,8 +159,7 @@ def _doublings(ax: Axes, heads: Sequence[int]) -> None:
 
 def _arm_legend(figure: Figure, arms: Sequence[str]) -> None:
     handles = [
-        figure.axes[0].plot([], [], color=ARM_COLOURS[arm], marker=_MARKS[arm], markersize=4.5, linewidth=1.6)[0]
-        for arm in arms
+        Line2D([], [], color=ARM_COLOURS[arm], marker=_MARKS[arm], markersize=4.5, linewidth=1.6) for arm in arms
     ]
     figure.legend(
         handles, [_ARM_NAMES[arm] for arm in arms], loc="outside upper left", ncols=len(arms), frameon=False, fontsize=9

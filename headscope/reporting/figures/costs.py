@@ -1,0 +1,116 @@
+"""Costs: time, memory and operations against length or the number of heads, on doubly logarithmic axes."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from headscope.intervals import mean_spread
+from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+
+__all__ = ["cost_curve", "cost_curves"]
+
+_COLOURS = {"eager": COLOURS["redundant"], "sdpa": COLOURS["needed"]}
+_STYLES: dict[str, Any] = {"width": "-", "head_dim": "--"}
+_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
+_QUANTITIES = {"seconds": "time", "bytes": "memory", "flops": "operations"}
+_UNITS = {"seconds": "s", "bytes": "B", "flops": ""}
+_PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
+
+
+@styled
+def cost_curve(
+    costs: pd.DataFrame,
+    part: str,
+    against: str,
+    mode: str,
+    quantity: str = "seconds",
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """One quantity of one part in one mode, a line for each kernel and arm; bands are 95% intervals over rounds.
+
+    Args:
+        costs: see `headscope.studies.scaling.scale_costs`.
+        part: "attention", "block", or "model".
+        against: "length" or "heads".
+        mode: "inference" or "training".
+        quantity: "seconds", "bytes" or "flops".
+        ax: where to draw; a new figure without it.
+
+    Against length, a thin line shows what grows with its square.
+    """
+    ax = canvas(4.0, 3.2) if ax is None else ax
+    own = costs[(costs["part"] == part) & (costs["against"] == against) & (costs["mode"] == mode)]
+    size = "length" if against == "length" else "n_heads"
+    frameless(ax)
+    top = 0.0
+    for (arm, kernel), line in own.groupby(["arm", "kernel"], sort=False):
+        table = line.pivot(index="round", columns=size, values=quantity)
+        x, logs = table.columns.to_numpy(np.float64), np.log(table.to_numpy(np.float64))
+        spread = mean_spread(logs.T, np.arange(len(logs)))
+        low, high = (np.exp(end) for end in spread.interval())
+        y = np.exp(spread.centre)
+        colour = _COLOURS.get(str(kernel), COLOURS["backed up"])
+        ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        ax.plot(x, y, color=colour, linestyle=_STYLES[str(arm)], marker="o", markersize=3.6, linewidth=1.5)
+        top = max(top, float(y[-1]))
+    if against == "length":
+        ax.plot(x[-3:], top * (x[-3:] / x[-1]) ** 2, color=MUTED, linewidth=0.9, linestyle=":")
+        ax.annotate("∝ T²", (x[-3], top * (x[-3] / x[-1]) ** 2), color=MUTED, fontsize=8, va="top")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=10)
+    ax.set_xticks(list(x), [f"{value:g}" for value in x])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS[quantity])))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, which="both")
+    ax.set_xlabel("tokens" if against == "length" else "heads")
+    ax.set_ylabel(_QUANTITIES[quantity])
+    return ax
+
+
+@styled
+def cost_curves(costs: pd.DataFrame, part: str, against: str) -> Figure:
+    """`cost_curve` of time, memory and operations (downwards), in inference and in training (across).
+
+    Args:
+        costs, part, against: see `cost_curve`.
+    """
+    own = costs[(costs["part"] == part) & (costs["against"] == against)]
+    modes = own["mode"].unique().tolist()
+    figure = Figure(figsize=(3.4 * len(modes) + 0.4, 7.4), layout="constrained")
+    axes = figure.subplots(len(_QUANTITIES), len(modes), squeeze=False, sharey="row")
+    for row, quantity in enumerate(_QUANTITIES):
+        for column, mode in enumerate(modes):
+            ax = cost_curve(costs, part, against, mode, quantity, ax=axes[row, column])
+            if column:
+                ax.set_ylabel("")
+            if row < len(_QUANTITIES) - 1:
+                ax.set_xlabel("")
+    for ax, mode in zip(axes[0], modes, strict=True):
+        ax.set_title(mode, loc="left", fontsize=10, color=INK)
+    lines = own[["kernel", "arm"]].drop_duplicates().to_dict("records")
+    several = own["arm"].nunique() > 1
+    handles = [
+        Line2D([], [], color=_COLOURS.get(line["kernel"], COLOURS["backed up"]), linestyle=_STYLES[line["arm"]])
+        for line in lines
+    ]
+    names = [line["kernel"] + (f", {_NAMES[line['arm']]}" if several else "") for line in lines]
+    figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _scaled(value: float, unit: str) -> str:
+    """With the prefix that fits: 2 ms, 30 MB."""
+    if value <= 0:
+        return ""
+    power = int(np.clip(np.floor(np.log10(value) / 3 + 1e-9), -3, 4))
+    return f"{value / 1000.0**power:g} {_PREFIXES[power]}{unit}".strip()

@@ -1,0 +1,256 @@
+"""Cost scaling: time, memory and operations of attention against length and against the number of heads."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from headscope.errors import InputError
+from headscope.intervals import mean_spread
+from headscope.progress import Progress
+from headscope.reference import Block, MultiHeadAttention
+from headscope.studies.costs import count_flops, peak_bytes
+from headscope.studies.headcount.settings import head_dim_of
+
+__all__ = ["KERNELS", "MODES", "PARTS", "Fused", "Layout", "Scaling", "analytic_flops", "growth", "scale_costs"]
+
+MODES = ("inference", "training")
+KERNELS = ("eager", "sdpa")
+_MOST_REPEATS, _ENOUGH = 5, 0.05  # repeats of one timing, and seconds after which there are no more
+
+PARTS = ("attention", "block")  # a layer of attention alone, and with norms and the layer after it
+_WHAT = ["part", "against", "arm", "mode", "kernel"]  # what one curve is of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What is timed.
+
+    Attributes:
+        width: of the residual stream.
+        lengths: tokens, at `heads` heads.
+        heads: heads at which lengths are compared.
+        counts: numbers of heads, at `length` tokens.
+        length: tokens at which numbers of heads are compared.
+        head_dim: dimensions of a head in the arm where they are fixed; width / heads without it.
+        rounds: how often each is timed, at least 2; each round gives one exponent.
+        device: where.
+        seed: of weights and tokens.
+    """
+
+    width: int = 512
+    lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    heads: int = 8
+    counts: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    length: int = 512
+    head_dim: int | None = None
+    rounds: int = 10
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 2 or len(self.lengths) < 2 or len(self.counts) < 2:
+            raise InputError("a fit takes at least 2 rounds, 2 lengths and 2 numbers of heads")
+        for n_heads in (self.heads, *self.counts):
+            head_dim_of("width", n_heads, self.width, 1)
+
+    @classmethod
+    def quick(cls) -> "Scaling":
+        """A narrower layer, shorter and fewer rounds: a minute."""
+        return cls(width=128, lengths=(64, 128, 256, 512), counts=(1, 4, 16), length=256, rounds=5)
+
+    @property
+    def fixed_dim(self) -> int:
+        """Dimensions of a head in the arm where they are fixed."""
+        return self.width // self.heads if self.head_dim is None else self.head_dim
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One layer on one input.
+
+    Attributes:
+        part, against, arm: see `scale_costs`.
+        mode, kernel: how it is run.
+        length, n_heads, head_dim: its size.
+    """
+
+    part: str
+    against: str
+    arm: str
+    mode: str
+    kernel: str
+    length: int
+    n_heads: int
+    head_dim: int
+
+
+def scale_costs(scaling: Scaling | None = None, progress: Progress | None = None) -> pd.DataFrame:
+    """Time, memory and operations of a layer of attention, and of a whole block.
+
+    Args:
+        scaling: what is timed.
+        progress: told of each timing.
+
+    Returns:
+        A row for each layout and round: part ("attention", "block"), against ("length", "heads"), arm ("width": heads
+        share the width; "head_dim": each has the same dimensions), mode ("inference", "training": forward and
+        backward), kernel ("eager": every map is written out; "sdpa": torch's fused one), length, n_heads, head_dim,
+        round, seconds, bytes (most that is alive at once beyond weights and input: on the CPU tensors, see
+        `headscope.studies.costs.peak_bytes`; on a GPU what its allocator counts), flops (counted by torch) and analytic
+        (see `analytic_flops`).
+    """
+    scaling = Scaling() if scaling is None else scaling
+    layouts = list(_layouts(scaling))
+    runs = [_runner(layout, scaling) for layout in layouts]
+    fixed = [_fixed(layout, run, scaling) for layout, run in zip(layouts, runs, strict=True)]
+    rows = []
+    for number in range(scaling.rounds):  # in turns, so that a slow minute falls on all alike
+        for layout, run, own in zip(layouts, runs, fixed, strict=True):
+            rows.append({**vars(layout), "round": number, "seconds": _time(run, scaling.device), **own})
+            if progress is not None:
+                progress("timings", 1, scaling.rounds * len(layouts))
+    return pd.DataFrame(rows)
+
+
+def analytic_flops(layout: Layout, width: int) -> int:
+    """Operations of a layout's matrix products as one counts them by hand, a multiply-add being two.
+
+    T tokens, h heads of d dimensions, width w: the four projections take 8·T·w·h·d, scores and weighted means 4·T²·h·d,
+    a block's two further layers 16·T·w²; training does each product's two gradients too, three times as much in all,
+    but for the gradient of the input, which nobody asks for; a fused kernel makes the scores again on the way back.
+    """
+    tokens, inner = layout.length, layout.n_heads * layout.head_dim
+    projections, maps = 8 * tokens * width * inner, 4 * tokens**2 * inner
+    behind = 16 * tokens * width**2 if layout.part == "block" else 0
+    if layout.mode == "inference":
+        return projections + maps + behind
+    again = maps // 2 if layout.kernel == "sdpa" else 0
+    unasked = 0 if layout.part == "block" else 6 * tokens * width * inner  # of attention alone the input is no weight's
+    return 3 * (projections + maps + behind) + again - unasked
+
+
+def growth(costs: pd.DataFrame) -> pd.DataFrame:
+    """How costs grow: exponents of length, and how many times as much the most heads take as the fewest.
+
+    Args:
+        costs: what `scale_costs` gave.
+
+    Returns:
+        A row for each curve and quantity ("seconds", "bytes", "flops", "analytic"): exponent (slope of log quantity
+        against log size, by least squares over all sizes), last (over the last doubling alone), times (quantity at the
+        largest size over that at the smallest), each with _low and _high: 95% intervals over rounds, of width 0 for
+        what is the same in every round.
+    """
+    rows = []
+    for what, own in costs.groupby(_WHAT, sort=False):
+        size = "length" if own["against"].iloc[0] == "length" else "n_heads"
+        for quantity in ("seconds", "bytes", "flops", "analytic"):
+            table = own.pivot(index="round", columns=size, values=quantity)
+            x, y = np.log2(table.columns.to_numpy(np.float64)), np.log2(table.to_numpy(np.float64))
+            slopes = ((y - y.mean(1, keepdims=True)) @ (x - x.mean())) / ((x - x.mean()) ** 2).sum()
+            last = (y[:, -1] - y[:, -2]) / (x[-1] - x[-2])
+            row: dict[str, Any] = {**dict(zip(_WHAT, what, strict=True)), "quantity": quantity, "rounds": len(y)}
+            for name, values in (("exponent", slopes), ("last", last), ("times", y[:, -1] - y[:, 0])):
+                row |= _with_ends(name, values)
+            row |= {name: 2.0 ** row[name] for name in ("times", "times_low", "times_high")}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _with_ends(name: str, values: Float[np.ndarray, " round"]) -> dict[str, float]:
+    spread = mean_spread(values, np.arange(len(values)))
+    low, high = spread.interval()
+    return {name: float(spread.centre), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _layouts(scaling: Scaling) -> Iterator[Layout]:
+    sizes = [("length", "width", length, scaling.heads, scaling.width // scaling.heads) for length in scaling.lengths]
+    sizes += [
+        ("heads", arm, scaling.length, n_heads, head_dim_of(arm, n_heads, scaling.width, scaling.fixed_dim))
+        for arm in ("width", "head_dim")
+        for n_heads in scaling.counts
+    ]
+    return (
+        Layout(part, against, arm, mode, kernel, length, n_heads, head_dim)
+        for against, arm, length, n_heads, head_dim in sizes
+        for part in PARTS
+        for mode in MODES
+        for kernel in KERNELS
+    )
+
+
+def _runner(layout: Layout, scaling: Scaling) -> Callable[[], None]:
+    """One forward pass, or one forward and backward pass."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(scaling.seed)
+        x = torch.randn(1, layout.length, scaling.width).to(scaling.device)
+        block = Block(scaling.width, layout.n_heads, layout.head_dim, causal=False)
+    if layout.kernel == "sdpa":
+        block.attention = Fused.of(block.attention)
+    layer = (block if layout.part == "block" else block.attention).to(scaling.device)
+
+    def infer() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    def train() -> None:
+        layer(x).sum().backward()
+        layer.zero_grad(set_to_none=True)
+
+    return infer if layout.mode == "inference" else train
+
+
+class Fused(MultiHeadAttention):
+    """The same attention by torch's fused kernel: no map is ever written out."""
+
+    @classmethod
+    def of(cls, attention: MultiHeadAttention) -> MultiHeadAttention:
+        """With the same weights."""
+        width = attention.query.in_features
+        fused = cls(width, attention.query.out_features // attention.head_dim, attention.head_dim)
+        fused.load_state_dict(attention.state_dict())
+        return fused
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        z = scaled_dot_product_attention(*self.project(x), attn_mask=mask)
+        return self.output(z.transpose(1, 2).flatten(2))
+
+
+def _fixed(layout: Layout, run: Callable[[], None], scaling: Scaling) -> dict[str, int]:
+    """What is the same in every round."""
+    held = peak_bytes(run) if scaling.device == "cpu" else _allocated(run)
+    return {"bytes": held, "flops": count_flops(run), "analytic": analytic_flops(layout, scaling.width)}
+
+
+def _allocated(run: Callable[[], None]) -> int:
+    """What the GPU's allocator counts beyond what stood before."""
+    run()  # libraries take their workspaces on first use
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _time(run: Callable[[], None], device: str) -> float:
+    """Seconds of one run: the least of a few, for at least a few milliseconds in all."""
+    least, spent = float("inf"), 0.0
+    for _ in range(_MOST_REPEATS):
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        least, spent = min(least, seconds), spent + seconds
+        if spent > _ENOUGH:
+            break
+    return least
