@@ -22,12 +22,12 @@ def main(
     out: Annotated[Path, typer.Option(help="output folder")],
     quick: Annotated[bool, typer.Option("--quick", help="narrower, shorter, fewer rounds: a minute")] = False,
     rounds: Annotated[int | None, typer.Option(help="how often each is timed", show_default="10, or 5")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu; or cuda, where sizes are larger")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
 ) -> None:
     """Time layers of many sizes in turns, and fit how their costs grow."""
     check_free(out, force=force)
-    scaling = Scaling.quick() if quick else Scaling()
+    scaling = Scaling.quick() if quick else Scaling() if device == "cpu" else Scaling.large()
     scaling = replace(scaling, rounds=rounds or scaling.rounds, device=device)
     with progress_bar() as step:
         costs = scale_costs(scaling, progress=step)

@@ -14,7 +14,7 @@ from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
 from headscope.watching import output_weights
 
-__all__ = ["Factors", "factor_cosine", "ov_factors", "qk_factors"]
+__all__ = ["Factors", "factor_cosine", "input_weights", "ov_factors", "qk_factors"]
 
 _NOTHING = 1e-14  # of ‖left‖² ‖right‖², the most that ‖M‖² can be: below it is what rounding leaves of zero
 
@@ -29,6 +29,20 @@ class Factors:
 
     left: Float64[Tensor, "dim width"]
     right: Float64[Tensor, "dim width"]
+
+
+def input_weights(model: nn.Module, site: Site) -> dict[str, list[Float64[Tensor, "dim width"]]]:
+    """W_Q, W_K and W_V of a site as "q", "k" and "v", a matrix a head (key and value heads, where they are fewer).
+
+    Those that are not one linear map, or whose heads cannot be told apart, are left out.
+
+    Args:
+        model: whose weights are read.
+        site: of its anatomy.
+    """
+    parts = {"q": site.query, "k": site.key, "v": site.value}
+    rows = {name: _rows(model, part) for name, part in parts.items()}
+    return {name: own for name, own in rows.items() if own}
 
 
 def qk_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:

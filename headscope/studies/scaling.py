@@ -3,23 +3,38 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from transformers import PreTrainedModel
 
+from headscope.batches import Batch, device_of, evaluating, last_logits, run_model
 from headscope.errors import InputError
 from headscope.intervals import mean_spread
 from headscope.progress import Progress
 from headscope.reference import Block, MultiHeadAttention
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
+from headscope.studies.subjects import Subject
 
-__all__ = ["KERNELS", "MODES", "PARTS", "Fused", "Layout", "Scaling", "analytic_flops", "growth", "scale_costs"]
+__all__ = [
+    "KERNELS",
+    "MODES",
+    "PARTS",
+    "Fused",
+    "Layout",
+    "Scaling",
+    "analytic_flops",
+    "growth",
+    "scale_costs",
+    "scale_model",
+]
 
 MODES = ("inference", "training")
 KERNELS = ("eager", "sdpa")
@@ -65,6 +80,11 @@ class Scaling:
     def quick(cls) -> "Scaling":
         """A narrower layer, shorter and fewer rounds: a minute."""
         return cls(width=128, lengths=(64, 128, 256, 512), counts=(1, 4, 16), length=256, rounds=5)
+
+    @classmethod
+    def large(cls, device: str = "cuda") -> "Scaling":
+        """Sizes that keep a GPU busy: up to 16,384 tokens; 80 GB."""
+        return cls(lengths=(256, 512, 1024, 2048, 4096, 8192, 16384), length=4096, device=device)
 
     @property
     def fixed_dim(self) -> int:
@@ -117,6 +137,51 @@ def scale_costs(scaling: Scaling | None = None, progress: Progress | None = None
             rows.append({**vars(layout), "round": number, "seconds": _time(run, scaling.device), **own})
             if progress is not None:
                 progress("timings", 1, scaling.rounds * len(layouts))
+    return pd.DataFrame(rows)
+
+
+def scale_model(subject: Subject) -> pd.DataFrame:
+    """Time, memory and operations of a whole model, in inference, against length.
+
+    Its own text is repeated and cut to length. A model of transformers is run with each kernel that it takes, any
+    other as it is ("eager").
+
+    Args:
+        subject: the model and its text.
+
+    Returns:
+        Columns as of `scale_costs`, part "model" and nothing analytic.
+
+    Raises:
+        InputError: its input is no row of tokens.
+    """
+    model, row = subject.model, {name: value[:1] for name, value in subject.few.items()}
+    if any(value.ndim != 2 for value in row.values()):
+        raise InputError("the model's input is no row of tokens, so that its length cannot be varied")
+    lengths = [length for length in (32, 64, 128, 256, 512, 1024, 2048) if length <= _longest(model, row)]
+    rounds, device = (3 if subject.quick else 8), str(device_of(model))
+    lengths = lengths[: 4 if subject.quick else None]
+    runs = {}
+    for kernel in _kernels(model):
+        for length in lengths:
+            runs[kernel, length] = partial(_infer, model, _stretched(row, length), kernel)
+    rows = []
+    with evaluating(model), torch.no_grad():
+        held = {
+            key: (peak_bytes(run) if device == "cpu" else _allocated(run), count_flops(run))
+            for key, run in runs.items()
+        }
+        for number in range(rounds):
+            for (kernel, length), run in runs.items():
+                rows.append(
+                    {
+                        "part": "model", "against": "length", "arm": "width", "mode": "inference", "kernel": kernel,
+                        "length": length, "n_heads": subject.anatomy.sites[0].n_heads,
+                        "head_dim": subject.anatomy.sites[0].head_dim, "round": number,
+                        "seconds": _time(run, device), "bytes": held[kernel, length][0],
+                        "flops": held[kernel, length][1], "analytic": held[kernel, length][1],
+                    }
+                )  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -254,3 +319,31 @@ def _time(run: Callable[[], None], device: str) -> float:
         if spent > _ENOUGH:
             break
     return least
+
+
+def _kernels(model: nn.Module) -> tuple[str, ...]:
+    return KERNELS if isinstance(model, PreTrainedModel) else ("eager",)
+
+
+def _infer(model: nn.Module, row: Batch, kernel: str) -> None:
+    if not isinstance(model, PreTrainedModel):
+        run_model(model, row)
+        return
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(kernel)
+        run_model(model, row, **last_logits(model))
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _longest(model: nn.Module, row: Batch) -> int:
+    """How many tokens a model takes: what its config says; of any other, as many as its text has."""
+    config = getattr(model, "config", None)
+    said = getattr(config, "max_position_embeddings", None)
+    return int(said) if said else max(value.shape[1] for value in row.values())
+
+
+def _stretched(row: Batch, length: int) -> Batch:
+    """A row repeated, and cut to length."""
+    return {name: value.repeat(1, -(-length // value.shape[1]))[:, :length] for name, value in row.items()}

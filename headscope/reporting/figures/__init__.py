@@ -1,5 +1,6 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
+from headscope.reporting.figures.claims import layer_dots, sorted_dots, strip
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
 from headscope.reporting.figures.costs import cost_curve, cost_curves
 from headscope.reporting.figures.coverage import coverage_plot
@@ -28,6 +29,7 @@ __all__ = [
     "head_scatter",
     "layer_block",
     "layer_blocks",
+    "layer_dots",
     "map_bound",
     "map_height",
     "quadrant_plot",
@@ -35,6 +37,8 @@ __all__ = [
     "redundancy_curve",
     "removal",
     "role_map",
+    "sorted_dots",
+    "strip",
     "styling",
     "whole_matrix",
 ]

@@ -14,6 +14,7 @@ from headscope.tables import read_table, write_table
 __all__ = ["Sweep"]
 
 _RUNS = {"task", "arm", "n_heads", "head_dim", "seed", "learning_rate", "error", "chance"}
+_ENOUGH = 5  # seeds
 _WORDS = ("task", "arm", "unit", "n_heads", "head_dim", "seed", "chosen")  # columns that are no floats
 
 
@@ -39,6 +40,12 @@ class Sweep(Shown):
     def shapes(self) -> pd.DataFrame:
         """How error runs with the number of heads, a row for each task and arm; see `shapes`."""
         return shapes(self.runs)
+
+    @property
+    def decisive(self) -> bool:
+        """Whether verdicts may rest on it: whole training, learning rates chosen, five seeds at the least."""
+        settings = self.facts["settings"]
+        return settings["seeds"] >= _ENOUGH and settings["share"] == 1 and len(settings["rates"]) > 1
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {"error against the number of heads": self.shapes}

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from headscope.intervals import Spread, mean_spread
 
-__all__ = ["MARGIN", "against_best", "errors_of", "shapes", "sized"]
+__all__ = ["MARGIN", "against_best", "errors_of", "pooled", "shapes", "sized"]
 
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
 
@@ -64,10 +64,23 @@ def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
     >>> print(f"{low:.3f} {high:.3f}")
     0.223 0.510
     """
-    others = errors.sum(0) - errors
-    best = others.argmin(1)
-    more = errors[:, place] - errors[np.arange(len(errors)), best]
-    return mean_spread(more, np.arange(len(errors)))
+    return mean_spread(_more(errors, place), np.arange(len(errors)))
+
+
+def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
+    """`against_best` as a share of what is learnt over chance, the mean over tasks, over seeds.
+
+    Args:
+        runs: see `shapes`.
+        arm: "width" or "head_dim".
+        place: of the number of heads.
+    """
+    shares = []
+    for _, own in runs[runs["arm"] == arm].groupby("task", sort=False):
+        _, errors = errors_of(own)
+        span = float(own["chance"].iloc[0]) - errors.mean(0).min()
+        shares.append(_more(errors, place) / span)
+    return mean_spread(np.mean(shares, axis=0), np.arange(len(shares[0])))
 
 
 def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str:
@@ -81,3 +94,8 @@ def _row(name: str, spread: Spread, span: float) -> dict[str, Any]:
     low, high = (float(end) / span for end in spread.interval())
     middle = float(spread.centre) / span
     return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}
+
+
+def _more(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarray, " seed"]:
+    others = errors.sum(0) - errors
+    return errors[:, place] - errors[np.arange(len(errors)), others.argmin(1)]

@@ -1,0 +1,159 @@
+"""Figures of claims: numbers of each layer or each head, as dots with intervals."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, styled
+
+__all__ = ["layer_dots", "sorted_dots", "strip"]
+
+_SERIES = (COLOURS["needed"], COLOURS["redundant"], COLOURS["backed up"], "#7a5ac2")
+_MARKS = "osD^"
+
+
+@styled
+def layer_dots(
+    table: pd.DataFrame,
+    series: Mapping[str, str],
+    *,
+    label: str,
+    log: bool = False,
+    lines: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Numbers of each layer, a mark a series; over several seeds the mean, each seed a faint mark.
+
+    Args:
+        table: a row a layer (and seed), columns layer and those of `series`; NAME_low and NAME_high are drawn where
+            they are there.
+        series: what each column is called in the legend.
+        label: of the vertical axis.
+        log: on a logarithmic axis; zeros then stand on its floor.
+        lines: heights to compare with, by what they are called.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(5.6, 3.4) if ax is None else ax
+    frameless(ax)
+    ax.grid(color=GRID, linewidth=0.6, axis="y")
+    ax.set_axisbelow(True)
+    layers = sorted(table["layer"].unique())
+    step = 0.5 / max(len(series), 1)
+    floor = _floor(table[list(series)].to_numpy(np.float64)) if log else 0.0
+    for number, (name, words) in enumerate(series.items()):
+        colour, mark = _SERIES[number % len(_SERIES)], _MARKS[number % len(_MARKS)]
+        places = np.arange(len(layers)) + (number - (len(series) - 1) / 2) * step
+        own = table.groupby("layer")[name]
+        middles = own.mean().reindex(layers).to_numpy(np.float64)
+        if own.size().max() > 1:
+            each = places[np.searchsorted(layers, table["layer"])]
+            ax.plot(each, np.maximum(table[name], floor), mark, color=colour, alpha=0.3, markersize=3.5)
+        elif {f"{name}_low", f"{name}_high"} <= set(table):
+            ordered = table.set_index("layer").reindex(layers)
+            low, high = (ordered[f"{name}_{end}"].to_numpy(np.float64) for end in ("low", "high"))
+            ax.vlines(places, low, high, color=colour, linewidth=1.3)
+        ax.plot(places, np.maximum(middles, floor), mark, color=colour, markersize=5.2, label=words)
+    for words, height in (lines or {}).items():
+        ax.axhline(height, color=MUTED, linewidth=0.9, linestyle=":")
+        ax.annotate(
+            words, (0.995, height), xycoords=ax.get_yaxis_transform(), ha="right", va="bottom", color=MUTED, fontsize=8
+        )
+    if log:
+        ax.set_yscale("log")
+    ax.set_xticks(np.arange(len(layers)), [str(layer) for layer in layers])
+    if len(layers) > 20:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    ax.set_xlabel("layer")
+    ax.set_ylabel(label)
+    ax.margins(y=0.12)
+    if not log and table[list(series)].min(axis=None) >= 0:
+        ax.set_ylim(0, None)
+    ax.tick_params(length=0)
+    if len(series) > 1:
+        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(series), borderaxespad=0.2)
+    return ax
+
+
+@styled
+def sorted_dots(
+    table: pd.DataFrame, name: str, *, label: str, size: float | None = None, log: bool = False, ax: Axes | None = None
+) -> Axes:
+    """A number of each head from low to high, with its interval; what lies beyond a size is set apart in colour.
+
+    Args:
+        table: a row a head, columns NAME, NAME_low, NAME_high.
+        name: of the number.
+        label: of the vertical axis.
+        size: the size.
+        log: draw sizes on an axis that is logarithmic on either side of zero.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(5.6, 3.4) if ax is None else ax
+    frameless(ax)
+    ordered = table.sort_values(name, kind="stable", ignore_index=True)
+    values, low, high = (ordered[column].to_numpy(np.float64) for column in (name, f"{name}_low", f"{name}_high"))
+    threshold = 0.0 if size is None else size
+    groups = {
+        "redundant": high < threshold,
+        "idle": (low <= threshold) & (high >= threshold),
+        "needed": low > threshold,
+    }
+    words = {"redundant": "below", "idle": "cannot be told", "needed": "above"}
+    x = np.arange(len(values))
+    for key, members in groups.items():
+        ax.vlines(x[members], low[members], high[members], color=COLOURS[key], linewidth=1.1, alpha=0.75)
+        ax.plot(x[members], values[members], "o", color=COLOURS[key], markersize=3.6, label=words[key])
+    ax.axhline(0, color=MUTED, linewidth=0.8)
+    if size is not None:
+        ax.axhline(size, color=MUTED, linewidth=0.9, linestyle=":")
+    if log:
+        ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values)) * 1e-3, 1e-12))
+    ax.set_xticks([])
+    ax.set_xlabel(f"{len(values)} heads, from low to high")
+    ax.set_ylabel(label)
+    ax.grid(color=GRID, linewidth=0.6, axis="y")
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0)
+    ax.legend(frameon=False, loc="upper left")
+    return ax
+
+
+@styled
+def strip(
+    table: pd.DataFrame, series: Mapping[str, str], *, label: str, ticks: Sequence[float] = (), ax: Axes | None = None
+) -> Axes:
+    """How numbers spread: a histogram a series, its mean a line.
+
+    Args:
+        table: columns as of `series`.
+        series: what each column is called.
+        label: of the horizontal axis.
+        ticks: where it is marked.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(5.6, 3.2) if ax is None else ax
+    frameless(ax, "bottom")
+    every = table[list(series)].to_numpy(np.float64)
+    edges = np.linspace(
+        min(-1.0, np.nanmin(every)) if ticks else np.nanmin(every), np.nanmax(every) + 1e-9, 31
+    ).tolist()
+    for number, (name, words) in enumerate(series.items()):
+        colour, values = _SERIES[number], table[name].dropna().to_numpy(np.float64)
+        ax.hist(values, bins=edges, histtype="stepfilled", color=colour, alpha=0.22)
+        ax.hist(values, bins=edges, histtype="step", color=colour, linewidth=1.2)
+        ax.axvline(values.mean(), color=colour, linewidth=1.8, label=f"{words}: mean {values.mean():.2f}")
+    if ticks:
+        ax.set_xticks(list(ticks))
+    ax.set_yticks([])
+    ax.set_xlabel(label)
+    ax.tick_params(length=0)
+    ax.legend(frameon=False, loc="upper left")
+    return ax
+
+
+def _floor(values: np.ndarray) -> float:
+    above = values[np.isfinite(values) & (values > 0)]
+    return float(above.min()) / 3 if above.size else 1e-12

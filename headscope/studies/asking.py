@@ -1,0 +1,148 @@
+"""Asking: claims put to the reference or to a named model, each with the evidence that it takes."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from headscope.errors import InputError
+from headscope.progress import Progress, part_of
+from headscope.studies.benchmark import machine
+from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, ModelClaim, SweepClaim, claim_named
+from headscope.studies.headcount import Settings, Sweep, sweep
+from headscope.studies.rulings import Rulings, environment, rule
+from headscope.studies.scaling import Scaling, scale_costs, scale_model
+from headscope.studies.subjects import Subject, reference_subjects
+
+__all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
+
+REFERENCE = "reference"
+_SEEDS, _QUICK_SEEDS = 5, 3  # of the reference, where claims about a trained model are asked of it
+
+
+def names_of(claims: Iterable[str] | None) -> list[str]:
+    """Names of claims in the order of their numbers; all where none is named.
+
+    Raises:
+        UnknownNameError: one does not exist; the message lists those that do.
+    """
+    chosen = set(CLAIMS) if claims is None else {CLAIMS.name_of(claim_named(name)) for name in claims}
+    return sorted(chosen, key=lambda name: int(name[1:]))
+
+
+def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress: Progress | None = None) -> Rulings:
+    """Put to a trained model those claims that can be asked of one.
+
+    Args:
+        subject: the model and its text.
+        claims: names; without it all but those about how a model should be trained.
+        progress: told of each claim.
+
+    Raises:
+        InputError: a claim was named that takes many training runs, or layers of many sizes.
+    """
+    named = names_of(claims)
+    asked = [name for name in named if issubclass(CLAIMS[name], ModelClaim) or name == "C5"]
+    if claims is not None and (others := [name for name in named if name not in asked]):
+        raise InputError(
+            f"{', '.join(others)}: asked of layers and models of many sizes, not of one trained model; leave the model "
+            "out to ask the reference"
+        )
+    rulings = []
+    for name in asked:
+        claim = CLAIMS[name]()
+
+        def evidence(costs: bool = isinstance(claim, CostClaim)) -> list[Any]:
+            return [scale_model(subject) if costs else subject]
+
+        rulings.append(rule(name, claim, evidence, _command(subject.name, name, subject.quick)))
+        if progress is not None:
+            progress("claims", 1, len(asked))
+    facts = {**subject.facts, **environment(), "machine": machine(), "quick": subject.quick}
+    return Rulings(subject.name, tuple(rulings), facts)
+
+
+def ask_reference(
+    evidence: str | Path,
+    claims: Iterable[str] | None = None,
+    *,
+    quick: bool = False,
+    progress: Progress | None = None,
+) -> Rulings:
+    """Put claims to the reference transformer: trained ones, layers of many sizes, and a sweep over numbers of heads.
+
+    Args:
+        evidence: folder of the sweep's finished runs, where it is looked for first; made where a claim takes it.
+        claims: names; all without it.
+        quick: fewer seeds, shorter training, and a sweep that decides nothing: minutes in place of hours.
+        progress: told of each step.
+    """
+    names = names_of(claims)
+    sources = _Sources(Path(evidence), quick, progress)
+    rulings = []
+    for name in names:
+        claim = CLAIMS[name]()
+        made = rule(name, claim, partial(sources.of, claim), _command("", name, quick))
+        if isinstance(claim, SweepClaim) and not sources.sweep.decisive:
+            made = replace(made, verdict=UNDECIDED)
+        rulings.append(made)
+        if progress is not None:
+            progress("claims", 1, len(names))
+    facts = {"subject": REFERENCE, **environment(), "machine": machine(), "quick": quick, **sources.facts}
+    return Rulings(REFERENCE, tuple(rulings), facts)
+
+
+class _Sources:
+    """Evidence on the reference, each kind made once and only where it is asked for."""
+
+    def __init__(self, folder: Path, quick: bool, progress: Progress | None) -> None:
+        self._folder, self._quick, self._progress = folder, quick, progress
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def swept(self) -> bool:
+        """Whether the folder holds a finished sweep."""
+        return (self._folder / "runs.csv").exists()
+
+    def of(self, claim: Any) -> list[Any]:
+        """What a claim is measured on."""
+        if isinstance(claim, SweepClaim):
+            return [self.sweep]
+        return [self.costs] if isinstance(claim, CostClaim) else self.subjects
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        if self.swept:
+            found = Sweep.load(self._folder)
+        else:
+            settings = Settings.quick() if self._quick else Settings()
+            found = sweep(self._folder, settings, progress=self._progress)
+            if not self._quick:
+                found.save(self._folder)
+        self.facts["sweep"] = dict(found.facts)
+        return found
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        scaling = Scaling.quick() if self._quick else Scaling()
+        self.facts["costs"] = {**vars(scaling)}
+        return scale_costs(scaling, part_of(self._progress))
+
+    @cached_property
+    def subjects(self) -> list[Subject]:
+        seeds = _QUICK_SEEDS if self._quick else _SEEDS
+        found = []
+        for subject in reference_subjects(seeds, self._quick):
+            found.append(subject)
+            if self._progress is not None:
+                self._progress("training the reference", 1, seeds)
+        self.facts["subject"] = {name: value for name, value in found[0].facts.items() if name != "seed"}
+        return found
+
+
+def _command(model: str, claim: str, quick: bool) -> str:
+    parts = ["headscope claims", *([model] if model else []), f"--claim {claim}", *(["--quick"] if quick else [])]
+    return " ".join([*parts, "--out claims"])

@@ -1,0 +1,148 @@
+"""Claims of the paper on multi-head attention, each made into a measurement. A new claim is one new file.
+
+The paper explains multi-head attention and warns of too many heads. Every claim here says what the paper says, what is
+measured for it, and when that counts as support; the numbers decide.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.registry import Registry
+from headscope.studies.headcount.results import Sweep
+from headscope.studies.subjects import Subject
+
+__all__ = [
+    "CLAIMS",
+    "EXACT",
+    "UNDECIDED",
+    "VERDICTS",
+    "Claim",
+    "CostClaim",
+    "Measured",
+    "ModelClaim",
+    "SweepClaim",
+    "claim_named",
+]
+
+SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED = "supported", "not supported", "depends", "not decided here"
+VERDICTS = (SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED)
+EXACT = "exact"  # what a number is over that repeats to the last bit
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured for a claim.
+
+    Attributes:
+        effect: the number that decides.
+        low, high: ends of its 95% interval; NaN where there is none.
+        over: what the interval is over, as "40 documents", "5 seeds", "exact".
+        numbers: further numbers of the sentence, by name.
+        table: what the numbers come from, as it is drawn.
+    """
+
+    effect: float
+    low: float
+    high: float
+    over: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def words(self) -> dict[str, float]:
+        """Every number by name, the effect and its ends too."""
+        return {**self.numbers, "effect": self.effect, "low": self.low, "high": self.high}
+
+
+class Claim(ABC):
+    """One statement of the paper, and the experiment that it is put to.
+
+    Class facts, each tested:
+        says, says_ja: what the paper says, in English and in Japanese (of the paper, abridged).
+        measured: how it is measured, with the source of each measure.
+        unit: what the effect is.
+        rule: when the effect supports the claim, in words; set before anything was measured.
+        limits: how far the answer reaches.
+        task, measured_ja: what it is about in a few words; how it is measured, in Japanese.
+    """
+
+    says: ClassVar[str]
+    says_ja: ClassVar[str]
+    about: ClassVar[str]
+    about_ja: ClassVar[str]
+    measured: ClassVar[str]
+    unit: ClassVar[str]
+    rule: ClassVar[str]
+    limits: ClassVar[str]
+
+    @abstractmethod
+    def decide(self, words: Mapping[str, float]) -> str:
+        """The verdict, from the numbers alone.
+
+        Args:
+            words: of `Measured`.
+        """
+
+    @abstractmethod
+    def say(self, words: Mapping[str, float]) -> str:
+        """What was found, in a sentence with its numbers."""
+
+    @abstractmethod
+    def draw(self, table: pd.DataFrame) -> Figure:
+        """The figure of the claim's page, from the saved table alone."""
+
+
+class ModelClaim(Claim):
+    """A claim that can be asked of one trained model."""
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Measured:
+        """Measure it.
+
+        Args:
+            subject: the model, its text, and what several claims need of both.
+
+        Raises:
+            HeadscopeError: this model cannot be asked; the message says why.
+        """
+
+
+class SweepClaim(Claim):
+    """A claim about how many heads a model should be trained with: asked of many training runs."""
+
+    @abstractmethod
+    def measure(self, sweep: Sweep) -> Measured:
+        """Measure it.
+
+        Args:
+            sweep: finished runs with few heads and many.
+        """
+
+
+class CostClaim(Claim):
+    """A claim about what attention costs: asked of timings."""
+
+    @abstractmethod
+    def measure(self, costs: pd.DataFrame) -> Measured:
+        """Measure it.
+
+        Args:
+            costs: see `headscope.studies.scaling.scale_costs`.
+        """
+
+
+CLAIMS: Registry[Claim] = Registry("claim", "headscope.studies.claims")
+
+
+def claim_named(name: str) -> Claim:
+    """A claim by its name, "C7", in capitals or not.
+
+    Raises:
+        UnknownNameError: there is none; the message lists those there are.
+    """
+    return CLAIMS[name.strip().upper()]()

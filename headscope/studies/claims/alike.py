@@ -1,0 +1,73 @@
+"""C9: many heads learn the same, so that some are redundant."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.choosing import within_budget
+from headscope.preparation import Budget
+from headscope.reporting.figures import figure_of, sorted_dots
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims.every_head import head_rows, share_beyond
+from headscope.studies.subjects import Subject
+
+__all__ = ["Alike"]
+
+_MOST_OF_IT = 0.5  # of what a head writes, that the rest of its layer restores
+_MANY, _FEW = 0.5, 0.1  # shares of the heads
+
+
+@CLAIMS.register("C9")
+class Alike(ModelClaim):
+    """Heads that the rest of their layer restores for the most part, and heads that can go."""
+
+    about: ClassVar[str] = "redundancy"
+    about_ja: ClassVar[str] = "ヘッド間の冗長性"
+    says: ClassVar[str] = "Many heads learn similar patterns; this redundancy costs, and does not always help quality."
+    says_ja: ClassVar[str] = "多くのヘッドが同様のパターンを学習し、冗長性が発生する。性能は必ずしも向上しない。"
+    measured: ClassVar[str] = (
+        "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
+        "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
+        " many heads can be removed together, the least important first, at a cost of 1%."
+    )
+    unit: ClassVar[str] = "share of heads restored by more than half"
+    rule: ClassVar[str] = (
+        "supported if more than half of the heads are; not supported if fewer than a tenth; else depends"
+    )
+    limits: ClassVar[str] = (
+        "Ends of the interval count heads whose own interval lies wholly above one half, and heads whose interval "
+        "reaches above it. Linear restoration within a layer only."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        restored = subject.replaceability.table
+        table = head_rows(restored, "restored")
+        effect, low, high = share_beyond(table, "restored", _MOST_OF_IT)
+        worth = subject.ablation
+        ranked = [
+            worth.heads[place] for place in np.argsort(worth.table.score[~np.isnan(worth.table.score)], kind="stable")
+        ]
+        effects = worth.effects
+        assert effects is not None
+        most = Budget().allowed(subject.judged_by, float(effects.intact.mean()))
+        gone = within_budget(subject.model, subject.sample, subject.judged_by, subject.anatomy, ranked, most)
+        share, n_heads = len(gone) / len(ranked), float(len(ranked))
+        numbers = {"mean": float(np.nanmean(restored.score)), "removable": share, "heads": n_heads}
+        return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        if words["low"] > _MANY:
+            return SUPPORTED
+        return NOT_SUPPORTED if words["high"] < _FEW else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
+            f"layer ({words['mean']:.0%} of a head on average); {words['removable']:.0%} can go together at 1%."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        return figure_of(sorted_dots(table, "restored", label="share that the layer restores", size=_MOST_OF_IT))

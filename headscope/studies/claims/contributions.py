@@ -1,0 +1,79 @@
+"""C4: outputs are put side by side and mapped back to the width, which is a sum of what each head contributes."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from headscope.batches import run_model
+from headscope.errors import AnatomyError
+from headscope.formatting import number
+from headscope.observation import capture
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["Contributions"]
+
+
+@CLAIMS.register("C4")
+class Contributions(ModelClaim):
+    """The output projection's output, held against the sum of what its heads contribute."""
+
+    about: ClassVar[str] = "concatenation and projection"
+    about_ja: ClassVar[str] = "連結と線形変換"
+    says: ClassVar[str] = "The outputs of all heads are concatenated and mapped back to the width of the embedding."
+    says_ja: ClassVar[str] = "全ヘッドの出力を連結し、線形変換で元の埋め込み次元に再構成する。"
+    measured: ClassVar[str] = (
+        "Concatenation and one linear map are the same as a sum: head h adds W_Oʰ zʰ (Elhage et al. 2021, A "
+        "mathematical framework for transformer circuits). The contributions captured are summed, the bias added, and "
+        "the sum held against what the model's own projection puts out."
+    )
+    unit: ClassVar[str] = "largest difference, of the largest output"
+    rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
+    limits: ClassVar[str] = "Layers whose heads are mixed before the projection have no such sum, and are left out."
+
+    def measure(self, subject: Subject) -> Measured:
+        sites = subject.anatomy.cuttable.sites
+        if not sites:
+            raise AnatomyError("heads are mixed before the output projection in every layer, or there is none")
+        rows = []
+        for site in sites:
+            assert site.output is not None
+            out: list[Tensor] = []
+            module = subject.model.get_submodule(site.output.module)
+            handle = module.register_forward_hook(lambda _module, _args, output, out=out: out.append(output))
+            try:
+                with (
+                    subject.running(),
+                    capture(subject.model, ("contribution",), [site.layer], anatomy=subject.anatomy) as seen,
+                ):
+                    run_model(subject.model, subject.few)
+                    summed = seen[site.layer].contribution.double().sum(1)
+            finally:
+                handle.remove()
+            turn = [s.layer for s in sites if s.output is not None and s.output.module == site.output.module].index(
+                site.layer
+            )
+            bias = getattr(module, "bias", None)
+            made = summed if bias is None else summed + bias.detach().double()
+            real = out[turn].double().reshape(made.shape)
+            rows.append({"layer": site.layer, "difference": float((made - real).abs().max() / real.abs().max())})
+        table = pd.DataFrame(rows)
+        worst = float(table["difference"].max())
+        numbers = {"heads": float(sum(site.n_heads for site in sites)), "layers": float(len(sites))}
+        return Measured(worst, worst, worst, f"{len(table)} layers", numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        return SUPPORTED if words["effect"] <= 1e-3 else NOT_SUPPORTED
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"The contributions of {words['heads']:g} heads, with the bias, sum to what their layers put out, to within"
+            f" {number(words['effect'])} of the largest."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        return figure_of(layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True))

@@ -1,0 +1,80 @@
+"""C6: heads look at different feature spaces, so that together they see from several sides."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.comparing import similarity
+from headscope.errors import InputError
+from headscope.redundancy import redundancy
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["Diversity"]
+
+_MANY, _FEW = 0.5, 0.25  # unrelated heads over heads: at least half, at most a quarter
+
+
+@CLAIMS.register("C6")
+class Diversity(ModelClaim):
+    """How many unrelated heads the heads of a layer amount to."""
+
+    about: ClassVar[str] = "different feature spaces"
+    about_ja: ClassVar[str] = "異なる特徴空間"
+    says: ClassVar[str] = "Each head works in a feature space of its own; together they see relations from many sides."
+    says_ja: ClassVar[str] = "各ヘッドは異なる特徴空間で独自に情報を処理し、関係を多角的に評価する。"
+    measured: ClassVar[str] = (
+        "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
+        "arXiv:1905.00414), and the effective number of heads is the exponential of the entropy of the eigenvalues of "
+        "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all are alike, N if no two are."
+    )
+    unit: ClassVar[str] = "effective heads over heads, mean over layers"
+    rule: ClassVar[str] = (
+        "supported if at least a half, with the interval; not supported if at most a quarter; else depends"
+    )
+    limits: ClassVar[str] = (
+        "CKA sees linear likeness of outputs on this text, and few tokens make heads look more alike than they are. "
+        "What single heads look at is told by `headscope.roles`."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        effective = redundancy(subject.model, subject.batches, anatomy=subject.anatomy).effective
+        own = effective[(effective["layer"] != "all") & (effective["n_heads"] > 1)]
+        if own.empty:
+            raise InputError("no layer has two heads to compare")
+        alike = similarity(subject.model, subject.batches, "cka", anatomy=subject.anatomy)
+        layers = np.array([head.layer for head in alike.heads])
+        rows = []
+        for row in own.to_dict("records"):
+            block = alike.matrix[np.ix_(layers == int(row["layer"]), layers == int(row["layer"]))]
+            pairs = block[np.triu(np.ones(block.shape, dtype=bool), 1)]
+            shares = {name: row[end] / row["n_heads"] for name, end in _ENDS.items()}
+            rows.append(
+                {"layer": int(row["layer"]), "n_heads": row["n_heads"], **shares, "cka": float(np.nanmean(pairs))}
+            )
+        table = pd.DataFrame(rows)
+        effect, low, high = (float(table[name].mean()) for name in _ENDS)
+        numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
+        return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        if not words["low"] < _MANY:
+            return SUPPORTED
+        return NOT_SUPPORTED if words["high"] <= _FEW else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"The {words['heads']:.3g} heads of a layer amount to {words['effect']:.0%} as many unrelated ones "
+            f"(mean CKA of two heads {words['cka']:.2f})."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"share": "effective heads over heads", "cka": "mean CKA of two heads"}
+        return figure_of(layer_dots(table, series, label="no unit, 0 to 1", lines={"half": _MANY, "a quarter": _FEW}))
+
+
+_ENDS = {"share": "effective", "share_low": "low", "share_high": "high"}

@@ -1,0 +1,98 @@
+"""C14: the embedding is divided among the heads."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from headscope.errors import AnatomyError
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+from headscope.watching import output_weights
+from headscope.weights import input_weights
+
+__all__ = ["Division"]
+
+_NOTHING = 1e-6  # of the longest column: a shorter one reads nothing of its input dimension
+
+
+@CLAIMS.register("C14")
+class Division(ModelClaim):
+    """How much of the width each head reads, and how much of it two heads share."""
+
+    about: ClassVar[str] = "the embedding is divided"
+    about_ja: ClassVar[str] = "埋め込みの分割"
+    says: ClassVar[str] = (
+        "The input's embedding is divided into several heads; the original vector is split into small ones."
+    )
+    says_ja: ClassVar[str] = "入力の埋め込みベクトルを複数のヘッドに分割し、小さな次元に分割する。"
+    measured: ClassVar[str] = (
+        "Of each head's query, key and value weights: the share of input dimensions with any weight at all. Were the "
+        "embedding divided among h heads it would be 1/h. Beside it, the overlap of the subspaces that two heads read "
+        "(by their value weights) and write: the mean squared cosine of the principal angles between them (Björck and "
+        "Golub 1973), 0 if they share nothing, 1 if they are the same, head_dim / width by chance."
+    )
+    unit: ClassVar[str] = "share of the width that a head reads"
+    rule: ClassVar[str] = (
+        "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends"
+    )
+    limits: ClassVar[str] = (
+        "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
+        "its own directions in it. The picture of slices is right for the concatenated output, not for the input."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        out = output_weights(subject.model, subject.anatomy.cuttable)
+        rows = []
+        for site in subject.anatomy.sites:
+            own = input_weights(subject.model, site)
+            if not own:
+                continue
+            columns = torch.cat([torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()])
+            read = (columns > _NOTHING * columns.max()).double().mean(1)
+            width = columns.shape[1]
+            rows.append(
+                {
+                    "layer": site.layer, "n_heads": site.n_heads, "width": width, "read": float(read.mean()),
+                    "read_overlap": _overlap(own.get("v", [])),
+                    "write_overlap": _overlap([head.T for head in out.get(site.layer, [])]),
+                    "chance": site.value_dim / width,
+                }
+            )  # fmt: skip
+        if not rows:
+            raise AnatomyError("no layer's heads are made by one linear map of the width each")
+        table = pd.DataFrame(rows)
+        effect = float(table["read"].mean())
+        names = ("read_overlap", "write_overlap", "chance", "n_heads")
+        numbers = {name: float(table[name].mean()) for name in names}
+        return Measured(effect, effect, effect, EXACT, numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        if words["n_heads"] > 1 and words["effect"] <= 1 / words["n_heads"]:
+            return SUPPORTED
+        return NOT_SUPPORTED if words["effect"] > 0.9 else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        overlaps = f"{words['read_overlap']:.2f} and {words['write_overlap']:.2f}, by chance {words['chance']:.2f}"
+        return (
+            f"Each head reads {words['effect']:.0%} of the width, not 1/{words['n_heads']:.3g} of it; the subspaces "
+            f"that two heads of a layer read and write overlap by {overlaps}."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
+        lines = {"1/h: divided": float((1 / table["n_heads"]).mean())}
+        return figure_of(layer_dots(table, series, label="share", lines=lines))
+
+
+def _overlap(weights: Sequence[Tensor]) -> float:
+    """Mean squared cosine of the principal angles of every two heads' row spaces; NaN with fewer than two."""
+    bases = [torch.linalg.qr(head.T.double())[0] for head in weights]
+    shared = [float((a.T @ b).square().sum()) / min(a.shape[1], b.shape[1]) for a, b in combinations(bases, 2)]
+    return float(np.mean(shared)) if shared else float("nan")

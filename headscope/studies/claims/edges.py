@@ -1,0 +1,178 @@
+"""C15: the attention weight says how important one token is to another."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+from torch import Tensor
+
+from headscope.ablation import transform_outputs
+from headscope.batches import Batch, run_model
+from headscope.errors import AnatomyError, InputError
+from headscope.heads import Site
+from headscope.intervals import mean_spread
+from headscope.reporting.figures import figure_of, strip
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+from headscope.watching import output_weights
+
+__all__ = ["Edges"]
+
+_GOOD, _BAD = 0.7, 0.3  # rank correlations
+_LEAST_KEYS, _MOST_TOKENS = 5, 48
+
+
+@CLAIMS.register("C15")
+class Edges(ModelClaim):
+    """A query's weights, held against what cutting each of its edges does to the model's output."""
+
+    about: ClassVar[str] = "weights are importance"
+    about_ja: ClassVar[str] = "スコアは重要度"
+    says: ClassVar[str] = "The attention score says how important each token is to another."
+    says_ja: ClassVar[str] = "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを示す。"
+    measured: ClassVar[str] = (
+        "For one query of one head, each of its edges is cut in turn: the key's weight is set to zero and the others "
+        "made to sum to 1 again, and the model run to its end. Cutting is held against the weight, and against weight "
+        "× length of what the key's value contributes (Kobayashi et al. 2020, arXiv:2004.10102), by Spearman's rank "
+        "correlation over the query's keys; queries and heads are drawn by seed (the question is that of Jain and "
+        "Wallace 2019, arXiv:1902.10186)."
+    )
+    unit: ClassVar[str] = "rank correlation of weight and effect of cutting"
+    rule: ClassVar[str] = "supported if it is above 0.7, with the interval; not supported if below 0.3; else depends"
+    limits: ClassVar[str] = (
+        "The effect is the length of the change of the model's last output, over all positions that count; single "
+        "edges, in short rows. Ranks among a query's own keys: it says nothing of one head against another."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        sites = [site for site in subject.anatomy.cuttable.sites if site.kind != "cross" and not site.gated]
+        if not sites:
+            raise AnatomyError("no layer hands its heads' outputs to the projection as they are, so no edge can be cut")
+        rng = np.random.default_rng(subject.seed)
+        weights = output_weights(subject.model, subject.anatomy.cuttable)
+        rows = []
+        for number, row in enumerate(_rows(subject, 8 if subject.quick else 24)):
+            seen = subject.look("pattern", "v", "z", batch=row)
+            for _ in range(2 if subject.quick else 4):
+                site = sites[rng.integers(len(sites))]
+                head = int(rng.integers(site.n_heads))
+                own = seen[site.layer]
+                pattern, values = own.pattern[0, head], _values(own.v[0], site, head)
+                queries = [q for q in range(len(pattern)) if (pattern[q] > 0).sum() >= _LEAST_KEYS]
+                if not queries:
+                    continue
+                query = int(rng.choice(queries))
+                keys = torch.nonzero((pattern[query] > 0) & (pattern[query] < 1)).flatten()
+                effects = _cut(subject, row, site, head, query, keys, pattern[query], values, own.z[0, head, query])
+                lengths = (values[keys].double().cpu() @ weights[site.layer][head].T).norm(dim=1).numpy()
+                weight = pattern[query, keys].double().cpu().numpy()
+                found = {"rho": _spearman(weight, effects), "rho_length": _spearman(weight * lengths, effects)}
+                where = {
+                    "row": number,
+                    "layer": site.layer,
+                    "head": site.head_ids[head],
+                    "query": query,
+                    "keys": len(keys),
+                }
+                rows.append({**where, **found})
+        if not rows:
+            raise InputError(f"no row has a query with {_LEAST_KEYS} keys to look at")
+        table = pd.DataFrame(rows).dropna(subset=["rho", "rho_length"], ignore_index=True)
+        spread = mean_spread(table[["rho", "rho_length"]].to_numpy(np.float64).T, table["row"].to_numpy())
+        low, high = spread.interval()
+        numbers = {"length": float(spread.centre[1]), "queries": float(len(table)), "keys": float(table["keys"].mean())}
+        over = f"{table['row'].nunique()} rows"
+        return Measured(float(spread.centre[0]), float(low[0]), float(high[0]), over, numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        if words["low"] > _GOOD:
+            return SUPPORTED
+        return NOT_SUPPORTED if words["high"] < _BAD else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"Over {words['queries']:g} queries of {words['keys']:.0f} keys each, the rank correlation of a key's "
+            f"weight with the effect of cutting it is {words['effect']:.2f}; with weight × length of what it carries "
+            f"{words['length']:.2f}."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"rho": "weight", "rho_length": "weight × length"}
+        label = "rank correlation with the effect of cutting, over a query's keys"
+        return figure_of(strip(table, series, label=label, ticks=(-1, -0.5, 0, 0.5, 1)))
+
+
+def _rows(subject: Subject, most: int) -> list[Batch]:
+    """Single rows of the text without padding, cut to a few tokens, each of a document of its own where that can be."""
+    found: list[Batch] = []
+    for batch in subject.sample:
+        own = {name: value for name, value in batch.items() if name != "document"}
+        mask = own.get("attention_mask")
+        for place in range(len(next(iter(own.values())))):
+            length = _MOST_TOKENS if mask is None else min(_MOST_TOKENS, int(mask[place].sum()))
+            if mask is not None and not bool(mask[place, :length].all()):
+                continue  # padded on the left
+            tokens = {name for name, value in own.items() if value.ndim == 2}
+            found.append(
+                {n: v[place : place + 1, :length] if n in tokens else v[place : place + 1] for n, v in own.items()}
+            )
+    step = max(1, len(found) // most)
+    return found[::step][:most]
+
+
+def _values(v: Tensor, site: Site, head: int) -> Tensor:
+    """(key, value_dim) of the value head that a query head reads."""
+    return v[site.kv_of_query[head] if len(v) == site.n_kv_heads else head * len(v) // site.n_heads]
+
+
+def _cut(
+    subject: Subject,
+    row: Batch,
+    site: Site,
+    head: int,
+    query: int,
+    keys: Tensor,
+    weights: Tensor,
+    values: Tensor,
+    z: Tensor,
+) -> np.ndarray:
+    """Length of the change of the output with each edge cut: a row of a batch for each key."""
+    assert site.output is not None
+    columns = list(site.output.heads[head])
+    weight = weights[keys, None]
+    moved = (z - weight * values[keys]) / (1 - weight)  # without the key, the others sharing its weight
+
+    def replace(entering: Tensor) -> Tensor:
+        entering = entering.clone()
+        entering[:, query, columns] = moved.to(entering.dtype)
+        return entering
+
+    many = {name: value.expand(len(keys), *value.shape[1:]) for name, value in row.items()}
+    with subject.running():
+        before = _last(run_model(subject.model, row))
+        with transform_outputs(subject.model, subject.anatomy, {site.layer: replace}):
+            after = _last(run_model(subject.model, many))
+    return (after - before).flatten(1).norm(dim=1).numpy()
+
+
+def _last(output: object) -> Tensor:
+    """The model's output as one tensor: logits, or the last hidden state."""
+    for name in ("logits", "last_hidden_state"):
+        found = getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found.detach().double().cpu()
+    if isinstance(output, Tensor):
+        return output.detach().double().cpu()
+    raise AnatomyError("the model's output is no tensor, and has neither logits nor last_hidden_state")
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """NaN where either does not vary."""
+    ranks = rankdata(a), rankdata(b)
+    if min(rank.std() for rank in ranks) == 0:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])

@@ -1,0 +1,84 @@
+"""C13: heads compute independently of each other."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.ablation import ablate
+from headscope.errors import AnatomyError
+from headscope.formatting import number
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["Independence"]
+
+_MOST_LAYERS = 8  # that a head is removed in
+
+
+@CLAIMS.register("C13")
+class Independence(ModelClaim):
+    """What removing a head does to the maps of the others."""
+
+    about: ClassVar[str] = "independent heads"
+    about_ja: ClassVar[str] = "ヘッドの独立性"
+    says: ClassVar[str] = "Every head computes its attention independently of the others."
+    says_ja: ClassVar[str] = "アテンションの計算は各ヘッドが独立して行う。"
+    measured: ClassVar[str] = (
+        "One head of a layer is switched off, and the maps of all other heads are captured again: those of its own "
+        "layer must be the same to the last bit; those of later layers are compared by total variation (half the "
+        "summed difference of a query's weights: 0 = the same, 1 = nothing in common)."
+    )
+    unit: ClassVar[str] = "largest change of another map in the layer"
+    rule: ClassVar[str] = "supported if no map of the same layer changes at all; not supported otherwise"
+    limits: ClassVar[str] = (
+        "Independent within a layer only: later layers read what earlier heads wrote, and training ties all heads by "
+        "one loss. One head of each of up to eight layers, on a few rows."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        sites = subject.anatomy.cuttable.sites
+        if not sites:
+            raise AnatomyError("no head of this model can be switched off alone")
+        intact = subject.look("pattern")
+        chosen = sorted({round(place) for place in np.linspace(0, len(sites) - 1, min(len(sites), _MOST_LAYERS))})
+        rows = []
+        for site in (sites[place] for place in chosen):
+            with ablate(subject.model, [site.heads[0]], anatomy=subject.anatomy):
+                without = subject.look("pattern")
+            for layer, own in without.items():
+                moved = (own.pattern.double() - intact[layer].pattern.double()).abs()
+                rows.append(
+                    {
+                        "removed_in": site.layer, "layer": layer, "behind": layer - site.layer,
+                        "largest": float(moved.max()), "variation": float(moved.sum(-1).mean() / 2),
+                    }
+                )  # fmt: skip
+        table = pd.DataFrame(rows)
+        same, later = table[table["behind"] == 0], table[table["behind"] > 0]
+        worst = float(same["largest"].max())
+        numbers = {
+            "later": float(later["variation"].mean()) if len(later) else 0.0,
+            "before": float(table.loc[table["behind"] < 0, "largest"].max()) if (table["behind"] < 0).any() else 0.0,
+            "removed": float(len(chosen)),
+        }
+        return Measured(worst, worst, worst, f"{len(chosen)} heads removed", numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        return SUPPORTED if words["effect"] == 0 else NOT_SUPPORTED
+
+    def say(self, words: Mapping[str, float]) -> str:
+        same = "stay the same to the last bit" if words["effect"] == 0 else f"change by up to {number(words['effect'])}"
+        return (
+            f"With a head removed, the maps of the other heads in its layer {same}; those of later layers move by a "
+            f"total variation of {number(words['later'])} on average."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        moved = table[table["behind"] >= 0].groupby("behind", as_index=False)["variation"].mean()
+        ax = layer_dots(moved.rename(columns={"behind": "layer"}), {"variation": ""}, label="total variation of maps")
+        ax.set_xlabel("layers behind the head removed (0: its own)")
+        return figure_of(ax)

@@ -1,0 +1,102 @@
+"""C17: concatenation and projection integrate the heads into a richer representation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from headscope.effective import effective_rank
+from headscope.errors import AnatomyError
+from headscope.intervals import jackknife
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.statistics.moments import Moments, total
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+from headscope.watching import output_weights
+
+__all__ = ["Integration"]
+
+_NAMES = ("one", "side_by_side", "projected")
+
+
+@CLAIMS.register("C17")
+class Integration(ModelClaim):
+    """Effective ranks of one head's contribution, of all outputs side by side, and after the projection."""
+
+    about: ClassVar[str] = "integration"
+    about_ja: ClassVar[str] = "統合と豊かな表現"
+    says: ClassVar[str] = (
+        "Concatenation and projection integrate what the heads extracted into a richer representation."
+    )
+    says_ja: ClassVar[str] = "連結と線形変換により、各ヘッドの特徴が統合され、より豊かな表現になる。"
+    measured: ClassVar[str] = (
+        "How many directions something varies in over the text: the effective rank of its covariance, the exponential "
+        "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007): of one head's "
+        "contribution, of the outputs of all heads side by side, and of what the projection makes of them."
+    )
+    unit: ClassVar[str] = "effective rank after projection over that of one head"
+    rule: ClassVar[str] = (
+        "supported if projected outputs vary in more directions than one head's, with the interval, and in no fewer "
+        "than 90% of those that stood side by side; depends if the projection loses more; not supported if no richer "
+        "than one"
+    )
+    limits: ClassVar[str] = "Counts directions of variation, on this text; it does not ask whether they are of use."
+
+    def measure(self, subject: Subject) -> Measured:
+        weights = output_weights(subject.model, subject.anatomy.cuttable)
+        rows = []
+        for layer, blocks in subject.moments.items():
+            own = weights[layer]
+            if len(own) < 2:
+                continue
+            spread = jackknife(_ranks(own), blocks, [block.n for block in blocks])
+            lows, highs = spread.interval()
+            ranks = dict(zip((*_NAMES, "ratio"), spread.centre.tolist(), strict=True))
+            ends = {"ratio_low": float(lows[3]), "ratio_high": float(highs[3])}
+            rows.append({"layer": layer, "n_heads": len(own), **ranks, **ends})
+        if not rows:
+            raise AnatomyError("no layer has two heads whose contributions can be told apart")
+        table = pd.DataFrame(rows)
+        means = {name: float(table[name].mean()) for name in (*_NAMES, "n_heads")}
+        effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
+        return Measured(effect, low, high, f"{subject.n_documents} documents", means, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        if not words["low"] > 1:
+            return NOT_SUPPORTED
+        return SUPPORTED if words["projected"] >= 0.9 * words["side_by_side"] else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"One head's contribution varies in {words['one']:.1f} directions, all outputs side by side in "
+            f"{words['side_by_side']:.1f}, and after the projection in {words['projected']:.1f}."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"one": "one head", "side_by_side": "side by side", "projected": "projected"}
+        return figure_of(layer_dots(table, series, label="effective rank"))
+
+
+def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarray]:
+    """From blocks of moments to the three ranks, and the ratio of the last to the first."""
+    joined = torch.cat(list(weights), dim=1)
+
+    def ranks(blocks: Sequence[Moments]) -> np.ndarray:
+        moments = total(blocks)
+        covariance = moments.second(moments.mean) / moments.n
+        one = np.mean([_rank(covariance[own, own], own_w) for own, own_w in zip(moments.slices, weights, strict=True)])
+        side_by_side, projected = _rank(covariance, None), _rank(covariance, joined)
+        return np.array([one, side_by_side, projected, projected / one])
+
+    return ranks
+
+
+def _rank(covariance: Tensor, weights: Tensor | None) -> float:
+    if weights is not None:
+        covariance = weights @ covariance @ weights.T
+    variances = torch.linalg.eigvalsh(covariance).clamp_min(0)
+    return effective_rank(variances.sqrt().numpy())

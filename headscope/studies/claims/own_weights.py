@@ -1,0 +1,67 @@
+"""C1: every head has its own query, key and value weights, and as many dimensions as its share of the width."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.formatting import count
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["OwnWeights"]
+
+
+@CLAIMS.register("C1")
+class OwnWeights(ModelClaim):
+    """Heads counted, and the weights that make their queries, keys and values."""
+
+    about: ClassVar[str] = "own Q, K, V"
+    about_ja: ClassVar[str] = "専用のQ・K・V"
+    says: ClassVar[str] = (
+        "Each head makes its own queries, keys and values with weights of its own; with a width of 512 and 8 heads "
+        "each has 64 dimensions."
+    )
+    says_ja: ClassVar[str] = "各ヘッドは専用の重み行列でQ・K・Vを作る。512次元・8ヘッドなら各64次元。"
+    measured: ClassVar[str] = (
+        "The probe that finds a model's attention says which rows of which weights make each head's query, key and "
+        "value. Where heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245) there are fewer "
+        "key heads than query heads."
+    )
+    unit: ClassVar[str] = "key and value heads over query heads"
+    rule: ClassVar[str] = "supported if every query head has keys and values of its own; depends if they are shared"
+    limits: ClassVar[str] = (
+        "A fact of the architecture, not of training. Nothing ties the dimensions of a head to width / heads: many "
+        "models choose others."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        rows = [
+            {
+                "layer": site.layer, "n_heads": site.n_heads, "n_kv_heads": site.n_kv_heads, "head_dim": site.head_dim,
+                "value_dim": site.value_dim, "inner": site.n_heads * site.value_dim,
+            }
+            for site in subject.anatomy.sites
+        ]  # fmt: skip
+        table = pd.DataFrame(rows)
+        share = float(table["n_kv_heads"].sum() / table["n_heads"].sum())
+        means = {name: float(table[name].mean()) for name in ("n_heads", "n_kv_heads", "head_dim")}
+        return Measured(share, share, share, EXACT, {**means, "layers": float(len(table))}, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        return SUPPORTED if words["effect"] == 1 else DEPENDS
+
+    def say(self, words: Mapping[str, float]) -> str:
+        shared = "each with keys and values of its own"
+        if words["effect"] < 1:
+            shared = f"but only {words['n_kv_heads']:g} key and value heads, which they share in groups"
+        return (
+            f"{count(int(words['layers']), 'layer')} of {words['n_heads']:g} query heads of {words['head_dim']:g} "
+            f"dimensions, {shared}."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"n_heads": "query heads", "n_kv_heads": "key and value heads"}
+        return figure_of(layer_dots(table, series, label="heads"))

@@ -1,0 +1,77 @@
+"""C2: a head's map is the softmax of its scaled scores, over all pairs of tokens."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from headscope.errors import AnatomyError
+from headscope.formatting import number
+from headscope.heads import Site
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["ScaledScores"]
+
+
+@CLAIMS.register("C2")
+class ScaledScores(ModelClaim):
+    """The map made again from the captured queries and keys."""
+
+    about: ClassVar[str] = "softmax of scaled QKᵀ"
+    about_ja: ClassVar[str] = "QKᵀのスケールとソフトマックス"
+    says: ClassVar[str] = (
+        "A head's attention is the softmax of the scaled products of its queries and keys, for all pairs."
+    )
+    says_ja: ClassVar[str] = "クエリとキーの内積をスケールし、ソフトマックスを適用してアテンションスコアを得る。"
+    measured: ClassVar[str] = (
+        "Queries, keys, masks and maps are captured from the model's own forward pass; softmax(scale · QKᵀ + mask) is "
+        "computed again in float64 and held against the captured map (Vaswani et al. 2017, equation 1). Rows must sum "
+        "to 1."
+    )
+    unit: ClassVar[str] = "largest difference of a weight"
+    rule: ClassVar[str] = "supported if no weight differs by more than 0.001 (rounding of float32 is some 0.000001)"
+    limits: ClassVar[str] = (
+        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says."
+    )
+
+    def measure(self, subject: Subject) -> Measured:
+        seen = subject.look("q", "k", "bias", "pattern")
+        rows = []
+        for layer, own in seen.items():
+            if np.isnan(own.site.scaling):
+                continue
+            made = _again(own.q, own.k, own.bias, own.site)
+            apart, sums = (made - own.pattern.double()).abs(), own.pattern.double().sum(-1)
+            rows.append({"layer": layer, "difference": float(apart.max()), "row_sum": float((sums - 1).abs().max())})
+        if not rows:
+            raise AnatomyError("no layer's scores are scaled by one number, so that its maps cannot be made again")
+        table = pd.DataFrame(rows)
+        worst = float(table["difference"].max())
+        numbers = {"row_sum": float(table["row_sum"].max()), "layers": float(len(table))}
+        return Measured(worst, worst, worst, f"{len(seen)} layers", numbers, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        return SUPPORTED if words["effect"] <= 1e-3 else NOT_SUPPORTED
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"Made again from queries and keys, no weight of any map differs by more than {number(words['effect'])}; "
+            f"rows sum to 1 to within {number(words['row_sum'])}."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        series = {"difference": "weight made again", "row_sum": "row sum − 1"}
+        return figure_of(layer_dots(table, series, label="largest difference", log=True))
+
+
+def _again(q: Tensor, k: Tensor, bias: Tensor, site: Site) -> Tensor:
+    """softmax(scale · QKᵀ + mask), every query head with the key head that it reads."""
+    keys = k[:, list(site.kv_of_query)].double()
+    scores = site.scaling * q.double() @ keys.mT + bias.double()
+    return torch.softmax(scores, dim=-1)

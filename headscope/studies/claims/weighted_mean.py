@@ -1,0 +1,61 @@
+"""C3: a head's output is the mean of the values, weighted by its map."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from headscope.formatting import number
+from headscope.reporting.figures import figure_of, layer_dots
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.subjects import Subject
+
+__all__ = ["WeightedMean"]
+
+
+@CLAIMS.register("C3")
+class WeightedMean(ModelClaim):
+    """What leaves a head, made again from its map and its values."""
+
+    about: ClassVar[str] = "z = map · V"
+    about_ja: ClassVar[str] = "バリューの加重平均"
+    says: ClassVar[str] = "A head's output is the weighted mean of the values, for example a matrix of 10 tokens × 64."
+    says_ja: ClassVar[str] = "アテンションスコアでバリューを加重平均し、出力(例:10トークン×64次元)を得る。"
+    measured: ClassVar[str] = (
+        "Maps, values and each head's output z are captured from the model's own forward pass, whichever kernel it "
+        "runs; map · V is computed again in float64 (Vaswani et al. 2017, equation 1)."
+    )
+    unit: ClassVar[str] = "largest difference, of the largest output"
+    rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
+    limits: ClassVar[str] = "A few rows of text. A gate that stands behind the mean is no part of z."
+
+    def measure(self, subject: Subject) -> Measured:
+        rows = []
+        for layer, own in subject.look("v", "pattern", "z").items():
+            site, z = own.site, own.z.double()
+            groups = site.n_heads // own.v.shape[1]
+            values = own.v.double()
+            reads = (
+                list(site.kv_of_query)
+                if own.v.shape[1] == site.n_kv_heads
+                else [h // groups for h in range(site.n_heads)]
+            )
+            apart = (own.pattern.double() @ values[:, reads] - z).abs().max() / z.abs().max()
+            rows.append({"layer": layer, "difference": float(apart), "tokens": z.shape[2], "dims": z.shape[3]})
+        table = pd.DataFrame(rows)
+        worst = float(table["difference"].max())
+        sizes = {"tokens": float(table["tokens"].iloc[0]), "dims": float(table["dims"].iloc[0])}
+        return Measured(worst, worst, worst, f"{len(table)} layers", sizes, table)
+
+    def decide(self, words: Mapping[str, float]) -> str:
+        return SUPPORTED if words["effect"] <= 1e-3 else NOT_SUPPORTED
+
+    def say(self, words: Mapping[str, float]) -> str:
+        return (
+            f"Map times values gives every head's output, here {words['tokens']:g} tokens × {words['dims']:g}, to "
+            f"within {number(words['effect'])} of the largest."
+        )
+
+    def draw(self, table: pd.DataFrame) -> Figure:
+        return figure_of(layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True))

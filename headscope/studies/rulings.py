@@ -1,0 +1,178 @@
+"""Rulings: what claims come to, on the reference or on a named model; saved, read back, shown as a table."""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from headscope.errors import HeadscopeError, StorageError
+from headscope.folders import new_folder
+from headscope.intervals import mean_spread
+from headscope.shown import Shown
+from headscope.studies.claims import EXACT, UNDECIDED, Measured
+from headscope.tables import read_table, write_table
+
+__all__ = ["Ruling", "Rulings", "environment", "pool", "rule"]
+
+_COLUMNS = ["claim", "about", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
+_WORDS = tuple(name for name in _COLUMNS if name not in ("effect", "low", "high"))
+
+
+@dataclass(frozen=True, eq=False)
+class Ruling:
+    """What one claim comes to.
+
+    Attributes:
+        claim: its name, as "C7".
+        about: what it is about, in a few words.
+        verdict: one of `headscope.studies.claims.VERDICTS`.
+        effect, low, high: the number that decides, and its 95% interval; NaN where there is none.
+        unit: of the effect, in words.
+        over: what the interval is over.
+        sentence: what was found.
+        command: what shows it.
+        table: what the figure is drawn from.
+    """
+
+    claim: str
+    about: str
+    verdict: str
+    effect: float
+    low: float
+    high: float
+    unit: str
+    over: str
+    sentence: str
+    command: str
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rulings(Shown):
+    """What claims come to for one subject.
+
+    Attributes:
+        subject: what was asked: "reference", or a model's name.
+        rulings: in the order of the claims' numbers.
+        facts: versions, machine, text, date; JSON values only.
+    """
+
+    subject: str
+    rulings: tuple[Ruling, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, claim: str) -> Ruling:
+        return next(ruling for ruling in self.rulings if ruling.claim == claim)
+
+    def __contains__(self, claim: object) -> bool:
+        return any(ruling.claim == claim for ruling in self.rulings)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a claim: claim, about, verdict, effect, low, high, unit, over, sentence, command."""
+        rows = [[getattr(ruling, name) for name in _COLUMNS] for ruling in self.rulings]
+        return pd.DataFrame(rows, columns=_COLUMNS)
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        shown = self.to_frame()[["claim", "about", "verdict", "effect", "low", "high", "over"]]
+        return {f"claims of the paper, asked of {self.subject}": shown}
+
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
+        """Write claims (a row a claim) and the table behind each as .csv, .parquet and .json into a new folder.
+
+        Raises:
+            StorageError: the folder has other content and `force` is off.
+        """
+        with new_folder(folder, force=force) as new:
+            self.write(new)
+
+    def write(self, folder: Path) -> None:
+        """`save` into a folder that is there already."""
+        about = {"subject": self.subject, "facts": dict(self.facts)}
+        write_table(folder, "claims", self.to_frame(), about)
+        for ruling in self.rulings:
+            if not ruling.table.empty:
+                write_table(folder, ruling.claim, ruling.table, {"claim": ruling.claim, **about})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read back what `save` wrote; floats return bit-equal.
+
+        Raises:
+            StorageError: it is no such folder, or a part of it is spoilt.
+        """
+        frame, about = read_table(Path(folder), "claims", {*_COLUMNS}, _WORDS)
+        rulings = tuple(
+            Ruling(**{**row, **_text(row)}, table=_behind(Path(folder), row["claim"]))
+            for row in frame.to_dict("records")
+        )
+        return cls(about["subject"], rulings, about["facts"])
+
+
+def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: str, decided: bool = True) -> Ruling:
+    """Measure a claim and decide it.
+
+    Args:
+        name: of the claim, as "C7".
+        claim: the claim, of whichever kind.
+        evidence: what its `measure` takes: one of each training seed, or one alone.
+        command: what shows it.
+    """
+    try:
+        measured = pool([claim.measure(one) for one in evidence()])
+    except HeadscopeError as error:
+        nothing = float("nan")
+        return Ruling(name, claim.about, UNDECIDED, nothing, nothing, nothing, claim.unit, "", str(error), command)
+    words = measured.words
+    ends = (measured.effect, measured.low, measured.high)
+    return Ruling(
+        name,
+        claim.about,
+        claim.decide(words),
+        *ends,
+        claim.unit,
+        measured.over,
+        claim.say(words),
+        command,
+        measured.table,
+    )
+
+
+def pool(each: Sequence[Measured]) -> Measured:
+    """What was measured over several training seeds: means, with intervals over the seeds."""
+    if len(each) == 1:
+        return each[0]
+    spread = mean_spread(np.array([one.effect for one in each]), np.arange(len(each)))
+    low, high = (float(end) for end in spread.interval())
+    numbers = {name: float(np.mean([one.numbers[name] for one in each])) for name in each[0].numbers}
+    tables = [one.table.assign(training_seed=seed) for seed, one in enumerate(each)]
+    over = EXACT if all(one.over == EXACT for one in each) else f"{len(each)} seeds"
+    return Measured(float(spread.centre), low, high, over, numbers, pd.concat(tables, ignore_index=True))
+
+
+def environment() -> dict[str, Any]:
+    """Versions and date, for facts."""
+    packages = ("headscope", "torch", "transformers")
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _behind(folder: Path, claim: str) -> pd.DataFrame:
+    if not (folder / f"{claim}.csv").exists():
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(folder / f"{claim}.csv", float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read {folder / claim}.csv: {error}") from error
+
+
+def _text(row: Mapping[str, Any]) -> dict[str, str]:
+    """Words, an empty cell as none."""
+    return {name: "" if pd.isna(row[name]) else str(row[name]) for name in _WORDS}

@@ -1,0 +1,149 @@
+"""Subjects of claims: a trained model and its text, and what several claims need of both, measured once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headscope.anatomy import discover
+from headscope.batches import Batch, digest, evaluating, probe_example, run_model
+from headscope.heads import Anatomy
+from headscope.metrics import Metric, resolve_metric
+from headscope.observation import Captured, capture, observe
+from headscope.preparation import affordable_tokens
+from headscope.scores import SCORES
+from headscope.scoring import Rated, rate_heads
+from headscope.splits import sample_batches
+from headscope.statistics.grouped import by_layer
+from headscope.statistics.moments import Moments
+from headscope.statistics.summed_moments import SummedMoments
+from headscope.studies.tasks import inputs
+from headscope.studies.tasks.language import Language
+from headscope.studies.training import train
+
+__all__ = ["Subject", "reference_subjects"]
+
+_HEADS, _HEAD_DIM, _RATE = 8, 8, 0.003  # of the reference that claims are asked of
+_FEW = 4  # rows that are looked at tensor by tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model that claims are asked of.
+
+    Attributes:
+        name: what it is called.
+        model: the model.
+        batches: its text.
+        metric: what heads are judged by; see `headscope.importance`.
+        seed: of every draw.
+        quick: look at less.
+    """
+
+    name: str
+    model: nn.Module
+    batches: Sequence[Batch]
+    metric: str | Metric | Callable[..., Tensor] = "auto"
+    seed: int = 0
+    quick: bool = False
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where its heads are."""
+        return discover(self.model, probe_example(self.model, self.batches[0]))
+
+    @cached_property
+    def judged_by(self) -> Metric:
+        """What heads are judged by."""
+        return resolve_metric(self.metric, self.model, self.anatomy, self.batches[0])
+
+    @cached_property
+    def sample(self) -> Sequence[Batch]:
+        """Rows for what costs a forward pass for each head."""
+        most = affordable_tokens(self.model, self.anatomy)
+        return sample_batches(self.batches, most // 4 if self.quick else most, self.seed)
+
+    @cached_property
+    def few(self) -> Batch:
+        """A few rows of equal standing, to be looked at tensor by tensor."""
+        first = self.batches[0]
+        rows = len(next(iter(inputs(first).values())))
+        return {
+            name: value[:_FEW] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
+            for name, value in inputs(first).items()
+        }
+
+    @cached_property
+    def ablation(self) -> Rated:
+        """Exact ablation of every head."""
+        return rate_heads(self.model, self.sample, "ablation", self.judged_by, anatomy=self.anatomy)
+
+    @cached_property
+    def replaceability(self) -> Rated:
+        """How much of each head the rest of its layer restores."""
+        return rate_heads(self.model, self.batches, SCORES["replaceability"](), anatomy=self.anatomy)
+
+    @cached_property
+    def moments(self) -> Mapping[int, Sequence[Moments]]:
+        """Second moments of z of each layer, by block of documents."""
+        statistic = SummedMoments()
+        observe(self.model, self.batches, [statistic], anatomy=self.anatomy.cuttable)
+        return by_layer(statistic.compute())
+
+    @cached_property
+    def n_documents(self) -> int:
+        """Documents in its text."""
+        named = [np.unique(batch["document"]) for batch in self.batches if "document" in batch]
+        if len(named) < len(self.batches):
+            return sum(len(next(iter(inputs(batch).values()))) for batch in self.batches)
+        return len(np.unique(np.concatenate(named)))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it is, as JSON values."""
+        return {
+            "model": self.name, "model_class": self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint,
+            "documents": self.n_documents, "text_sha256": digest(self.batches), "metric": self.judged_by.name,
+            "unit": self.judged_by.unit, "seed": self.seed,
+        }  # fmt: skip
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """In evaluation mode, without gradients."""
+        with evaluating(self.model), torch.no_grad():
+            yield
+
+    def look(self, *want: str, batch: Batch | None = None) -> dict[int, Captured]:
+        """Tensors of every layer on a few rows.
+
+        Args:
+            want: see `headscope.capture`.
+            batch: in place of the few rows.
+        """
+        with self.running(), capture(self.model, want, anatomy=self.anatomy) as seen:
+            run_model(self.model, self.few if batch is None else batch)
+            return dict(seen)
+
+
+def reference_subjects(seeds: int = 5, quick: bool = False) -> Iterator[Subject]:
+    """The reference transformer, trained on text: two causal layers of 8 heads of 8 dimensions, once for each seed.
+
+    Args:
+        seeds: how many.
+        quick: a third of the steps.
+    """
+    task = Language()
+    batches = task.held_out()
+
+    def loss(output: Any, batch: Batch) -> Tensor:
+        return task.loss(output, batch)
+
+    for seed in range(seeds):
+        steps = task.steps // 3 if quick else None
+        learner = train(task, _HEADS, _HEAD_DIM, _RATE, seed, steps).learner
+        yield Subject("reference", learner, batches, metric=loss, seed=seed, quick=quick)
