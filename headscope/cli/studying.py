@@ -8,10 +8,32 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from headscope.cli.options import AsJson, Split, TextFiles, app, progress_bar, stdout
+from headscope.cli.options import (
+    AsJson,
+    Device,
+    Dtype,
+    Force,
+    Length,
+    Metric,
+    Remote,
+    Seed,
+    Split,
+    TextFiles,
+    Windows,
+    app,
+    progress_bar,
+    read_batches,
+    stdout,
+)
 from headscope.errors import InputError
-from headscope.formatting import MISSING, number
+from headscope.folders import check_free, new_folder
+from headscope.formatting import MISSING, interval, number
+from headscope.loading import load_model
+from headscope.studies.asking import ask_model, ask_reference, names_of
+from headscope.studies.claim_pages import write_pages
 from headscope.studies.headcount import Settings, Sweep, draw, sweep
+from headscope.studies.rulings import Rulings
+from headscope.studies.subjects import Subject
 from headscope.studies.tasks import TASKS
 from headscope.texts import read_texts
 
@@ -101,3 +123,84 @@ def _end(row: dict[str, Any], end: str) -> str:
 
 def _percent(share: float) -> str:
     return MISSING if share != share else f"{100 * share:.1f}%".replace("-", "−")
+
+
+@app.command(name="claims")
+def claims_(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="hub name, local folder, or package.module:factory; the reference transformer without it",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="output folder: the table, a page and a figure for each claim")
+    ] = None,
+    claim: Annotated[list[str] | None, typer.Option(help="one of C1 to C17; repeatable [default: all]")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="minutes: what needs the whole sweep is not decided")] = False,
+    sweep_folder: Annotated[
+        Path | None,
+        typer.Option("--sweep", help="folder of `headscope headcount`, whose runs are taken", show_default="OUT-sweep"),
+    ] = None,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="ask nothing, but put the results of earlier calls on one page a claim; repeatable"),
+    ] = None,
+    metric: Metric = "auto",
+    text: TextFiles = None,
+    split: Split = None,
+    windows: Windows = 64,
+    length: Length = 128,
+    force: Force = False,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    trust_remote_code: Remote = False,
+) -> None:
+    """Measure the claims of the paper on multi-head attention, and say which hold.
+
+    Of a model: those that can be asked of one that is trained. Without one: all, of a small transformer that is trained
+    for it, which takes hours for the number of heads alone; --quick takes minutes.
+
+    Example: headscope claims --quick --out claims
+    """
+    if out is None:
+        raise typer.BadParameter("give --out FOLDER")
+    check_free(out, force=force)
+    names_of(claim)  # before anything is loaded
+    if results:
+        made = [Rulings.load(folder) for folder in results]
+    elif model is None:
+        folder = out.with_name(f"{out.name}-sweep") if sweep_folder is None else sweep_folder
+        with progress_bar() as step:
+            made = [ask_reference(folder, claim, quick=quick, progress=step)]
+    else:
+        texts = read_texts(text, split) if text else None
+        loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        batches = read_batches(loaded, texts, length, windows, seed)
+        subject = Subject(loaded.name, loaded.model, batches, metric, seed, quick)
+        with progress_bar() as step:
+            made = [ask_model(subject, claim, progress=step)]
+    with new_folder(out, force=force) as new:
+        for one in made:
+            one.write(new / one.subject if len(made) > 1 else new)
+        write_pages(made, new)
+    if as_json:
+        rows = {one.subject: json.loads(one.to_frame().to_json(orient="records", double_precision=15)) for one in made}
+        typer.echo(json.dumps({"out": str(out), "claims": rows}))
+        return
+    for one in made:
+        _print_rulings(one)
+    typer.echo(f"pages and figures: {out}")
+
+
+def _print_rulings(made: Rulings) -> None:
+    table = Table(title=f"claims of the paper, asked of {made.subject}")
+    for column in ("claim", "about", "verdict", "effect", "95% interval", "over"):
+        table.add_column(column)
+    for ruling in made.rulings:
+        ends = interval(ruling.low, ruling.high) if ruling.low != ruling.high else MISSING
+        table.add_row(ruling.claim, ruling.about, ruling.verdict, number(ruling.effect), ends, ruling.over)
+    stdout.print(table)

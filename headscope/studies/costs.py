@@ -27,7 +27,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Most bytes of tensors made in `run` that are alive at once: the same on every run, on any machine.
 
-    What operations hold inside themselves, and what the allocator keeps at hand, is not seen.
+    What stood before, what operations hold inside themselves, and what the allocator keeps at hand, is not seen.
     """
     with _Living() as living:
         run()
@@ -59,17 +59,20 @@ class _Living(TorchDispatchMode):
         self._seen = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._add((args, kwargs), count=False)  # stood before: a view of it is nothing new
         made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+        self._add(made, count=True)
         return made
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if storage in self._seen:
-            return
+    def _add(self, tree: Any, count: bool) -> None:
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._seen:
+                self._seen[storage] = count
+                if count:
+                    self._grow(storage)
+
+    def _grow(self, storage: torch.UntypedStorage) -> None:
         size = storage.nbytes()
-        self._seen[storage] = size
         weakref.finalize(storage, self._remove, size).atexit = False
         self._alive += size
         self.peak = max(self.peak, self._alive)

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from headscope.tables import read_table, write_table
 
 __all__ = ["Ruling", "Rulings", "environment", "pool", "rule"]
 
+_TABLES = "tables"  # folder of what is behind the claims
 _COLUMNS = ["claim", "about", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
 _WORDS = tuple(name for name in _COLUMNS if name not in ("effect", "low", "high"))
 
@@ -92,12 +93,14 @@ class Rulings(Shown):
             self.write(new)
 
     def write(self, folder: Path) -> None:
-        """`save` into a folder that is there already."""
+        """`save` into a folder that may be there already."""
+        folder.mkdir(exist_ok=True)
         about = {"subject": self.subject, "facts": dict(self.facts)}
         write_table(folder, "claims", self.to_frame(), about)
+        (folder / _TABLES).mkdir(exist_ok=True)
         for ruling in self.rulings:
             if not ruling.table.empty:
-                write_table(folder, ruling.claim, ruling.table, {"claim": ruling.claim, **about})
+                write_table(folder / _TABLES, ruling.claim, ruling.table, {"claim": ruling.claim, **about})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -108,13 +111,13 @@ class Rulings(Shown):
         """
         frame, about = read_table(Path(folder), "claims", {*_COLUMNS}, _WORDS)
         rulings = tuple(
-            Ruling(**{**row, **_text(row)}, table=_behind(Path(folder), row["claim"]))
+            Ruling(**{**row, **_text(row)}, table=_behind(Path(folder) / _TABLES, row["claim"]))
             for row in frame.to_dict("records")
         )
         return cls(about["subject"], rulings, about["facts"])
 
 
-def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: str, decided: bool = True) -> Ruling:
+def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: str) -> Ruling:
     """Measure a claim and decide it.
 
     Args:
@@ -128,6 +131,8 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
     except HeadscopeError as error:
         nothing = float("nan")
         return Ruling(name, claim.about, UNDECIDED, nothing, nothing, nothing, claim.unit, "", str(error), command)
+    least, most = claim.bounds
+    measured = replace(measured, low=max(measured.low, least), high=min(measured.high, most))
     words = measured.words
     ends = (measured.effect, measured.low, measured.high)
     return Ruling(

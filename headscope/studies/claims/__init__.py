@@ -7,6 +7,7 @@ measured for it, and when that counts as support; the numbers decide.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar
 
 import pandas as pd
@@ -68,7 +69,8 @@ class Claim(ABC):
         unit: what the effect is.
         rule: when the effect supports the claim, in words; set before anything was measured.
         limits: how far the answer reaches.
-        task, measured_ja: what it is about in a few words; how it is measured, in Japanese.
+        about, about_ja: what it is about, in a few words.
+        bounds: least and greatest value of the effect; intervals end there.
     """
 
     says: ClassVar[str]
@@ -79,6 +81,7 @@ class Claim(ABC):
     unit: ClassVar[str]
     rule: ClassVar[str]
     limits: ClassVar[str]
+    bounds: ClassVar[tuple[float, float]] = (-inf, inf)
 
     @abstractmethod
     def decide(self, words: Mapping[str, float]) -> str:

@@ -41,6 +41,7 @@ class Alike(ModelClaim):
         "Ends of the interval count heads whose own interval lies wholly above one half, and heads whose interval "
         "reaches above it. Linear restoration within a layer only."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         restored = subject.replaceability.table

@@ -34,6 +34,7 @@ class AllPairs(ModelClaim):
         "At the lengths of the text: a window that is longer than the text hides nothing here. Encoders allow all "
         "pairs; a causal model hides the future, about half of them, by design."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         rows = []

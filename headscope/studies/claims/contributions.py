@@ -1,6 +1,7 @@
 """C4: outputs are put side by side and mapped back to the width, which is a sum of what each head contributes."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import ClassVar
 
 import pandas as pd
@@ -34,6 +35,7 @@ class Contributions(ModelClaim):
     unit: ClassVar[str] = "largest difference, of the largest output"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
     limits: ClassVar[str] = "Layers whose heads are mixed before the projection have no such sum, and are left out."
+    bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
         sites = subject.anatomy.cuttable.sites

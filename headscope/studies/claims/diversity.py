@@ -40,6 +40,7 @@ class Diversity(ModelClaim):
         "CKA sees linear likeness of outputs on this text, and few tokens make heads look more alike than they are. "
         "What single heads look at is told by `headscope.roles`."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         effective = redundancy(subject.model, subject.batches, anatomy=subject.anatomy).effective

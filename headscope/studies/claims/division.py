@@ -46,6 +46,7 @@ class Division(ModelClaim):
         "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
         "its own directions in it. The picture of slices is right for the concatenated output, not for the input."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         out = output_weights(subject.model, subject.anatomy.cuttable)

@@ -47,6 +47,7 @@ class Edges(ModelClaim):
         "The effect is the length of the change of the model's last output, over all positions that count; single "
         "edges, in short rows. Ranks among a query's own keys: it says nothing of one head against another."
     )
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         sites = [site for site in subject.anatomy.cuttable.sites if site.kind != "cross" and not site.gated]

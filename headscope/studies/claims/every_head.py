@@ -41,6 +41,7 @@ class EveryHead(ModelClaim):
         "reaches above it. A head alone: two that stand in for each other both seem not to matter. By a distance to "
         "the intact model no head can be seen to harm."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         effects = subject.ablation.effects

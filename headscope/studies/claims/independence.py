@@ -38,6 +38,7 @@ class Independence(ModelClaim):
         "Independent within a layer only: later layers read what earlier heads wrote, and training ties all heads by "
         "one loss. One head of each of up to eight layers, on a few rows."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         sites = subject.anatomy.cuttable.sites

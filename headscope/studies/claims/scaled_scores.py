@@ -39,6 +39,7 @@ class ScaledScores(ModelClaim):
     limits: ClassVar[str] = (
         "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says."
     )
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         seen = subject.look("q", "k", "bias", "pattern")

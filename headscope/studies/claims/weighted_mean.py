@@ -1,6 +1,7 @@
 """C3: a head's output is the mean of the values, weighted by its map."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import ClassVar
 
 import pandas as pd
@@ -29,6 +30,7 @@ class WeightedMean(ModelClaim):
     unit: ClassVar[str] = "largest difference, of the largest output"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
     limits: ClassVar[str] = "A few rows of text. A gate that stands behind the mean is no part of z."
+    bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
         rows = []

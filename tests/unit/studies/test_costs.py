@@ -29,6 +29,11 @@ def test_bytes_of_a_training_step_hold_weights_gradients_and_input() -> None:
     assert 2 * weights + x <= peak_bytes(run) <= 2 * weights + x + 3 * 4 * 8 * 50
 
 
+def test_what_stood_before_does_not_count() -> None:
+    weights, x = torch.ones(1000, 10), torch.ones(5, 10)
+    assert peak_bytes(lambda: x @ weights.T) == 4 * 5 * 1000
+
+
 def test_operations_of_attention_by_hand() -> None:
     tokens, width, heads, dim = 10, 16, 4, 4
     attention, x = MultiHeadAttention(width, heads, bias=False), torch.randn(1, tokens, width)
