@@ -25,6 +25,7 @@ from headscope.cli.options import (
     read_batches,
     stdout,
 )
+from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.folders import check_free, new_folder
 from headscope.formatting import MISSING, interval, number
@@ -130,7 +131,8 @@ def claims_(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="hub name, local folder, or package.module:factory; the reference transformer without it",
+            help=f"hub name, local folder, package.module:factory, {' or '.join(DEMO_MODELS)}; "
+            "the reference transformer without it",
             show_default=False,
         ),
     ] = None,
@@ -178,9 +180,10 @@ def claims_(
             made = [ask_reference(folder, claim, quick=quick, progress=step)]
     else:
         texts = read_texts(text, split) if text else None
-        loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        place = demo_model(model) if model in DEMO_MODELS and not Path(model).exists() else model
+        loaded = load_model(place, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         batches = read_batches(loaded, texts, length, windows, seed)
-        subject = Subject(loaded.name, loaded.model, batches, metric, seed, quick)
+        subject = Subject(model, loaded.model, batches, metric, seed, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
     with new_folder(out, force=force) as new:

@@ -12,7 +12,20 @@ from headscope.studies.rulings import Ruling, Rulings
 
 __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
 
-_PAPER = "the paper on multi-head attention that this project measures"
+_INTRODUCTION = (
+    "What the paper on multi-head attention says, claim by claim, and what came of measuring it. Each verdict follows "
+    "from one number and a rule that was set before; the pages say which, how far it reaches, and the command that "
+    "makes it again."
+)
+_INTRODUCTION_JA = (
+    "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。"
+    "判定は、あらかじめ決めた一つの数値と基準だけから導きます。括弧内はその数値と95%区間です。"
+    "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"
+)
+_WORDS_JA = (
+    "「支持される」は論文の記述どおりの結果が得られたこと、「支持されない」は得られなかったこと、"
+    "「条件による」は条件(課題・カーネル・モデルなど)によって結果が変わることを表します。"
+)
 _VERDICTS_JA = {
     "supported": "支持される",
     "not supported": "支持されない",
@@ -78,16 +91,8 @@ def index_page(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name]) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about, claim.says, *verdicts))
     head = ("claim", "about", "the paper says", *(one.subject for one in made))
-    return (
-        "\n\n".join(
-            [
-                "# The paper's claims, measured",
-                _table(head, rows),
-                *(f"{one.subject}: {_made(one)}" for one in made),
-            ]
-        )
-        + "\n"
-    )
+    parts = ["# The paper's claims, measured", _INTRODUCTION, _table(head, rows)]
+    return "\n\n".join([*parts, *(f"{one.subject}: {_made(one)}" for one in made)]) + "\n"
 
 
 def index_page_ja(made: Sequence[Rulings]) -> str:
@@ -98,19 +103,7 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name], _VERDICTS_JA) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, *verdicts))
     head = ("主張", "内容", "論文の記述", *(_subject_ja(one.subject) for one in made))
-    return (
-        "\n\n".join(
-            [
-                "# 論文の主張を測る",
-                "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。判定は、あらかじめ決めた一つの数値と"
-                "基準だけから導きます。括弧内はその数値と95%区間です。測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。",
-                _table(head, rows),
-                "「支持される」は論文の記述どおりの結果が得られたこと、「支持されない」は得られなかったこと、「条件による」は条件(課題・"
-                "カーネル・モデルなど)によって結果が変わることを表します。",
-            ]
-        )
-        + "\n"
-    )
+    return "\n\n".join(["# 論文の主張を測る", _INTRODUCTION_JA, _table(head, rows), _WORDS_JA]) + "\n"
 
 
 def _names(made: Iterable[Rulings]) -> list[str]:
@@ -131,7 +124,7 @@ def _brief(ruling: Ruling, words: dict[str, str] | None = None) -> str:
     if ruling.effect != ruling.effect:
         return verdict
     ends = "" if ruling.low == ruling.high or ruling.low != ruling.low else f", {_ends(ruling)}"
-    return f"**{verdict}** ({number(ruling.effect)}{ends})"
+    return f"**{verdict}** ({number(ruling.effect)}{ends if words is None else ends.replace(' to ', '〜')})"
 
 
 def _ends(ruling: Ruling) -> str:

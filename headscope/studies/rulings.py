@@ -173,9 +173,20 @@ def _behind(folder: Path, claim: str) -> pd.DataFrame:
     if not (folder / f"{claim}.csv").exists():
         return pd.DataFrame()
     try:
-        return pd.read_csv(folder / f"{claim}.csv", float_precision="round_trip")
+        cells = pd.read_csv(folder / f"{claim}.csv", dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {folder / claim}.csv: {error}") from error
+    return cells.apply(_numbers)
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column of cells as whole numbers or floats, bit-equal to what was written, where they are; else as text."""
+    for kind in (int, float):
+        try:
+            return column.map(lambda cell, kind=kind: kind(cell) if cell or kind is int else np.nan)
+        except ValueError:
+            continue
+    return column
 
 
 def _text(row: Mapping[str, Any]) -> dict[str, str]:

@@ -38,6 +38,7 @@ __all__ = [
 
 MODES = ("inference", "training")
 KERNELS = ("eager", "sdpa")
+_SHORTEST = 8  # tokens that a whole model is timed on
 _MOST_REPEATS, _ENOUGH = 5, 0.05  # repeats of one timing, and seconds after which there are no more
 
 PARTS = ("attention", "block")  # a layer of attention alone, and with norms and the layer after it
@@ -158,9 +159,11 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     model, row = subject.model, {name: value[:1] for name, value in subject.few.items()}
     if any(value.ndim != 2 for value in row.values()):
         raise InputError("the model's input is no row of tokens, so that its length cannot be varied")
-    lengths = [length for length in (32, 64, 128, 256, 512, 1024, 2048) if length <= _longest(model, row)]
+    longest = min(_longest(model, row), 256 if subject.quick else 2048)
+    lengths = sorted(longest // 2**times for times in range(6) if longest // 2**times >= _SHORTEST)
+    if len(lengths) < 2:
+        raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
     rounds, device = (3 if subject.quick else 8), str(device_of(model))
-    lengths = lengths[: 4 if subject.quick else None]
     runs = {}
     for kernel in _kernels(model):
         for length in lengths:

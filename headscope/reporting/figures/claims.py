@@ -70,8 +70,8 @@ def layer_dots(
     ax.set_ylabel(label)
     ax.margins(y=0.12)
     if not log and table[list(series)].min(axis=None) >= 0:
-        ax.set_ylim(0, None)
-    ax.tick_params(length=0)
+        ax.set_ylim(-0.03 * ax.get_ylim()[1], None)
+    ax.tick_params(length=0, which="both")
     if len(series) > 1:
         ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(series), borderaxespad=0.2)
     return ax
@@ -101,7 +101,8 @@ def sorted_dots(
         "idle": (low <= threshold) & (high >= threshold),
         "needed": low > threshold,
     }
-    words = {"redundant": "below", "idle": "cannot be told", "needed": "above"}
+    line = "0" if size is None else f"{size:.2g}"
+    words = {"redundant": f"below {line}", "idle": "cannot be told", "needed": f"above {line}"}
     x = np.arange(len(values))
     for key, members in groups.items():
         ax.vlines(x[members], low[members], high[members], color=COLOURS[key], linewidth=1.1, alpha=0.75)
@@ -110,14 +111,14 @@ def sorted_dots(
     if size is not None:
         ax.axhline(size, color=MUTED, linewidth=0.9, linestyle=":")
     if log:
-        ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values)) * 1e-3, 1e-12))
+        ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values)) * 1e-2, 1e-12))
     ax.set_xticks([])
     ax.set_xlabel(f"{len(values)} heads, from low to high")
     ax.set_ylabel(label)
     ax.grid(color=GRID, linewidth=0.6, axis="y")
     ax.set_axisbelow(True)
-    ax.tick_params(length=0)
-    ax.legend(frameon=False, loc="upper left")
+    ax.tick_params(length=0, which="both")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
     return ax
 
 

@@ -1,11 +1,13 @@
 """C15: the attention weight says how important one token is to another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor
@@ -15,15 +17,17 @@ from headscope.batches import Batch, run_model
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Site
 from headscope.intervals import mean_spread
+from headscope.observation import Captured
 from headscope.reporting.figures import figure_of, strip
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.watching import output_weights
 
-__all__ = ["Edges"]
+__all__ = ["Edges", "single_rows"]
 
 _GOOD, _BAD = 0.7, 0.3  # rank correlations
 _LEAST_KEYS, _MOST_TOKENS = 5, 48
+_COLUMNS = ["row", "layer", "head", "query", "keys", "rho", "rho_length"]
 
 
 @CLAIMS.register("C15")
@@ -56,33 +60,21 @@ class Edges(ModelClaim):
         rng = np.random.default_rng(subject.seed)
         weights = output_weights(subject.model, subject.anatomy.cuttable)
         rows = []
-        for number, row in enumerate(_rows(subject, 8 if subject.quick else 24)):
+        for number, row in enumerate(single_rows(subject, 8 if subject.quick else 24)):
             seen = subject.look("pattern", "v", "z", batch=row)
             for _ in range(2 if subject.quick else 4):
-                site = sites[rng.integers(len(sites))]
-                head = int(rng.integers(site.n_heads))
-                own = seen[site.layer]
-                pattern, values = own.pattern[0, head], _values(own.v[0], site, head)
-                queries = [q for q in range(len(pattern)) if (pattern[q] > 0).sum() >= _LEAST_KEYS]
-                if not queries:
+                place = _Place.draw(seen, sites, rng)
+                if place is None:
                     continue
-                query = int(rng.choice(queries))
-                keys = torch.nonzero((pattern[query] > 0) & (pattern[query] < 1)).flatten()
-                effects = _cut(subject, row, site, head, query, keys, pattern[query], values, own.z[0, head, query])
-                lengths = (values[keys].double().cpu() @ weights[site.layer][head].T).norm(dim=1).numpy()
-                weight = pattern[query, keys].double().cpu().numpy()
-                found = {"rho": _spearman(weight, effects), "rho_length": _spearman(weight * lengths, effects)}
-                where = {
-                    "row": number,
-                    "layer": site.layer,
-                    "head": site.head_ids[head],
-                    "query": query,
-                    "keys": len(keys),
-                }
-                rows.append({**where, **found})
-        if not rows:
-            raise InputError(f"no row has a query with {_LEAST_KEYS} keys to look at")
-        table = pd.DataFrame(rows).dropna(subset=["rho", "rho_length"], ignore_index=True)
+                effects = place.cut(subject, row)
+                weight = place.weights.double().cpu().numpy()
+                length = place.lengths(weights[place.site.layer][place.head])
+                where = {"row": number, "layer": place.site.layer, "head": place.site.head_ids[place.head]}
+                found = {"rho": _spearman(weight, effects), "rho_length": _spearman(weight * length, effects)}
+                rows.append({**where, "query": place.query, "keys": len(effects), **found})
+        table = pd.DataFrame(rows, columns=_COLUMNS).dropna(ignore_index=True)
+        if table.empty:
+            raise InputError(f"no row has a query with {_LEAST_KEYS} keys to look at, whose weights differ")
         spread = mean_spread(table[["rho", "rho_length"]].to_numpy(np.float64).T, table["row"].to_numpy())
         low, high = spread.interval()
         numbers = {"length": float(spread.centre[1]), "queries": float(len(table)), "keys": float(table["keys"].mean())}
@@ -107,8 +99,13 @@ class Edges(ModelClaim):
         return figure_of(strip(table, series, label=label, ticks=(-1, -0.5, 0, 0.5, 1)))
 
 
-def _rows(subject: Subject, most: int) -> list[Batch]:
-    """Single rows of the text without padding, cut to a few tokens, each of a document of its own where that can be."""
+def single_rows(subject: Subject, most: int) -> list[Batch]:
+    """Single rows of the text without padding, cut to 48 tokens, spread over the sample.
+
+    Args:
+        subject: whose text.
+        most: how many rows.
+    """
     found: list[Batch] = []
     for batch in subject.sample:
         own = {name: value for name, value in batch.items() if name != "document"}
@@ -125,39 +122,56 @@ def _rows(subject: Subject, most: int) -> list[Batch]:
     return found[::step][:most]
 
 
-def _values(v: Tensor, site: Site, head: int) -> Tensor:
-    """(key, value_dim) of the value head that a query head reads."""
-    return v[site.kv_of_query[head] if len(v) == site.n_kv_heads else head * len(v) // site.n_heads]
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """One query of one head, and the keys that it looks at."""
 
+    site: Site
+    head: int
+    query: int
+    weights: Float[Tensor, " key"]
+    values: Float[Tensor, "key value_dim"]
+    z: Float[Tensor, " value_dim"]
 
-def _cut(
-    subject: Subject,
-    row: Batch,
-    site: Site,
-    head: int,
-    query: int,
-    keys: Tensor,
-    weights: Tensor,
-    values: Tensor,
-    z: Tensor,
-) -> np.ndarray:
-    """Length of the change of the output with each edge cut: a row of a batch for each key."""
-    assert site.output is not None
-    columns = list(site.output.heads[head])
-    weight = weights[keys, None]
-    moved = (z - weight * values[keys]) / (1 - weight)  # without the key, the others sharing its weight
+    @classmethod
+    def draw(cls, seen: Mapping[int, Captured], sites: Sequence[Site], rng: np.random.Generator) -> "_Place | None":
+        """Somewhere; None where no query of the head that was drawn has enough keys."""
+        site = sites[rng.integers(len(sites))]
+        head = int(rng.integers(site.n_heads))
+        own = seen[site.layer]
+        pattern, v = own.pattern[0, head], own.v[0]
+        value_head = site.kv_of_query[head] if len(v) == site.n_kv_heads else head * len(v) // site.n_heads
+        queries = torch.nonzero((pattern > 0).sum(-1) >= _LEAST_KEYS).flatten().tolist()
+        if not queries:
+            return None
+        query = int(rng.choice(queries))
+        keys = torch.nonzero((pattern[query] > 0) & (pattern[query] < 1)).flatten()
+        return cls(site, head, query, pattern[query, keys], v[value_head][keys], own.z[0, head, query])
 
-    def replace(entering: Tensor) -> Tensor:
-        entering = entering.clone()
-        entering[:, query, columns] = moved.to(entering.dtype)
-        return entering
+    def lengths(self, weight: Float[Tensor, "width value_dim"]) -> Float[np.ndarray, " key"]:
+        """Of what each key's value contributes, by W_O of the head."""
+        lengths: np.ndarray = (self.values.double().cpu() @ weight.T).norm(dim=1).numpy()
+        return lengths
 
-    many = {name: value.expand(len(keys), *value.shape[1:]) for name, value in row.items()}
-    with subject.running():
-        before = _last(run_model(subject.model, row))
-        with transform_outputs(subject.model, subject.anatomy, {site.layer: replace}):
-            after = _last(run_model(subject.model, many))
-    return (after - before).flatten(1).norm(dim=1).numpy()
+    def cut(self, subject: Subject, row: Batch) -> Float[np.ndarray, " key"]:
+        """Length of the change of the model's output with each edge cut: a row of a batch for each key."""
+        assert self.site.output is not None
+        columns = list(self.site.output.heads[self.head])
+        weight = self.weights[:, None]
+        moved = (self.z - weight * self.values) / (1 - weight)  # without the key, the others sharing its weight
+
+        def replace(entering: Tensor) -> Tensor:
+            entering = entering.clone()
+            entering[:, self.query, columns] = moved.to(entering.dtype)
+            return entering
+
+        many = {name: value.expand(len(moved), *value.shape[1:]) for name, value in row.items()}
+        with subject.running():
+            before = _last(run_model(subject.model, row))
+            with transform_outputs(subject.model, subject.anatomy, {self.site.layer: replace}):
+                after = _last(run_model(subject.model, many))
+        change: np.ndarray = (after - before).flatten(1).norm(dim=1).numpy()
+        return change
 
 
 def _last(output: object) -> Tensor:

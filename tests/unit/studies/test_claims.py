@@ -1,0 +1,287 @@
+"""Claims: measured right (against a computation by hand, or a model made to break it), and decided by their rule."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from headscope.errors import InputError, UnknownNameError
+from headscope.reference import Transformer, example
+from headscope.reporting.figures import styling
+from headscope.studies.asking import ask_model, names_of
+from headscope.studies.claims import CLAIMS, VERDICTS, Claim, ModelClaim, claim_named
+from headscope.studies.claims.division import Division
+from headscope.studies.claims.edges import Edges, single_rows
+from headscope.studies.claims.independence import Independence
+from headscope.studies.claims.integration import Integration
+from headscope.studies.headcount import Sweep
+from headscope.studies.rulings import Rulings
+from headscope.studies.scaling import scale_model
+from headscope.studies.subjects import Subject
+
+FACTS = ("says", "says_ja", "about", "about_ja", "measured", "unit", "rule", "limits")
+OF_A_MODEL = [name for name in CLAIMS if issubclass(CLAIMS[name], ModelClaim)]
+
+
+def make_subject(model: nn.Module | None = None, batches: Any = None) -> Subject:
+    own, rows = example()
+    return Subject("small", own if model is None else model, rows if batches is None else batches, quick=True)
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    return make_subject()
+
+
+@pytest.fixture(scope="module")
+def asked(subject: Subject) -> Rulings:
+    return ask_model(subject)
+
+
+def test_every_claim_of_the_paper_is_there() -> None:
+    assert {f"C{number}" for number in range(1, 18)} <= set(CLAIMS)
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_a_claim_says_what_it_says(name: str) -> None:
+    claim = CLAIMS[name]()
+    for fact in FACTS:
+        assert getattr(claim, fact).strip(), fact
+    assert "supported if" in claim.rule
+    assert any("぀" <= sign <= "ヿ" or "一" <= sign <= "鿿" for sign in claim.says_ja)
+    low, high = claim.bounds
+    assert low < high
+
+
+def test_a_model_is_asked_what_can_be_asked_of_one(asked: Rulings) -> None:
+    assert [ruling.claim for ruling in asked.rulings] == names_of([*OF_A_MODEL, "C5"])
+    for ruling in asked.rulings:
+        assert ruling.verdict in VERDICTS
+        assert np.isfinite(ruling.effect), ruling.sentence
+        low, high = CLAIMS[ruling.claim].bounds
+        assert np.isnan(ruling.low) or low <= ruling.low <= ruling.high <= high
+        assert ruling.sentence.endswith(".")
+
+
+def test_what_the_reference_must_come_to(asked: Rulings) -> None:
+    words = {ruling.claim: ruling.verdict for ruling in asked.rulings}
+    assert [words[name] for name in ("C1", "C2", "C3", "C4", "C13")] == ["supported"] * 5
+    assert (words["C14"], words["C16"]) == ("not supported", "not supported")  # heads read all; the future is hidden
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_a_figure_is_drawn_from_the_table_alone(name: str, asked: Rulings) -> None:
+    if name in asked:
+        with styling():
+            assert isinstance(CLAIMS[name]().draw(asked[name].table), Figure)
+
+
+def test_the_same_call_gives_the_same_table(asked: Rulings) -> None:
+    timed = {"C5"}
+    again = ask_model(make_subject(), [r.claim for r in asked.rulings if r.claim not in timed])
+    for ruling in again.rulings:
+        pd.testing.assert_frame_equal(ruling.table, asked[ruling.claim].table)
+        assert (ruling.effect, ruling.sentence) == (asked[ruling.claim].effect, asked[ruling.claim].sentence)
+
+
+def test_results_come_back_bit_equal(asked: Rulings, tmp_path: Any) -> None:
+    asked.save(tmp_path / "a")
+    again = Rulings.load(tmp_path / "a")
+    pd.testing.assert_frame_equal(again.to_frame(), asked.to_frame(), check_exact=True)
+    for ruling in asked.rulings:
+        pd.testing.assert_frame_equal(again[ruling.claim].table, ruling.table, check_exact=True, check_dtype=False)
+    assert (again.subject, again.facts) == (asked.subject, asked.facts)
+
+
+def test_claims_that_are_not_there_are_refused_with_a_list() -> None:
+    with pytest.raises(UnknownNameError, match=r"C99.*C1, C10, C11"):
+        names_of(["C99"])
+    assert names_of(["c10", "C2"]) == ["C2", "C10"]
+
+
+def test_a_model_is_not_asked_how_many_heads_to_train_with(subject: Subject) -> None:
+    with pytest.raises(InputError, match=r"C7.*leave the model out"):
+        ask_model(subject, ["C7", "C1"])
+
+
+def test_what_a_model_cannot_be_asked_is_left_open_with_the_reason() -> None:
+    one_head = Transformer(50, width=16, n_layers=1, n_heads=1, length=32, causal=True).eval()
+    ruling = ask_model(make_subject(one_head), ["C6"]).rulings[0]
+    assert (ruling.verdict, np.isnan(ruling.effect)) == ("not decided here", True)
+    assert "two heads" in ruling.sentence
+
+
+class Talking(nn.Module):
+    """Attention whose heads hear each other: each head's scores take in what the other one looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(50, 16)
+        self.first, self.second = (nn.ModuleDict({n: nn.Linear(16, 16) for n in "qkvo"}) for _ in range(2))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        x = self.embed(input_ids)
+        x = x + self._attend(self.first, x)
+        return x + self._attend(self.second, x)
+
+    def _attend(self, layer: nn.ModuleDict, x: Tensor) -> Tensor:
+        q, k, v = (layer[name](x).unflatten(-1, (2, 8)).transpose(1, 2) for name in "qkv")
+        z = nn.functional.scaled_dot_product_attention(q, k, v)
+        return layer["o"](z.transpose(1, 2).flatten(2))
+
+
+def test_heads_of_later_layers_move_and_those_beside_do_not() -> None:
+    measured = Independence().measure(make_subject(Talking().eval()))
+    assert measured.effect == 0
+    assert measured.numbers["later"] > 0
+    assert measured.numbers["before"] == 0
+
+
+def test_dependent_heads_are_seen() -> None:
+    """A planted change of another head's map is what the verdict hangs on."""
+    assert Independence().decide({"effect": 0.0}) == "supported"
+    assert Independence().decide({"effect": 1e-7}) == "not supported"
+
+
+def test_a_divided_embedding_is_seen() -> None:
+    model = Transformer(50, width=16, n_layers=1, n_heads=4, length=32, causal=True).eval()
+    attention = model.blocks[0].attention
+    for layer in (attention.query, attention.key, attention.value):
+        own = torch.zeros_like(layer.weight)
+        for head in range(4):
+            own[4 * head : 4 * head + 4, 4 * head : 4 * head + 4] = torch.randn(4, 4)
+        layer.weight.data = own
+    measured = Division().measure(make_subject(model))
+    assert measured.effect == pytest.approx(0.25)
+    assert measured.numbers["read_overlap"] == pytest.approx(0, abs=1e-12)
+    assert Division().decide(measured.words) == "supported"
+    attention.value.weight.data[4:8] = attention.value.weight.data[:4]  # two heads that read the same
+    again = Division().measure(make_subject(model))
+    assert again.numbers["read_overlap"] == pytest.approx(1 / 6)
+
+
+def test_all_pairs_are_allowed_where_nothing_is_hidden() -> None:
+    model = Transformer(50, width=16, n_layers=2, n_heads=2, length=32).eval()
+    batches = example()[1]
+    padded = [{**batch, "attention_mask": batch["attention_mask"].clone()} for batch in batches]
+    for batch in padded:
+        batch["attention_mask"][:, 20:] = 0
+    ruling = ask_model(make_subject(model, padded), ["C16"]).rulings[0]
+    assert (ruling.verdict, ruling.effect) == ("supported", 1.0)
+    assert "20 tokens" in ruling.sentence
+    causal = ask_model(make_subject(), ["C16"]).rulings[0]
+    assert causal.effect == pytest.approx((32 * 33 / 2) / 32**2)
+
+
+def test_ranks_hold_up_by_hand(subject: Subject) -> None:
+    measured = Integration().measure(subject)
+    model: Any = subject.model
+    outputs: list[Tensor] = []
+    hook = model.blocks[0].attention.output.register_forward_pre_hook(lambda _m, args: outputs.append(args[0]))
+    with torch.no_grad():
+        for batch in subject.batches:
+            model(batch["input_ids"])
+    hook.remove()
+    z = torch.cat(outputs).flatten(0, 1).numpy().astype(np.float64)
+    w = model.blocks[0].attention.output.weight.detach().numpy().astype(np.float64)
+
+    def rank(rows: np.ndarray) -> float:
+        spread = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
+        shares = spread[spread > 1e-12 * spread[0]] / spread.sum()
+        return float(np.exp(-(shares * np.log(shares)).sum()))
+
+    row = measured.table.iloc[0]
+    assert row["side_by_side"] == pytest.approx(rank(z), rel=1e-4)
+    assert row["projected"] == pytest.approx(rank(z @ w.T), rel=1e-4)
+    ones = [rank(z[:, 8 * h : 8 * h + 8] @ w[:, 8 * h : 8 * h + 8].T) for h in range(4)]
+    assert row["one"] == pytest.approx(np.mean(ones), rel=1e-4)
+
+
+def test_an_edge_is_cut_as_a_mask_would_cut_it() -> None:
+    """One layer, one head: hiding a key from one query is what the mask of the model itself can do."""
+    torch.manual_seed(0)
+    model = Transformer(50, width=16, n_layers=1, n_heads=1, length=32).eval()
+    subject = make_subject(model)
+    table = Edges().measure(subject).table
+    row = table.iloc[0]
+    tokens = single_rows(subject, 8)[int(row["row"])]
+    query, n_tokens = int(row["query"]), tokens["input_ids"].shape[1]
+    with torch.no_grad():
+        block: Any = model.blocks[0]
+        x = model.tokens(tokens["input_ids"]) + model.positions(torch.arange(n_tokens))
+        weights = block.attention.weigh(*block.attention.project(block.attention_norm(x))[:2])[0, 0, query]
+        whole = model(tokens["input_ids"]).last_hidden_state
+        effects = []
+        for key in range(n_tokens):
+            mask = torch.ones(1, 1, n_tokens, n_tokens, dtype=torch.bool)
+            mask[0, 0, query, key] = False
+            y = x + block.attention(block.attention_norm(x), mask)
+            cut = model.norm(y + block.feedforward(block.feedforward_norm(y)))
+            effects.append(float((cut - whole).norm()))
+    ranks = (np.argsort(np.argsort(values)) for values in (weights.numpy(), np.array(effects)))
+    assert row["rho"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
+
+
+def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) -> Sweep:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "task": task, "arm": arm, "n_heads": n, "seed": seed, "error": error + noise * rng.standard_normal(),
+            "chance": 1.0, "unit": "share",
+        }
+        for (task, arm), own in errors.items()
+        for n, error in own.items()
+        for seed in range(5)
+    ]  # fmt: skip
+    settings = {"seeds": 5, "share": 1.0, "rates": [0.001, 0.01]}
+    return Sweep(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"settings": settings})
+
+
+OPTIMUM, FLAT, LONG = {1: 0.5, 4: 0.1, 16: 0.4}, {1: 0.1, 4: 0.1, 16: 0.1}, {1: 0.5, 4: 0.3, 16: 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "errors", "verdict"),
+    [
+        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
+        ("C7", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
+        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): OPTIMUM}, "not supported"),  # not for being small
+        (
+            "C7",
+            {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG, ("b", "width"): FLAT, ("b", "head_dim"): FLAT},
+            "depends",
+        ),
+        ("C11", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
+        ("C11", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
+        ("C10", {("a", "width"): OPTIMUM, ("b", "width"): LONG}, "supported"),
+        ("C10", {("a", "width"): FLAT, ("b", "width"): FLAT}, "not supported"),
+    ],
+)
+def test_planted_sweeps_are_decided(name: str, errors: Any, verdict: str) -> None:
+    if name == "C10":
+        errors = {**errors, **{(task, "head_dim"): FLAT for task, _ in errors}}
+    claim: Any = claim_named(name)
+    measured = claim.measure(runs(errors))
+    assert claim.decide(measured.words) == verdict, measured.words
+    assert claim.say(measured.words)
+
+
+@pytest.mark.parametrize(("name", "middle"), [("C6", 0.4), ("C9", 0.4), ("C12", 0.6), ("C15", 0.5)])
+def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
+    claim: Claim = claim_named(name)
+    seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
+    assert seen == ["not supported", "depends", "supported"]
+    assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
+
+
+def test_a_subject_without_tokens_is_told_so() -> None:
+    model, _ = example()
+    pictures = [{"pixel_values": torch.zeros(2, 1, 8, 8)}]
+    subject = Subject("pictures", model, pictures)
+    with pytest.raises(InputError, match="no row of tokens"):
+        scale_model(subject)
