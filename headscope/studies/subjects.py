@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.batches import Batch, digest, evaluating, probe_example, run_model
+from headscope.evidence import Evidence
 from headscope.heads import Anatomy
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Captured, capture, observe
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
-from headscope.scoring import Rated, rate_heads
+from headscope.scoring import head_table
 from headscope.splits import sample_batches
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
@@ -25,6 +26,9 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import train
+from headscope.sweep import Effects, head_effects
+from headscope.tables import HeadTable
+from headscope.watching import output_weights
 
 __all__ = ["Subject", "reference_subjects"]
 
@@ -43,6 +47,7 @@ class Subject:
         metric: what heads are judged by; see `headscope.importance`.
         seed: of every draw.
         quick: look at less.
+        evidence: of an analysis of the same model on the same text, where it was made already.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Subject:
     metric: str | Metric | Callable[..., Tensor] = "auto"
     seed: int = 0
     quick: bool = False
+    evidence: Evidence | None = None
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -79,18 +85,36 @@ class Subject:
         }
 
     @cached_property
-    def ablation(self) -> Rated:
-        """Exact ablation of every head."""
-        return rate_heads(self.model, self.sample, "ablation", self.judged_by, anatomy=self.anatomy)
+    def effects(self) -> Effects:
+        """Exact ablation of every head, row by row."""
+        return head_effects(self.model, self.sample, self.judged_by, self.anatomy)
 
     @cached_property
-    def replaceability(self) -> Rated:
+    def intact(self) -> float:
+        """The metric of the intact model on the sample; 0 for a distance."""
+        return float(self.effects.intact.mean()) if self.evidence is None else self.evidence.intact
+
+    @cached_property
+    def worth(self) -> HeadTable:
+        """Exact ablation of every head."""
+        if self.evidence is not None:
+            return self.evidence.scores["ablation"]
+        facts = {"documents": self.effects.n_documents, "tokens": self.effects.n_tokens}
+        return head_table(SCORES["ablation"](), self.judged_by.unit, {"effects": self.effects}, self.anatomy, facts)
+
+    @cached_property
+    def restored(self) -> HeadTable:
         """How much of each head the rest of its layer restores."""
-        return rate_heads(self.model, self.batches, SCORES["replaceability"](), anatomy=self.anatomy)
+        if self.evidence is not None:
+            return self.evidence.scores["replaceability"]
+        seen = {"moments": self.moments, "output_weights": output_weights(self.model, self.anatomy.cuttable)}
+        return head_table(SCORES["replaceability"](), "", seen, self.anatomy, {"documents": self.n_documents})
 
     @cached_property
     def moments(self) -> Mapping[int, Sequence[Moments]]:
         """Second moments of z of each layer, by block of documents."""
+        if self.evidence is not None:
+            return self.evidence.moments
         statistic = SummedMoments()
         observe(self.model, self.batches, [statistic], anatomy=self.anatomy.cuttable)
         return by_layer(statistic.compute())

@@ -44,19 +44,15 @@ class Alike(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        restored = subject.replaceability.table
-        table = head_rows(restored, "restored")
+        table = head_rows(subject.restored, "restored")
         effect, low, high = share_beyond(table, "restored", _MOST_OF_IT)
-        worth = subject.ablation
-        ranked = [
-            worth.heads[place] for place in np.argsort(worth.table.score[~np.isnan(worth.table.score)], kind="stable")
-        ]
-        effects = worth.effects
-        assert effects is not None
-        most = Budget().allowed(subject.judged_by, float(effects.intact.mean()))
+        worth = subject.worth
+        order = np.argsort(worth.score, kind="stable")[: int(np.isfinite(worth.score).sum())]  # NaN comes last
+        ranked = [worth.heads[place] for place in order]
+        most = Budget().allowed(subject.judged_by, subject.intact)
         gone = within_budget(subject.model, subject.sample, subject.judged_by, subject.anatomy, ranked, most)
         share, n_heads = len(gone) / len(ranked), float(len(ranked))
-        numbers = {"mean": float(np.nanmean(restored.score)), "removable": share, "heads": n_heads}
+        numbers = {"mean": float(table["restored"].mean()), "removable": share, "heads": n_heads}
         return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:

@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.comparing import similarity
+from headscope.effective import effective_spread
 from headscope.errors import InputError
-from headscope.redundancy import redundancy
+from headscope.measures.cka import Cka
 from headscope.reporting.figures import figure_of, layer_dots
+from headscope.statistics.moments import total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 
 __all__ = ["Diversity"]
 
+_ENDS = ("share", "share_low", "share_high")
 _MANY, _FEW = 0.5, 0.25  # unrelated heads over heads: at least half, at most a quarter
 
 
@@ -43,20 +45,18 @@ class Diversity(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        effective = redundancy(subject.model, subject.batches, anatomy=subject.anatomy).effective
-        own = effective[(effective["layer"] != "all") & (effective["n_heads"] > 1)]
-        if own.empty:
-            raise InputError("no layer has two heads to compare")
-        alike = similarity(subject.model, subject.batches, "cka", anatomy=subject.anatomy)
-        layers = np.array([head.layer for head in alike.heads])
         rows = []
-        for row in own.to_dict("records"):
-            block = alike.matrix[np.ix_(layers == int(row["layer"]), layers == int(row["layer"]))]
-            pairs = block[np.triu(np.ones(block.shape, dtype=bool), 1)]
-            shares = {name: row[end] / row["n_heads"] for name, end in _ENDS.items()}
-            rows.append(
-                {"layer": int(row["layer"]), "n_heads": row["n_heads"], **shares, "cka": float(np.nanmean(pairs))}
-            )
+        for layer, blocks in subject.moments.items():
+            whole = total(blocks)
+            if len(whole.dims) < 2:
+                continue
+            spread = effective_spread(blocks)
+            ends = (float(spread.centre), *(float(end) for end in spread.interval()))
+            shares = {name: value / len(whole.dims) for name, value in zip(_ENDS, ends, strict=True)}
+            alike = Cka().compare({"moments": whole})[np.triu_indices(len(whole.dims), 1)]
+            rows.append({"layer": layer, "n_heads": len(whole.dims), **shares, "cka": float(np.nanmean(alike))})
+        if not rows:
+            raise InputError("no layer has two heads to compare")
         table = pd.DataFrame(rows)
         effect, low, high = (float(table[name].mean()) for name in _ENDS)
         numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
@@ -76,6 +76,3 @@ class Diversity(ModelClaim):
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"share": "effective heads over heads", "cka": "mean CKA of two heads"}
         return figure_of(layer_dots(table, series, label="no unit, 0 to 1", lines={"half": _MANY, "a quarter": _FEW}))
-
-
-_ENDS = {"share": "effective", "share_low": "low", "share_high": "high"}

@@ -136,7 +136,7 @@ class _Place:
     @classmethod
     def draw(cls, seen: Mapping[int, Captured], sites: Sequence[Site], rng: np.random.Generator) -> "_Place | None":
         """Somewhere; None where no query of the head that was drawn has enough keys."""
-        site = sites[rng.integers(len(sites))]
+        site = sites[int(rng.integers(len(sites)))]
         head = int(rng.integers(site.n_heads))
         own = seen[site.layer]
         pattern, v = own.pattern[0, head], own.v[0]

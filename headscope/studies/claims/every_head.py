@@ -44,14 +44,12 @@ class EveryHead(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        effects = subject.ablation.effects
-        assert effects is not None
-        size = _SIZE if effects.is_distance else _SIZE * abs(float(effects.intact.mean()))
-        table = head_rows(subject.ablation.table, "effect").assign(size=size)
+        size = _SIZE if subject.judged_by.is_distance else _SIZE * abs(subject.intact)
+        table = head_rows(subject.worth, "effect").assign(size=size)
         effect, low, high = share_beyond(table, "effect", size)
         helped = float((table["effect_high"] < 0).mean())
         numbers = {"size": size, "helped": helped, "heads": float(len(table)), "largest": float(table["effect"].max())}
-        return Measured(effect, low, high, f"{effects.n_documents} documents", numbers, table)
+        return Measured(effect, low, high, f"{subject.worth.facts['documents']} documents", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > _NEARLY_ALL:

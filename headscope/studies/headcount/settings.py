@@ -55,7 +55,7 @@ class Settings:
         head_dim: dimensions of a head in the arm where they are fixed.
         seeds: runs of each case, at least 2.
         rates: learning rates to choose from, once for each task and arm, at the lowest, a middle and the highest number
-            of heads; one alone is taken as it is.
+            of heads; further ones are tried where the best is the highest or the lowest. One alone is taken as it is.
         share: of each task's steps, in (0, 1].
     """
 

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,6 +25,7 @@ from headscope.texts import Texts
 
 __all__ = ["sweep"]
 
+_WIDER = 2  # how often the range of learning rates grows, where the best is at its end
 _MAP = 16  # numbers of a head's map for one query, roughly
 
 
@@ -59,6 +61,8 @@ def sweep(
     workers = cpu_count() if workers is None else workers
     try:
         tuned = _finish(settings.tuning(), kept, texts, workers, "learning rates", progress)
+        for _ in range(_WIDER):  # an optimum at the end of what was tried is none
+            tuned |= _finish(_beyond(tuned), kept, texts, workers, "further rates", progress)
         rates = _choose(tuned)
         places = settings.runs(rates)
         found = _finish(sorted({*places.values()}), kept, texts, workers, "runs", progress)
@@ -114,6 +118,23 @@ def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
 @lru_cache(maxsize=8)
 def _task(label: str, texts: Texts | None) -> Task:
     return task_named(label, texts)
+
+
+def _beyond(tuned: Mapping[Case, Mapping[str, Any]]) -> list[Case]:
+    """One rate further, at each place whose best rate is the highest or the lowest that was tried there."""
+    further = []
+    for (label, n_heads, head_dim), best in _choose(tuned).items():
+        own = [case for case in tuned if (case.task, case.n_heads, case.head_dim) == (label, n_heads, head_dim)]
+        tried = sorted(case.learning_rate for case in own)
+        if best == tried[-1]:
+            further.append(replace(own[0], learning_rate=_round(best * best / tried[-2])))
+        elif best == tried[0]:
+            further.append(replace(own[0], learning_rate=_round(best * best / tried[1])))
+    return sorted(further)
+
+
+def _round(rate: float) -> float:
+    return float(f"{rate:.1g}")
 
 
 def _choose(tuned: Mapping[Case, Mapping[str, Any]]) -> dict[tuple[str, int, int], float]:
