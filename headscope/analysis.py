@@ -33,6 +33,9 @@ from headscope.progress import Progress
 from headscope.reporting import render
 from headscope.shown import Shown
 from headscope.splits import sample_batches, split_documents
+from headscope.studies.asking import ask_model
+from headscope.studies.rulings import read_claims
+from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.verdicts import Verdict, draw_lines
 
@@ -49,6 +52,8 @@ class Analysis(Shown):
         pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers.
         candidates: a row per head, least needed first; see `headscope.candidates.list_candidates`.
         verdict: measured on documents that chose nothing.
+        claims: a row for each claim of the paper that was put to the model: claim, about, says, verdict, effect, low,
+            high, unit, over, sentence; empty for one that was saved before there were any.
         facts: model, text, versions, seeds, time.
     """
 
@@ -58,6 +63,7 @@ class Analysis(Shown):
     candidates: pd.DataFrame
     verdict: Verdict
     facts: Mapping[str, Any] = field(default_factory=dict)
+    claims: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def importance(self) -> HeadTable:
@@ -101,6 +107,8 @@ class Analysis(Shown):
                 for table in tables.values():
                     table.save(new / kind)
             write_table(new, "candidates", self.candidates, {})
+            if not self.claims.empty:
+                write_table(new, "claims", self.claims, {})
             (new / "analysis.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         return Path(folder)
 
@@ -122,13 +130,17 @@ class Analysis(Shown):
             verdict = Verdict.from_json(about["verdict"])
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
+            claims = pd.DataFrame()
+            if (folder / "claims.csv").exists():
+                claims, _ = read_claims(folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{folder} does not hold a whole analysis: {error}; run `headscope analyze` again"
             ) from error
-        return cls(anatomy, scores, pairs, candidates, verdict, about["facts"])
+        return cls(anatomy, scores, pairs, candidates, verdict, about["facts"], claims)
 
 
+_ASKED = ("C1", "C2", "C3", "C4", "C6", "C9", "C12", "C13", "C14", "C16", "C17")  # claims that take seconds
 _WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns of candidates that are not floats
 
 
@@ -188,6 +200,11 @@ def analyze(
     )
     with clock.stage("verdict"):
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
+    with clock.stage("claims"):
+        subject = Subject(
+            source.name, source.model, chosen_on, judged_by, budget.seed, evidence=evidence, known=anatomy
+        )
+        claims = ask_model(subject, _ASKED, progress=progress)
     facts = source.facts | {
         "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
@@ -197,7 +214,7 @@ def analyze(
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts)
+    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, claims.to_frame())
 
 
 def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:

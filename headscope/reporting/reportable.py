@@ -22,6 +22,7 @@ class Reportable(Protocol):
         pairs: similarities by name; "cka" is the one that is drawn, any other stands beside it.
         candidates: a row per head, best candidate for removal first; see `headscope.candidates.list_candidates`.
         verdict: what it comes to.
+        claims: a row for each claim of the paper that was put to the model; empty where none was.
         facts: how it was measured.
     """
 
@@ -35,5 +36,7 @@ class Reportable(Protocol):
     def candidates(self) -> pd.DataFrame: ...
     @property
     def verdict(self) -> Verdict: ...
+    @property
+    def claims(self) -> pd.DataFrame: ...
     @property
     def facts(self) -> Mapping[str, Any]: ...

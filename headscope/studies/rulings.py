@@ -18,10 +18,10 @@ from headscope.shown import Shown
 from headscope.studies.claims import EXACT, UNDECIDED, Measured
 from headscope.tables import read_table, write_table
 
-__all__ = ["Ruling", "Rulings", "environment", "pool", "rule"]
+__all__ = ["Ruling", "Rulings", "environment", "pool", "read_claims", "rule"]
 
 _TABLES = "tables"  # folder of what is behind the claims
-_COLUMNS = ["claim", "about", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
+_COLUMNS = ["claim", "about", "says", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
 _WORDS = tuple(name for name in _COLUMNS if name not in ("effect", "low", "high"))
 
 
@@ -32,6 +32,7 @@ class Ruling:
     Attributes:
         claim: its name, as "C7".
         about: what it is about, in a few words.
+        says: what the paper says.
         verdict: one of `headscope.studies.claims.VERDICTS`.
         effect, low, high: the number that decides, and its 95% interval; NaN where there is none.
         unit: of the effect, in words.
@@ -43,6 +44,7 @@ class Ruling:
 
     claim: str
     about: str
+    says: str
     verdict: str
     effect: float
     low: float
@@ -75,7 +77,7 @@ class Rulings(Shown):
         return any(ruling.claim == claim for ruling in self.rulings)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a claim: claim, about, verdict, effect, low, high, unit, over, sentence, command."""
+        """A row a claim: claim, about, says, verdict, effect, low, high, unit, over, sentence, command."""
         rows = [[getattr(ruling, name) for name in _COLUMNS] for ruling in self.rulings]
         return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -109,10 +111,9 @@ class Rulings(Shown):
         Raises:
             StorageError: it is no such folder, or a part of it is spoilt.
         """
-        frame, about = read_table(Path(folder), "claims", {*_COLUMNS}, _WORDS)
+        frame, about = read_claims(Path(folder))
         rulings = tuple(
-            Ruling(**{**row, **_text(row)}, table=_behind(Path(folder) / _TABLES, row["claim"]))
-            for row in frame.to_dict("records")
+            Ruling(**row, table=_behind(Path(folder) / _TABLES, row["claim"])) for row in frame.to_dict("records")
         )
         return cls(about["subject"], rulings, about["facts"])
 
@@ -126,26 +127,37 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         evidence: what its `measure` takes: one of each training seed, or one alone.
         command: what shows it.
     """
+    about = {"claim": name, "about": claim.about, "says": claim.says, "unit": claim.unit, "command": command}
     try:
         measured = pool([claim.measure(one) for one in evidence()])
     except HeadscopeError as error:
         nothing = float("nan")
-        return Ruling(name, claim.about, UNDECIDED, nothing, nothing, nothing, claim.unit, "", str(error), command)
+        return Ruling(
+            **about, verdict=UNDECIDED, effect=nothing, low=nothing, high=nothing, over="", sentence=str(error)
+        )
     least, most = claim.bounds
     measured = replace(measured, low=max(measured.low, least), high=min(measured.high, most))
     words = measured.words
-    ends = (measured.effect, measured.low, measured.high)
     return Ruling(
-        name,
-        claim.about,
-        claim.decide(words),
-        *ends,
-        claim.unit,
-        measured.over,
-        claim.say(words),
-        command,
-        measured.table,
+        **about,
+        verdict=claim.decide(words),
+        effect=measured.effect,
+        low=measured.low,
+        high=measured.high,
+        over=measured.over,
+        sentence=claim.say(words),
+        table=measured.table,
     )
+
+
+def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows that `Rulings.write` wrote, and what they are about; columns as of `Rulings.to_frame`.
+
+    Raises:
+        StorageError: there are none, or they are spoilt.
+    """
+    frame, about = read_table(folder, "claims", {*_COLUMNS}, _WORDS)
+    return frame.fillna(dict.fromkeys(_WORDS, "")), about
 
 
 def pool(each: Sequence[Measured]) -> Measured:
@@ -187,8 +199,3 @@ def _numbers(column: pd.Series) -> pd.Series:
         except ValueError:
             continue
     return column
-
-
-def _text(row: Mapping[str, Any]) -> dict[str, str]:
-    """Words, an empty cell as none."""
-    return {name: "" if pd.isna(row[name]) else str(row[name]) for name in _WORDS}

@@ -50,7 +50,7 @@ def section(request: pytest.FixtureRequest) -> Section:
 
 
 def test_a_section_says_its_title_and_order() -> None:
-    assert {"verdict", "importance", "similarity", "facts"} <= set(SECTIONS)
+    assert {"verdict", "importance", "similarity", "claims", "facts"} <= set(SECTIONS)
     for name, section in SECTIONS.items():
         assert section.title, name
         assert isinstance(section.order, int), name

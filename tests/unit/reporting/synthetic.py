@@ -23,6 +23,16 @@ class SyntheticAnalysis:
     candidates: pd.DataFrame
     verdict: Verdict
     facts: Mapping[str, Any] = field(default_factory=dict)
+    claims: pd.DataFrame = field(default_factory=lambda: claims())
+
+
+def claims() -> pd.DataFrame:
+    """Two claims, one of them left open."""
+    rows = [
+        ("C1", "own Q, K, V", "Each head has its own.", "supported", "6 layers of 12 query heads."),
+        ("C6", "different feature spaces", "Each has its own space.", "not decided here", "no layer has two heads."),
+    ]
+    return pd.DataFrame(rows, columns=["claim", "about", "says", "verdict", "sentence"])
 
 
 def anatomy(n_layers: int, n_heads: int, kind: str = "self") -> Anatomy:

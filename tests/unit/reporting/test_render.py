@@ -84,7 +84,7 @@ def only(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_sections_stand_in_order_under_headings(page: Page) -> None:
-    assert [section["id"] for section in page.all("section")] == ["verdict", "importance", "similarity", "facts"]
+    assert [section["id"] for section in page.all("section")] == ["verdict", "importance", "similarity", "claims", "facts"]
     assert len(page.all("h1")) == 1
     assert len(page.all("h2")) == 4
     assert [link["href"] for link in page.all("a")[1:5]] == ["#verdict", "#importance", "#similarity", "#facts"]

@@ -1,0 +1,35 @@
+"""The paper's claims, asked of the model that was analysed."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from headscope.reporting.blocks import Block, Column, Table, Text
+from headscope.reporting.reportable import Reportable
+from headscope.reporting.sections import SECTIONS, Section
+
+__all__ = ["Claims"]
+
+_ABOUT = (
+    "What the paper on multi-head attention says of its heads, put to this model. Each verdict follows from one number "
+    "and a rule that was set before any model was asked."
+)
+
+
+@SECTIONS.register("claims")
+class Claims(Section):
+    """A row a claim: what the paper says, the verdict, and the numbers that it follows from."""
+
+    title: ClassVar[str] = "The paper's claims, asked of this model"
+    order: ClassVar[int] = 35
+
+    def blocks(self, analysis: Reportable) -> Iterator[Block]:
+        if analysis.claims.empty:
+            return
+        yield Text(_ABOUT)
+        columns = (
+            Column("Claim", lambda row: row.claim, strong=True),
+            Column("The paper says", lambda row: row.says, long=True),
+            Column("Verdict", lambda row: row.verdict),
+            Column("What was found", lambda row: row.sentence, long=True),
+        )
+        yield Table("claims", "What holds here", analysis.claims, columns)
