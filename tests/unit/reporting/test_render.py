@@ -84,10 +84,17 @@ def only(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_sections_stand_in_order_under_headings(page: Page) -> None:
-    assert [section["id"] for section in page.all("section")] == ["verdict", "importance", "similarity", "claims", "facts"]
+    assert [section["id"] for section in page.all("section")] == [
+        "verdict",
+        "importance",
+        "similarity",
+        "claims",
+        "facts",
+    ]
     assert len(page.all("h1")) == 1
-    assert len(page.all("h2")) == 4
-    assert [link["href"] for link in page.all("a")[1:5]] == ["#verdict", "#importance", "#similarity", "#facts"]
+    assert len(page.all("h2")) == 5
+    menu = [link["href"] for link in page.all("a")[1:6]]
+    assert menu == ["#verdict", "#importance", "#similarity", "#claims", "#facts"]
 
 
 def test_the_sentence_and_what_it_was_measured_on_are_there(page: Page, run: SyntheticAnalysis) -> None:
@@ -133,7 +140,7 @@ def test_tables_can_be_scrolled_by_keyboard_and_name_their_rows(page: Page) -> N
 
 def test_the_files_hold_every_row_unrounded(folder: Path, run: SyntheticAnalysis) -> None:
     names = sorted(path.stem for path in (folder / "tables").glob("*.csv"))
-    assert names == ["candidates", "facts", "measured", "quadrants", "similar_pairs"]
+    assert names == ["candidates", "claims", "facts", "measured", "quadrants", "similar_pairs"]
     candidates = pd.read_csv(folder / "tables/candidates.csv")
     pd.testing.assert_frame_equal(candidates, run.candidates, rtol=1e-14, check_dtype=False)
     pairs = pd.read_csv(folder / "tables/similar_pairs.csv")

@@ -1,0 +1,134 @@
+"""Commands of the studies as a user meets them: what they print, what they write, and how they refuse."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headscope.studies.headcount import Settings, Sweep
+from headscope.studies.rulings import Rulings
+from tests.cli.conftest import Run
+
+EXAMPLE = "headscope.reference:example"
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quick sweep that is quicker still."""
+    taste = Settings(tasks=("maps-8",), heads=(1, 8), seeds=2, rates=(0.01,), share=0.01)
+    monkeypatch.setattr(Settings, "quick", classmethod(lambda _: taste))
+
+
+@pytest.mark.usefixtures("quick")
+def test_headcount_writes_tables_and_figures_and_goes_on(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "heads"
+    code, said, err = run("headcount", "--quick", "--workers", "1", "--out", out)
+    assert (code, err) == (0, "")
+    assert "maps-8" in said
+    assert "error against the number of heads" in said
+    assert {"runs.csv", "rates.csv", "removal.csv", "shapes.csv", "error.png", "bound.png"} <= {
+        path.name for path in out.iterdir()
+    }
+    first = Sweep.load(out).runs
+    code, said, _ = run("headcount", "--quick", "--workers", "1", "--out", out, "--json")
+    assert code == 0
+    assert [row["task"] for row in json.loads(said)["shapes"]] == ["maps-8", "maps-8"]
+    pd.testing.assert_frame_equal(Sweep.load(out).runs, first)  # read, not made again
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--heads", "1,3"), "3 heads do not divide the width 64"),
+        (("--heads", "one"), "whole numbers separated by commas"),
+        (("--task", "lookup"), "did you mean 'lookups'"),
+        (("--task", "maps-100"), "2 to 64 tokens"),
+        (("--seeds", "1"), "at least 2 seeds"),
+    ],
+)
+def test_headcount_refuses_what_it_cannot_sweep(
+    run: Run, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    code, _, err = run("headcount", "--quick", *options, "--out", tmp_path / "heads")
+    assert code == 1
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "heads").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_headcount_refuses_a_folder_of_other_work(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "heads"
+    assert run("headcount", "--quick", "--workers", "1", "--out", out)[0] == 0
+    code, _, err = run("headcount", "--quick", "--workers", "1", "--seeds", "3", "--out", out)
+    assert code == 1
+    assert "seeds: 2 there, 3 here" in err
+
+
+def test_headcount_says_that_a_text_is_too_short(run: Run, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("A few words only.", encoding="utf-8")
+    code, _, err = run("headcount", "--quick", "--task", "language", "--text", text, "--out", tmp_path / "heads")
+    assert code == 1
+    assert "more text" in err
+
+
+def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "claims"
+    code, said, err = run("claims", EXAMPLE, "--quick", "--claim", "c14", "--claim", "C1", "--out", out)
+    assert (code, err) == (0, "")
+    assert "not supported" in said
+    made = Rulings.load(out)
+    assert [ruling.claim for ruling in made.rulings] == ["C1", "C14"]
+    assert (made["C14"].effect, made["C14"].verdict) == (1.0, "not supported")
+    assert made["C14"].command == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims"
+    page = (out / "C14.md").read_text("utf-8")
+    assert page.startswith("# C14: the embedding is divided")
+    assert "figures/C14-headscope-reference-example.png" in page
+    assert (out / "figures/C14-headscope-reference-example.png").exists()
+    assert "[C14](C14.md)" in (out / "index.md").read_text("utf-8")
+    assert "支持されない" in (out / "index.ja.md").read_text("utf-8")
+    code, said, _ = run("claims", EXAMPLE, "--quick", "--claim", "C1", "--out", out, "--force", "--json")
+    assert code == 0
+    assert json.loads(said)["claims"][EXAMPLE][0]["verdict"] == "supported"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--claim", "C99"), "there are: C1, C10"),
+        ((EXAMPLE, "--claim", "C7"), "leave the model out"),
+    ],
+)
+def test_claims_refuses_what_cannot_be_asked(run: Run, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    code, _, err = run("claims", *options, "--out", tmp_path / "claims")
+    assert code == 1
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "claims").exists()
+    assert run("claims", EXAMPLE)[0] == 2  # nowhere to write
+
+
+def test_results_are_put_side_by_side(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert run("claims", EXAMPLE, "--quick", "--claim", "C1", "--seed", "1", "--out", tmp_path / name)[0] == 0
+    made = Rulings.load(tmp_path / "b")
+    Rulings("another", made.rulings, made.facts).save(tmp_path / "c")
+    code, _, err = run("claims", "--results", tmp_path / "a", "--results", tmp_path / "c", "--out", tmp_path / "both")
+    assert (code, err) == (0, "")
+    page = (tmp_path / "both" / "C1.md").read_text("utf-8")
+    assert "### another" in page
+    assert f"### {EXAMPLE}" in page
+    assert Rulings.load(tmp_path / "both" / "another").subject == "another"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_taste_decides_nothing_about_numbers_of_heads(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "claims"
+    code, said, err = run("claims", "--quick", "--claim", "C7", "--claim", "C10", "--out", out)
+    assert (code, err) == (0, "")
+    made = Rulings.load(out)
+    assert [ruling.verdict for ruling in made.rulings] == ["not decided here"] * 2
+    assert np.isfinite(made["C7"].effect)
+    assert (tmp_path / "claims-sweep" / "work.json").exists()
+    assert "not decided here" in said
