@@ -191,19 +191,13 @@ def analyze(
         chosen = within_budget(source.model, sample, judged_by, anatomy, ranked, most)
     candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, ranked, len(chosen))
     bench = Bench(
-        batches=sample_batches(held_out, 2 * tokens, budget.seed),
-        metric=judged_by,
-        draws=budget.draws,
-        seed=budget.seed,
-        max_loss_rise=most,
-        text_unit=source.facts["text_unit"],
-    )
+        batches=sample_batches(held_out, 2 * tokens, budget.seed), metric=judged_by, draws=budget.draws,
+        seed=budget.seed, max_loss_rise=most, text_unit=source.facts["text_unit"],
+    )  # fmt: skip
     with clock.stage("verdict"):
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
     with clock.stage("claims"):
-        subject = Subject(
-            source.name, source.model, chosen_on, judged_by, budget.seed, evidence=evidence, known=anatomy
-        )
+        subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
         claims = ask_model(subject, _ASKED, progress=progress)
     facts = source.facts | {
         "model": source.name,

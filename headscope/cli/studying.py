@@ -172,10 +172,10 @@ def claims_(
         raise typer.BadParameter("give --out FOLDER")
     check_free(out, force=force)
     names_of(claim)  # before anything is loaded
+    folder = out.with_name(f"{out.name}-sweep") if sweep_folder is None else sweep_folder
     if results:
-        made = [Rulings.load(folder) for folder in results]
+        made = [Rulings.load(one) for one in results]
     elif model is None:
-        folder = out.with_name(f"{out.name}-sweep") if sweep_folder is None else sweep_folder
         with progress_bar() as step:
             made = [ask_reference(folder, claim, quick=quick, progress=step)]
     else:
@@ -189,7 +189,11 @@ def claims_(
     with new_folder(out, force=force) as new:
         for one in made:
             one.write(new / one.subject if len(made) > 1 else new)
-        write_pages(made, new)
+        found = Sweep.load(folder) if (folder / "runs.csv").exists() else None
+        write_pages(made, new, found if found is not None and found.decisive else None)
+        if found is not None and results:
+            (new / "sweep").mkdir()
+            found.save(new / "sweep")
     if as_json:
         rows = {one.subject: json.loads(one.to_frame().to_json(orient="records", double_precision=15)) for one in made}
         typer.echo(json.dumps({"out": str(out), "claims": rows}))

@@ -8,6 +8,7 @@ from headscope.folders import new_file
 from headscope.formatting import MISSING, interval, number
 from headscope.reporting.figures import styling
 from headscope.studies.claims import CLAIMS, claim_named
+from headscope.studies.headcount.results import Sweep
 from headscope.studies.rulings import Ruling, Rulings
 
 __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
@@ -35,12 +36,13 @@ _VERDICTS_JA = {
 _DPI = 110
 
 
-def write_pages(made: Sequence[Rulings], folder: Path) -> None:
+def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = None) -> None:
     """Write C1.md …, index.md, index.ja.md and figures/ into an existing folder.
 
     Args:
         made: results of one subject or of several, side by side.
         folder: where.
+        sweep: runs with few heads and many, for what they add.
     """
     names = _names(made)
     (folder / "figures").mkdir(exist_ok=True)
@@ -50,17 +52,22 @@ def write_pages(made: Sequence[Rulings], folder: Path) -> None:
             if name in one and not one[name].table.empty:
                 with styling():
                     claim.draw(one[name].table).savefig(folder / "figures" / _figure(name, one), dpi=_DPI)
-        new_file(folder / f"{name}.md", page(name, made), force=True)
+        sentence, further = ("", {}) if sweep is None else claim.beside(sweep)
+        for title, figure in further.items():
+            with styling():
+                figure.savefig(folder / "figures" / f"{name}-{title}.png", dpi=_DPI)
+        new_file(folder / f"{name}.md", page(name, made, sentence, list(further)), force=True)
     new_file(folder / "index.md", index_page(made), force=True)
     new_file(folder / "index.ja.md", index_page_ja(made), force=True)
 
 
-def page(name: str, made: Sequence[Rulings]) -> str:
+def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence[str] = ()) -> str:
     """One claim's page: what the paper says, how it is measured, what came out of whom, limits, commands.
 
     Args:
         name: "C7".
         made: results; those of subjects that the claim was not put to are left out.
+        beside, figures: what training with few heads and many adds, and the names of its figures.
     """
     claim = claim_named(name)
     rows = [
@@ -80,6 +87,10 @@ def page(name: str, made: Sequence[Rulings]) -> str:
         if not ruling.table.empty:
             parts.append(f"![{name}, {one.subject}](figures/{_figure(name, one)})")
         parts.append(f"```sh\n{ruling.command}\n```\n\n{_made(one)}")
+    if figures:
+        parts += ["### trained with few heads and with many", *([beside] if beside else [])]
+        parts += [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
+        parts.append("```sh\nheadscope headcount --out heads\n```")
     return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}"]) + "\n"
 
 

@@ -58,9 +58,7 @@ def layer_dots(
         ax.plot(places, np.maximum(middles, floor), mark, color=colour, markersize=5.2, label=words)
     for words, height in (lines or {}).items():
         ax.axhline(height, color=MUTED, linewidth=0.9, linestyle=":")
-        ax.annotate(
-            words, (0.995, height), xycoords=ax.get_yaxis_transform(), ha="right", va="bottom", color=MUTED, fontsize=8
-        )
+        ax.annotate(words, (1.01, height), xycoords=ax.get_yaxis_transform(), va="center", color=MUTED, fontsize=8)
     if log:
         ax.set_yscale("log")
     ax.set_xticks(np.arange(len(layers)), [str(layer) for layer in layers])
@@ -73,7 +71,7 @@ def layer_dots(
         ax.set_ylim(-0.03 * ax.get_ylim()[1], None)
     ax.tick_params(length=0, which="both")
     if len(series) > 1:
-        ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(series), borderaxespad=0.2)
+        _legend_above(ax, len(series))
     return ax
 
 
@@ -118,7 +116,7 @@ def sorted_dots(
     ax.grid(color=GRID, linewidth=0.6, axis="y")
     ax.set_axisbelow(True)
     ax.tick_params(length=0, which="both")
-    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    _legend_above(ax, 3)
     return ax
 
 
@@ -153,6 +151,13 @@ def strip(
     ax.tick_params(length=0)
     ax.legend(frameon=False, loc="upper left")
     return ax
+
+
+def _legend_above(ax: Axes, columns: int) -> None:
+    ax.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2,
+        handletextpad=0.1, fontsize=8.5,
+    )  # fmt: skip
 
 
 def _floor(values: np.ndarray) -> float:

@@ -99,6 +99,14 @@ class Claim(ABC):
     def draw(self, table: pd.DataFrame) -> Figure:
         """The figure of the claim's page, from the saved table alone."""
 
+    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+        """What training with few heads and many has to add: a sentence, and figures by name; nothing by default.
+
+        Args:
+            sweep: finished runs.
+        """
+        return "", {}
+
 
 class ModelClaim(Claim):
     """A claim that can be asked of one trained model."""

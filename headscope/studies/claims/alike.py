@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from headscope.choosing import within_budget
 from headscope.preparation import Budget
-from headscope.reporting.figures import figure_of, sorted_dots
+from headscope.reporting.figures import count_curves, figure_of, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.claims.every_head import head_rows, share_beyond
+from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 
 __all__ = ["Alike"]
@@ -65,6 +66,19 @@ class Alike(ModelClaim):
             f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
             f"layer ({words['mean']:.0%} of a head on average); {words['removable']:.0%} can go together at 1%."
         )
+
+    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+        own = sweep.runs[(sweep.runs["arm"] == "width") & sweep.runs["removable"].notna()]
+        if own.empty:
+            return "", {}
+        share = own.groupby("n_heads")["removable"].mean()
+        parts = [f"{value:.0%} of {n}" for n, value in share.items()]
+        sentence = (
+            "Heads of learners trained with more of them that can be removed together, at 1% of what was learnt, mean "
+            f"over tasks: {', '.join(parts)}."
+        )
+        figures = {"removable": count_curves(sweep.runs, "removable"), "cka": count_curves(sweep.runs, "cka")}
+        return sentence, figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return figure_of(sorted_dots(table, "restored", label="share that the layer restores", size=_MOST_OF_IT))

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.measures.cka import Cka
-from headscope.reporting.figures import figure_of, layer_dots
+from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 
 __all__ = ["Diversity"]
@@ -72,6 +73,17 @@ class Diversity(ModelClaim):
             f"The {words['heads']:.3g} heads of a layer amount to {words['effect']:.0%} as many unrelated ones "
             f"(mean CKA of two heads {words['cka']:.2f})."
         )
+
+    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+        own = sweep.runs[(sweep.runs["arm"] == "width") & sweep.runs["effective_heads"].notna()]
+        if own.empty:
+            return "", {}
+        counts = own.groupby("n_heads")["effective_heads"].mean()
+        parts = [f"{value:.3g} of {n}" for n, value in counts.items()]
+        sentence = (
+            f"Effective heads of a layer in learners trained with more of them, mean over tasks: {', '.join(parts)}."
+        )
+        return sentence, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"share": "effective heads over heads", "cka": "mean CKA of two heads"}

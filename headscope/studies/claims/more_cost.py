@@ -6,8 +6,9 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.reporting.figures import cost_curves
+from headscope.reporting.figures import cost_curves, count_curves
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, CostClaim, Measured
+from headscope.studies.headcount.results import Sweep
 from headscope.studies.scaling import growth
 
 __all__ = ["MoreCost"]
@@ -65,6 +66,16 @@ class MoreCost(CostClaim):
             f"{width[1]:.1f} times the memory with maps written out and {width[2]:.1f} without, and {width[3]:.1f} "
             f"times as long; at fixed head_dim {fixed[0]:.0f}, {fixed[1]:.0f}, {fixed[2]:.0f} and {fixed[3]:.0f} times."
         )
+
+    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+        labels = {
+            "parameters": "parameters",
+            "flops": "operations a step",
+            "memory": "bytes a step",
+            "seconds": "seconds",
+        }
+        figures = {name: count_curves(sweep.runs, name, label=label) for name, label in labels.items()}
+        return "What whole learners took that were trained with few heads and with many, one thread each.", figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return cost_curves(table, "attention", "heads")

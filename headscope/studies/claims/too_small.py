@@ -6,7 +6,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.reporting.figures import count_curves
+from headscope.reporting.figures import count_curves, figure_of, map_bound
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
@@ -67,6 +67,20 @@ class TooSmall(SweepClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return count_curves(table)
+
+    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+        figures = {"score_rank": count_curves(sweep.runs, "score_rank", label="rank of scores")}
+        maps = sweep.runs[sweep.runs["task"].str.startswith("maps-")]
+        if maps.empty:
+            return "", figures
+        length = maps["task"].str.removeprefix("maps-").astype(int)
+        share = maps["error"] / maps["chance"]
+        enough, half = share[maps["head_dim"] >= length], share[maps["head_dim"] == length // 2]
+        sentence = (
+            "Attention maps drawn at random are matched where head_dim reaches their length (a divergence of at most "
+            f"{enough.max():.2%} of a uniform map's) and are not at half of it ({half.min():.1%} to {half.max():.1%})."
+        )
+        return sentence, {**figures, "bound": figure_of(map_bound(sweep.runs))}
 
 
 def seeds_of(sweep: Sweep) -> str:
