@@ -19,7 +19,6 @@ from headscope.cli.options import (
     Seed,
     Split,
     TextFiles,
-    Windows,
     app,
     progress_bar,
     read_batches,
@@ -152,7 +151,9 @@ def claims_(
     metric: Metric = "auto",
     text: TextFiles = None,
     split: Split = None,
-    windows: Windows = 64,
+    windows: Annotated[
+        int | None, typer.Option(min=0, help="windows of text; 0 for all", show_default="256, or 64 with --quick")
+    ] = None,
     length: Length = 128,
     force: Force = False,
     device: Device = "auto",
@@ -182,7 +183,8 @@ def claims_(
         texts = read_texts(text, split) if text else None
         place = demo_model(model) if model in DEMO_MODELS and not Path(model).exists() else model
         loaded = load_model(place, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-        batches = read_batches(loaded, texts, length, windows, seed)
+        amount = (64 if quick else 256) if windows is None else windows
+        batches = read_batches(loaded, texts, length, amount, seed)
         subject = Subject(model, loaded.model, batches, metric, seed, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]

@@ -40,7 +40,8 @@ class Alike(ModelClaim):
     )
     limits: ClassVar[str] = (
         "Ends of the interval count heads whose own interval lies wholly above one half, and heads whose interval "
-        "reaches above it. Linear restoration within a layer only."
+        "reaches above it. Linear restoration within a layer only; with little text fits carry over badly, and heads "
+        "look less alike than they are."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 

@@ -96,7 +96,12 @@ def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarra
 
 
 def _rank(covariance: Tensor, weights: Tensor | None) -> float:
-    if weights is not None:
+    """Effective rank of W C Wᵀ, or of C; by the smaller of two matrices that have the same eigenvalues but for zeros."""
+    if weights is not None and weights.shape[0] <= weights.shape[1]:
         covariance = weights @ covariance @ weights.T
+    elif weights is not None:
+        values, directions = torch.linalg.eigh(covariance)
+        root = directions * values.clamp_min(0).sqrt()
+        covariance = root.T @ (weights.T @ weights) @ root
     variances = torch.linalg.eigvalsh(covariance).clamp_min(0)
     return effective_rank(variances.sqrt().numpy())
