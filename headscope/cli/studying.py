@@ -144,6 +144,13 @@ def claims_(
         Path | None,
         typer.Option("--sweep", help="folder of `headscope headcount`, whose runs are taken", show_default="OUT-sweep"),
     ] = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(help="folder of analyses/cost_scaling.py, whose timings are taken: of a GPU, say"),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="what the model is called on the pages", show_default="as it was named")
+    ] = None,
     results: Annotated[
         list[Path] | None,
         typer.Option(help="ask nothing, but put the results of earlier calls on one page a claim; repeatable"),
@@ -178,7 +185,7 @@ def claims_(
         made = [Rulings.load(one) for one in results]
     elif model is None:
         with progress_bar() as step:
-            made = [ask_reference(folder, claim, quick=quick, progress=step)]
+            made = [ask_reference(folder, claim, timings=costs, quick=quick, progress=step)]
     else:
         texts = read_texts(text, split) if text else None
         place = demo_model(model) if model in DEMO_MODELS and not Path(model).exists() else model
@@ -188,9 +195,11 @@ def claims_(
         subject = Subject(model, loaded.model, batches, metric, seed, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
+    if name is not None:
+        made = [replace(one, subject=name) for one in made]
     with new_folder(out, force=force) as new:
         for one in made:
-            one.write(new / one.subject if len(made) > 1 else new)
+            one.write(new / one.slug if len(made) > 1 else new)
         found = Sweep.load(folder) if (folder / "runs.csv").exists() else None
         write_pages(made, new, found if found is not None and found.decisive else None)
         if found is not None and results:

@@ -14,8 +14,9 @@ from headscope.studies.benchmark import machine
 from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, ModelClaim, SweepClaim, claim_named
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings, environment, rule
-from headscope.studies.scaling import Scaling, scale_costs, scale_model
+from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
+from headscope.tables import read_table
 
 __all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
 
@@ -69,6 +70,7 @@ def ask_reference(
     evidence: str | Path,
     claims: Iterable[str] | None = None,
     *,
+    timings: str | Path | None = None,
     quick: bool = False,
     progress: Progress | None = None,
 ) -> Rulings:
@@ -77,15 +79,17 @@ def ask_reference(
     Args:
         evidence: folder of the sweep's finished runs, where it is looked for first; made where a claim takes it.
         claims: names; all without it.
+        timings: folder of what `analyses/cost_scaling.py` wrote, taken in place of new timings.
         quick: fewer seeds, shorter training, and a sweep that decides nothing: minutes in place of hours.
         progress: told of each step.
     """
     names = names_of(claims)
-    sources = _Sources(Path(evidence), quick, progress)
+    sources = _Sources(Path(evidence), None if timings is None else Path(timings), quick, progress)
     rulings = []
     for name in names:
         claim = CLAIMS[name]()
-        made = rule(name, claim, partial(sources.of, claim), _command("", name, quick))
+        taken = "" if timings is None or not isinstance(claim, CostClaim) else "--costs costs"
+        made = rule(name, claim, partial(sources.of, claim), _command(taken, name, quick))
         if isinstance(claim, SweepClaim) and not sources.sweep.decisive:
             made = replace(made, verdict=UNDECIDED)
         rulings.append(made)
@@ -98,8 +102,8 @@ def ask_reference(
 class _Sources:
     """Evidence on the reference, each kind made once and only where it is asked for."""
 
-    def __init__(self, folder: Path, quick: bool, progress: Progress | None) -> None:
-        self._folder, self._quick, self._progress = folder, quick, progress
+    def __init__(self, folder: Path, timings: Path | None, quick: bool, progress: Progress | None) -> None:
+        self._folder, self._timings, self._quick, self._progress = folder, timings, quick, progress
         self.facts: dict[str, Any] = {}
 
     @property
@@ -127,6 +131,10 @@ class _Sources:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
+        if self._timings is not None:
+            costs, about = read_table(self._timings, "costs", set(COSTS), COSTS)
+            self.facts["costs"], self.facts["machine"] = about["facts"]["settings"], about["facts"]["machine"]
+            return costs
         scaling = Scaling.quick() if self._quick else Scaling()
         self.facts["costs"] = {**vars(scaling)}
         return scale_costs(scaling, part_of(self._progress))

@@ -127,7 +127,7 @@ def _rulings(name: str, made: Iterable[Rulings]) -> Iterator[tuple[Rulings, Ruli
 
 
 def _figure(name: str, one: Rulings) -> str:
-    return f"{name}-{''.join(sign if sign.isalnum() else '-' for sign in one.subject)}.png"
+    return f"{name}-{one.slug}.png"
 
 
 def _brief(ruling: Ruling, words: dict[str, str] | None = None) -> str:
@@ -152,7 +152,8 @@ def _made(one: Rulings) -> str:
     facts: dict[str, Any] = dict(one.facts)
     versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
     taste = " A quick look: fewer seeds, less text." if facts.get("quick") else ""
-    return f"Made on {facts['date']} with {versions}.{taste}"
+    timed = f" Timed on {facts['machine']}." if "costs" in facts else ""
+    return f"Made on {facts['date']} with {versions}.{timed}{taste}"
 
 
 def _subject_ja(subject: str) -> str:

@@ -1,6 +1,7 @@
 """Rulings: what claims come to, on the reference or on a named model; saved, read back, shown as a table."""
 
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -75,6 +76,11 @@ class Rulings(Shown):
 
     def __contains__(self, claim: object) -> bool:
         return any(ruling.claim == claim for ruling in self.rulings)
+
+    @property
+    def slug(self) -> str:
+        """The subject as it stands in names of files and folders."""
+        return re.sub(r"[^\w]+", "-", self.subject)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a claim: claim, about, says, verdict, effect, low, high, unit, over, sentence, command."""

@@ -24,6 +24,7 @@ from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import Subject
 
 __all__ = [
+    "COSTS",
     "KERNELS",
     "MODES",
     "PARTS",
@@ -36,6 +37,20 @@ __all__ = [
     "scale_model",
 ]
 
+COSTS = (
+    "part",
+    "against",
+    "arm",
+    "mode",
+    "kernel",
+    "length",
+    "n_heads",
+    "head_dim",
+    "round",
+    "bytes",
+    "flops",
+    "analytic",
+)
 MODES = ("inference", "training")
 KERNELS = ("eager", "sdpa")
 _SHORTEST = 8  # tokens that a whole model is timed on

@@ -96,7 +96,7 @@ def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarra
 
 
 def _rank(covariance: Tensor, weights: Tensor | None) -> float:
-    """Effective rank of W C Wᵀ, or of C; by the smaller of two matrices that have the same eigenvalues but for zeros."""
+    """Effective rank of W C Wᵀ, or of C; by the smaller of two matrices with the same eigenvalues but for zeros."""
     if weights is not None and weights.shape[0] <= weights.shape[1]:
         covariance = weights @ covariance @ weights.T
     elif weights is not None:
