@@ -23,10 +23,17 @@ import typer
 import headscope
 from headscope.cards import Card
 from headscope.cli import app
+from headscope.demo import demo_model
 from headscope.measures import MEASURES, Measure
 from headscope.registry import Registry
 from headscope.scores import SCORES
 from headscope.statistics import STATISTICS
+from headscope.studies.asking import ask_model
+from headscope.studies.claim_pages import index_page, index_page_ja
+from headscope.studies.claim_pages import page as claim_page
+from headscope.studies.claims import CLAIMS
+from headscope.studies.rulings import Rulings
+from headscope.studies.subjects import Subject
 from headscope.texts import read_documentation
 from tests.contract import test_measures, test_scores, test_statistics
 from tests.contract.plugins import add_file
@@ -35,6 +42,7 @@ from tests.strategies import make_stream
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+CLAIMED, ASKED = DOCS / "claims", ("reference", "reference-on-H100", "minilm")  # in the order of the pages' columns
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # the text whose numbers the tutorial shows; with another Python it runs all the same
@@ -98,6 +106,37 @@ def test_every_page_is_built_and_in_the_menu(site: Path) -> None:
     for page in PAGES[1:]:
         assert (site / f"{page.stem}.html").exists()
         assert page.stem == "index" or f'href="{page.stem}.html"' in menu
+
+
+def test_the_pages_of_claims_follow_from_the_results_beside_them() -> None:
+    made = [Rulings.load(CLAIMED / name) for name in ASKED]
+    assert {ruling.claim for one in made for ruling in one.rulings} <= set(CLAIMS)
+    for name, text in (("index.md", index_page(made)), ("index.ja.md", index_page_ja(made))):
+        assert (CLAIMED / name).read_text("utf-8") == text
+    for page in CLAIMED.glob("C*.md"):
+        head, figures = page.read_text("utf-8").split("### trained with")[0], page.parent / "figures"
+        assert claim_page(page.stem, made).startswith(head.removesuffix("\n\n")), page.name
+        for picture in re.findall(r"]\(figures/([^)]+)\)", page.read_text("utf-8")):
+            assert (figures / picture).exists()
+
+
+def test_a_claim_measured_again_says_what_its_page_says() -> None:
+    """In quick form, which for what the weights alone decide is the whole form."""
+    loaded = headscope.load_model(demo_model("minilm"))
+    batches = headscope.text_batches(loaded.tokenizer, windows=8)
+    again, there = ask_model(Subject("minilm", loaded.model, batches, quick=True), ["C1", "C14"]), CLAIMED / "minilm"
+    for ruling in again.rulings:
+        shown = Rulings.load(there)[ruling.claim]
+        assert (ruling.verdict, ruling.sentence) == (shown.verdict, shown.sentence)
+        assert ruling.effect == pytest.approx(shown.effect, rel=1e-9)
+        assert ruling.sentence in (CLAIMED / f"{ruling.claim}.md").read_text("utf-8")
+
+
+def test_every_claim_is_in_the_site(site: Path) -> None:
+    menu = (site / "index.html").read_text("utf-8")
+    for page in CLAIMED.glob("*.md"):
+        assert (site / "claims" / f"{page.stem}.html").exists()
+        assert f'href="claims/{page.stem}.html"' in menu
 
 
 @pytest.mark.parametrize(("page", "registry"), [("measures", MEASURES), ("scores", SCORES)])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headscope.errors import InputError, UnknownNameError
 from headscope.reference import Transformer, example
 from headscope.reporting.figures import styling
-from headscope.studies.asking import ask_model, names_of
+from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claims import CLAIMS, VERDICTS, Claim, ModelClaim, claim_named
 from headscope.studies.claims.division import Division
 from headscope.studies.claims.edges import Edges, single_rows
@@ -277,6 +277,19 @@ def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
     seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
     assert seen == ["not supported", "depends", "supported"]
     assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
+
+
+@pytest.mark.slow
+def test_the_reference_is_asked_everything(tmp_path: Any) -> None:
+    made = ask_reference(tmp_path / "sweep", quick=True)
+    assert [ruling.claim for ruling in made.rulings] == names_of(None)
+    words = {ruling.claim: ruling.verdict for ruling in made.rulings}
+    assert [words[name] for name in ("C7", "C10", "C11")] == ["not decided here"] * 3
+    assert [words[name] for name in ("C1", "C2", "C3", "C4", "C13")] == ["supported"] * 5
+    assert all(np.isfinite(ruling.effect) for ruling in made.rulings)
+    for ruling in made.rulings:
+        with styling():
+            assert isinstance(CLAIMS[ruling.claim]().draw(ruling.table), Figure)
 
 
 def test_a_subject_without_tokens_is_told_so() -> None:
