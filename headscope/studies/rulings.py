@@ -167,11 +167,16 @@ def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def pool(each: Sequence[Measured]) -> Measured:
-    """What was measured over several training seeds: means, with intervals over the seeds."""
+    """What was measured over several training seeds: means, with intervals over the seeds.
+
+    Where the interval of one model, over its text, is wider on average, it counts as well: neither spread is hidden.
+    """
     if len(each) == 1:
         return each[0]
     spread = mean_spread(np.array([one.effect for one in each]), np.arange(len(each)))
     low, high = (float(end) for end in spread.interval())
+    low = min(low, float(np.mean([one.low for one in each])))  # NaN, where there is none, is never less
+    high = max(high, float(np.mean([one.high for one in each])))
     numbers = {name: float(np.mean([one.numbers[name] for one in each])) for name in each[0].numbers}
     tables = [one.table.assign(training_seed=seed) for seed, one in enumerate(each)]
     over = EXACT if all(one.over == EXACT for one in each) else f"{len(each)} seeds"

@@ -13,13 +13,13 @@ from headscope.errors import InputError, UnknownNameError
 from headscope.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
-from headscope.studies.claims import CLAIMS, VERDICTS, Claim, ModelClaim, claim_named
+from headscope.studies.claims import CLAIMS, VERDICTS, Claim, Measured, ModelClaim, claim_named
 from headscope.studies.claims.division import Division
 from headscope.studies.claims.edges import Edges, single_rows
 from headscope.studies.claims.independence import Independence
 from headscope.studies.claims.integration import Integration
 from headscope.studies.headcount import Sweep
-from headscope.studies.rulings import Rulings
+from headscope.studies.rulings import Rulings, pool
 from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
 
@@ -298,3 +298,17 @@ def test_a_subject_without_tokens_is_told_so() -> None:
     subject = Subject("pictures", model, pictures)
     with pytest.raises(InputError, match="no row of tokens"):
         scale_model(subject)
+
+
+def test_over_seeds_neither_spread_is_hidden() -> None:
+    def one(effect: float, half: float) -> Measured:
+        return Measured(effect, effect - half, effect + half, "text", {"more": effect}, pd.DataFrame({"x": [effect]}))
+
+    wide = pool([one(0.5, 0.2), one(0.5, 0.2), one(0.5, 0.2)])
+    assert (wide.effect, wide.low, wide.high, wide.over) == pytest.approx((0.5, 0.3, 0.7, "3 seeds"))
+    apart = pool([one(0.4, 0.0), one(0.5, 0.0), one(0.6, 0.0)])
+    half = 4.302652729911275 * 0.1 / 3**0.5  # Student's t with 2 degrees of freedom
+    assert (apart.low, apart.high) == pytest.approx((0.5 - half, 0.5 + half))
+    unknown = pool([one(0.5, float("nan")), one(0.5, float("nan"))])
+    assert (unknown.low, unknown.high, unknown.numbers["more"]) == (0.5, 0.5, 0.5)
+    assert apart.table["training_seed"].tolist() == [0, 1, 2]
