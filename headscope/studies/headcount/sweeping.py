@@ -23,7 +23,7 @@ from headscope.studies.kept import Kept
 from headscope.studies.tasks import Task, kind_of, task_named
 from headscope.texts import Texts
 
-__all__ = ["sweep"]
+__all__ = ["beyond", "sweep"]
 
 _WIDER = 2  # how often the range of learning rates grows, where the best is at its end
 _MAP = 16  # numbers of a head's map for one query, roughly
@@ -61,8 +61,8 @@ def sweep(
     workers = cpu_count() if workers is None else workers
     try:
         tuned = _finish(settings.tuning(), kept, texts, workers, "learning rates", progress)
-        for _ in range(_WIDER):  # an optimum at the end of what was tried is none
-            tuned |= _finish(_beyond(tuned), kept, texts, workers, "further rates", progress)
+        for number in range(_WIDER):  # an optimum at the end of what was tried is none
+            tuned |= _finish(beyond(tuned), kept, texts, workers, f"further rates, {number + 1}", progress)
         rates = _choose(tuned)
         places = settings.runs(rates)
         found = _finish(sorted({*places.values()}), kept, texts, workers, "runs", progress)
@@ -120,8 +120,12 @@ def _task(label: str, texts: Texts | None) -> Task:
     return task_named(label, texts)
 
 
-def _beyond(tuned: Mapping[Case, Mapping[str, Any]]) -> list[Case]:
-    """One rate further, at each place whose best rate is the highest or the lowest that was tried there."""
+def beyond(tuned: Mapping[Case, Mapping[str, Any]]) -> list[Case]:
+    """One rate further, at each place whose best rate is the highest or the lowest that was tried there.
+
+    Args:
+        tuned: what came of each rate that was tried.
+    """
     further = []
     for (label, n_heads, head_dim), best in _choose(tuned).items():
         own = [case for case in tuned if (case.task, case.n_heads, case.head_dim) == (label, n_heads, head_dim)]

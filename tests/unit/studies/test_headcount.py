@@ -13,6 +13,7 @@ from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.headcount.measuring import ALLOWED, MEASURED, run_case
 from headscope.studies.headcount.settings import Case, head_dim_of
 from headscope.studies.headcount.shapes import MARGIN, against_best, shapes, sized
+from headscope.studies.headcount.sweeping import beyond
 from headscope.studies.tasks import inputs, task_named
 from headscope.studies.training import judge, train
 from headscope.texts import gather_texts
@@ -214,3 +215,14 @@ def test_a_text_too_short_is_said_before_anything_is_written(tmp_path: Path) -> 
     with pytest.raises(InputError, match="more text"):
         sweep(tmp_path / "a", settings, texts=gather_texts("short"), workers=1)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_range_of_rates_grows_where_the_best_is_at_its_end() -> None:
+    def tried(rates: dict[float, float]) -> dict[Case, dict[str, float]]:
+        return {Case("digits", 8, 8, rate, 10_000, 1.0): {"error": error, "loss": 0.0} for rate, error in rates.items()}
+
+    rising = beyond(tried({0.001: 0.3, 0.003: 0.2, 0.01: 0.1}))
+    assert [case.learning_rate for case in rising] == [0.03]
+    falling = beyond(tried({0.001: 0.1, 0.003: 0.2, 0.01: 0.3}))
+    assert [case.learning_rate for case in falling] == [0.0003]
+    assert beyond(tried({0.001: 0.3, 0.003: 0.1, 0.01: 0.2})) == []
