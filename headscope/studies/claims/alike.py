@@ -48,13 +48,9 @@ class Alike(ModelClaim):
     def measure(self, subject: Subject) -> Measured:
         table = head_rows(subject.restored, "restored")
         effect, low, high = share_beyond(table, "restored", _MOST_OF_IT)
-        worth = subject.worth
-        order = np.argsort(worth.score, kind="stable")[: int(np.isfinite(worth.score).sum())]  # NaN comes last
-        ranked = [worth.heads[place] for place in order]
-        most = Budget().allowed(subject.judged_by, subject.intact)
-        gone = within_budget(subject.model, subject.sample, subject.judged_by, subject.anatomy, ranked, most)
-        share, n_heads = len(gone) / len(ranked), float(len(ranked))
-        numbers = {"mean": float(table["restored"].mean()), "removable": share, "heads": n_heads}
+        numbers = {"mean": float(table["restored"].mean()), "heads": float(len(table))}
+        if subject.evidence is None:  # an analysis says by itself which heads can go
+            numbers["removable"] = _removable(subject)
         return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
@@ -63,9 +59,10 @@ class Alike(ModelClaim):
         return NOT_SUPPORTED if words["high"] < _FEW else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
+        gone = f"; {words['removable']:.0%} can go together at 1%" if "removable" in words else ""
         return (
             f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
-            f"layer ({words['mean']:.0%} of a head on average); {words['removable']:.0%} can go together at 1%."
+            f"layer ({words['mean']:.0%} of a head on average){gone}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
@@ -83,3 +80,13 @@ class Alike(ModelClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return figure_of(sorted_dots(table, "restored", label="share that the layer restores", size=_MOST_OF_IT))
+
+
+def _removable(subject: Subject) -> float:
+    """Share of the heads that can be removed together at a cost of 1%, the least important first."""
+    worth = subject.worth
+    order = np.argsort(worth.score, kind="stable")[: int(np.isfinite(worth.score).sum())]  # NaN comes last
+    ranked = [worth.heads[place] for place in order]
+    most = Budget().allowed(subject.judged_by, subject.intact)
+    gone = within_budget(subject.model, subject.sample, subject.judged_by, subject.anatomy, ranked, most)
+    return len(gone) / len(ranked)
