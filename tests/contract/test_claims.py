@@ -27,7 +27,15 @@ def batches_for(name: str) -> list[dict[str, torch.Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("name", [*FACTORIES, *FURTHER, "fused nanogpt"])
+SOME = {"gpt_oss", "t5"}  # a sink; two sides and crossings between them
+EVERY = [
+    *FACTORIES,
+    "fused nanogpt",
+    *(name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in FURTHER),
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_claim_can_be_put_to_every_model(name: str) -> None:
     made = ask_model(Subject(name, build_any(name), batches_for(name), quick=True), OF_A_MODEL)
     words = {ruling.claim: ruling for ruling in made.rulings}

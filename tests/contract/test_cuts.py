@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from headscope.ablation import ablate
@@ -190,11 +190,12 @@ def test_a_copy_of_it_learns(name):
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(heads=st.sets(st.tuples(st.integers(0, 1), st.integers(0, 7)), min_size=1, max_size=15))
+@example(heads={(0, 4), (0, 5), (0, 6), (0, 7)})  # a whole group: in float32 its other order of sums shows at 1.2e-5
 def test_any_heads_of_grouped_layers_can_go(heads):
-    model, batches = models.build("llama"), models.make_batches("llama", n_batches=1)
+    model, batches = models.build("llama").double(), models.make_batches("llama", n_batches=1)
     pruned = prune(model, heads, batches=batches)
     want = outputs(zeroed_by_hand("llama", model, heads), batches[0])
-    assert gap(outputs(pruned, batches[0]), want, batches[0]) <= 1e-5
+    assert gap(outputs(pruned, batches[0]), want, batches[0]) <= 1e-12
     assert count(model) - count(pruned) == parameters_of("llama", sorted(heads))
 
 
