@@ -11,9 +11,9 @@ import typer
 
 from headscope.cli import refusing
 from headscope.cli.options import progress_bar
+from headscope.environment import machine
 from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import cost_curves
-from headscope.studies.benchmark import machine
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
 from headscope.tables import write_table
 

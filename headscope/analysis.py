@@ -1,14 +1,12 @@
 """The whole story in one call: `analyze` finds, watches, scores and judges; `Analysis` holds every table, no model."""
 
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +19,7 @@ from headscope.anatomy.finite import check_weights
 from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
+from headscope.environment import versions
 from headscope.errors import StorageError
 from headscope.evidence import gather
 from headscope.folders import new_folder
@@ -34,6 +33,7 @@ from headscope.reporting import render
 from headscope.shown import Shown
 from headscope.splits import sample_batches, split_documents
 from headscope.studies.asking import ask_model
+from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
@@ -140,7 +140,6 @@ class Analysis(Shown):
         return cls(anatomy, scores, pairs, candidates, verdict, about["facts"], claims)
 
 
-_ASKED = ("C1", "C2", "C3", "C4", "C6", "C9", "C12", "C13", "C14", "C16", "C17")  # claims that take seconds
 _WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns of candidates that are not floats
 
 
@@ -198,7 +197,7 @@ def analyze(
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
     with clock.stage("claims"):
         subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
-        claims = ask_model(subject, _ASKED, progress=progress)
+        claims = ask_model(subject, [name for name, claim in CLAIMS.items() if claim.brief], progress=progress)
     facts = source.facts | {
         "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
@@ -222,7 +221,6 @@ def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:
 
 
 def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
-    packages = ("headscope", "torch", "transformers")
     return {
         "model_class": anatomy.model_class,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -230,7 +228,7 @@ def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
         "n_heads": anatomy.n_heads,
         "device": str(device_of(model)),
         "dtype": str(next((p.dtype for p in model.parameters()), torch.float32)).removeprefix("torch."),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions(),
         "peak_memory_mb": _peak_memory(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -13,6 +13,7 @@ LEVELS = [
     {
         "batches",
         "cards",
+        "environment",
         "errors",
         "folders",
         "formatting",

@@ -127,6 +127,7 @@ def _percent(share: float) -> str:
 
 @app.command(name="claims")
 def claims_(
+    out: Annotated[Path, typer.Option(help="output folder: the table, a page and a figure for each claim")],
     model: Annotated[
         str | None,
         typer.Argument(
@@ -135,14 +136,15 @@ def claims_(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="output folder: the table, a page and a figure for each claim")
-    ] = None,
     claim: Annotated[list[str] | None, typer.Option(help="one of C1 to C17; repeatable [default: all]")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="minutes: what needs the whole sweep is not decided")] = False,
     sweep_folder: Annotated[
         Path | None,
-        typer.Option("--sweep", help="folder of `headscope headcount`, whose runs are taken", show_default="OUT-sweep"),
+        typer.Option(
+            "--sweep",
+            help="folder of `headscope headcount`, whose runs are taken",
+            show_default="OUT-sweep, or OUT-quick-sweep",
+        ),
     ] = None,
     costs: Annotated[
         Path | None,
@@ -176,11 +178,10 @@ def claims_(
 
     Example: headscope claims --quick --out claims
     """
-    if out is None:
-        raise typer.BadParameter("give --out FOLDER")
     check_free(out, force=force)
     names_of(claim)  # before anything is loaded
-    folder = out.with_name(f"{out.name}-sweep") if sweep_folder is None else sweep_folder
+    kind = "quick-sweep" if quick else "sweep"  # a taste is not mixed with the whole
+    folder = out.with_name(f"{out.name}-{kind}") if sweep_folder is None else sweep_folder
     if results:
         made = [Rulings.load(one) for one in results]
     elif model is None:

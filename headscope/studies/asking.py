@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from headscope.batches import device_of
+from headscope.environment import machine, today, versions
 from headscope.errors import InputError
 from headscope.progress import Progress, part_of
-from headscope.studies.benchmark import machine
-from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, ModelClaim, SweepClaim, claim_named
+from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named, in_order
 from headscope.studies.headcount import Settings, Sweep, sweep
-from headscope.studies.rulings import Rulings, environment, rule
+from headscope.studies.rulings import Rulings, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
 from headscope.tables import read_table
@@ -31,7 +32,7 @@ def names_of(claims: Iterable[str] | None) -> list[str]:
         UnknownNameError: one does not exist; the message lists those that do.
     """
     chosen = set(CLAIMS) if claims is None else {CLAIMS.name_of(claim_named(name)) for name in claims}
-    return sorted(chosen, key=lambda name: int(name[1:]))
+    return in_order(chosen)
 
 
 def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress: Progress | None = None) -> Rulings:
@@ -46,7 +47,7 @@ def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress
         InputError: a claim was named that takes many training runs, or layers of many sizes.
     """
     named = names_of(claims)
-    asked = [name for name in named if issubclass(CLAIMS[name], ModelClaim) or name == "C5"]
+    asked = [name for name in named if CLAIMS[name].of_a_model]
     if claims is not None and (others := [name for name in named if name not in asked]):
         raise InputError(
             f"{', '.join(others)}: asked of layers and models of many sizes, not of one trained model; leave the model "
@@ -62,7 +63,8 @@ def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress
         rulings.append(rule(name, claim, evidence, _command(subject.name, name, subject.quick)))
         if progress is not None:
             progress("claims", 1, len(asked))
-    facts = {**subject.facts, **environment(), "machine": machine(), "quick": subject.quick}
+    place = machine(str(device_of(subject.model)))
+    facts = {**subject.facts, "versions": versions(), "date": today(), "machine": place, "quick": subject.quick}
     return Rulings(subject.name, tuple(rulings), facts)
 
 
@@ -90,12 +92,12 @@ def ask_reference(
         claim = CLAIMS[name]()
         taken = "" if timings is None or not isinstance(claim, CostClaim) else "--costs costs"
         made = rule(name, claim, partial(sources.of, claim), _command(taken, name, quick))
-        if isinstance(claim, SweepClaim) and not sources.sweep.decisive:
+        if isinstance(claim, SweepClaim) and made.verdict != UNDECIDED and not sources.sweep.decisive:
             made = replace(made, verdict=UNDECIDED)
         rulings.append(made)
         if progress is not None:
             progress("claims", 1, len(names))
-    facts = {"subject": REFERENCE, **environment(), "machine": machine(), "quick": quick, **sources.facts}
+    facts = {"versions": versions(), "date": today(), "machine": machine(), "quick": quick, **sources.facts}
     return Rulings(REFERENCE, tuple(rulings), facts)
 
 

@@ -3,12 +3,9 @@
 Seconds mean little on a machine that others use too; the ratio of two arms that were timed in turn means more.
 """
 
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -29,7 +26,7 @@ from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
 from headscope.watching import watch
 
-__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "machine", "plain_pass", "take_turns"]
+__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "plain_pass", "take_turns"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,18 +45,6 @@ class Case:
 
 
 CASES = (Case(6, 12, 32, 4096), Case(12, 12, 64, 4096), Case(18, 4, 256, 2048))
-
-
-def machine(device: str = "cpu") -> str:
-    """What seconds were taken on, in words.
-
-    Args:
-        device: where it was run.
-    """
-    place = f"{torch.get_num_threads()} threads of {platform.machine()}"
-    if torch.device(device).type == "cuda":
-        place = torch.cuda.get_device_name(device)
-    return f"torch {torch.__version__}, transformers {version('transformers')}, {place}, {date.today():%Y-%m-%d}"
 
 
 def take_turns(arms: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 from headscope.folders import new_file
 from headscope.formatting import MISSING, interval, number
 from headscope.reporting.figures import styling
-from headscope.studies.claims import CLAIMS, claim_named
+from headscope.studies.claims import CLAIMS, claim_named, in_order
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.rulings import Ruling, Rulings
 
@@ -119,7 +119,7 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
 
 def _names(made: Iterable[Rulings]) -> list[str]:
     found = {ruling.claim for one in made for ruling in one.rulings}
-    return sorted(found & set(CLAIMS), key=lambda name: int(name[1:]))
+    return in_order(found & set(CLAIMS))
 
 
 def _rulings(name: str, made: Iterable[Rulings]) -> Iterator[tuple[Rulings, Ruling]]:

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from headscope.environment import versions
 from headscope.errors import StorageError
 from headscope.folders import new_file
 
@@ -21,7 +21,7 @@ class Kept:
 
     Args:
         folder: where they are; made if need be.
-        work: what is done, as JSON values. Pieces of other work, or made by another torch, are not mixed in.
+        work: what is done, as JSON values. Pieces of other work, or of another Python or torch, are not mixed in.
 
     Raises:
         StorageError: the folder holds something else, or pieces of other work.
@@ -29,7 +29,8 @@ class Kept:
 
     def __init__(self, folder: str | Path, work: Mapping[str, Any]) -> None:
         self.folder = Path(folder).expanduser().absolute()
-        work = {**work, "torch": version("torch")}
+        made_by = versions()
+        work = {**work, **{name: made_by[name] for name in ("python", "torch")}}  # Python's documentation is a text
         about = self.folder / _ABOUT
         if about.exists():
             _check_same(self.folder, _read(about), json.loads(json.dumps(work)))

@@ -1,25 +1,22 @@
 """Rulings: what claims come to, on the reference or on a named model; saved, read back, shown as a table."""
 
-import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
-from headscope.errors import HeadscopeError, StorageError
+from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
 from headscope.folders import new_folder
 from headscope.intervals import mean_spread
 from headscope.shown import Shown
 from headscope.studies.claims import EXACT, UNDECIDED, Measured
 from headscope.tables import read_table, write_table
 
-__all__ = ["Ruling", "Rulings", "environment", "pool", "read_claims", "rule"]
+__all__ = ["Ruling", "Rulings", "pool", "read_claims", "rule"]
 
 _TABLES = "tables"  # folder of what is behind the claims
 _COLUMNS = ["claim", "about", "says", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
@@ -132,10 +129,18 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         claim: the claim, of whichever kind.
         evidence: what its `measure` takes: one of each training seed, or one alone.
         command: what shows it.
+
+    A model that cannot be asked leaves the claim undecided, and the sentence says why.
+
+    Raises:
+        InterruptedWorkError: evidence was being made, and was stopped; what is finished of it is kept.
+        StorageError: evidence that was made before cannot be read, or is of other work.
     """
     about = {"claim": name, "about": claim.about, "says": claim.says, "unit": claim.unit, "command": command}
     try:
         measured = pool([claim.measure(one) for one in evidence()])
+    except (InterruptedWorkError, StorageError):
+        raise  # nothing that the claim or the model is to blame for
     except HeadscopeError as error:
         nothing = float("nan")
         return Ruling(
@@ -181,15 +186,6 @@ def pool(each: Sequence[Measured]) -> Measured:
     tables = [one.table.assign(training_seed=seed) for seed, one in enumerate(each)]
     over = EXACT if all(one.over == EXACT for one in each) else f"{len(each)} seeds"
     return Measured(float(spread.centre), low, high, over, numbers, pd.concat(tables, ignore_index=True))
-
-
-def environment() -> dict[str, Any]:
-    """Versions and date, for facts."""
-    packages = ("headscope", "torch", "transformers")
-    return {
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "date": datetime.now(UTC).date().isoformat(),
-    }
 
 
 def _behind(folder: Path, claim: str) -> pd.DataFrame:

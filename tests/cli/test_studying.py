@@ -130,5 +130,5 @@ def test_a_taste_decides_nothing_about_numbers_of_heads(run: Run, tmp_path: Path
     made = Rulings.load(out)
     assert [ruling.verdict for ruling in made.rulings] == ["not decided here"] * 2
     assert np.isfinite(made["C7"].effect)
-    assert (tmp_path / "claims-sweep" / "work.json").exists()
+    assert (tmp_path / "claims-quick-sweep" / "work.json").exists()
     assert "not decided here" in said

@@ -5,7 +5,7 @@ measured for it, and when that counts as support; the numbers decide.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import ClassVar
@@ -28,6 +28,7 @@ __all__ = [
     "ModelClaim",
     "SweepClaim",
     "claim_named",
+    "in_order",
 ]
 
 SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED = "supported", "not supported", "depends", "not decided here"
@@ -71,6 +72,8 @@ class Claim(ABC):
         limits: how far the answer reaches.
         about, about_ja: what it is about, in a few words.
         bounds: least and greatest value of the effect; intervals end there.
+        of_a_model: whether it can be asked of one trained model.
+        brief: whether that takes seconds, so that every analysis asks it.
     """
 
     says: ClassVar[str]
@@ -82,6 +85,8 @@ class Claim(ABC):
     rule: ClassVar[str]
     limits: ClassVar[str]
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
+    of_a_model: ClassVar[bool] = False
+    brief: ClassVar[bool] = False
 
     @abstractmethod
     def decide(self, words: Mapping[str, float]) -> str:
@@ -110,6 +115,9 @@ class Claim(ABC):
 
 class ModelClaim(Claim):
     """A claim that can be asked of one trained model."""
+
+    of_a_model: ClassVar[bool] = True
+    brief: ClassVar[bool] = True
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measured:
@@ -148,6 +156,11 @@ class CostClaim(Claim):
 
 
 CLAIMS: Registry[Claim] = Registry("claim", "headscope.studies.claims")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names by their numbers: C2 before C10."""
+    return sorted(names, key=lambda name: (len(name), name))
 
 
 def claim_named(name: str) -> Claim:

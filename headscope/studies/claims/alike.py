@@ -11,8 +11,8 @@ from headscope.choosing import within_budget
 from headscope.preparation import Budget
 from headscope.reporting.figures import count_curves, figure_of, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
-from headscope.studies.claims.every_head import head_rows, share_beyond
 from headscope.studies.headcount.results import Sweep
+from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
 
 __all__ = ["Alike"]

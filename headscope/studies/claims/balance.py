@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.errors import InputError
 from headscope.intervals import mean_spread
 from headscope.reporting.figures import count_curves
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
-from headscope.studies.claims.too_small import seeds_of
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import MARGIN, errors_of
+from headscope.studies.headcount.shapes import MARGIN, errors_of, learnt
 
 __all__ = ["Balance"]
 
@@ -45,10 +45,9 @@ class Balance(SweepClaim):
     def measure(self, sweep: Sweep) -> Measured:
         runs = sweep.runs[sweep.runs["arm"] == "width"]
         curves = {str(task): errors_of(own)[1] for task, own in runs.groupby("task", sort=False)}
-        spans = {
-            task: float(runs.loc[runs["task"] == task, "chance"].iloc[0]) - errors.mean(0).min()
-            for task, errors in curves.items()
-        }
+        if len(curves) < 2:
+            raise InputError("one task alone says nothing of whether the best number depends on the task")
+        spans = {str(task): learnt(own) for task, own in runs.groupby("task", sort=False)}
         # for each seed, the best number by the other seeds, as against_best
         best = {task: (errors.sum(0) - errors).argmin(1) for task, errors in curves.items()}
         seeds = np.arange(sweep.runs["seed"].nunique())
@@ -58,8 +57,6 @@ class Balance(SweepClaim):
             for other in curves
             if other != task
         ]
-        if not lost:
-            lost = [np.zeros(len(seeds))]
         spread = mean_spread(np.mean(lost, axis=0), seeds)
         low, high = spread.interval()
         shapes = sweep.shapes[sweep.shapes["arm"] == "width"]
@@ -68,7 +65,7 @@ class Balance(SweepClaim):
             "least": float(shapes["best"].min()),
             "most": float(shapes["best"].max()),
         }
-        return Measured(float(spread.centre), float(low), float(high), seeds_of(sweep), numbers, runs)
+        return Measured(float(spread.centre), float(low), float(high), sweep.over, numbers, runs)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > MARGIN:

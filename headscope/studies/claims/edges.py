@@ -52,6 +52,7 @@ class Edges(ModelClaim):
         "edges, in short rows. Ranks among a query's own keys: it says nothing of one head against another."
     )
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
+    brief: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> Measured:
         sites = [site for site in subject.anatomy.cuttable.sites if site.kind != "cross" and not site.gated]

@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope.formatting import number
 from headscope.reporting.figures import figure_of, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
-from headscope.tables import HeadTable
 
-__all__ = ["EveryHead", "head_rows", "share_beyond"]
+__all__ = ["EveryHead"]
 
 _SIZE = 0.001  # of the intact model's loss; of a distance, itself
 _NEARLY_ALL, _HALF = 0.9, 0.5
@@ -66,16 +65,3 @@ class EveryHead(ModelClaim):
     def draw(self, table: pd.DataFrame) -> Figure:
         size = float(table["size"].iloc[0])
         return figure_of(sorted_dots(table, "effect", label="cost of removing the head", size=size, log=True))
-
-
-def head_rows(table: HeadTable, name: str) -> pd.DataFrame:
-    """A row for each head that has a score: layer, head, NAME, NAME_low, NAME_high."""
-    frame = table.to_frame().rename(columns={"score": name, "low": f"{name}_low", "high": f"{name}_high"})
-    return frame.loc[frame[name].notna(), ["layer", "head", name, f"{name}_low", f"{name}_high"]].reset_index(drop=True)
-
-
-def share_beyond(table: pd.DataFrame, name: str, size: float) -> tuple[float, float, float]:
-    """Share of heads above a size: by their score, by the low ends of their intervals, and by the high ends."""
-    columns = (name, f"{name}_low", f"{name}_high")
-    middle, low, high = (float(np.mean(table[column].to_numpy(np.float64) > size)) for column in columns)
-    return middle, low, high

@@ -6,9 +6,9 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
-from headscope.studies.claims.too_small import seeds_of
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
 
@@ -37,11 +37,13 @@ class Several(SweepClaim):
 
     def measure(self, sweep: Sweep) -> Measured:
         runs = sweep.runs[~sweep.runs["task"].str.startswith("maps")]
+        if runs.empty:
+            raise InputError("on maps alone heads do nothing but look, so that one head cannot be held against several")
         spread = pooled(runs, "width", 0)
         low, high = spread.interval()
         shapes = sweep.shapes[(sweep.shapes["arm"] == "width") & sweep.shapes["task"].isin(runs["task"])]
         numbers = {"tasks": float(len(shapes)), "better": float((shapes["few_is"] == "worse").sum())}
-        return Measured(float(spread.centre), float(low), float(high), seeds_of(sweep), numbers, runs)
+        return Measured(float(spread.centre), float(low), float(high), sweep.over, numbers, runs)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["better"] == words["tasks"]:

@@ -40,6 +40,8 @@ class SquareOfLength(CostClaim):
         "projections grow with the length itself, not its square."
     )
 
+    of_a_model: ClassVar[bool] = True
+
     def measure(self, costs: pd.DataFrame) -> Measured:
         part = "attention" if "attention" in set(costs["part"]) else str(costs["part"].iloc[0])
         own = costs[(costs["part"] == part) & (costs["against"] == "length") & (costs["mode"] == "inference")]

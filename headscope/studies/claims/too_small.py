@@ -51,7 +51,7 @@ class TooSmall(SweepClaim):
             "tasks": float(len(shapes)), "fall": float((falls & ~rises).sum()), "other_arm": float(rises.sum()),
             "wide": float(pooled(sweep.runs, "head_dim", -1).centre),
         }  # fmt: skip
-        return Measured(float(spread.centre), float(low), float(high), seeds_of(sweep), numbers, sweep.runs)
+        return Measured(float(spread.centre), float(low), float(high), sweep.over, numbers, sweep.runs)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["fall"] == words["tasks"]:
@@ -81,8 +81,3 @@ class TooSmall(SweepClaim):
             f"{enough.max():.2%} of a uniform map's) and are not at half of it ({half.min():.1%} to {half.max():.1%})."
         )
         return sentence, {**figures, "bound": figure_of(map_bound(sweep.runs))}
-
-
-def seeds_of(sweep: Sweep) -> str:
-    """What the intervals of a sweep are over."""
-    return f"{sweep.runs['seed'].nunique()} seeds"

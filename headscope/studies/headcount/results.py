@@ -47,6 +47,11 @@ class Sweep(Shown):
         settings = self.facts["settings"]
         return settings["seeds"] >= _ENOUGH and settings["share"] == 1 and len(settings["rates"]) > 1
 
+    @property
+    def over(self) -> str:
+        """What its intervals are over, in words."""
+        return f"{self.runs['seed'].nunique()} seeds"
+
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {"error against the number of heads": self.shapes}
 

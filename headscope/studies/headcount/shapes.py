@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from headscope.intervals import Spread, mean_spread
 
-__all__ = ["MARGIN", "against_best", "errors_of", "pooled", "shapes", "sized"]
+__all__ = ["MARGIN", "against_best", "errors_of", "learnt", "pooled", "shapes", "sized"]
 
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
 
@@ -31,7 +31,7 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
         heads, errors = errors_of(own)
         means = errors.mean(0)
         best = int(means.argmin())
-        span = float(own["chance"].iloc[0]) - means[best]
+        span = learnt(own)
         good = [str(n) for n, mean in zip(heads, means, strict=True) if mean - means[best] <= MARGIN * span]
         row: dict[str, Any] = {
             "task": task, "arm": arm, "seeds": len(errors), "best": heads[best], "best_error": means[best],
@@ -47,6 +47,15 @@ def errors_of(runs: pd.DataFrame, value: str = "error") -> tuple[list[int], Floa
     """Numbers of heads, and a value of the runs of one task and arm, a row a seed."""
     table = runs.pivot(index="seed", columns="n_heads", values=value)
     return [int(n) for n in table.columns], table.to_numpy(np.float64)
+
+
+def learnt(runs: pd.DataFrame) -> float:
+    """Error over chance of the best number of heads, in the task's unit: what differences are shares of.
+
+    Args:
+        runs: of one task and arm.
+    """
+    return float(runs["chance"].iloc[0] - errors_of(runs)[1].mean(0).min())
 
 
 def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
@@ -78,7 +87,7 @@ def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
     shares = []
     for _, own in runs[runs["arm"] == arm].groupby("task", sort=False):
         _, errors = errors_of(own)
-        span = float(own["chance"].iloc[0]) - errors.mean(0).min()
+        span = learnt(own)
         shares.append(_more(errors, place) / span)
     return mean_spread(np.mean(shares, axis=0), np.arange(len(shares[0])))
 

@@ -1,11 +1,8 @@
 """The sweep over the number of heads: rates are chosen, learners trained and measured, several at a time."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +10,9 @@ import pandas as pd
 import torch
 from joblib import Parallel, cpu_count, delayed
 
+from headscope.environment import machine, today, versions
 from headscope.errors import InterruptedWorkError, NumericalError
 from headscope.progress import Progress
-from headscope.studies.benchmark import machine
 from headscope.studies.headcount.measuring import MEASURED, run_case
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings
@@ -204,7 +201,7 @@ def _facts(settings: Settings, texts: Texts | None) -> dict[str, Any]:
     return {
         "settings": settings.to_json(),
         "text": None if texts is None else texts.source,
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("headscope", "torch")}},
+        "versions": versions(),
         "machine": machine(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
     }

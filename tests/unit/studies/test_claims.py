@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from headscope.errors import InputError, UnknownNameError
+from headscope.errors import InputError, InterruptedWorkError, StorageError, UnknownNameError
 from headscope.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
@@ -19,7 +19,7 @@ from headscope.studies.claims.edges import Edges, single_rows
 from headscope.studies.claims.independence import Independence
 from headscope.studies.claims.integration import Integration
 from headscope.studies.headcount import Sweep
-from headscope.studies.rulings import Rulings, pool
+from headscope.studies.rulings import Rulings, pool, rule
 from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
 
@@ -103,6 +103,23 @@ def test_claims_that_are_not_there_are_refused_with_a_list() -> None:
     assert names_of(["c10", "C2"]) == ["C2", "C10"]
 
 
+def test_a_sweep_that_cannot_tell_leaves_the_claim_open() -> None:
+    maps = runs({("maps-8", arm): FLAT for arm in ("width", "head_dim")})
+    for name in ("C10", "C11"):
+        ruling = rule(name, claim_named(name), lambda: [maps], "")
+        assert (ruling.verdict, np.isnan(ruling.effect)) == ("not decided here", True)
+        assert "alone" in ruling.sentence
+
+
+@pytest.mark.parametrize("stop", [InterruptedWorkError, StorageError])
+def test_what_no_claim_is_to_blame_for_is_passed_on(stop: type[Exception]) -> None:
+    def evidence() -> list[Any]:
+        raise stop("stopped")
+
+    with pytest.raises(stop):
+        rule("C7", claim_named("C7"), evidence, "")
+
+
 def test_a_model_is_not_asked_how_many_heads_to_train_with(subject: Subject) -> None:
     with pytest.raises(InputError, match=r"C7.*leave the model out"):
         ask_model(subject, ["C7", "C1"])
@@ -115,8 +132,8 @@ def test_what_a_model_cannot_be_asked_is_left_open_with_the_reason() -> None:
     assert "two heads" in ruling.sentence
 
 
-class Talking(nn.Module):
-    """Attention whose heads hear each other: each head's scores take in what the other one looked at."""
+class TwoLayers(nn.Module):
+    """Attention in one piece with the model around it, one layer after the other."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,14 +153,13 @@ class Talking(nn.Module):
 
 
 def test_heads_of_later_layers_move_and_those_beside_do_not() -> None:
-    measured = Independence().measure(make_subject(Talking().eval()))
+    measured = Independence().measure(make_subject(TwoLayers().eval()))
     assert measured.effect == 0
     assert measured.numbers["later"] > 0
     assert measured.numbers["before"] == 0
 
 
-def test_dependent_heads_are_seen() -> None:
-    """A planted change of another head's map is what the verdict hangs on."""
+def test_the_least_change_beside_a_removed_head_counts() -> None:
     assert Independence().decide({"effect": 0.0}) == "supported"
     assert Independence().decide({"effect": 1e-7}) == "not supported"
 
