@@ -49,23 +49,34 @@ def test_the_reader_of_scripts_sees_every_definition() -> None:
     assert _definitions(source) == {"main", "inner", "A", "f"}
 
 
+def run(script: Path, options: list[str], patch: pytest.MonkeyPatch) -> object:
+    """`python script options`, in this process, where everything is imported already; its exit status."""
+    patch.setattr(sys, "argv", [script.name, *options])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(script), run_name="__main__")
+    return stop.value.code
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_runs_on_a_small_model(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     options = [*OPTIONS.get(script.stem, MODEL), "--out", str(out)]
-    command = [sys.executable, script, *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert not run(script, options, monkeypatch), capsys.readouterr().err
+    assert capsys.readouterr().out
     assert sorted(out.rglob("*.png"))
     assert sorted(out.rglob("*.csv"))
 
     if script.stem in RESUMING:
         options[options.index("maps-4")] = "maps-2"
-    monkeypatch.setattr(sys, "argv", [script.name, *options])
-    with pytest.raises(SystemExit) as stop:  # in this process, where everything is imported already
-        runpy.run_path(str(script), run_name="__main__")
-    assert stop.value.code == 1
+    assert run(script, options, monkeypatch) == 1
     assert capsys.readouterr().err.startswith("headscope: ")
+
+
+def test_a_script_is_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "analyses/ablation_impact.py", *MODEL, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout

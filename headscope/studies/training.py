@@ -1,6 +1,5 @@
-"""Training of one learner on one task: the same numbers for the same seed, and what it took."""
+"""Training of one learner on one task: the same numbers for the same seed."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -24,13 +23,11 @@ class Trained:
     Attributes:
         learner: in evaluation mode.
         loss, error: on what was held out; see the task for units.
-        seconds: that the training took.
     """
 
     learner: nn.Module
     loss: float
     error: float
-    seconds: float
 
 
 def train(
@@ -65,7 +62,6 @@ def train(
         learner = task.learner(n_heads, head_dim)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=learning_rate, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=_WARM_UP)
-    start = time.perf_counter()
     learner.train()
     for batch in islice(task.batches(seed), steps):
         loss = task.loss(learner(**inputs(batch)), batch).mean()
@@ -78,10 +74,9 @@ def train(
         nn.utils.clip_grad_norm_(learner.parameters(), _CLIP)
         optimiser.step()
         schedule.step()
-    seconds = time.perf_counter() - start
     learner.eval()
     loss_held_out, error = judge(task, learner, task.held_out(tuning))
-    return Trained(learner, loss_held_out, error, seconds)
+    return Trained(learner, loss_held_out, error)
 
 
 def judge(task: Task, learner: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

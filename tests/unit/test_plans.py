@@ -52,7 +52,11 @@ def test_the_file_has_a_head_a_line_by_its_name():
     assert ' "reason": "by hand",' in lines
 
 
-@pytest.mark.parametrize("heads", ["L2H1", ["L2H1"], [(2, 1)], [HeadId(2, 1)], (head for head in ["L2H1"])], ids=repr)
+@pytest.mark.parametrize(
+    "heads",
+    ["L2H1", ["L2H1"], [(2, 1)], [HeadId(2, 1)], (head for head in ["L2H1"])],
+    ids=["a name", "names", "pairs", "ids", "a generator"],
+)
 def test_any_spelling_of_heads_makes_a_plan(heads):
     assert Plan.of(heads).heads == (HeadId(2, 1),)
 

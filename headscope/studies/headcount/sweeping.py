@@ -109,7 +109,7 @@ def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
     except NumericalError:
         if not case.tuning:
             raise
-        return case, {"loss": None, "error": None, "seconds": None}  # a rate too high is one that is not chosen
+        return case, {"loss": None, "error": None}  # a rate too high is one that is not chosen
 
 
 @lru_cache(maxsize=8)
