@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import torch
 
+from headscope.formatting import count
+
 __all__ = ["machine", "today", "versions"]
 
 
@@ -25,7 +27,7 @@ def machine(device: str = "cpu") -> str:
     Args:
         device: where it was run.
     """
-    place = f"{torch.get_num_threads()} threads of {platform.machine()}"
+    place = f"{count(torch.get_num_threads(), 'thread')} of {platform.machine()}"
     if torch.device(device).type == "cuda":
         place = torch.cuda.get_device_name(device)
     return f"torch {torch.__version__}, transformers {version('transformers')}, {place}, {today()}"

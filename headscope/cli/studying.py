@@ -1,6 +1,8 @@
 """Commands of the studies: how many heads a task wants, and what the paper's claims come to."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +33,7 @@ from headscope.formatting import MISSING, interval, number
 from headscope.loading import load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages
+from headscope.studies.claims import CLAIMS, in_order
 from headscope.studies.headcount import Settings, Sweep, draw, sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
@@ -127,6 +130,7 @@ def _percent(share: float) -> str:
 
 @app.command(name="claims")
 def claims_(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="output folder: the table, a page and a figure for each claim")],
     model: Annotated[
         str | None,
@@ -136,7 +140,9 @@ def claims_(
             show_default=False,
         ),
     ] = None,
-    claim: Annotated[list[str] | None, typer.Option(help="one of C1 to C17; repeatable [default: all]")] = None,
+    claim: Annotated[
+        list[str] | None, typer.Option(help=f"{', '.join(in_order(CLAIMS))}; repeatable [default: all]")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="minutes: what needs the whole sweep is not decided")] = False,
     sweep_folder: Annotated[
         Path | None,
@@ -174,12 +180,14 @@ def claims_(
     """Measure the claims of the paper on multi-head attention, and say which hold.
 
     Of a model: those that can be asked of one that is trained. Without one: all, of a small transformer that is trained
-    for it, which takes hours for the number of heads alone; --quick takes minutes.
+    for it, which takes hours, nearly all of them for the sweep over numbers of heads; --quick takes minutes.
 
     Example: headscope claims --quick --out claims
     """
     check_free(out, force=force)
     names_of(claim)  # before anything is loaded
+    given = _given(context)
+    _check_given(given, model, results)
     kind = "quick-sweep" if quick else "sweep"  # a taste is not mixed with the whole
     folder = out.with_name(f"{out.name}-{kind}") if sweep_folder is None else sweep_folder
     if results:
@@ -196,12 +204,16 @@ def claims_(
         subject = Subject(model, loaded.model, batches, metric, seed, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
-    if name is not None:
-        made = [replace(one, subject=name) for one in made]
+    if not results:
+        made = [
+            one.asked_with(" ".join(given[option] for option in _REPEATED if option in given), name) for one in made
+        ]
+    if len({one.slug for one in made}) < len(made):
+        raise InputError("two of the results are of the same name; make one of them again with another --name")
     with new_folder(out, force=force) as new:
         for one in made:
             one.write(new / one.slug if len(made) > 1 else new)
-        found = Sweep.load(folder) if (folder / "runs.csv").exists() else None
+        found = Sweep.load(folder) if Sweep.saved(folder) else None
         write_pages(made, new, found if found is not None and found.decisive else None)
         if found is not None and results:
             (new / "sweep").mkdir()
@@ -215,11 +227,42 @@ def claims_(
     typer.echo(f"pages and figures: {out}")
 
 
+_OF_A_MODEL = (
+    "--metric", "--text", "--split", "--windows", "--length", "--dtype", "--device", "--seed", "--trust-remote-code",
+)  # fmt: skip
+_REPEATED = ("--name", "--sweep", *_OF_A_MODEL)  # in the command that makes one claim's page again
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """Options that were given, each with its values as a shell takes them."""
+    found = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value, option = context.params[parameter.name or ""], parameter.opts[0]
+        values = value if isinstance(value, list | tuple) else [value]
+        found[option] = " ".join(option if one is True else f"{option} {shlex.quote(str(one))}" for one in values)
+    return found
+
+
+def _check_given(given: Mapping[str, str], model: str | None, results: list[Path] | None) -> None:
+    """Refuse options that nothing would come of."""
+    alone = [option for option in _OF_A_MODEL if option in given]
+    if alone and model is None:
+        raise InputError(f"{', '.join(alone)}: of a model that is named; the reference is trained on a text of its own")
+    if "--costs" in given and model is not None:
+        raise InputError("--costs holds timings of the reference's layers; leave it out, or the model")
+    asking = [option for option in ("--claim", "--quick", "--costs", "--name") if option in given]
+    if results and (model is not None or asking):
+        raise InputError(f"--results asks nothing, so leave out {', '.join([*([model] if model else []), *asking])}")
+
+
 def _print_rulings(made: Rulings) -> None:
     table = Table(title=f"claims of the paper, asked of {made.subject}")
     for column in ("claim", "about", "verdict", "effect", "95% interval", "over"):
         table.add_column(column)
     for ruling in made.rulings:
-        ends = interval(ruling.low, ruling.high) if ruling.low != ruling.high else MISSING
+        ends = interval(ruling.low, ruling.high) or MISSING
         table.add_row(ruling.claim, ruling.about, ruling.verdict, number(ruling.effect), ends, ruling.over)
     stdout.print(table)

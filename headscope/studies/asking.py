@@ -90,8 +90,11 @@ def ask_reference(
     rulings = []
     for name in names:
         claim = CLAIMS[name]()
-        taken = "" if timings is None or not isinstance(claim, CostClaim) else "--costs costs"
-        made = rule(name, claim, partial(sources.of, claim), _command(taken, name, quick))
+        command = _command("", name, quick)
+        if timings is not None and isinstance(claim, CostClaim):
+            timing = f"python analyses/cost_scaling.py --device {sources.timed_on} --out costs"
+            command = f"{timing} && {_command('--costs costs', name, quick)}"
+        made = rule(name, claim, partial(sources.of, claim), command)
         if isinstance(claim, SweepClaim) and made.verdict != UNDECIDED and not sources.sweep.decisive:
             made = replace(made, verdict=UNDECIDED)
         rulings.append(made)
@@ -108,11 +111,6 @@ class _Sources:
         self._folder, self._timings, self._quick, self._progress = folder, timings, quick, progress
         self.facts: dict[str, Any] = {}
 
-    @property
-    def swept(self) -> bool:
-        """Whether the folder holds a finished sweep."""
-        return (self._folder / "runs.csv").exists()
-
     def of(self, claim: Any) -> list[Any]:
         """What a claim is measured on."""
         if isinstance(claim, SweepClaim):
@@ -120,8 +118,13 @@ class _Sources:
         return [self.costs] if isinstance(claim, CostClaim) else self.subjects
 
     @cached_property
+    def timed_on(self) -> str:
+        """The kind of device that timings are of."""
+        return str(self._saved[1]["facts"]["settings"]["device"]) if self._timings is not None else "cpu"
+
+    @cached_property
     def sweep(self) -> Sweep:
-        if self.swept:
+        if Sweep.saved(self._folder):
             found = Sweep.load(self._folder)
         else:
             settings = Settings.quick() if self._quick else Settings()
@@ -134,12 +137,17 @@ class _Sources:
     @cached_property
     def costs(self) -> pd.DataFrame:
         if self._timings is not None:
-            costs, about = read_table(self._timings, "costs", set(COSTS), COSTS)
+            costs, about = self._saved
             self.facts["costs"], self.facts["machine"] = about["facts"]["settings"], about["facts"]["machine"]
             return costs
         scaling = Scaling.quick() if self._quick else Scaling()
         self.facts["costs"] = {**vars(scaling)}
         return scale_costs(scaling, part_of(self._progress))
+
+    @cached_property
+    def _saved(self) -> tuple[pd.DataFrame, dict[str, Any]]:
+        assert self._timings is not None
+        return read_table(self._timings, "costs", set(COSTS), COSTS)
 
     @cached_property
     def subjects(self) -> list[Subject]:
@@ -149,7 +157,7 @@ class _Sources:
             found.append(subject)
             if self._progress is not None:
                 self._progress("training the reference", 1, seeds)
-        self.facts["subject"] = {name: value for name, value in found[0].facts.items() if name != "seed"}
+        self.facts["subject"] = {**found[0].facts, "seed": f"0 to {seeds - 1}"}
         return found
 
 

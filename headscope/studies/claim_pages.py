@@ -1,13 +1,13 @@
 """Pages of claims: one for each claim and one over all, in Markdown, with figures; made from results alone."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headscope.folders import new_file
-from headscope.formatting import MISSING, interval, number
+from headscope.formatting import MISSING, count, interval, number
 from headscope.reporting.figures import styling
-from headscope.studies.claims import CLAIMS, claim_named, in_order
+from headscope.studies.claims import CLAIMS, CostClaim, claim_named, in_order
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.rulings import Ruling, Rulings
 
@@ -15,18 +15,34 @@ __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
 
 _INTRODUCTION = (
     "What the paper on multi-head attention says, claim by claim, and what came of measuring it. Each verdict follows "
-    "from one number and a rule that was set before; the pages say which, how far it reaches, and the command that "
-    "makes it again."
+    "from the numbers by a rule that was set before measuring; the pages say which, how far it reaches, and the "
+    "command that makes it again."
+)
+_LEGEND = (
+    "In brackets: the number that stands for the claim, and its interval. Supported: it came out as the paper says; "
+    "not supported: it did not. Depends: on task, kernel or model, or met in part, or the interval is too wide to "
+    "tell. –: not asked of this one."
+)
+_SEEDS = (
+    "Over several training seeds: of their mean, 95% over the seeds, to which the half-width of a single model's "
+    "interval is added as independent errors are, by the root of squares."
 )
 _INTRODUCTION_JA = (
     "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。"
-    "判定は、あらかじめ決めた一つの数値と基準だけから導きます。括弧内はその数値と95%区間です。"
+    "判定は、測定前に決めた基準に数値を当てはめて導きます。括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
     "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"
 )
-_WORDS_JA = (
-    "「支持される」は論文の記述どおりの結果が得られたこと、「支持されない」は得られなかったこと、"
-    "「条件による」は条件(課題・カーネル・モデルなど)によって結果が変わることを表します。"
+_LEGEND_JA = (
+    "「支持される」は論文の記述どおりの結果が得られたこと、「支持されない」は得られなかったことを表します。"
+    "「条件による」は、条件(タスク・カーネル・モデルなど)によって結果が異なるか、基準の一部しか満たさないこと、"
+    "または区間が広く判定できないことを表します。「–」はその対象では測定していないことを表します。"
 )
+_REMARKS_JA = {
+    "C14": "C14について:小さくなるのは射影後のQ・K・Vの次元で、入力の埋め込み自体は分割されません。どのヘッドも"
+    "埋め込みの全次元を読み、その中から自分の方向を選びます。「分割」という説明は、連結前の出力についてなら正確です。",
+    "C16": "C16について:双方向のエンコーダでは論文のとおりです。言語モデルは因果マスクにより未来のトークンを参照しない"
+    "ため、許される組は約半分です。",
+}
 _VERDICTS_JA = {
     "supported": "支持される",
     "not supported": "支持されない",
@@ -74,23 +90,27 @@ def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence
         (one.subject, f"**{ruling.verdict}**", number(ruling.effect), _ends(ruling), ruling.over or MISSING)
         for one, ruling in _rulings(name, made)
     ]
+    several = any(ruling.over.endswith("seeds") for _, ruling in _rulings(name, made)) and claim.of_a_model
     parts = [
         f"# {name}: {claim.about}",
-        f"> {claim.says}\n>\n> {claim.says_ja}",
+        f"> {claim.says}\n>\n> {claim.says_ja}\n>\n> — the paper, abridged, under 「{claim.where_ja}」",
         f"## How it is measured\n\n{claim.measured}",
-        f"The number that decides: {claim.unit}. It was settled beforehand what counts: {claim.rule}.",
+        f"In the table: {claim.unit}. What counts was settled beforehand: {claim.rule}.",
         "## What came out",
-        _table(("asked of", "verdict", "effect", "95% interval", "over"), rows),
+        _table(("asked of", "verdict", "number", "interval", "over"), rows),
+        *([f"Interval: {claim.interval}.{' ' + _SEEDS if several else ''}"] if claim.interval else []),
     ]
     for one, ruling in _rulings(name, made):
         parts.append(f"### {one.subject}\n\n{ruling.sentence}")
         if not ruling.table.empty:
-            parts.append(f"![{name}, {one.subject}](figures/{_figure(name, one)})")
-        parts.append(f"```sh\n{ruling.command}\n```\n\n{_made(one)}")
+            parts.append(f"![{name}, {one.subject}](figures/{_figure(name, one)})\n\n*{claim.drawn}*")
+        parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{_made(one, timed=issubclass(type(claim), CostClaim))}")
     if figures:
-        parts += ["### trained with few heads and with many", *([beside] if beside else [])]
+        parts += ["### Trained with few heads and with many", *([beside] if beside else [])]
         parts += [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
-        parts.append("```sh\nheadscope headcount --out heads\n```")
+        parts.append(
+            f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out claims\n```"
+        )
     return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}"]) + "\n"
 
 
@@ -100,10 +120,10 @@ def index_page(made: Sequence[Rulings]) -> str:
     for name in _names(made):
         claim = claim_named(name)
         verdicts = [_brief(one[name]) if name in one else MISSING for one in made]
-        rows.append((f"[{name}]({name}.md)", claim.about, claim.says, *verdicts))
-    head = ("claim", "about", "the paper says", *(one.subject for one in made))
-    parts = ["# The paper's claims, measured", _INTRODUCTION, _table(head, rows)]
-    return "\n\n".join([*parts, *(f"{one.subject}: {_made(one)}" for one in made)]) + "\n"
+        rows.append((f"[{name}]({name}.md)", claim.about, claim.says, claim.unit, *verdicts))
+    head = ("claim", "about", "the paper says", "number", *(one.subject for one in made))
+    parts = ["# The paper's claims, measured", _INTRODUCTION, _table(head, rows), _LEGEND]
+    return "\n\n".join([*parts, *(f"**{one.subject}**: {_made(one)}" for one in made)]) + "\n"
 
 
 def index_page_ja(made: Sequence[Rulings]) -> str:
@@ -112,9 +132,11 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
     for name in _names(made):
         claim = claim_named(name)
         verdicts = [_brief(one[name], _VERDICTS_JA) if name in one else MISSING for one in made]
-        rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, *verdicts))
-    head = ("主張", "内容", "論文の記述", *(_subject_ja(one.subject) for one in made))
-    return "\n\n".join(["# 論文の主張を測る", _INTRODUCTION_JA, _table(head, rows), _WORDS_JA]) + "\n"
+        rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, claim.unit_ja, *verdicts))
+    head = ("主張", "内容", "論文の記述(要約)", "数値", *(_subject_ja(one.subject) for one in made))
+    parts = ["# 論文の主張を測る", _INTRODUCTION_JA, _table(head, rows), _LEGEND_JA]
+    parts += [remark for name, remark in _REMARKS_JA.items() if name in _names(made)]
+    return "\n\n".join([*parts, *(_made_ja(one) for one in made)]) + "\n"
 
 
 def _names(made: Iterable[Rulings]) -> list[str]:
@@ -134,12 +156,12 @@ def _brief(ruling: Ruling, words: dict[str, str] | None = None) -> str:
     verdict = ruling.verdict if words is None else words[ruling.verdict]
     if ruling.effect != ruling.effect:
         return verdict
-    ends = "" if ruling.low == ruling.high or ruling.low != ruling.low else f", {_ends(ruling)}"
+    ends = "" if _ends(ruling) == MISSING else f", {_ends(ruling)}"
     return f"**{verdict}** ({number(ruling.effect)}{ends if words is None else ends.replace(' to ', '〜')})"
 
 
 def _ends(ruling: Ruling) -> str:
-    return MISSING if ruling.low == ruling.high else interval(ruling.low, ruling.high)
+    return interval(ruling.low, ruling.high) or MISSING
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -147,14 +169,35 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _made(one: Rulings) -> str:
-    """Where the numbers come from, in a line."""
+def _lines(command: str) -> str:
+    """A command a line."""
+    return command.replace(" && ", "\n")
+
+
+def _made(one: Rulings, *, timed: bool = True) -> str:
+    """What was asked, and where the numbers come from, in a few lines."""
     facts: dict[str, Any] = dict(one.facts)
-    versions = ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
+    timing = f" Timed on {facts['machine']}." if timed and ("costs" in facts or "documents" in facts) else ""
     taste = " A quick look: fewer seeds, less text." if facts.get("quick") else ""
-    timed = f" Timed on {facts['machine']}." if "costs" in facts else ""
-    return f"Made on {facts['date']} with {versions}.{timed}{taste}"
+    return f"{_asked(facts)}Made on {facts['date']} with {_versions(facts)}.{timing}{taste}"
+
+
+def _made_ja(one: Rulings) -> str:
+    return f"**{_subject_ja(one.subject)}**:測定日 {one.facts['date']}、{_versions(one.facts)}。"
+
+
+def _asked(facts: Mapping[str, Any]) -> str:
+    subject = facts.get("subject", facts)
+    if "documents" not in subject:  # layers of many sizes, or a sweep
+        return ""
+    unit = f" ({subject['unit']})" if subject["unit"] else ""
+    documents = count(subject["documents"], "document")
+    return f"{subject['about']}; {documents}, judged by {subject['metric']}{unit}, seed {subject['seed']}. "
+
+
+def _versions(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
 
 
 def _subject_ja(subject: str) -> str:
-    return "参照モデル" if subject == "reference" else subject
+    return f"参照モデル{subject.removeprefix('reference')}" if subject.startswith("reference") else subject

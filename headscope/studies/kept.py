@@ -13,6 +13,7 @@ from headscope.folders import new_file
 __all__ = ["Kept"]
 
 _ABOUT, _PIECES = "work.json", "pieces"
+_VERSIONS = ("headscope", "python", "torch")  # of Python too: its documentation is a text
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -21,7 +22,8 @@ class Kept:
 
     Args:
         folder: where they are; made if need be.
-        work: what is done, as JSON values. Pieces of other work, or of another Python or torch, are not mixed in.
+        work: what is done, as JSON values. Pieces of other work, or of another version of headscope, Python or torch,
+            are not mixed in.
 
     Raises:
         StorageError: the folder holds something else, or pieces of other work.
@@ -30,7 +32,7 @@ class Kept:
     def __init__(self, folder: str | Path, work: Mapping[str, Any]) -> None:
         self.folder = Path(folder).expanduser().absolute()
         made_by = versions()
-        work = {**work, **{name: made_by[name] for name in ("python", "torch")}}  # Python's documentation is a text
+        work = {**work, **{name: made_by[name] for name in _VERSIONS}}
         about = self.folder / _ABOUT
         if about.exists():
             _check_same(self.folder, _read(about), json.loads(json.dumps(work)))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import hypot, isnan, nan
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ class Ruling:
         about: what it is about, in a few words.
         says: what the paper says.
         verdict: one of `headscope.studies.claims.VERDICTS`.
-        effect, low, high: the number that decides, and its 95% interval; NaN where there is none.
+        effect, low, high: the number that stands for the claim, and its 95% interval; NaN where there is none.
         unit: of the effect, in words.
         over: what the interval is over.
         sentence: what was found.
@@ -69,7 +70,10 @@ class Rulings(Shown):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, claim: str) -> Ruling:
-        return next(ruling for ruling in self.rulings if ruling.claim == claim)
+        for ruling in self.rulings:
+            if ruling.claim == claim:
+                return ruling
+        raise KeyError(claim)
 
     def __contains__(self, claim: object) -> bool:
         return any(ruling.claim == claim for ruling in self.rulings)
@@ -78,6 +82,11 @@ class Rulings(Shown):
     def slug(self) -> str:
         """The subject as it stands in names of files and folders."""
         return re.sub(r"[^\w]+", "-", self.subject)
+
+    def asked_with(self, options: str, name: str | None = None) -> Self:
+        """The same with further options in the commands, and under another name."""
+        rulings = tuple(replace(one, command=f"{one.command} {options}".rstrip()) for one in self.rulings)
+        return replace(self, subject=name or self.subject, rulings=rulings)
 
     def to_frame(self) -> pd.DataFrame:
         """A row a claim: claim, about, says, verdict, effect, low, high, unit, over, sentence, command."""
@@ -138,7 +147,8 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
     """
     about = {"claim": name, "about": claim.about, "says": claim.says, "unit": claim.unit, "command": command}
     try:
-        measured = pool([claim.measure(one) for one in evidence()])
+        each = [claim.measure(one) for one in evidence()]
+        measured = pool(each, worst=not claim.interval)
     except (InterruptedWorkError, StorageError):
         raise  # nothing that the claim or the model is to blame for
     except HeadscopeError as error:
@@ -146,17 +156,18 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         return Ruling(
             **about, verdict=UNDECIDED, effect=nothing, low=nothing, high=nothing, over="", sentence=str(error)
         )
-    least, most = claim.bounds
-    measured = replace(measured, low=max(measured.low, least), high=min(measured.high, most))
+    measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
     words = measured.words
+    sentence = claim.say(words) if len(each) == 1 else f"Means over {len(each)} training seeds. {claim.say(words)}"
+    untold = claim.interval and (isnan(measured.low) or isnan(measured.high))
     return Ruling(
         **about,
-        verdict=claim.decide(words),
+        verdict=UNDECIDED if untold else claim.decide(words),
         effect=measured.effect,
         low=measured.low,
         high=measured.high,
         over=measured.over,
-        sentence=claim.say(words),
+        sentence=f"{sentence} Too few documents for an interval, so nothing is decided." if untold else sentence,
         table=measured.table,
     )
 
@@ -171,21 +182,43 @@ def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return frame.fillna(dict.fromkeys(_WORDS, "")), about
 
 
-def pool(each: Sequence[Measured]) -> Measured:
+def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     """What was measured over several training seeds: means, with intervals over the seeds.
 
-    Where the interval of one model, over its text, is wider on average, it counts as well: neither spread is hidden.
+    All seeds share one text, which the spread over seeds knows nothing of: the mean half-width of each model's own
+    interval, where it has one, is added to that over seeds as independent errors are, by the root of squares.
+
+    Args:
+        each: one of each seed. Numbers whose names begin with "largest" or "least" are pooled as that, others as means.
+        worst: the effect is a largest difference: the largest of all is kept, in place of their mean, without interval.
     """
     if len(each) == 1:
         return each[0]
-    spread = mean_spread(np.array([one.effect for one in each]), np.arange(len(each)))
-    low, high = (float(end) for end in spread.interval())
-    low = min(low, float(np.mean([one.low for one in each])))  # NaN, where there is none, is never less
-    high = max(high, float(np.mean([one.high for one in each])))
-    numbers = {name: float(np.mean([one.numbers[name] for one in each])) for name in each[0].numbers}
-    tables = [one.table.assign(training_seed=seed) for seed, one in enumerate(each)]
+    effects = np.array([one.effect for one in each])
+    numbers = {name: _gather(name, [one.numbers[name] for one in each]) for name in each[0].numbers}
+    table = pd.concat([one.table.assign(training_seed=seed) for seed, one in enumerate(each)], ignore_index=True)
     over = EXACT if all(one.over == EXACT for one in each) else f"{len(each)} seeds"
-    return Measured(float(spread.centre), low, high, over, numbers, pd.concat(tables, ignore_index=True))
+    if worst:
+        return Measured(float(effects.max()), over, numbers, table)
+    spread = mean_spread(effects, np.arange(len(each)))
+    middle, (low, high) = float(spread.centre), (float(end) for end in spread.interval())
+    below = float(np.mean([one.effect - one.low for one in each]))
+    above = float(np.mean([one.high - one.effect for one in each]))
+    if not isnan(below + above):
+        low, high = middle - hypot(middle - low, below), middle + hypot(high - middle, above)
+    return Measured(middle, over, numbers, table, low, high)
+
+
+def _gather(name: str, values: Sequence[float]) -> float:
+    """The largest, the least or the mean, by the name."""
+    if name.startswith("largest"):
+        return max(values)
+    return min(values) if name.startswith("least") else float(np.mean(values))
+
+
+def _within(end: float, claim: Any) -> float:
+    least, most = claim.bounds
+    return nan if isnan(end) else min(max(end, least), most)
 
 
 def _behind(folder: Path, claim: str) -> pd.DataFrame:

@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import log2, nan
 from typing import Any
 
 import numpy as np
@@ -174,32 +176,33 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     model, row = subject.model, {name: value[:1] for name, value in subject.few.items()}
     if any(value.ndim != 2 for value in row.values()):
         raise InputError("the model's input is no row of tokens, so that its length cannot be varied")
-    longest = min(_longest(model, row), 256 if subject.quick else 2048)
+    longest = _longest(model, row, 256 if subject.quick else 2048)
     lengths = sorted(longest // 2**times for times in range(6) if longest // 2**times >= _SHORTEST)
     if len(lengths) < 2:
         raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
     rounds, device = (3 if subject.quick else 8), str(device_of(model))
-    runs = {}
-    for kernel in _kernels(model):
-        for length in lengths:
-            runs[kernel, length] = partial(_infer, model, _stretched(row, length), kernel)
-    rows = []
+    runs = {length: partial(run_model, model, _stretched(row, length), **_cheap(model)) for length in lengths}
+    site, rows = subject.anatomy.sites[0], []
     with evaluating(model), torch.no_grad():
-        held = {
-            key: (peak_bytes(run) if device == "cpu" else _allocated(run), count_flops(run))
-            for key, run in runs.items()
-        }
+        kernels = _kernels(model, runs[lengths[0]])
+        held = {}
+        for kernel in kernels:
+            with _using(model, kernel):
+                for length, run in runs.items():
+                    most = peak_bytes(run) if device == "cpu" else _allocated(run)
+                    held[kernel, length] = {"bytes": most, "flops": count_flops(run), "analytic": nan}
         for number in range(rounds):
-            for (kernel, length), run in runs.items():
-                rows.append(
+            for kernel in kernels:
+                with _using(model, kernel):
+                    seconds = {length: _time(run, device) for length, run in runs.items()}
+                rows += [
                     {
                         "part": "model", "against": "length", "arm": "width", "mode": "inference", "kernel": kernel,
-                        "length": length, "n_heads": subject.anatomy.sites[0].n_heads,
-                        "head_dim": subject.anatomy.sites[0].head_dim, "round": number,
-                        "seconds": _time(run, device), "bytes": held[kernel, length][0],
-                        "flops": held[kernel, length][1], "analytic": held[kernel, length][1],
+                        "length": length, "n_heads": site.n_heads, "head_dim": site.head_dim, "round": number,
+                        "seconds": taken, **held[kernel, length],
                     }
-                )  # fmt: skip
+                    for length, taken in seconds.items()
+                ]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -324,8 +327,8 @@ def _allocated(run: Callable[[], None]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _time(run: Callable[[], None], device: str) -> float:
-    """Seconds of one run: the least of a few, for at least a few milliseconds in all."""
+def _time(run: Callable[[], Any], device: str) -> float:
+    """Seconds of one run: the least of five, or of fewer where those take more than 50 ms in all."""
     least, spent = float("inf"), 0.0
     for _ in range(_MOST_REPEATS):
         start = time.perf_counter()
@@ -339,27 +342,46 @@ def _time(run: Callable[[], None], device: str) -> float:
     return least
 
 
-def _kernels(model: nn.Module) -> tuple[str, ...]:
-    return KERNELS if isinstance(model, PreTrainedModel) else ("eager",)
-
-
-def _infer(model: nn.Module, row: Batch, kernel: str) -> None:
+def _kernels(model: nn.Module, run: Callable[[], Any]) -> list[str]:
+    """Those that a model runs with; of one that is not of transformers, its own alone."""
     if not isinstance(model, PreTrainedModel):
-        run_model(model, row)
+        return ["eager"]
+    found = []
+    for kernel in KERNELS:
+        try:
+            with _using(model, kernel):
+                run()
+        except (ValueError, ImportError, NotImplementedError):
+            continue  # transformers refuses kernels that an architecture was not written for
+        found.append(kernel)
+    return found
+
+
+@contextmanager
+def _using(model: nn.Module, kernel: str) -> Iterator[None]:
+    """With another kernel; as it is where it is no model of transformers."""
+    if not isinstance(model, PreTrainedModel):
+        yield
         return
     before = model.config._attn_implementation
     try:
         model.set_attn_implementation(kernel)
-        run_model(model, row, **last_logits(model))
+        yield
     finally:
         model.set_attn_implementation(before)
 
 
-def _longest(model: nn.Module, row: Batch) -> int:
-    """How many tokens a model takes: what its config says; of any other, as many as its text has."""
+def _cheap(model: nn.Module) -> dict[str, Any]:
+    return last_logits(model) if isinstance(model, PreTrainedModel) else {}
+
+
+def _longest(model: nn.Module, row: Batch, most: int) -> int:
+    """How many tokens a model is given, a power of two: what its config allows; of any other, what its text has."""
     config = getattr(model, "config", None)
-    said = getattr(config, "max_position_embeddings", None)
-    return int(said) if said else max(value.shape[1] for value in row.values())
+    said = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    if not said:
+        said = most if isinstance(model, PreTrainedModel) else max(value.shape[1] for value in row.values())
+    return int(2 ** int(log2(min(int(said), most))))
 
 
 def _stretched(row: Batch, length: int) -> Batch:

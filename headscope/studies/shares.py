@@ -1,5 +1,7 @@
 """Shares of heads beyond a size, with ends that follow from each head's own interval."""
 
+from math import nan
+
 import numpy as np
 import pandas as pd
 
@@ -28,8 +30,10 @@ def share_beyond(table: pd.DataFrame, name: str, size: float) -> tuple[float, fl
         size: in its unit.
 
     Returns:
-        Three shares in [0, 1]; a head without an interval is in neither of the last two.
+        Three shares in [0, 1]; NaN for the last two where a head has no interval, and for all where there is no head.
     """
-    columns = (name, f"{name}_low", f"{name}_high")
-    middle, low, high = (float(np.mean(table[column].to_numpy(np.float64) > size)) for column in columns)
+    if table.empty:
+        return nan, nan, nan
+    every = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
+    middle, low, high = np.where(np.isnan(every).any(0), nan, (every > size).mean(0)).tolist()
     return middle, low, high

@@ -14,7 +14,7 @@ from headscope.anatomy import discover
 from headscope.batches import Batch, digest, evaluating, probe_example, run_model
 from headscope.evidence import Evidence
 from headscope.heads import Anatomy
-from headscope.metrics import Metric, resolve_metric
+from headscope.metrics import Metric, UserMetric, resolve_metric
 from headscope.observation import Captured, capture, observe
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
@@ -25,7 +25,7 @@ from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
-from headscope.studies.training import train
+from headscope.studies.training import one_thread, train
 from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.watching import output_weights
@@ -49,6 +49,7 @@ class Subject:
         quick: look at less.
         evidence: of an analysis of the same model on the same text, where it was made already.
         known: its anatomy, likewise.
+        about: what it is, in a few words; its class without it.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Subject:
     quick: bool = False
     evidence: Evidence | None = None
     known: Anatomy | None = None
+    about: str = ""
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -133,7 +135,8 @@ class Subject:
     def facts(self) -> dict[str, Any]:
         """What it is, as JSON values."""
         return {
-            "model": self.name, "model_class": self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint,
+            "model": self.name, "model_class": self.anatomy.model_class,
+            "about": self.about or self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint,
             "documents": self.n_documents, "text_sha256": digest(self.batches), "metric": self.judged_by.name,
             "unit": self.judged_by.unit, "seed": self.seed,
         }  # fmt: skip
@@ -169,7 +172,13 @@ def reference_subjects(seeds: int = 5, quick: bool = False) -> Iterator[Subject]
     def loss(output: Any, batch: Batch) -> Tensor:
         return task.loss(output, batch)
 
+    steps = task.steps // 3 if quick else task.steps
+    about = (
+        f"{task.n_layers} causal layers, {task.width} wide, of {_HEADS} heads of {_HEAD_DIM} dimensions, trained for "
+        f"{steps} steps to tell the next byte of Python's documentation"
+    )
+    judged_by = UserMetric(loss, "loss", task.unit)
     for seed in range(seeds):
-        steps = task.steps // 3 if quick else None
-        learner = train(task, _HEADS, _HEAD_DIM, _RATE, seed, steps).learner
-        yield Subject("reference", learner, batches, metric=loss, seed=seed, quick=quick)
+        with one_thread():
+            learner = train(task, _HEADS, _HEAD_DIM, _RATE, seed, steps).learner
+        yield Subject("reference", learner, batches, judged_by, seed, quick, about=about)

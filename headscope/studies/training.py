@@ -1,6 +1,7 @@
 """Training of one learner on one task: the same numbers for the same seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +12,7 @@ from headscope.batches import Batch, evaluating
 from headscope.errors import NumericalError
 from headscope.studies.tasks import Task, inputs
 
-__all__ = ["Trained", "judge", "train"]
+__all__ = ["Trained", "judge", "one_thread", "train"]
 
 _WARM_UP, _DECAY, _CLIP = 0.1, 0.01, 1.0  # share of the steps, AdamW's weight decay, the most a gradient may be long
 
@@ -67,7 +68,7 @@ def train(
         loss = task.loss(learner(**inputs(batch)), batch).mean()
         if not bool(loss.isfinite()):
             raise NumericalError(
-                f"the loss became {float(loss)} with {n_heads} heads and a learning rate of {learning_rate}"
+                f"the loss became {float(loss.detach())} with {n_heads} heads and a learning rate of {learning_rate}"
             )
         optimiser.zero_grad()
         loss.backward()
@@ -89,3 +90,14 @@ def judge(task: Task, learner: nn.Module, batches: Iterable[Batch]) -> tuple[flo
             losses.append(task.loss(output, batch))
             errors.append(task.error(output, batch))
     return float(torch.cat(losses).double().mean()), float(torch.cat(errors).double().mean())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order, so that numbers do not depend on how many processors there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

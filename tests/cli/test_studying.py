@@ -71,7 +71,8 @@ def test_headcount_says_that_a_text_is_too_short(run: Run, tmp_path: Path) -> No
     text.write_text("A few words only.", encoding="utf-8")
     code, _, err = run("headcount", "--quick", "--task", "language", "--text", text, "--out", tmp_path / "heads")
     assert code == 1
-    assert "more text" in err
+    assert "8 documents at the least" in err
+    assert "there is 1:" in err
 
 
 def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
@@ -99,6 +100,10 @@ def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
     [
         (("--claim", "C99"), "there are: C1, C10"),
         ((EXAMPLE, "--claim", "C7"), "leave the model out"),
+        (("--claim", "C1", "--windows", "8", "--seed", "1"), "--windows, --seed: of a model that is named"),
+        ((EXAMPLE, "--costs", "costs"), "--costs holds timings of the reference's layers"),
+        ((EXAMPLE, "--results", "a", "--quick"), f"leave out {EXAMPLE}, --quick"),
+        (("--claim", "C5", "--costs", "nowhere"), "nowhere"),
     ],
 )
 def test_claims_refuses_what_cannot_be_asked(run: Run, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -119,6 +124,10 @@ def test_results_are_put_side_by_side(run: Run, tmp_path: Path) -> None:
     page = (tmp_path / "both" / "C1.md").read_text("utf-8")
     assert "### another" in page
     assert f"### {EXAMPLE}" in page
+    assert made["C1"].command == f"headscope claims {EXAMPLE} --claim C1 --quick --out claims --seed 1"
+    code, _, err = run("claims", "--results", tmp_path / "a", "--results", tmp_path / "b", "--out", tmp_path / "twice")
+    assert code == 1
+    assert "two of the results are of the same name" in err
     assert Rulings.load(tmp_path / "both" / "another").subject == "another"
 
 

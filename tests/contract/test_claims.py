@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from headscope.studies.asking import ask_model
-from headscope.studies.claims import CLAIMS, VERDICTS, ModelClaim
+from headscope.studies.claims import CLAIMS, VERDICTS
 from headscope.studies.subjects import Subject
 from tests.families import FURTHER, build_any
 from tests.models import FACTORIES
 
-OF_A_MODEL = [name for name in CLAIMS if issubclass(CLAIMS[name], ModelClaim)]
+OF_A_MODEL = [name for name in CLAIMS if CLAIMS[name].of_a_model]
 
 
 def batches_for(name: str) -> list[dict[str, torch.Tensor]]:
@@ -27,6 +27,7 @@ def batches_for(name: str) -> list[dict[str, torch.Tensor]]:
     return found
 
 
+WITHOUT_CONFIG = {"encoder", "causal", "nanogpt", "fused nanogpt"}  # as long as their text, which is too short here
 SOME = {"gpt_oss", "t5"}  # a sink; two sides and crossings between them
 EVERY = [
     *FACTORIES,
@@ -43,8 +44,10 @@ def test_every_claim_can_be_put_to_every_model(name: str) -> None:
         assert ruling.verdict in VERDICTS
         assert ruling.sentence
         assert np.isfinite(ruling.effect) == (ruling.verdict != "not decided here"), ruling.sentence
+    open_here = {ruling.claim for ruling in made.rulings if ruling.verdict == "not decided here"}
+    assert open_here == ({"C5"} if name in WITHOUT_CONFIG else set())
     broken = {"C2"} if name == "gpt_oss" else set()  # its rows leave a part of each query's weight to a sink
     for exact in ("C2", "C3", "C4", "C13"):
-        expected = ("not supported",) if exact in broken else ("supported", "not decided here")
-        assert words[exact].verdict in expected, f"{exact}: {words[exact].sentence}"
-    assert words["C14"].verdict in ("not supported", "not decided here")
+        expected = "not supported" if exact in broken else "supported"
+        assert words[exact].verdict == expected, f"{exact}: {words[exact].sentence}"
+    assert words["C14"].verdict == "not supported"

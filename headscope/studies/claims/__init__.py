@@ -7,7 +7,7 @@ measured for it, and when that counts as support; the numbers decide.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, nan
 from typing import ClassVar
 
 import pandas as pd
@@ -41,19 +41,19 @@ class Measured:
     """What was measured for a claim.
 
     Attributes:
-        effect: the number that decides.
-        low, high: ends of its 95% interval; NaN where there is none.
-        over: what the interval is over, as "40 documents", "5 seeds", "exact".
+        effect: the number that stands for the claim in tables.
+        over: what it was measured on, as "40 documents", "5 seeds", "exact".
         numbers: further numbers of the sentence, by name.
         table: what the numbers come from, as it is drawn.
+        low, high: ends of the effect's interval; NaN where there is none.
     """
 
     effect: float
-    low: float
-    high: float
     over: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    low: float = nan
+    high: float = nan
 
     @property
     def words(self) -> dict[str, float]:
@@ -65,24 +65,32 @@ class Claim(ABC):
     """One statement of the paper, and the experiment that it is put to.
 
     Class facts, each tested:
-        says, says_ja: what the paper says, in English and in Japanese (of the paper, abridged).
+        about, about_ja: what it is about, in a few words, in English and in Japanese.
+        says, says_ja: what the paper says, abridged; in [brackets] what follows from it without being said.
+        where_ja: heading of the paper that it stands under.
         measured: how it is measured, with the source of each measure.
-        unit: what the effect is.
-        rule: when the effect supports the claim, in words; set before anything was measured.
+        unit, unit_ja: what the effect is.
+        interval: what the ends of the effect's interval mean; "" where the effect is a count or a largest difference,
+            which has none.
+        rule: when the numbers support the claim, in words; set before anything was measured.
+        drawn: what the figure shows: its marks, lines and bars.
         limits: how far the answer reaches.
-        about, about_ja: what it is about, in a few words.
         bounds: least and greatest value of the effect; intervals end there.
         of_a_model: whether it can be asked of one trained model.
         brief: whether that takes seconds, so that every analysis asks it.
     """
 
-    says: ClassVar[str]
-    says_ja: ClassVar[str]
     about: ClassVar[str]
     about_ja: ClassVar[str]
+    says: ClassVar[str]
+    says_ja: ClassVar[str]
+    where_ja: ClassVar[str]
     measured: ClassVar[str]
     unit: ClassVar[str]
+    unit_ja: ClassVar[str]
+    interval: ClassVar[str] = ""
     rule: ClassVar[str]
+    drawn: ClassVar[str]
     limits: ClassVar[str]
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     of_a_model: ClassVar[bool] = False

@@ -27,21 +27,35 @@ class Alike(ModelClaim):
 
     about: ClassVar[str] = "redundancy"
     about_ja: ClassVar[str] = "ヘッド間の冗長性"
-    says: ClassVar[str] = "Many heads learn similar patterns; this redundancy costs, and does not always help quality."
-    says_ja: ClassVar[str] = "多くのヘッドが同様のパターンを学習し、冗長性が発生する。性能は必ずしも向上しない。"
+    says: ClassVar[str] = (
+        "Many heads may learn similar patterns. This redundancy makes the model less efficient, and quality does not "
+        "always rise."
+    )
+    says_ja: ClassVar[str] = (
+        "多くのヘッドが同様のパターンを学習してしまうことがあり、冗長性が発生する。モデルの効率が下がり、必ずしも性能が"
+        "向上しない場合がある。"
+    )
+    where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
     measured: ClassVar[str] = (
         "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
         "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
         " many heads can be removed together, the least important first, at a cost of 1%."
     )
     unit: ClassVar[str] = "share of heads restored by more than half"
-    rule: ClassVar[str] = (
-        "supported if more than half of the heads are; not supported if fewer than a tenth; else depends"
+    unit_ja: ClassVar[str] = "半分以上復元できるヘッドの割合"
+    interval: ClassVar[str] = (
+        "from the share of heads whose own 95% interval lies above one half to the share of those whose interval "
+        "reaches above it"
     )
+    rule: ClassVar[str] = (
+        "supported if more than half of the heads are, by the low end; not supported if fewer than a tenth, by the "
+        "high end; else depends"
+    )
+    drawn: ClassVar[str] = "Bars: 95% over documents, of each head. The dotted line is one half."
     limits: ClassVar[str] = (
-        "Ends of the interval count heads whose own interval lies wholly above one half, and heads whose interval "
-        "reaches above it. Linear restoration within a layer only; with little text fits carry over badly, and heads "
-        "look less alike than they are."
+        "Restorable is not removable: to restore a head the layer is adjusted, and what each head adds at the cost of "
+        "1% is the other number. Linear restoration within a layer only; with little text fits carry over badly, and "
+        "heads look less alike than they are."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -51,7 +65,7 @@ class Alike(ModelClaim):
         numbers = {"mean": float(table["restored"].mean()), "heads": float(len(table))}
         if subject.evidence is None:  # an analysis says by itself which heads can go
             numbers["removable"] = _removable(subject)
-        return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
+        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > _MANY:
@@ -62,7 +76,7 @@ class Alike(ModelClaim):
         gone = f"; {words['removable']:.0%} can go together at 1%" if "removable" in words else ""
         return (
             f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
-            f"layer ({words['mean']:.0%} of a head on average){gone}."
+            f"layer (mean share restored {words['mean']:.0%}){gone}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:

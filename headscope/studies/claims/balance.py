@@ -3,23 +3,21 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope.errors import InputError
-from headscope.intervals import mean_spread
 from headscope.reporting.figures import count_curves
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import MARGIN, errors_of, learnt
+from headscope.studies.headcount.shapes import MARGIN, lost_with_one_for_all
 
 __all__ = ["Balance"]
 
 
 @CLAIMS.register("C10")
 class Balance(SweepClaim):
-    """What a task loses with the number of heads that is best for another."""
+    """What tasks lose when all are given one number of heads."""
 
     about: ClassVar[str] = "balance with width and task"
     about_ja: ClassVar[str] = "埋め込み次元・タスクとのバランス"
@@ -29,43 +27,40 @@ class Balance(SweepClaim):
     says_ja: ClassVar[str] = (
         "埋め込み次元とのバランスを考慮し、タスクに応じてヘッド数を選定する。実験的な調整が推奨される。"
     )
+    where_ja: ClassVar[str] = "結論"
     measured: ClassVar[str] = (
-        "At fixed width, the best number of heads is found for every task (by the other seeds), and every task is then "
-        "given the best number of every other. Were there one number for all, nothing would be lost."
+        "At fixed width, every task is given the number of heads that is best for all together, and held against its "
+        "own best. Kinds of task count equally, maps of several lengths as one kind. Which numbers are the best is "
+        "chosen, for each seed, by the other seeds: were there one number for all, nothing would be lost on average."
     )
-    unit: ClassVar[str] = "lost with another task's best number, share of what is learnt, mean over pairs of tasks"
+    unit: ClassVar[str] = "lost with one number for all tasks, share of what is learnt, mean over kinds of task"
+    unit_ja: ClassVar[str] = "全タスク共通のヘッド数にしたときの損失(学習できた量に対する割合、タスクの種類の平均)"
+    interval: ClassVar[str] = "95%, over training seeds"
     rule: ClassVar[str] = (
-        "supported if more than 1% of what is learnt, with the interval; not supported if less, with it; else depends"
+        "supported if more than 1% of what is learnt, by the low end; not supported if less, by the high end; else "
+        "depends"
+    )
+    drawn: ClassVar[str] = (
+        "Error on what was held out against the number of heads, a panel a task; the dashed line is chance. Large "
+        "marks: means over training seeds, bars: their 95% intervals."
     )
     limits: ClassVar[str] = (
-        "One width, so balance with the width shows only through head_dim. Maps of several lengths count as one task "
-        "each: they want head_dim of their length."
+        "One width, so balance with the width shows only through head_dim. Learning rates are chosen at three numbers "
+        "of heads and taken over by those between."
     )
 
     def measure(self, sweep: Sweep) -> Measured:
         runs = sweep.runs[sweep.runs["arm"] == "width"]
-        curves = {str(task): errors_of(own)[1] for task, own in runs.groupby("task", sort=False)}
-        if len(curves) < 2:
+        if runs["task"].nunique() < 2:
             raise InputError("one task alone says nothing of whether the best number depends on the task")
-        spans = {str(task): learnt(own) for task, own in runs.groupby("task", sort=False)}
-        # for each seed, the best number by the other seeds, as against_best
-        best = {task: (errors.sum(0) - errors).argmin(1) for task, errors in curves.items()}
-        seeds = np.arange(sweep.runs["seed"].nunique())
-        lost = [
-            (curves[task][seeds, best[other]] - curves[task][seeds, best[task]]) / spans[task]
-            for task in curves
-            for other in curves
-            if other != task
-        ]
-        spread = mean_spread(np.mean(lost, axis=0), seeds)
+        common, spread = lost_with_one_for_all(runs)
         low, high = spread.interval()
         shapes = sweep.shapes[sweep.shapes["arm"] == "width"]
         numbers = {
-            "tasks": float(len(curves)),
-            "least": float(shapes["best"].min()),
-            "most": float(shapes["best"].max()),
-        }
-        return Measured(float(spread.centre), float(low), float(high), sweep.over, numbers, runs)
+            "tasks": float(len(shapes)), "common": float(common),
+            "least": float(shapes["best"].min()), "most": float(shapes["best"].max()),
+        }  # fmt: skip
+        return Measured(float(spread.centre), sweep.over, numbers, runs, float(low), float(high))
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > MARGIN:
@@ -74,8 +69,8 @@ class Balance(SweepClaim):
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"The best number runs from {words['least']:g} to {words['most']:g} heads over {words['tasks']:g} tasks; a "
-            f"task given another's loses {words['effect']:.0%} of what it learns on average."
+            f"The best number runs from {words['least']:g} to {words['most']:g} heads over {words['tasks']:g} tasks. "
+            f"With one number for all, {words['common']:g}, {words['effect']:.1%} of what is learnt is lost on average."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -18,6 +18,8 @@ from headscope.studies.subjects import Subject
 
 __all__ = ["Contributions"]
 
+_MOST = 1e-3  # of the largest output, that one may differ by
+
 
 @CLAIMS.register("C4")
 class Contributions(ModelClaim):
@@ -27,13 +29,19 @@ class Contributions(ModelClaim):
     about_ja: ClassVar[str] = "連結と線形変換"
     says: ClassVar[str] = "The outputs of all heads are concatenated and mapped back to the width of the embedding."
     says_ja: ClassVar[str] = "全ヘッドの出力を連結し、線形変換で元の埋め込み次元に再構成する。"
+    where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
     measured: ClassVar[str] = (
         "Concatenation and one linear map are the same as a sum: head h adds W_Oʰ zʰ (Elhage et al. 2021, A "
         "mathematical framework for transformer circuits). The contributions captured are summed, the bias added, and "
         "the sum held against what the model's own projection puts out."
     )
     unit: ClassVar[str] = "largest difference, of the largest output"
+    unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
+    drawn: ClassVar[str] = (
+        "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
+        "Faint marks: training seeds, where there are several; large marks: their mean."
+    )
     limits: ClassVar[str] = "Layers whose heads are mixed before the projection have no such sum, and are left out."
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
@@ -66,10 +74,10 @@ class Contributions(ModelClaim):
         table = pd.DataFrame(rows)
         worst = float(table["difference"].max())
         numbers = {"heads": float(sum(site.n_heads for site in sites)), "layers": float(len(sites))}
-        return Measured(worst, worst, worst, f"{len(table)} layers", numbers, table)
+        return Measured(worst, f"{len(table)} layers", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= 1e-3 else NOT_SUPPORTED
+        return SUPPORTED if words["effect"] <= _MOST else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
@@ -78,4 +86,6 @@ class Contributions(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return figure_of(layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True))
+        return figure_of(
+            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines={"rule": _MOST})
+        )

@@ -19,7 +19,7 @@ from headscope.studies.subjects import Subject
 __all__ = ["Diversity"]
 
 _ENDS = ("share", "share_low", "share_high")
-_MANY, _FEW = 0.5, 0.25  # unrelated heads over heads: at least half, at most a quarter
+_MANY, _FEW = 0.5, 0.25  # of the way from all alike to no two alike
 
 
 @CLAIMS.register("C6")
@@ -30,14 +30,23 @@ class Diversity(ModelClaim):
     about_ja: ClassVar[str] = "異なる特徴空間"
     says: ClassVar[str] = "Each head works in a feature space of its own; together they see relations from many sides."
     says_ja: ClassVar[str] = "各ヘッドは異なる特徴空間で独自に情報を処理し、関係を多角的に評価する。"
+    where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
     measured: ClassVar[str] = (
         "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
         "arXiv:1905.00414), and the effective number of heads is the exponential of the entropy of the eigenvalues of "
-        "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all are alike, N if no two are."
+        "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all N are alike, N if no two are. It is held "
+        "against both: (effective − 1) / (N − 1)."
     )
-    unit: ClassVar[str] = "effective heads over heads, mean over layers"
+    unit: ClassVar[str] = "effective heads beyond one, over heads beyond one, mean over layers"
+    unit_ja: ClassVar[str] = "(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)"
+    interval: ClassVar[str] = "95%, the mean over layers of each layer's ends"
     rule: ClassVar[str] = (
-        "supported if at least a half, with the interval; not supported if at most a quarter; else depends"
+        "supported if at least a half, by the low end; not supported if at most a quarter, by the high end; else "
+        "depends"
+    )
+    drawn: ClassVar[str] = (
+        "Each layer; dotted lines are the rule's. Bars: 95% over documents, or, of several training seeds, faint "
+        "marks: seeds, large marks: their mean."
     )
     limits: ClassVar[str] = (
         "CKA sees linear likeness of outputs on this text, and few tokens make heads look more alike than they are. "
@@ -53,25 +62,34 @@ class Diversity(ModelClaim):
                 continue
             spread = effective_spread(blocks)
             ends = (float(spread.centre), *(float(end) for end in spread.interval()))
-            shares = {name: value / len(whole.dims) for name, value in zip(_ENDS, ends, strict=True)}
+            shares = {name: (value - 1) / (len(whole.dims) - 1) for name, value in zip(_ENDS, ends, strict=True)}
             alike = Cka().compare({"moments": whole})[np.triu_indices(len(whole.dims), 1)]
-            rows.append({"layer": layer, "n_heads": len(whole.dims), **shares, "cka": float(np.nanmean(alike))})
+            rows.append(
+                {
+                    "layer": layer,
+                    "n_heads": len(whole.dims),
+                    "effective": ends[0],
+                    **shares,
+                    "cka": float(np.nanmean(alike)),
+                }
+            )
         if not rows:
             raise InputError("no layer has two heads to compare")
         table = pd.DataFrame(rows)
         effect, low, high = (float(table[name].mean()) for name in _ENDS)
         numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
-        return Measured(effect, low, high, f"{subject.n_documents} documents", numbers, table)
+        numbers["effective"] = float(table["effective"].mean())
+        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        if not words["low"] < _MANY:
+        if words["low"] >= _MANY:
             return SUPPORTED
         return NOT_SUPPORTED if words["high"] <= _FEW else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"The {words['heads']:.3g} heads of a layer amount to {words['effect']:.0%} as many unrelated ones "
-            f"(mean CKA of two heads {words['cka']:.2f})."
+            f"The {words['heads']:.3g} heads of a layer count as {words['effective']:.1f} unrelated ones "
+            f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
@@ -86,5 +104,5 @@ class Diversity(ModelClaim):
         return sentence, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"share": "effective heads over heads", "cka": "mean CKA of two heads"}
+        series = {"share": "effective heads beyond one, over heads beyond one", "cka": "mean CKA of two heads"}
         return figure_of(layer_dots(table, series, label="no unit, 0 to 1", lines={"half": _MANY, "a quarter": _FEW}))

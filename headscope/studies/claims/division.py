@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import isnan
 from typing import ClassVar
 
 import numpy as np
@@ -31,7 +32,10 @@ class Division(ModelClaim):
     says: ClassVar[str] = (
         "The input's embedding is divided into several heads; the original vector is split into small ones."
     )
-    says_ja: ClassVar[str] = "入力の埋め込みベクトルを複数のヘッドに分割し、小さな次元に分割する。"
+    says_ja: ClassVar[str] = (
+        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元のベクトルを小さな次元に分ける。"
+    )
+    where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
     measured: ClassVar[str] = (
         "Of each head's query, key and value weights: the share of input dimensions with any weight at all. Were the "
         "embedding divided among h heads it would be 1/h. Beside it, the overlap of the subspaces that two heads read "
@@ -39,8 +43,13 @@ class Division(ModelClaim):
         "Golub 1973), 0 if they share nothing, 1 if they are the same, head_dim / width by chance."
     )
     unit: ClassVar[str] = "share of the width that a head reads"
+    unit_ja: ClassVar[str] = "ヘッドが読む入力次元の割合"
     rule: ClassVar[str] = (
         "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends"
+    )
+    drawn: ClassVar[str] = (
+        "Each layer. The dotted line, one over the number of heads, is what a divided embedding would give. Faint "
+        "marks: training seeds, where there are several; large marks: their mean."
     )
     limits: ClassVar[str] = (
         "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
@@ -53,7 +62,7 @@ class Division(ModelClaim):
         rows = []
         for site in subject.anatomy.sites:
             own = input_weights(subject.model, site)
-            if not own:
+            if not own or site.n_heads < 2:
                 continue
             columns = torch.cat([torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()])
             read = (columns > _NOTHING * columns.max()).double().mean(1)
@@ -67,28 +76,35 @@ class Division(ModelClaim):
                 }
             )  # fmt: skip
         if not rows:
-            raise AnatomyError("no layer's heads are made by one linear map of the width each")
+            raise AnatomyError(
+                "no layer has two heads, each made by one linear map of the width, that it could be divided among"
+            )
         table = pd.DataFrame(rows)
         effect = float(table["read"].mean())
         names = ("read_overlap", "write_overlap", "chance", "n_heads")
         numbers = {name: float(table[name].mean()) for name in names}
-        return Measured(effect, effect, effect, EXACT, numbers, table)
+        return Measured(effect, EXACT, numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        if words["n_heads"] > 1 and words["effect"] <= 1 / words["n_heads"]:
+        if words["effect"] <= 1 / words["n_heads"]:
             return SUPPORTED
         return NOT_SUPPORTED if words["effect"] > 0.9 else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        overlaps = f"{words['read_overlap']:.2f} and {words['write_overlap']:.2f}, by chance {words['chance']:.2f}"
+        known = {what: words[f"{name}_overlap"] for what, name in (("read", "read"), ("write", "write"))}
+        shared = " and ".join(f"{what} overlap by {value:.2f}" for what, value in known.items() if not isnan(value))
+        overlaps = (
+            f"; the subspaces that two heads of a layer {shared} (by chance {words['chance']:.2f})" if shared else ""
+        )
+        divided = words["effect"] <= 1 / words["n_heads"]
         return (
-            f"Each head reads {words['effect']:.0%} of the width, not 1/{words['n_heads']:.3g} of it; the subspaces "
-            f"that two heads of a layer read and write overlap by {overlaps}."
+            f"Each head reads {words['effect']:.0%} of the width{'' if divided else ', not'} 1/{words['n_heads']:.3g} "
+            f"of it{overlaps}."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
-        lines = {"1/h: divided": float((1 / table["n_heads"]).mean())}
+        lines = {"1 / heads": float((1 / table["n_heads"]).mean())}
         return figure_of(layer_dots(table, series, label="share", lines=lines))
 
 

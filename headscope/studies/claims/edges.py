@@ -15,19 +15,22 @@ from torch import Tensor
 from headscope.ablation import transform_outputs
 from headscope.batches import Batch, run_model
 from headscope.errors import AnatomyError, InputError
+from headscope.formatting import count
 from headscope.heads import Site
 from headscope.intervals import mean_spread
 from headscope.observation import Captured
 from headscope.reporting.figures import figure_of, strip
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
+from headscope.studies.tasks import inputs
 from headscope.watching import output_weights
 
 __all__ = ["Edges", "single_rows"]
 
 _GOOD, _BAD = 0.7, 0.3  # rank correlations
 _LEAST_KEYS, _MOST_TOKENS = 5, 48
-_COLUMNS = ["row", "layer", "head", "query", "keys", "rho", "rho_length"]
+_CHUNK = 8  # keys that are cut in one batch
+_COLUMNS = ["document", "layer", "head", "query", "keys", "rho", "rho_length", "rho_shuffled"]
 
 
 @CLAIMS.register("C15")
@@ -35,21 +38,29 @@ class Edges(ModelClaim):
     """A query's weights, held against what cutting each of its edges does to the model's output."""
 
     about: ClassVar[str] = "weights are importance"
-    about_ja: ClassVar[str] = "スコアは重要度"
+    about_ja: ClassVar[str] = "スコアは重要度を表す"
     says: ClassVar[str] = "The attention score says how important each token is to another."
-    says_ja: ClassVar[str] = "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを示す。"
+    says_ja: ClassVar[str] = "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを計算する。"
+    where_ja: ClassVar[str] = "アテンションスコアの計算"
     measured: ClassVar[str] = (
         "For one query of one head, each of its edges is cut in turn: the key's weight is set to zero and the others "
         "made to sum to 1 again, and the model run to its end. Cutting is held against the weight, and against weight "
         "× length of what the key's value contributes (Kobayashi et al. 2020, arXiv:2004.10102), by Spearman's rank "
         "correlation over the query's keys; queries and heads are drawn by seed (the question is that of Jain and "
-        "Wallace 2019, arXiv:1902.10186)."
+        "Wallace 2019, arXiv:1902.10186). As the other weights are made to sum to 1 again, a cut moves the head's "
+        "output by w / (1 − w) · (z − v), further for a larger weight w whatever the value v: how much that alone "
+        "correlates is told by cuts of the same weights, with z − v taken from another key."
     )
     unit: ClassVar[str] = "rank correlation of weight and effect of cutting"
+    unit_ja: ClassVar[str] = "重みと切断効果の順位相関"
+    interval: ClassVar[str] = "95%, over documents"
     rule: ClassVar[str] = "supported if it is above 0.7, with the interval; not supported if below 0.3; else depends"
+    drawn: ClassVar[str] = "How many queries have which rank correlation; lines are the means."
     limits: ClassVar[str] = (
-        "The effect is the length of the change of the model's last output, over all positions that count; single "
-        "edges, in short rows. Ranks among a query's own keys: it says nothing of one head against another."
+        "Where cuts with another key's direction correlate as well, the weight says how much of a value is taken, and "
+        "nothing of which. The effect is the length of the change of the model's last output,"
+        " over all positions that count; single edges, in short rows. Ranks among a query's own keys: it says nothing "
+        "of one head against another."
     )
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     brief: ClassVar[bool] = False
@@ -61,26 +72,36 @@ class Edges(ModelClaim):
         rng = np.random.default_rng(subject.seed)
         weights = output_weights(subject.model, subject.anatomy.cuttable)
         rows = []
-        for number, row in enumerate(single_rows(subject, 8 if subject.quick else 24)):
+        for document, row in single_rows(subject, 8 if subject.quick else 24):
             seen = subject.look("pattern", "v", "z", batch=row)
             for _ in range(2 if subject.quick else 4):
                 place = _Place.draw(seen, sites, rng)
                 if place is None:
                     continue
-                effects = place.cut(subject, row)
                 weight = place.weights.double().cpu().numpy()
                 length = place.lengths(weights[place.site.layer][place.head])
-                where = {"row": number, "layer": place.site.layer, "head": place.site.head_ids[place.head]}
-                found = {"rho": _spearman(weight, effects), "rho_length": _spearman(weight * length, effects)}
-                rows.append({**where, "query": place.query, "keys": len(effects), **found})
+                effects = place.cut(subject, row)
+                shuffled = place.cut(subject, row, _derangement(len(weight), rng))
+                rows.append(
+                    {
+                        "document": document, "layer": place.site.layer, "head": place.site.head_ids[place.head],
+                        "query": place.query, "keys": len(effects), "rho": _spearman(weight, effects),
+                        "rho_length": _spearman(weight * length, effects), "rho_shuffled": _spearman(weight, shuffled),
+                    }
+                )  # fmt: skip
         table = pd.DataFrame(rows, columns=_COLUMNS).dropna(ignore_index=True)
         if table.empty:
             raise InputError(f"no row has a query with {_LEAST_KEYS} keys to look at, whose weights differ")
-        spread = mean_spread(table[["rho", "rho_length"]].to_numpy(np.float64).T, table["row"].to_numpy())
+        columns = ["rho", "rho_length", "rho_shuffled"]
+        spread = mean_spread(table[columns].to_numpy(np.float64).T, table["document"].to_numpy())
         low, high = spread.interval()
-        numbers = {"length": float(spread.centre[1]), "queries": float(len(table)), "keys": float(table["keys"].mean())}
-        over = f"{table['row'].nunique()} rows"
-        return Measured(float(spread.centre[0]), float(low[0]), float(high[0]), over, numbers, table)
+        middle, by_length, shuffled = spread.centre.tolist()
+        numbers = {
+            "length": by_length, "shuffled": shuffled, "queries": float(len(table)),
+            "keys": float(table["keys"].mean()),
+        }  # fmt: skip
+        over = count(table["document"].nunique(), "document")
+        return Measured(middle, over, numbers, table, float(low[0]), float(high[0]))
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > _GOOD:
@@ -89,36 +110,40 @@ class Edges(ModelClaim):
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"Over {words['queries']:g} queries of {words['keys']:.0f} keys each, the rank correlation of a key's "
-            f"weight with the effect of cutting it is {words['effect']:.2f}; with weight × length of what it carries "
-            f"{words['length']:.2f}."
+            f"Over {words['queries']:g} queries of {words['keys']:.0f} keys on average, the rank correlation of a key's"
+            f" weight with the effect of cutting it is {words['effect']:.2f}; with weight × length of what it carries "
+            f"{words['length']:.2f}; of weights with cuts in another key's direction {words['shuffled']:.2f}."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"rho": "weight", "rho_length": "weight × length"}
+        series = {
+            "rho": "weight",
+            "rho_length": "weight × length",
+            "rho_shuffled": "weight, with another key's direction",
+        }
         label = "rank correlation with the effect of cutting, over a query's keys"
         return figure_of(strip(table, series, label=label, ticks=(-1, -0.5, 0, 0.5, 1)))
 
 
-def single_rows(subject: Subject, most: int) -> list[Batch]:
-    """Single rows of the text without padding, cut to 48 tokens, spread over the sample.
+def single_rows(subject: Subject, most: int) -> list[tuple[int, Batch]]:
+    """Single rows of the text without padding, cut to 48 tokens, spread over the sample; each with its document.
 
     Args:
         subject: whose text.
         most: how many rows.
     """
-    found: list[Batch] = []
+    found: list[tuple[int, Batch]] = []
     for batch in subject.sample:
-        own = {name: value for name, value in batch.items() if name != "document"}
+        own = inputs(batch)
         mask = own.get("attention_mask")
         for place in range(len(next(iter(own.values())))):
+            document = int(batch["document"][place]) if "document" in batch else len(found)
             length = _MOST_TOKENS if mask is None else min(_MOST_TOKENS, int(mask[place].sum()))
             if mask is not None and not bool(mask[place, :length].all()):
                 continue  # padded on the left
             tokens = {name for name, value in own.items() if value.ndim == 2}
-            found.append(
-                {n: v[place : place + 1, :length] if n in tokens else v[place : place + 1] for n, v in own.items()}
-            )
+            row = {n: v[place : place + 1, :length] if n in tokens else v[place : place + 1] for n, v in own.items()}
+            found.append((document, row))
     step = max(1, len(found) // most)
     return found[::step][:most]
 
@@ -154,25 +179,34 @@ class _Place:
         lengths: np.ndarray = (self.values.double().cpu() @ weight.T).norm(dim=1).numpy()
         return lengths
 
-    def cut(self, subject: Subject, row: Batch) -> Float[np.ndarray, " key"]:
-        """Length of the change of the model's output with each edge cut: a row of a batch for each key."""
+    def cut(self, subject: Subject, row: Batch, order: np.ndarray | None = None) -> Float[np.ndarray, " key"]:
+        """Length of the change of the model's output with each edge cut.
+
+        Args:
+            subject: the model.
+            row: what it reads.
+            order: for each key, that whose value the cut is made with; its own without it.
+        """
         assert self.site.output is not None
         columns = list(self.site.output.heads[self.head])
         weight = self.weights[:, None]
-        moved = (self.z - weight * self.values) / (1 - weight)  # without the key, the others sharing its weight
-
-        def replace(entering: Tensor) -> Tensor:
-            entering = entering.clone()
-            entering[:, self.query, columns] = moved.to(entering.dtype)
-            return entering
-
-        many = {name: value.expand(len(moved), *value.shape[1:]) for name, value in row.items()}
+        values = self.values if order is None else self.values[torch.from_numpy(order)]
+        moved = (self.z - weight * values) / (1 - weight)  # without the key, the others sharing its weight
+        changes = []
         with subject.running():
             before = _last(run_model(subject.model, row))
-            with transform_outputs(subject.model, subject.anatomy, {self.site.layer: replace}):
-                after = _last(run_model(subject.model, many))
-        change: np.ndarray = (after - before).flatten(1).norm(dim=1).numpy()
-        return change
+            for some in moved.split(_CHUNK):
+
+                def replace(entering: Tensor, some: Tensor = some) -> Tensor:
+                    entering = entering.clone()
+                    entering[:, self.query, columns] = some.to(entering.dtype)
+                    return entering
+
+                many = {name: value.expand(len(some), *value.shape[1:]) for name, value in row.items()}
+                with transform_outputs(subject.model, subject.anatomy, {self.site.layer: replace}):
+                    after = _last(run_model(subject.model, many))
+                changes.append((after - before).flatten(1).norm(dim=1).numpy())
+        return np.concatenate(changes)
 
 
 def _last(output: object) -> Tensor:
@@ -180,9 +214,9 @@ def _last(output: object) -> Tensor:
     for name in ("logits", "last_hidden_state"):
         found = getattr(output, name, None)
         if isinstance(found, Tensor):
-            return found.detach().double().cpu()
+            return found.detach().float().cpu()
     if isinstance(output, Tensor):
-        return output.detach().double().cpu()
+        return output.detach().float().cpu()
     raise AnatomyError("the model's output is no tensor, and has neither logits nor last_hidden_state")
 
 
@@ -192,3 +226,11 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     if min(rank.std() for rank in ranks) == 0:
         return float("nan")
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _derangement(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Every place sent to another one, by a turn of a random order."""
+    order = rng.permutation(size)
+    exchanged = np.empty(size, dtype=np.int64)
+    exchanged[order] = np.roll(order, 1)
+    return exchanged

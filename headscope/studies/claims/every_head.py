@@ -1,6 +1,7 @@
 """C12: each head captures something different, so that every head's output matters."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import ClassVar
 
 import pandas as pd
@@ -25,30 +26,44 @@ class EveryHead(ModelClaim):
     about: ClassVar[str] = "every head matters"
     about_ja: ClassVar[str] = "どのヘッドも重要"
     says: ClassVar[str] = "Each head's output captures a different feature, so each of them is important."
-    says_ja: ClassVar[str] = "各ヘッドの出力は異なる特徴を捉えるため、それぞれの出力が重要。"
+    says_ja: ClassVar[str] = "各ヘッドの出力は異なる特徴を捉えるため、それぞれの出力が重要である。"
+    where_ja: ClassVar[str] = "アテンション出力の生成"
     measured: ClassVar[str] = (
         "Every head is switched off alone, exactly, and the metric taken again on the same text (Michel et al. 2019, "
         "arXiv:1905.10650). A head matters if that costs more than 0.1% of the loss, or 0.001 where the metric is a "
         "distance to the intact model."
     )
     unit: ClassVar[str] = "share of heads that matter"
+    unit_ja: ClassVar[str] = "重要なヘッドの割合"
+    interval: ClassVar[str] = (
+        "from the share of heads whose own 95% interval lies above the size to the share of those whose interval "
+        "reaches above it"
+    )
     rule: ClassVar[str] = (
-        "supported if more than nine heads in ten matter; not supported if fewer than half do; else depends"
+        "supported if more than nine heads in ten matter, by the low end; not supported if fewer than half do, by the "
+        "high end; else depends"
+    )
+    drawn: ClassVar[str] = (
+        "Bars: 95% over documents, of each head. The dotted line is the size; the axis is logarithmic on either side "
+        "of 0."
     )
     limits: ClassVar[str] = (
-        "Ends of the interval count heads whose own 95% interval lies wholly above the size, and heads whose interval "
-        "reaches above it. A head alone: two that stand in for each other both seem not to matter. By a distance to "
+        "A head alone: two that stand in for each other both seem not to matter. By a distance to "
         "the intact model no head can be seen to harm."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         size = _SIZE if subject.judged_by.is_distance else _SIZE * abs(subject.intact)
-        table = head_rows(subject.worth, "effect").assign(size=size)
+        table = head_rows(subject.worth, "effect").assign(size=size, unit=subject.judged_by.unit)
         effect, low, high = share_beyond(table, "effect", size)
-        helped = float((table["effect_high"] < 0).mean())
-        numbers = {"size": size, "helped": helped, "heads": float(len(table)), "largest": float(table["effect"].max())}
-        return Measured(effect, low, high, f"{subject.worth.facts['documents']} documents", numbers, table)
+        numbers = {
+            "heads": float(len(table)),
+            "largest": float(table["effect"].max() / size * _SIZE),
+            "distance": float(subject.judged_by.is_distance),
+            "helped": float((table["effect_high"] < 0).mean()),
+        }
+        return Measured(effect, f"{subject.worth.facts['documents']} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["low"] > _NEARLY_ALL:
@@ -56,12 +71,18 @@ class EveryHead(ModelClaim):
         return NOT_SUPPORTED if words["high"] < _HALF else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
+        surely = "" if isnan(words["low"]) else f" ({words['low']:.0%} surely)"
+        if words["distance"]:
+            size, largest, helped = f"{_SIZE:g} of the distance", number(words["largest"]), ""
+        else:
+            size, largest = f"{_SIZE:.1%} of the loss", f"{words['largest']:.2%}"
+            helped = f" Removing {words['helped']:.0%} of them surely lowers it."
         return (
-            f"Of {words['heads']:g} heads, {words['effect']:.0%} cost more than {number(words['size'])} when they alone"
-            f" are removed (the dearest {number(words['largest'])}); the model does better without "
-            f"{words['helped']:.0%}."
+            f"Of {words['heads']:g} heads, {words['effect']:.0%}{surely} cost more than {size} when they alone are "
+            f"removed; the costliest {largest}.{helped}"
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        size = float(table["size"].iloc[0])
-        return figure_of(sorted_dots(table, "effect", label="cost of removing the head", size=size, log=True))
+        size, unit = float(table["size"].mean()), str(table["unit"].iloc[0])
+        label = f"cost of removing the head, {unit}" if unit else "cost of removing the head"
+        return figure_of(sorted_dots(table, "effect", label=label, size=size, log=True))

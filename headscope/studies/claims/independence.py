@@ -1,6 +1,7 @@
 """C13: heads compute independently of each other."""
 
 from collections.abc import Mapping
+from math import isnan, nan
 from typing import ClassVar
 
 import numpy as np
@@ -27,16 +28,23 @@ class Independence(ModelClaim):
     about_ja: ClassVar[str] = "ヘッドの独立性"
     says: ClassVar[str] = "Every head computes its attention independently of the others."
     says_ja: ClassVar[str] = "アテンションの計算は各ヘッドが独立して行う。"
+    where_ja: ClassVar[str] = "アテンションスコアの計算"
     measured: ClassVar[str] = (
         "One head of a layer is switched off, and the maps of all other heads are captured again: those of its own "
         "layer must be the same to the last bit; those of later layers are compared by total variation (half the "
         "summed difference of a query's weights: 0 = the same, 1 = nothing in common)."
     )
     unit: ClassVar[str] = "largest change of another map in the layer"
+    unit_ja: ClassVar[str] = "同じ層の他のマップの最大変化"
     rule: ClassVar[str] = "supported if no map of the same layer changes at all; not supported otherwise"
+    drawn: ClassVar[str] = (
+        "How far maps move, by how many layers they come after the removed head's own (0: its own layer). Small marks: "
+        "single removals; large marks: their mean."
+    )
     limits: ClassVar[str] = (
-        "Independent within a layer only: later layers read what earlier heads wrote, and training ties all heads by "
-        "one loss. One head of each of up to eight layers, on a few rows."
+        "A head is switched off after its map is made, so for heads side by side this confirms the wiring, and could "
+        "not come out otherwise. Independent within a layer only: later layers read what earlier heads wrote, and "
+        "training ties all heads by one loss. One head of each of up to eight layers, on a few rows."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -62,24 +70,24 @@ class Independence(ModelClaim):
         same, later = table[table["behind"] == 0], table[table["behind"] > 0]
         worst = float(same["largest"].max())
         numbers = {
-            "later": float(later["variation"].mean()) if len(later) else 0.0,
-            "before": float(table.loc[table["behind"] < 0, "largest"].max()) if (table["behind"] < 0).any() else 0.0,
+            "later": float(later["variation"].mean()) if len(later) else nan,
             "removed": float(len(chosen)),
         }
-        return Measured(worst, worst, worst, f"{len(chosen)} heads removed", numbers, table)
+        return Measured(worst, f"{len(chosen)} heads removed", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
         return SUPPORTED if words["effect"] == 0 else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         same = "stay the same to the last bit" if words["effect"] == 0 else f"change by up to {number(words['effect'])}"
+        later = f"; those of later layers move by a total variation of {number(words['later'])} on average"
         return (
-            f"With a head removed, the maps of the other heads in its layer {same}; those of later layers move by a "
-            f"total variation of {number(words['later'])} on average."
+            f"With a head removed, the maps of the other heads in its layer {same}"
+            f"{'' if isnan(words['later']) else later}."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        moved = table[table["behind"] >= 0].groupby("behind", as_index=False)["variation"].mean()
+        moved = table.loc[table["behind"] >= 0, ["behind", "variation"]]
         ax = layer_dots(moved.rename(columns={"behind": "layer"}), {"variation": ""}, label="total variation of maps")
-        ax.set_xlabel("layers behind the head removed (0: its own)")
+        ax.set_xlabel("layers after the removed head's (0: its own)")
         return figure_of(ax)

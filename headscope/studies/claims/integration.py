@@ -25,7 +25,7 @@ _NAMES = ("one", "side_by_side", "projected")
 
 @CLAIMS.register("C17")
 class Integration(ModelClaim):
-    """Effective ranks of one head's contribution, of all outputs side by side, and after the projection."""
+    """Effective ranks of one head's contribution, of all of them side by side, and after the projection."""
 
     about: ClassVar[str] = "integration"
     about_ja: ClassVar[str] = "統合と豊かな表現"
@@ -33,18 +33,28 @@ class Integration(ModelClaim):
         "Concatenation and projection integrate what the heads extracted into a richer representation."
     )
     says_ja: ClassVar[str] = "連結と線形変換により、各ヘッドの特徴が統合され、より豊かな表現になる。"
+    where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
     measured: ClassVar[str] = (
         "How many directions something varies in over the text: the effective rank of its covariance, the exponential "
         "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007): of one head's "
-        "contribution, of the outputs of all heads side by side, and of what the projection makes of them."
+        "contribution, of the contributions of all heads side by side, and of their sum, which is what the projection "
+        "makes."
     )
     unit: ClassVar[str] = "effective rank after projection over that of one head"
+    unit_ja: ClassVar[str] = "射影後と1ヘッドの有効ランクの比"
+    interval: ClassVar[str] = "95%, the mean over layers of each layer's ends"
     rule: ClassVar[str] = (
         "supported if projected outputs vary in more directions than one head's, with the interval, and in no fewer "
         "than 90% of those that stood side by side; depends if the projection loses more; not supported if no richer "
         "than one"
     )
-    limits: ClassVar[str] = "Counts directions of variation, on this text; it does not ask whether they are of use."
+    drawn: ClassVar[str] = (
+        "Effective ranks in each layer. Faint marks: training seeds, where there are several; large marks: their mean."
+    )
+    limits: ClassVar[str] = (
+        "Counts directions of variation, on this text; it does not ask whether they are of use. The width is less than"
+        " heads × width, so that some are lost in any sum."
+    )
 
     def measure(self, subject: Subject) -> Measured:
         weights = output_weights(subject.model, subject.anatomy.cuttable)
@@ -63,17 +73,18 @@ class Integration(ModelClaim):
         table = pd.DataFrame(rows)
         means = {name: float(table[name].mean()) for name in (*_NAMES, "n_heads")}
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
-        return Measured(effect, low, high, f"{subject.n_documents} documents", means, table)
+        return Measured(effect, f"{subject.n_documents} documents", means, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        if not words["low"] > 1:
+        if words["low"] <= 1:
             return NOT_SUPPORTED
         return SUPPORTED if words["projected"] >= 0.9 * words["side_by_side"] else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"One head's contribution varies in {words['one']:.1f} directions, all outputs side by side in "
-            f"{words['side_by_side']:.1f}, and after the projection in {words['projected']:.1f}."
+            f"One head's contribution varies in {words['one']:.1f} directions, those of all side by side in "
+            f"{words['side_by_side']:.1f}, and after the projection, their sum, in {words['projected']:.1f} "
+            f"({words['projected'] / words['side_by_side']:.0%})."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
@@ -84,22 +95,24 @@ class Integration(ModelClaim):
 def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarray]:
     """From blocks of moments to the three ranks, and the ratio of the last to the first."""
     joined = torch.cat(list(weights), dim=1)
+    # contributions in coordinates of each head's own, which keep lengths and angles: z alone can be scaled at will
+    apart = torch.block_diag(*(torch.linalg.qr(own)[1] for own in weights))
 
     def ranks(blocks: Sequence[Moments]) -> np.ndarray:
         moments = total(blocks)
         covariance = moments.second(moments.mean) / moments.n
         one = np.mean([_rank(covariance[own, own], own_w) for own, own_w in zip(moments.slices, weights, strict=True)])
-        side_by_side, projected = _rank(covariance, None), _rank(covariance, joined)
+        side_by_side, projected = _rank(covariance, apart), _rank(covariance, joined)
         return np.array([one, side_by_side, projected, projected / one])
 
     return ranks
 
 
-def _rank(covariance: Tensor, weights: Tensor | None) -> float:
-    """Effective rank of W C Wᵀ, or of C; by the smaller of two matrices with the same eigenvalues but for zeros."""
-    if weights is not None and weights.shape[0] <= weights.shape[1]:
+def _rank(covariance: Tensor, weights: Tensor) -> float:
+    """Effective rank of W C Wᵀ; by the smaller of two matrices with the same eigenvalues but for zeros."""
+    if weights.shape[0] <= weights.shape[1]:
         covariance = weights @ covariance @ weights.T
-    elif weights is not None:
+    else:
         values, directions = torch.linalg.eigh(covariance)
         root = directions * values.clamp_min(0).sqrt()
         covariance = root.T @ (weights.T @ weights) @ root

@@ -1,15 +1,18 @@
 """C1: every head has its own query, key and value weights, and as many dimensions as its share of the width."""
 
 from collections.abc import Mapping
+from math import isnan
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope.formatting import count
+from headscope.heads import Site
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
+from headscope.weights import input_weights
 
 __all__ = ["OwnWeights"]
 
@@ -25,13 +28,19 @@ class OwnWeights(ModelClaim):
         "each has 64 dimensions."
     )
     says_ja: ClassVar[str] = "各ヘッドは専用の重み行列でQ・K・Vを作る。512次元・8ヘッドなら各64次元。"
+    where_ja: ClassVar[str] = "クエリ、キー、バリューの生成"
     measured: ClassVar[str] = (
         "The probe that finds a model's attention says which rows of which weights make each head's query, key and "
         "value. Where heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245) there are fewer "
-        "key heads than query heads."
+        "key heads than query heads. Beside it, whether head_dim is the width over the number of heads."
     )
     unit: ClassVar[str] = "key and value heads over query heads"
-    rule: ClassVar[str] = "supported if every query head has keys and values of its own; depends if they are shared"
+    unit_ja: ClassVar[str] = "キー・バリューヘッド数÷クエリヘッド数"
+    rule: ClassVar[str] = (
+        "supported if every query head has keys and values of its own, and heads × head_dim is the width, in every "
+        "layer; else depends"
+    )
+    drawn: ClassVar[str] = "Heads of each layer, counted."
     limits: ClassVar[str] = (
         "A fact of the architecture, not of training. Nothing ties the dimensions of a head to width / heads: many "
         "models choose others."
@@ -41,27 +50,37 @@ class OwnWeights(ModelClaim):
         rows = [
             {
                 "layer": site.layer, "n_heads": site.n_heads, "n_kv_heads": site.n_kv_heads, "head_dim": site.head_dim,
-                "value_dim": site.value_dim, "inner": site.n_heads * site.value_dim,
+                "value_dim": site.value_dim, "width": _width(subject, site),
             }
             for site in subject.anatomy.sites
         ]  # fmt: skip
         table = pd.DataFrame(rows)
         share = float(table["n_kv_heads"].sum() / table["n_heads"].sum())
-        means = {name: float(table[name].mean()) for name in ("n_heads", "n_kv_heads", "head_dim")}
-        return Measured(share, share, share, EXACT, {**means, "layers": float(len(table))}, table)
+        means = {name: float(table[name].mean()) for name in ("n_heads", "n_kv_heads", "head_dim", "width")}
+        shared = float((table["n_heads"] * table["head_dim"] == table["width"]).mean())
+        numbers = {**means, "shared": shared, "layers": float(len(table))}
+        return Measured(share, EXACT, numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] == 1 else DEPENDS
+        return SUPPORTED if words["effect"] == 1 and words["shared"] == 1 else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
         shared = "each with keys and values of its own"
         if words["effect"] < 1:
             shared = f"but only {words['n_kv_heads']:g} key and value heads, which they share in groups"
+        width = (
+            "" if isnan(words["width"]) else f" {'=' if words['shared'] == 1 else '≠'} {words['width']:.4g}, the width"
+        )
         return (
-            f"{count(int(words['layers']), 'layer')} of {words['n_heads']:g} query heads of {words['head_dim']:g} "
-            f"dimensions, {shared}."
+            f"{count(int(words['layers']), 'layer')} of {words['n_heads']:.3g} query heads of {words['head_dim']:.3g} "
+            f"dimensions ({words['n_heads']:.3g} × {words['head_dim']:.3g}{width}), {shared}."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"n_heads": "query heads", "n_kv_heads": "key and value heads"}
         return figure_of(layer_dots(table, series, label="heads"))
+
+
+def _width(subject: Subject, site: Site) -> float:
+    """Dimensions that its heads read; NaN where they are not made by one linear map."""
+    return next((float(heads[0].shape[1]) for heads in input_weights(subject.model, site).values()), float("nan"))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Measured, SweepClaim
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
 
@@ -23,15 +23,23 @@ class Several(SweepClaim):
     about_ja: ClassVar[str] = "複数ヘッドの利点"
     says: ClassVar[str] = "Several heads see the same sequence from several viewpoints, and that is better than one."
     says_ja: ClassVar[str] = "複数のヘッドは同じシーケンスを異なる視点で評価でき、表現力を大幅に向上させる。"
+    where_ja: ClassVar[str] = "結論"
     measured: ClassVar[str] = (
         "In the arm where heads share the width, parameters, operations and tokens are the same for every number of "
         "heads: what one head errs more than the best number is what several viewpoints are worth. Tasks on which "
-        "heads do nothing but look (maps) are left out."
+        "heads do nothing but look (maps) are left out. Learning rates are chosen as for C7."
     )
-    unit: ClassVar[str] = "error of one head beyond the best, share of what is learnt, mean over tasks"
+    unit: ClassVar[str] = "error of one head beyond the best other number, share of what is learnt, mean over tasks"
+    unit_ja: ClassVar[str] = "1ヘッドの誤差が最良を上回る分(学習できた量に対する割合、タスクの平均)"
+    interval: ClassVar[str] = "95%, over training seeds"
     rule: ClassVar[str] = (
         "supported if, on every task, one head errs more than the best number (by over 1% of what is learnt, with the "
-        "interval above 0); not supported if on none; else it depends on the task"
+        "interval above 0); not supported if on every task it errs as little (the interval below 1%); else it depends "
+        "on the task"
+    )
+    drawn: ClassVar[str] = (
+        "Error on what was held out against the number of heads that share the width, a panel a task; the dashed line "
+        "is chance. Large marks: means over training seeds, bars: their 95% intervals."
     )
     limits: ClassVar[str] = "Small models and short training; with more layers one head a layer has several looks too."
 
@@ -43,17 +51,20 @@ class Several(SweepClaim):
         low, high = spread.interval()
         shapes = sweep.shapes[(sweep.shapes["arm"] == "width") & sweep.shapes["task"].isin(runs["task"])]
         numbers = {"tasks": float(len(shapes)), "better": float((shapes["few_is"] == "worse").sum())}
-        return Measured(float(spread.centre), float(low), float(high), sweep.over, numbers, runs)
+        numbers["as_good"] = float((shapes["few_is"] == "as good").sum())
+        return Measured(float(spread.centre), sweep.over, numbers, runs, float(low), float(high))
 
     def decide(self, words: Mapping[str, float]) -> str:
         if words["better"] == words["tasks"]:
             return SUPPORTED
-        return DEPENDS if words["better"] else NOT_SUPPORTED
+        if words["as_good"] == words["tasks"]:
+            return NOT_SUPPORTED
+        return DEPENDS if words["better"] or words["as_good"] else UNDECIDED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
             f"On {words['better']:g} of {words['tasks']:g} tasks one head errs more than the best number of heads with "
-            f"as many parameters; on average it learns {words['effect']:.0%} less."
+            f"as many parameters, on {words['as_good']:g} as little; on average it learns {words['effect']:.0%} less."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -20,24 +20,32 @@ class SquareOfLength(CostClaim):
     """Exponents of time, memory and operations against length."""
 
     about: ClassVar[str] = "cost ∝ length²"
-    about_ja: ClassVar[str] = "コストは系列長の二乗"
+    about_ja: ClassVar[str] = "コストはシーケンス長の二乗に比例"
     says: ClassVar[str] = (
-        "Every query is compared with every key (10 tokens: 10 × 10 pairs), so cost grows with length squared."
+        "Every query is compared with every key (10 tokens: 10 × 10 pairs). [So cost grows with the square of the "
+        "length.]"
     )
-    says_ja: ClassVar[str] = "各クエリが全てのキーと比較される(10トークンなら10×10組)。コストは系列長の二乗で増える。"
+    says_ja: ClassVar[str] = (
+        "各クエリが全てのキーと比較される(10トークンなら10×10組)。[したがってコストはシーケンス長の二乗に比例する。]"
+    )
+    where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
     measured: ClassVar[str] = (
         "Layers of several lengths are timed in turns in one process, each exponent is fitted once a round, and bytes "
-        "and operations are counted beside it. The exponent that decides is that of time over the last doubling, where "
-        "the maps weigh most, in inference, with maps written out."
+        "and operations are counted beside it. Exponents are those of the last doubling, where the maps weigh most, in "
+        "inference; the table's is that of time with maps written out (eager), and beside it stand those of a kernel "
+        "that never writes them (sdpa; Dao et al. 2022, arXiv:2205.14135)."
     )
-    unit: ClassVar[str] = "exponent of time over the last doubling"
+    unit: ClassVar[str] = "exponent of time over the last doubling, eager inference"
+    unit_ja: ClassVar[str] = "推論時間の指数(長さが倍になる最後の区間、eager)"
+    interval: ClassVar[str] = "95%, over rounds of timing"
     rule: ClassVar[str] = (
-        "supported if time, memory and operations all have exponents above 1.8 there with either kernel; not supported "
-        "if none has; depends otherwise"
+        "supported if the exponents of time, memory and operations are all above 1.8, with their intervals and both "
+        "kernels; not supported if all are below 1.2; else it depends on which and on the kernel"
     )
+    drawn: ClassVar[str] = "Bands: 95% over rounds of timing. The thin dotted line grows with the square of the length."
     limits: ClassVar[str] = (
-        "On the machine named, at the lengths shown. Time at short lengths is what starting a kernel costs, and the "
-        "projections grow with the length itself, not its square."
+        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels, and "
+        "the projections grow with the length itself, not its square."
     )
 
     of_a_model: ClassVar[bool] = True
@@ -49,22 +57,22 @@ class SquareOfLength(CostClaim):
         kernels = own["kernel"].unique().tolist()
         first = grown.loc[("eager" if "eager" in kernels else kernels[0], "seconds")]
         numbers = {
-            f"{kernel}_{quantity}": float(grown.loc[(kernel, quantity), "last"])
+            f"{kernel}_{quantity}{end}": float(grown.loc[(kernel, quantity), f"last{end}"])
             for kernel in kernels
             for quantity in ("seconds", "bytes", "flops")
+            for end in ("", "_low", "_high")
         }
         sizes = {"shortest": float(own["length"].min()), "longest": float(own["length"].max())}
         rounds = f"{int(first['rounds'])} rounds"
-        ends = float(first["last"]), float(first["last_low"]), float(first["last_high"])
-        return Measured(
-            *ends, rounds, {**numbers, **sizes}, costs[(costs["part"] == part) & (costs["against"] == "length")]
-        )
+        middle, low, high = (float(first[f"last{end}"]) for end in ("", "_low", "_high"))
+        table = costs[(costs["part"] == part) & (costs["against"] == "length")]
+        return Measured(middle, rounds, {**numbers, **sizes}, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        exponents = [value for name, value in words.items() if name.endswith(("_seconds", "_bytes", "_flops"))]
-        if min(exponents) > _SQUARE:
+        lows, highs = ([v for name, v in words.items() if name.endswith(f"_{end}")] for end in ("low", "high"))
+        if min(lows) > _SQUARE:
             return SUPPORTED
-        return NOT_SUPPORTED if max(exponents) < _LINEAR else DEPENDS
+        return NOT_SUPPORTED if max(highs) < _LINEAR else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
         parts = []

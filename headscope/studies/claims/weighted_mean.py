@@ -14,6 +14,8 @@ from headscope.studies.subjects import Subject
 
 __all__ = ["WeightedMean"]
 
+_MOST = 1e-3  # of the largest output, that one may differ by
+
 
 @CLAIMS.register("C3")
 class WeightedMean(ModelClaim):
@@ -23,13 +25,19 @@ class WeightedMean(ModelClaim):
     about_ja: ClassVar[str] = "バリューの加重平均"
     says: ClassVar[str] = "A head's output is the weighted mean of the values, for example a matrix of 10 tokens × 64."
     says_ja: ClassVar[str] = "アテンションスコアでバリューを加重平均し、出力(例:10トークン×64次元)を得る。"
+    where_ja: ClassVar[str] = "アテンション出力の生成"
     measured: ClassVar[str] = (
         "Maps, values and each head's output z are captured from the model's own forward pass, whichever kernel it "
         "runs; map · V is computed again in float64 (Vaswani et al. 2017, equation 1)."
     )
     unit: ClassVar[str] = "largest difference, of the largest output"
+    unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
-    limits: ClassVar[str] = "A few rows of text. A gate that stands behind the mean is no part of z."
+    drawn: ClassVar[str] = (
+        "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
+        "Faint marks: training seeds, where there are several; large marks: their mean."
+    )
+    limits: ClassVar[str] = "A few rows of text. A gate that is applied after the mean is not part of z."
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
@@ -48,10 +56,10 @@ class WeightedMean(ModelClaim):
         table = pd.DataFrame(rows)
         worst = float(table["difference"].max())
         sizes = {"tokens": float(table["tokens"].iloc[0]), "dims": float(table["dims"].iloc[0])}
-        return Measured(worst, worst, worst, f"{len(table)} layers", sizes, table)
+        return Measured(worst, f"{len(table)} layers", sizes, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= 1e-3 else NOT_SUPPORTED
+        return SUPPORTED if words["effect"] <= _MOST else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
@@ -60,4 +68,6 @@ class WeightedMean(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return figure_of(layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True))
+        return figure_of(
+            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines={"rule": _MOST})
+        )

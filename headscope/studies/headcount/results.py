@@ -8,13 +8,14 @@ from typing import Any, Self
 import pandas as pd
 
 from headscope.shown import Shown
+from headscope.studies.headcount.settings import Settings
 from headscope.studies.headcount.shapes import shapes
 from headscope.tables import read_table, write_table
 
 __all__ = ["Sweep"]
 
 _RUNS = {"task", "arm", "n_heads", "head_dim", "seed", "learning_rate", "error", "chance"}
-_ENOUGH = 5  # seeds
+_LAST = "runs"  # table that is written last
 _WORDS = ("task", "arm", "unit", "n_heads", "head_dim", "seed", "chosen")  # columns that are no floats
 
 
@@ -43,9 +44,18 @@ class Sweep(Shown):
 
     @property
     def decisive(self) -> bool:
-        """Whether verdicts may rest on it: whole training, learning rates chosen, five seeds at the least."""
-        settings = self.facts["settings"]
-        return settings["seeds"] >= _ENOUGH and settings["share"] == 1 and len(settings["rates"]) > 1
+        """Whether verdicts may rest on it: five seeds, rates chosen, every task and count of the full one.
+
+        What the paper says holds for tasks at large, or does not; one task alone cannot tell.
+        """
+        settings, full = self.facts["settings"], Settings()
+        whole = settings["seeds"] >= full.seeds and settings["share"] == 1 and len(settings["rates"]) > 1
+        return whole and {*full.tasks} <= {*settings["tasks"]} and {*full.heads} <= {*settings["heads"]}
+
+    @staticmethod
+    def saved(folder: str | Path) -> bool:
+        """Whether a folder holds a sweep that was finished and saved."""
+        return (Path(folder) / f"{_LAST}.json").exists()
 
     @property
     def over(self) -> str:
@@ -56,9 +66,9 @@ class Sweep(Shown):
         return {"error against the number of heads": self.shapes}
 
     def save(self, folder: str | Path) -> None:
-        """Write runs, rates, removal and shapes as .csv, .parquet and .json into an existing folder."""
+        """Write rates, removal, shapes and runs as .csv, .parquet and .json into an existing folder, runs last."""
         about = {"facts": dict(self.facts)}
-        for name in ("runs", "rates", "removal", "shapes"):
+        for name in ("rates", "removal", "shapes", _LAST):
             write_table(Path(folder), name, getattr(self, name), {"name": name, **about})
 
     @classmethod

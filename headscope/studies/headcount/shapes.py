@@ -1,14 +1,26 @@
 """Shapes: does error fall, rise or stay as heads become more? With intervals over seeds."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from headscope.intervals import Spread, mean_spread
+from headscope.errors import InputError
+from headscope.intervals import LEVEL, Spread, mean_spread
 
-__all__ = ["MARGIN", "against_best", "errors_of", "learnt", "pooled", "shapes", "sized"]
+__all__ = [
+    "MARGIN",
+    "against_best",
+    "errors_of",
+    "learnt",
+    "learnt_curves",
+    "lost_with_one_for_all",
+    "pooled",
+    "shapes",
+    "sized",
+]
 
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
 
@@ -22,11 +34,13 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each task and arm: task, arm, seeds; best, the number of heads with the smallest mean error, and
         best_error; good, all numbers within MARGIN of it; few and many: how much more the fewest and the most heads err
-        than the best, as a share of what the best learns over chance, with few_low, few_high, many_low, many_high (95%
-        over seeds), and in words few_is and many_is: "worse" (the interval is above 0 and its middle above MARGIN),
-        "as good" (the interval ends below MARGIN), else "undecided".
+        than the best of the other numbers, as a share of what the best learns over chance, with few_low, few_high,
+        many_low, many_high (intervals over seeds, 95% for all tasks of the arm together: Bonferroni's), and in words
+        few_is and many_is: "worse" (the interval is above 0 and its middle above MARGIN), "as good" (the interval ends
+        below MARGIN), else "undecided". NaN and "undecided" where nothing was learnt.
     """
     rows = []
+    level = 1 - (1 - LEVEL) / max(runs["task"].nunique(), 1)
     for (task, arm), own in runs.groupby(["task", "arm"], sort=False):
         heads, errors = errors_of(own)
         means = errors.mean(0)
@@ -38,7 +52,7 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
             "unit": own["unit"].iloc[0], "good": " ".join(good),
         }  # fmt: skip
         for name, place in (("few", 0), ("many", -1)):
-            row |= _row(name, against_best(errors, place), span)
+            row |= _row(name, against_best(errors, place), span, level)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -50,16 +64,20 @@ def errors_of(runs: pd.DataFrame, value: str = "error") -> tuple[list[int], Floa
 
 
 def learnt(runs: pd.DataFrame) -> float:
-    """Error over chance of the best number of heads, in the task's unit: what differences are shares of.
+    """How far below chance the best number of heads errs, in the task's unit: what differences are shares of.
 
     Args:
         runs: of one task and arm.
+
+    Returns:
+        NaN where it does no better than chance: a share of nothing says nothing.
     """
-    return float(runs["chance"].iloc[0] - errors_of(runs)[1].mean(0).min())
+    span = float(runs["chance"].iloc[0] - errors_of(runs)[1].mean(0).min())
+    return span if span > 0 else float("nan")
 
 
 def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
-    """How much more one number of heads errs than the best one, over seeds.
+    """How much more one number of heads errs than the best of the others, over seeds; negative where it is the best.
 
     Which is the best is chosen, for each seed, by the other seeds alone: chosen by its own errors it would look better
     than it is, and what it is held against worse.
@@ -83,13 +101,63 @@ def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
         runs: see `shapes`.
         arm: "width" or "head_dim".
         place: of the number of heads.
+
+    Raises:
+        InputError: on no task anything was learnt.
     """
-    shares = []
-    for _, own in runs[runs["arm"] == arm].groupby("task", sort=False):
-        _, errors = errors_of(own)
+    curves = learnt_curves(runs, arm)
+    return mean_spread(np.mean([_more(errors, place) for errors in curves.values()], axis=0), _seeds(curves))
+
+
+def lost_with_one_for_all(runs: pd.DataFrame) -> tuple[int, Spread]:
+    """What tasks lose when all are given one number of heads, the best for all together, at fixed width.
+
+    Kinds of task count equally, maps of several lengths as one kind. For each seed, the number for all and that for
+    each task are chosen by the other seeds alone, so that where one number is the best for all nothing is lost on
+    average.
+
+    Args:
+        runs: see `shapes`.
+
+    Returns:
+        The number for all, by all seeds; and what is lost, a share of what is learnt over chance, over seeds.
+
+    Raises:
+        InputError: on no task anything was learnt.
+    """
+    curves = learnt_curves(runs, "width")
+    kinds: dict[str, list[Float[np.ndarray, "seed count"]]] = {}
+    for label, errors in curves.items():
+        kinds.setdefault(label.partition("-")[0], []).append(errors)
+    seeds = _seeds(curves)
+
+    def mean(values: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
+        return np.asarray(np.mean([np.mean(own, axis=0) for own in values.values()], axis=0))
+
+    together = mean(kinds)
+    common = (together.sum(0) - together).argmin(1)
+    lost = {
+        kind: [errors[seeds, common] - errors[seeds, (errors.sum(0) - errors).argmin(1)] for errors in own]
+        for kind, own in kinds.items()
+    }
+    heads = sorted(runs.loc[runs["arm"] == "width", "n_heads"].unique())
+    return int(heads[int(together.mean(0).argmin())]), mean_spread(mean(lost), seeds)
+
+
+def learnt_curves(runs: pd.DataFrame, arm: str) -> dict[str, Float[np.ndarray, "seed count"]]:
+    """Errors of each task of an arm as shares of what is learnt over chance, a row a seed; without tasks not learnt.
+
+    Raises:
+        InputError: on no task anything was learnt.
+    """
+    found = {}
+    for label, own in runs[runs["arm"] == arm].groupby("task", sort=False):
         span = learnt(own)
-        shares.append(_more(errors, place) / span)
-    return mean_spread(np.mean(shares, axis=0), np.arange(len(shares[0])))
+        if span > 0:
+            found[str(label)] = errors_of(own)[1] / span
+    if not found:
+        raise InputError("on no task any number of heads did better than chance, so that there is nothing to compare")
+    return found
 
 
 def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str:
@@ -99,12 +167,17 @@ def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str
     return "as good" if high < margin else "undecided"
 
 
-def _row(name: str, spread: Spread, span: float) -> dict[str, Any]:
-    low, high = (float(end) / span for end in spread.interval())
+def _row(name: str, spread: Spread, span: float, level: float) -> dict[str, Any]:
+    low, high = (float(end) / span for end in spread.interval(level))
     middle = float(spread.centre) / span
     return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}
 
 
 def _more(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarray, " seed"]:
     others = errors.sum(0) - errors
+    others[:, place] = np.inf
     return errors[:, place] - errors[np.arange(len(errors)), others.argmin(1)]
+
+
+def _seeds(curves: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.arange(len(next(iter(curves.values()))))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from joblib import Parallel, cpu_count, delayed
 
 from headscope.environment import machine, today, versions
@@ -18,6 +17,7 @@ from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings
 from headscope.studies.kept import Kept
 from headscope.studies.tasks import Task, kind_of, task_named
+from headscope.studies.training import one_thread
 from headscope.texts import Texts
 
 __all__ = ["beyond", "sweep"]
@@ -54,7 +54,9 @@ def sweep(
     settings = Settings() if settings is None else settings
     for label in settings.tasks:  # a text too short is said before the first run
         task_named(label, texts)
-    kept = Kept(folder, {**settings.to_json(), "text": None if texts is None else texts.sha256})
+    kept = Kept(
+        folder, {**settings.to_json(), "text": None if texts is None else texts.sha256, "training": _training(settings)}
+    )
     workers = cpu_count() if workers is None else workers
     try:
         tuned = _finish(settings.tuning(), kept, texts, workers, "learning rates", progress)
@@ -103,13 +105,14 @@ def _length(case: Case) -> tuple[float, Case]:
 
 def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
     """In a process of its own, on one thread."""
-    torch.set_num_threads(1)
+    task = _task(case.task, texts)
     try:
-        return case, run_case(_task(case.task, texts), case)
+        with one_thread():
+            return case, run_case(task, case)
     except NumericalError:
-        if not case.tuning:
-            raise
-        return case, {"loss": None, "error": None}  # a rate too high is one that is not chosen
+        if case.tuning:
+            return case, {"loss": None, "error": None}  # a rate too high is one that is not chosen
+        return case, {"loss": None, "error": task.chance, **dict.fromkeys((*MEASURED, "removal"))}  # it learnt nothing
 
 
 @lru_cache(maxsize=8)
@@ -139,19 +142,19 @@ def _round(rate: float) -> float:
 
 
 def _choose(tuned: Mapping[Case, Mapping[str, Any]]) -> dict[tuple[str, int, int], float]:
-    """The rate of the smallest error at each place that was tuned; the loss decides between equal errors."""
-    tried: dict[tuple[str, int, int], list[tuple[float, float, float]]] = {}
+    """The rate of the smallest loss at each place that was tuned; errors that are counted differ by too few."""
+    tried: dict[tuple[str, int, int], list[tuple[float, float]]] = {}
     for case, piece in tuned.items():
         place = tried.setdefault((case.task, case.n_heads, case.head_dim), [])
-        if piece["error"] is not None:
-            place.append((piece["error"], piece["loss"], case.learning_rate))
+        if piece["loss"] is not None:
+            place.append((piece["loss"], case.learning_rate))
     for (label, n_heads, head_dim), place in tried.items():
         if not place:
             raise NumericalError(
                 f"{label} with {n_heads} heads of {head_dim} dimensions came to NaN at every learning rate; "
                 "try lower ones"
             )
-    return {key: min(place)[2] for key, place in tried.items()}
+    return {key: min(place)[1] for key, place in tried.items()}
 
 
 def _run_rows(
@@ -162,7 +165,7 @@ def _run_rows(
         {
             "task": label, "arm": arm, "n_heads": n_heads, "head_dim": case.head_dim, "seed": seed,
             "learning_rate": case.learning_rate, "error": found[case]["error"], "unit": tasks[label].unit,
-            "chance": chance[label], "loss": found[case]["loss"],
+            "chance": chance[label], "loss": _nan(found[case]["loss"]),
             **{name: _nan(found[case][name]) for name in MEASURED},
         }
         for (label, arm, n_heads, seed), case in places.items()
@@ -195,6 +198,12 @@ def _removal_rows(
 
 def _nan(value: float | None) -> float:
     return float("nan") if value is None else float(value)
+
+
+def _training(settings: Settings) -> dict[str, Any]:
+    """How each task is trained: runs of another length, or another learner, are other work."""
+    kinds = {label: kind_of(label) for label in settings.tasks}
+    return {label: [kind.width, kind.n_layers, kind.steps, kind.rows] for label, kind in kinds.items()}
 
 
 def _facts(settings: Settings, texts: Texts | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from headscope.batches import Batch
 from headscope.corpus import text_batches
+from headscope.errors import InputError
 from headscope.splits import split_documents
 from headscope.studies.tasks import TASKS, Learner, Task
 from headscope.texts import Texts
@@ -17,6 +18,7 @@ from headscope.texts import Texts
 __all__ = ["Language"]
 
 _BEGIN, _PAD, _VOCABULARY = 256, 257, 258
+_LEAST_DOCUMENTS = 8
 _HELD_OUT, _HELD_OUT_ROWS = 0.1, 128  # share of the documents, and windows of them
 _FOR_CHANCE = 200  # batches whose bytes are counted
 
@@ -28,7 +30,10 @@ class Language(Task):
     Args:
         texts: what to learn; the documentation of the running Python without it, as everywhere.
 
-    The error is the cross-entropy in nats a byte; by chance log 256 = 5.5.
+    The error is the cross-entropy in nats a byte.
+
+    Raises:
+        InputError: the text has too few documents to hold some out.
     """
 
     width: ClassVar[int] = 64
@@ -41,6 +46,12 @@ class Language(Task):
 
     def __init__(self, texts: Texts | None = None) -> None:
         corpus = text_batches(_Bytes(), texts, length=self.length, size=self.rows, windows=None)
+        documents = len({window.document for window in corpus.windows})
+        if documents < _LEAST_DOCUMENTS:
+            raise InputError(
+                f"a language is learnt from {_LEAST_DOCUMENTS} documents at the least, some of them held out; there "
+                f"{'is' if documents == 1 else 'are'} {documents}: bring more, or split what is there (--split)"
+            )
         rest, *held_out = split_documents(corpus, _HELD_OUT)
         self._trained, *tuning = split_documents(rest, _HELD_OUT)
         most = -(-_HELD_OUT_ROWS // self.rows)
