@@ -21,6 +21,8 @@ import pytest
 import typer
 
 import headscope
+import headscope.studies.claims
+import headscope.studies.tasks
 from headscope.cards import Card
 from headscope.cli import app
 from headscope.demo import demo_model
@@ -32,12 +34,16 @@ from headscope.studies.asking import ask_model
 from headscope.studies.claim_pages import index_page, index_page_ja
 from headscope.studies.claim_pages import page as claim_page
 from headscope.studies.claims import CLAIMS
+from headscope.studies.headcount import Settings, sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
+from headscope.studies.tasks import TASKS
+from headscope.studies.training import train
 from headscope.texts import read_documentation
 from tests.contract import test_measures, test_scores, test_statistics
 from tests.contract.plugins import add_file
 from tests.strategies import make_stream
+from tests.unit.studies import test_claims, test_tasks
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -275,7 +281,7 @@ def added(monkeypatch: pytest.MonkeyPatch, folder: Path, package: ModuleType, re
     add_file(monkeypatch, folder, package, registry, source)
     name = re.search(rf'@{kind}\.register\("(\w+)"\)', source)
     assert name is not None
-    assert f"`headscope/{kind.lower()}/{name[1]}.py`" in (DOCS / "extend.md").read_text("utf-8")
+    assert f"`{package.__name__.replace('.', '/')}/" in (DOCS / "extend.md").read_text("utf-8")
     return name[1]
 
 
@@ -332,6 +338,30 @@ def test_the_new_statistic_keeps_the_contract(
     z = np.concatenate([batch.tensors[0]["z"].transpose(1, 2)[batch.kept].numpy() for batch in stream.batches])
     got = contract.feed(STATISTICS[name](), stream).compute()[0].numpy()
     np.testing.assert_array_equal(got, np.abs(z).max((0, 2)))
+
+
+def test_the_new_task_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = added(monkeypatch, tmp_path, headscope.studies.tasks, TASKS, "TASKS")
+    task = TASKS[name]()
+    test_tasks.test_its_numbers_have_one_a_row(task)
+    test_tasks.make.cache_clear()
+    test_tasks.test_batches_repeat_for_a_seed_and_none_is_held_out(name)
+    assert train(task, 4, 16, 0.01, 0, 200).error < 0.1 < task.chance
+    found = sweep(
+        tmp_path / "heads", Settings(tasks=(name,), heads=(1, 4), seeds=2, rates=(0.01,), share=0.02), workers=1
+    )
+    assert set(found.shapes["task"]) == {name}
+
+
+def test_the_new_claim_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    name = added(monkeypatch, tmp_path, headscope.studies.claims, CLAIMS, "CLAIMS")
+    assert all(getattr(CLAIMS[name], fact).strip() for fact in test_claims.FACTS)
+    ruling = ask_model(test_claims.make_subject(), [name]).rulings[0]
+    assert ruling.low < ruling.effect < ruling.high
+    assert ruling.verdict in ("depends", "not supported")
+    assert f"# {name}: first token" in claim_page(
+        name, [Rulings("small", (ruling,), {"versions": {}, "date": "today"})]
+    )
 
 
 def links(text: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -205,19 +205,11 @@ def claims_(
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
     if not results:
-        made = [
-            one.asked_with(" ".join(given[option] for option in _REPEATED if option in given), name) for one in made
-        ]
-    if len({one.slug for one in made}) < len(made):
-        raise InputError("two of the results are of the same name; make one of them again with another --name")
+        options = " ".join(given[option] for option in _REPEATED if option in given)
+        made = [one.asked_with(options, name) for one in made]
+    found = Sweep.load(folder) if Sweep.saved(folder) else None
     with new_folder(out, force=force) as new:
-        for one in made:
-            one.write(new / one.slug if len(made) > 1 else new)
-        found = Sweep.load(folder) if Sweep.saved(folder) else None
-        write_pages(made, new, found if found is not None and found.decisive else None)
-        if found is not None and results:
-            (new / "sweep").mkdir()
-            found.save(new / "sweep")
+        _write(made, new, found, whole=bool(results))
     if as_json:
         rows = {one.subject: json.loads(one.to_frame().to_json(orient="records", double_precision=15)) for one in made}
         typer.echo(json.dumps({"out": str(out), "claims": rows}))
@@ -225,6 +217,18 @@ def claims_(
     for one in made:
         _print_rulings(one)
     typer.echo(f"pages and figures: {out}")
+
+
+def _write(made: Sequence[Rulings], folder: Path, found: Sweep | None, *, whole: bool) -> None:
+    """Results and pages; the sweep beside them where everything is put together."""
+    if len({one.slug for one in made}) < len(made):
+        raise InputError("two of the results are of the same name; make one of them again with another --name")
+    for one in made:
+        one.write(folder / one.slug if len(made) > 1 else folder)
+    write_pages(made, folder, found if found is not None and found.decisive else None)
+    if found is not None and whole:
+        (folder / "sweep").mkdir()
+        found.save(folder / "sweep")
 
 
 _OF_A_MODEL = (

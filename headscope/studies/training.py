@@ -62,7 +62,8 @@ def train(
         torch.manual_seed(seed)
         learner = task.learner(n_heads, head_dim)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=learning_rate, weight_decay=_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=_WARM_UP)
+    warm_up = max(_WARM_UP, 1.5 / steps)  # torch divides by one less than the steps that it takes
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=warm_up)
     learner.train()
     for batch in islice(task.batches(seed), steps):
         loss = task.loss(learner(**inputs(batch)), batch).mean()

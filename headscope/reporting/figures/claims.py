@@ -103,6 +103,8 @@ def sorted_dots(
     words = {"redundant": f"below {line}", "idle": "cannot be told", "needed": f"above {line}"}
     x = np.arange(len(values))
     for key, members in groups.items():
+        if not members.any():
+            continue
         ax.vlines(x[members], low[members], high[members], color=COLOURS[key], linewidth=1.1, alpha=0.75)
         ax.plot(x[members], values[members], "o", color=COLOURS[key], markersize=3.6, label=words[key])
     ax.axhline(0, color=MUTED, linewidth=0.8)
@@ -133,8 +135,8 @@ def strip(
         ticks: where it is marked.
         ax: where to draw; a new figure without it.
     """
-    ax = canvas(5.6, 3.2) if ax is None else ax
-    frameless(ax, "bottom")
+    ax = canvas(5.6, 3.4) if ax is None else ax
+    frameless(ax, "left", "bottom")
     every = table[list(series)].to_numpy(np.float64)
     edges = np.linspace(
         min(-1.0, np.nanmin(every)) if ticks else np.nanmin(every), np.nanmax(every) + 1e-9, 31
@@ -146,7 +148,8 @@ def strip(
         ax.axvline(values.mean(), color=colour, linewidth=1.8, label=f"{words}: mean {values.mean():.2f}")
     if ticks:
         ax.set_xticks(list(ticks))
-    ax.set_yticks([])
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    ax.set_ylabel("queries")
     ax.set_xlabel(label)
     ax.tick_params(length=0)
     ax.legend(frameon=False, loc="upper left")

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from headscope.intervals import mean_spread
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
@@ -57,17 +57,21 @@ def cost_curve(
         y = np.exp(spread.centre)
         colour = _COLOURS.get(str(kernel), COLOURS["backed up"])
         ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-        ax.plot(x, y, color=colour, linestyle=_STYLES[str(arm)], marker="o", markersize=3.6, linewidth=1.5)
+        wide = 3.2 if kernel == "eager" else 1.3  # so that one line shows under another that is the same
+        ax.plot(x, y, color=colour, linestyle=_STYLES[str(arm)], marker="o", markersize=1.3 + wide, linewidth=wide)
         top = max(top, float(y[-1]))
     if against == "length":
-        ax.plot(x[-3:], top * (x[-3:] / x[-1]) ** 2, color=MUTED, linewidth=0.9, linestyle=":")
-        ax.annotate("∝ T²", (x[-3], top * (x[-3] / x[-1]) ** 2), color=MUTED, fontsize=8, va="top")
+        ax.plot(x[-3:], 0.55 * top * (x[-3:] / x[-1]) ** 2, color=MUTED, linewidth=0.9, linestyle=":")
+        foot = x[-3], 0.55 * top * (x[-3] / x[-1]) ** 2
+        ax.annotate("∝ T²", foot, (4, -2), textcoords="offset points", color=MUTED, fontsize=8, va="top")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=10)
     ax.set_xticks(list(x), [f"{value:g}" for value in x])
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS[quantity])))
+    bottom, ceiling = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(10, (1.0,) if ceiling > 30 * bottom else (1.0, 2.0, 5.0)))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)

@@ -52,7 +52,7 @@ def run_case(task: Task, case: Case) -> dict[str, Any]:
         loss and error; unless it is there for tuning, all of MEASURED and removal: [share removed, error] for
         each size of removal. JSON values; None where there is nothing to measure.
     """
-    steps = max(1, round(case.share * task.steps))
+    steps = max(2, round(case.share * task.steps))
     trained = train(task, case.n_heads, case.head_dim, case.learning_rate, case.seed, steps, tuning=case.tuning)
     found: dict[str, Any] = {"loss": trained.loss, "error": trained.error}
     if case.tuning:

@@ -27,12 +27,13 @@ class SyntheticAnalysis:
 
 
 def claims() -> pd.DataFrame:
-    """Two claims, one of them left open."""
+    """Three claims, one of them left open."""
     rows = [
-        ("C1", "own Q, K, V", "Each head has its own.", "supported", "6 layers of 12 query heads."),
-        ("C6", "different feature spaces", "Each has its own space.", "not decided here", "no layer has two heads."),
+        ("C1", "own Q, K, V", "Each head has its own.", "supported", 1.0, NAN, NAN, "6 layers of 12 query heads."),
+        ("C6", "feature spaces", "Each has its own.", "not decided here", NAN, NAN, NAN, "no layer has two heads."),
+        ("C17", "integration", "They are integrated.", "depends", 5.0, 4.9, 5.1, "One head varies in 6 directions."),
     ]
-    return pd.DataFrame(rows, columns=["claim", "about", "says", "verdict", "sentence"])
+    return pd.DataFrame(rows, columns=["claim", "about", "says", "verdict", "effect", "low", "high", "sentence"])
 
 
 def anatomy(n_layers: int, n_heads: int, kind: str = "self") -> Anatomy:
