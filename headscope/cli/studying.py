@@ -264,7 +264,7 @@ def _check_given(given: Mapping[str, str], model: str | None, results: list[Path
 
 def _print_rulings(made: Rulings) -> None:
     table = Table(title=f"claims of the paper, asked of {made.subject}")
-    for column in ("claim", "about", "verdict", "effect", "95% interval", "over"):
+    for column in ("claim", "about", "verdict", "number", "interval", "over"):
         table.add_column(column)
     for ruling in made.rulings:
         ends = interval(ruling.low, ruling.high) or MISSING

@@ -71,7 +71,7 @@ def cost_curve(
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS[quantity])))
     bottom, ceiling = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(10, (1.0,) if ceiling > 30 * bottom else (1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_locator(LogLocator(10, (1.0,) if ceiling > 150 * bottom else (1.0, 2.0, 5.0)))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)

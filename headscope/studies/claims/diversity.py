@@ -104,5 +104,5 @@ class Diversity(ModelClaim):
         return sentence, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"share": "effective heads beyond one, over heads beyond one", "cka": "mean CKA of two heads"}
+        series = {"share": "effective heads (0: all alike, 1: no two)", "cka": "mean CKA"}
         return figure_of(layer_dots(table, series, label="no unit, 0 to 1", lines={"half": _MANY, "a quarter": _FEW}))
