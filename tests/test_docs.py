@@ -31,10 +31,10 @@ from headscope.registry import Registry
 from headscope.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.studies.asking import ask_model
-from headscope.studies.claim_pages import index_page, index_page_ja
 from headscope.studies.claim_pages import page as claim_page
+from headscope.studies.claim_pages import write_pages
 from headscope.studies.claims import CLAIMS
-from headscope.studies.headcount import Settings, sweep
+from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import TASKS
@@ -114,16 +114,16 @@ def test_every_page_is_built_and_in_the_menu(site: Path) -> None:
         assert page.stem == "index" or f'href="{page.stem}.html"' in menu
 
 
-def test_the_pages_of_claims_follow_from_the_results_beside_them() -> None:
+def test_the_pages_of_claims_follow_from_the_results_beside_them(tmp_path: Path) -> None:
     made = [Rulings.load(CLAIMED / name) for name in ASKED]
-    assert {ruling.claim for one in made for ruling in one.rulings} <= set(CLAIMS)
-    for name, text in (("index.md", index_page(made)), ("index.ja.md", index_page_ja(made))):
-        assert (CLAIMED / name).read_text("utf-8") == text
-    for page in CLAIMED.glob("C*.md"):
-        head, figures = page.read_text("utf-8").split("### trained with")[0], page.parent / "figures"
-        assert claim_page(page.stem, made).startswith(head.removesuffix("\n\n")), page.name
-        for picture in re.findall(r"]\(figures/([^)]+)\)", page.read_text("utf-8")):
-            assert (figures / picture).exists()
+    write_pages(made, tmp_path, Sweep.load(CLAIMED / "sweep"))
+    pages = sorted(page.name for page in CLAIMED.glob("*.md"))
+    assert pages == sorted(page.name for page in tmp_path.glob("*.md"))
+    assert {f"{name}.md" for name in CLAIMS} < set(pages)
+    for page in pages:
+        assert (CLAIMED / page).read_text("utf-8") == (tmp_path / page).read_text("utf-8"), page
+    drawn, there = ({figure.name for figure in (own / "figures").iterdir()} for own in (tmp_path, CLAIMED))
+    assert drawn == there
 
 
 def test_a_claim_measured_again_says_what_its_page_says() -> None:
@@ -135,6 +135,7 @@ def test_a_claim_measured_again_says_what_its_page_says() -> None:
         shown = Rulings.load(there)[ruling.claim]
         assert (ruling.verdict, ruling.sentence) == (shown.verdict, shown.sentence)
         assert ruling.effect == pytest.approx(shown.effect, rel=1e-9)
+        pd.testing.assert_frame_equal(ruling.table, shown.table, check_dtype=False)  # what the figure is drawn from
         assert ruling.sentence in (CLAIMED / f"{ruling.claim}.md").read_text("utf-8")
 
 

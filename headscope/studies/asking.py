@@ -56,11 +56,7 @@ def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress
     rulings = []
     for name in asked:
         claim = CLAIMS[name]()
-
-        def evidence(costs: bool = isinstance(claim, CostClaim)) -> list[Any]:
-            return [scale_model(subject) if costs else subject]
-
-        rulings.append(rule(name, claim, evidence, _command(subject.name, name, subject.quick)))
+        rulings.append(rule(name, claim, partial(_taken, claim, subject), _command(subject.name, name, subject.quick)))
         if progress is not None:
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
@@ -102,6 +98,11 @@ def ask_reference(
             progress("claims", 1, len(names))
     facts = {"versions": versions(), "date": today(), "machine": machine(), "quick": quick, **sources.facts}
     return Rulings(REFERENCE, tuple(rulings), facts)
+
+
+def _taken(claim: Any, subject: Subject) -> list[Any]:
+    """What a claim is measured on, where it is put to one model."""
+    return [scale_model(subject) if isinstance(claim, CostClaim) else subject]
 
 
 class _Sources:

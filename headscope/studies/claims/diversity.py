@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.comparing import similarity
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.measures.cka import Cka
@@ -35,7 +36,8 @@ class Diversity(ModelClaim):
         "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
         "arXiv:1905.00414), and the effective number of heads is the exponential of the entropy of the eigenvalues of "
         "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all N are alike, N if no two are. It is held "
-        "against both: (effective − 1) / (N − 1)."
+        "against both: (effective − 1) / (N − 1). Beside it, how alike maps are by Jensen–Shannon (1 − the divergence "
+        "in bits; `headscope.similarity`, pattern_js), a few rows, and the same on random tokens."
     )
     unit: ClassVar[str] = "effective heads beyond one, over heads beyond one, mean over layers"
     unit_ja: ClassVar[str] = "(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)"
@@ -79,6 +81,9 @@ class Diversity(ModelClaim):
         effect, low, high = (float(table[name].mean()) for name in _ENDS)
         numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
         numbers["effective"] = float(table["effective"].mean())
+        maps = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
+        pairs = maps.to_frame().query("head_a != head_b")
+        numbers |= {"maps": float(pairs["value"].mean()), "maps_random": float(pairs["null"].mean())}
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
@@ -89,7 +94,8 @@ class Diversity(ModelClaim):
     def say(self, words: Mapping[str, float]) -> str:
         return (
             f"The {words['heads']:.3g} heads of a layer count as {words['effective']:.1f} unrelated ones "
-            f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}."
+            f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}. Their maps are alike "
+            f"by {words['maps']:.2f}, on random tokens by {words['maps_random']:.2f}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
