@@ -108,6 +108,7 @@ def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence
     if figures:
         parts += ["### Trained with few heads and with many", *([beside] if beside else [])]
         parts += [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
+        parts.append("*Lines: means over training seeds; bands: their 95% intervals.*")
         parts.append(
             f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out claims\n```"
         )

@@ -41,8 +41,8 @@ class Balance(SweepClaim):
         "depends"
     )
     drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads, a panel a task; the dashed line is chance. Large "
-        "marks: means over training seeds, bars: their 95% intervals."
+        "Error on what was held out against the number of heads, a panel a task; the dotted line is "
+        "chance. Lines: means over training seeds; bands: their 95% intervals."
     )
     limits: ClassVar[str] = (
         "One width, so balance with the width shows only through head_dim. Learning rates are chosen at three numbers "

@@ -50,8 +50,8 @@ class TooSmall(SweepClaim):
         "the task"
     )
     drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads, a panel a task; the dashed line is chance. Large "
-        "marks: means over training seeds, bars: their 95% intervals."
+        "Error on what was held out against the number of heads, a panel a task; the dotted line is "
+        "chance. Lines: means over training seeds; bands: their 95% intervals."
     )
     limits: ClassVar[str] = (
         "Small models (64 wide) and short training. The most heads, 64, have one dimension each, not the paper's 16; "
