@@ -38,8 +38,8 @@ class Several(SweepClaim):
         "on the task"
     )
     drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads that share the width, a panel a task; the dotted line is "
-        "chance. Lines: means over training seeds; bands: their 95% intervals."
+        "Error on what was held out against the number of heads that share the width, a panel a task; the dotted line "
+        "is chance. Lines: means over training seeds; bands: their 95% intervals."
     )
     limits: ClassVar[str] = "Small models and short training; with more layers one head a layer has several looks too."
 
