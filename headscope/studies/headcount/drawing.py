@@ -10,7 +10,7 @@ __all__ = ["draw"]
 _SHARED = ("score_rank", "score_rank_effective", "effective_heads", "cka", "removable", "flops", "memory", "seconds")
 
 
-def draw(found: Sweep, folder: Path) -> None:
+def draw(found: Sweep, folder: str | Path) -> None:
     """Write error.png, one figure for each further measure, and bound.png where maps were matched.
 
     Args:
@@ -24,7 +24,7 @@ def draw(found: Sweep, folder: Path) -> None:
         figures["bound"] = figure_of(map_bound(runs))
     with styling():
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(Path(folder) / f"{name}.png", dpi=150)
 
 
 def _any(found: Sweep, name: str) -> bool:
