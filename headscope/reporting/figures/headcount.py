@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 
 from headscope.intervals import mean_spread
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
@@ -17,6 +17,7 @@ __all__ = ["count_curve", "count_curves", "map_bound"]
 ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
 _ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 _MARKS = {"width": "o", "head_dim": "s"}
+_UNITS = {"parameters": "", "flops": "", "memory": "B", "seconds": "s"}  # of what spans many sizes
 _SIDE, _ROW = 3.1, 2.7  # inches of a panel
 _MOST_COLUMNS = 3
 
@@ -51,6 +52,8 @@ def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes
     if value == "error":
         _draw_chance(ax, float(own["chance"].iloc[0]))
     _doublings(ax, sorted(own["n_heads"].unique()))
+    if value in _UNITS:
+        ax.yaxis.set_major_formatter(EngFormatter(_UNITS[value]))
     ax.set_title(task, loc="left", fontsize=10, color=INK)
     ax.set_xlabel("heads")
     ax.set_ylabel(str(own["unit"].iloc[0]) if value == "error" else value.replace("_", " "))

@@ -76,8 +76,8 @@ class MoreCost(CostClaim):
         labels = {
             "parameters": "parameters",
             "flops": "operations a step",
-            "memory": "bytes a step",
-            "seconds": "seconds",
+            "memory": "memory of a step",
+            "seconds": "processor time of a step",
         }
         figures = {name: count_curves(sweep.runs, name, label=label) for name, label in labels.items()}
         return "What whole learners took that were trained with few heads and with many, one thread each.", figures

@@ -7,7 +7,12 @@ from headscope.studies.headcount.results import Sweep
 
 __all__ = ["draw"]
 
-_SHARED = ("score_rank", "score_rank_effective", "effective_heads", "cka", "removable", "flops", "memory", "seconds")
+_LABELS = {
+    "score_rank": "rank of scores", "score_rank_effective": "effective rank of scores",
+    "effective_heads": "effective heads of a layer", "cka": "mean CKA of two heads",
+    "removable": "share removable at 1%", "flops": "operations a step", "memory": "memory of a step",
+    "seconds": "processor time of a step",
+}  # fmt: skip
 
 
 def draw(found: Sweep, folder: str | Path) -> None:
@@ -19,7 +24,7 @@ def draw(found: Sweep, folder: str | Path) -> None:
     """
     runs = found.runs
     figures = {"error": count_curves(runs)}
-    figures |= {name: count_curves(runs, name, label=name.replace("_", " ")) for name in _SHARED if _any(found, name)}
+    figures |= {name: count_curves(runs, name, label=label) for name, label in _LABELS.items() if _any(found, name)}
     if runs["task"].str.startswith("maps-").any():
         figures["bound"] = figure_of(map_bound(runs))
     with styling():
