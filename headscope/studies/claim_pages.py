@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from headscope.folders import new_file
-from headscope.formatting import MISSING, count, interval, number
+from headscope.formatting import MISSING, count, interval, markdown_table, number
 from headscope.reporting.figures import styling
 from headscope.studies.claims import CLAIMS, CostClaim, claim_named, in_order
 from headscope.studies.headcount.results import Sweep
@@ -97,7 +97,7 @@ def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence
         f"## How it is measured\n\n{claim.measured}",
         f"In the table: {claim.unit}. What counts was settled beforehand: {claim.rule}.",
         "## What came out",
-        _table(("asked of", "verdict", "number", "interval", "over"), rows),
+        markdown_table(("asked of", "verdict", "number", "interval", "over"), rows),
         *([f"Interval: {claim.interval}.{' ' + _SEEDS if several else ''}"] if claim.interval else []),
     ]
     for one, ruling in _rulings(name, made):
@@ -123,7 +123,7 @@ def index_page(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name]) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about, claim.says, claim.unit, *verdicts))
     head = ("claim", "about", "the paper says", "number", *(one.subject for one in made))
-    parts = ["# The paper's claims, measured", _INTRODUCTION, _table(head, rows), _LEGEND]
+    parts = ["# The paper's claims, measured", _INTRODUCTION, markdown_table(head, rows), _LEGEND]
     return "\n\n".join([*parts, *(f"**{one.subject}**: {_made(one)}" for one in made)]) + "\n"
 
 
@@ -135,7 +135,7 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name], _VERDICTS_JA) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, claim.unit_ja, *verdicts))
     head = ("主張", "内容", "論文の記述(要約)", "数値", *(_subject_ja(one.subject) for one in made))
-    parts = ["# 論文の主張を測る", _INTRODUCTION_JA, _table(head, rows), _LEGEND_JA]
+    parts = ["# 論文の主張を測る", _INTRODUCTION_JA, markdown_table(head, rows), _LEGEND_JA]
     parts += [remark for name, remark in _REMARKS_JA.items() if name in _names(made)]
     return "\n\n".join([*parts, *(_made_ja(one) for one in made)]) + "\n"
 
@@ -163,11 +163,6 @@ def _brief(ruling: Ruling, words: dict[str, str] | None = None) -> str:
 
 def _ends(ruling: Ruling) -> str:
     return interval(ruling.low, ruling.high) or MISSING
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _lines(command: str) -> str:

@@ -113,7 +113,7 @@ class Claim(ABC):
         """The figure of the claim's page, from the saved table alone."""
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
-        """What training with few heads and many has to add: a sentence, and figures by name; nothing by default.
+        """What training with few heads and many has to add: Markdown, and figures by name; nothing by default.
 
         Args:
             sweep: finished runs.

@@ -34,8 +34,8 @@ class Several(SweepClaim):
     interval: ClassVar[str] = "95%, over training seeds"
     rule: ClassVar[str] = (
         "supported if, on every task, one head errs more than the best number (by over 1% of what is learnt, with the "
-        "interval above 0); not supported if on every task it errs as little (the interval below 1%); else it depends "
-        "on the task"
+        "interval above 0); not supported if on every task it errs as little (the interval below 1%); depends where "
+        "tasks differ, or where some cannot be told"
     )
     drawn: ClassVar[str] = (
         "Error on what was held out against the number of heads that share the width, a panel a task; the dotted line "

@@ -1,11 +1,12 @@
 """C7: too many heads make each head too small to express what it needs."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.formatting import markdown_table, number
 from headscope.reporting.figures import count_curves, figure_of, map_bound
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Measured, SweepClaim
 from headscope.studies.headcount.results import Sweep
@@ -46,8 +47,8 @@ class TooSmall(SweepClaim):
     rule: ClassVar[str] = (
         "supported if, on every task, the most heads err more than the best at fixed width (by over 1% of what is "
         "learnt, with the interval above 0) and as little as the best at fixed head_dim (the interval below 1%); not "
-        "supported if every task shows the contrary of either; if some can be told and not all alike, it depends on "
-        "the task"
+        "supported if every task shows the contrary of either; depends where tasks differ, or where some cannot be "
+        "told"
     )
     drawn: ClassVar[str] = (
         "Error on what was held out against the number of heads, a panel a task; the dotted line is "
@@ -91,16 +92,37 @@ class TooSmall(SweepClaim):
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
         figures = {"score_rank": count_curves(sweep.runs, "score_rank", label="rank of scores")}
+        shapes = _told(sweep.shapes)
         maps = sweep.runs[sweep.runs["task"].str.startswith("maps-")]
         if maps.empty:
-            return "", figures
+            return shapes, figures
         length = maps["task"].str.removeprefix("maps-").astype(int)
         share = maps["error"] / maps["chance"]
         enough, half = share[maps["head_dim"] >= length], share[maps["head_dim"] == length // 2]
         parts = {"where head_dim reaches their length": enough, "at half of it": half}
-        found = [f"{own.min():.2%} to {own.max():.2%} {where}" for where, own in parts.items() if len(own)]
+        found = [f"{max(own.min(), 0):.2%} to {own.max():.2%} {where}" for where, own in parts.items() if len(own)]
         sentence = (
             "How far attention maps drawn at random are from being matched, as a share of a uniform map's divergence: "
             f"{'; '.join(found)}."
         )
-        return sentence, {**figures, "bound": figure_of(map_bound(sweep.runs))}
+        return f"{shapes}\n\n{sentence}", {**figures, "bound": figure_of(map_bound(sweep.runs))}
+
+
+def _told(shapes: pd.DataFrame) -> str:
+    """A row for each task and arm, in Markdown."""
+    head = ("task", "arm", "best", "as good (within 1%)", "error there", "fewest heads, beyond", "most heads, beyond")
+    rows = [
+        (row["task"], "fixed width" if row["arm"] == "width" else "fixed head_dim", str(row["best"]), row["good"],
+         f"{number(row['best_error'])} {row['unit']}", _beyond(row, "few"), _beyond(row, "many"))
+        for row in shapes.to_dict("records")
+    ]  # fmt: skip
+    words = (
+        "How much more the fewest and the most heads err than the best other number, in percent of what the best "
+        "learns over chance, with intervals that hold for all tasks of an arm together (95%):"
+    )
+    return f"{words}\n\n{markdown_table(head, rows)}"
+
+
+def _beyond(row: dict[str, Any], end: str) -> str:
+    middle, low, high = (f"{100 * row[name]:.1f}".replace("-", "−") for name in (end, f"{end}_low", f"{end}_high"))
+    return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
