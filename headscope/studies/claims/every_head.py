@@ -73,7 +73,7 @@ class EveryHead(ModelClaim):
     def say(self, words: Mapping[str, float]) -> str:
         surely = "" if isnan(words["low"]) else f" ({words['low']:.0%} surely)"
         if words["distance"]:
-            size, largest, helped = f"{_SIZE:g} of the distance", number(words["largest"]), ""
+            size, largest, helped = f"{_SIZE:g} (a distance to the intact model)", number(words["largest"]), ""
         else:
             size, largest = f"{_SIZE:.1%} of the loss", f"{words['largest']:.2%}"
             helped = f" Removing {words['helped']:.0%} of them surely lowers it."
