@@ -89,7 +89,10 @@ class Alike(ModelClaim):
             "Heads of learners trained with more of them that can be removed together, at 1% of what was learnt, mean "
             f"over tasks: {', '.join(parts)}."
         )
-        figures = {"removable": count_curves(sweep.runs, "removable"), "cka": count_curves(sweep.runs, "cka")}
+        figures = {
+            "removable": count_curves(sweep.runs, "removable", label="share removable at 1%"),
+            "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
+        }
         return sentence, figures
 
     def draw(self, table: pd.DataFrame) -> Figure:

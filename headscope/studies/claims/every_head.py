@@ -83,6 +83,6 @@ class EveryHead(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        size, unit = float(table["size"].mean()), str(table["unit"].iloc[0])
+        size, unit = float(table["size"].mean()), "".join(table["unit"].dropna().unique())  # read back, "" is NaN
         label = f"cost of removing the head, {unit}" if unit else "cost of removing the head"
         return figure_of(sorted_dots(table, "effect", label=label, size=size, log=True))

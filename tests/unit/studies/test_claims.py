@@ -419,3 +419,13 @@ def test_weights_alone_correlate_with_cuts_in_any_direction(subject: Subject) ->
 def test_a_claim_that_was_not_asked_is_no_ruling(asked: Rulings) -> None:
     with pytest.raises(KeyError, match="C7"):
         asked["C7"]
+
+
+def test_a_distance_without_unit_has_none_in_the_figure_after_it_was_read_back(tmp_path: Any) -> None:
+    own, rows = example()
+    ask_model(Subject("small", own, rows, "kl", quick=True), ["C12"]).save(tmp_path / "kl")
+    ask_model(Subject("small", own, rows, "drift", quick=True), ["C12"]).save(tmp_path / "drift")
+    for name, label in (("kl", "cost of removing the head, nats/token"), ("drift", "cost of removing the head")):
+        with styling():
+            figure = claim_named("C12").draw(Rulings.load(tmp_path / name)["C12"].table)
+        assert figure.axes[0].get_ylabel() == label
