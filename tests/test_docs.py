@@ -48,7 +48,10 @@ from tests.unit.studies import test_claims, test_tasks
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-CLAIMED, ASKED = DOCS / "claims", ("reference", "reference-on-H100", "minilm")  # in the order of the pages' columns
+CLAIMED, ASKED = (
+    DOCS / "claims",
+    ("reference", "reference-on-H100", "minilm", "gemma"),
+)  # in the order of the pages' columns
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # the text whose numbers the tutorial shows; with another Python it runs all the same
