@@ -15,7 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
-import numpy as np
 import pandas as pd
 import pytest
 import typer
@@ -29,24 +28,17 @@ from headscope.demo import demo_model
 from headscope.measures import MEASURES, Measure
 from headscope.registry import Registry
 from headscope.scores import SCORES
-from headscope.statistics import STATISTICS
 from headscope.studies.asking import ask_model
-from headscope.studies.claim_pages import page as claim_page
 from headscope.studies.claim_pages import write_pages
 from headscope.studies.claims import CLAIMS
-from headscope.studies.headcount import Settings, Sweep, sweep
+from headscope.studies.headcount import Sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
-from headscope.studies.tasks import TASKS
-from headscope.studies.training import train
 from headscope.texts import read_documentation
-from tests.contract import test_measures, test_scores, test_statistics
+from tests.contract import test_measures, test_scores
 from tests.contract.plugins import add_file
-from tests.strategies import make_stream
-from tests.unit.studies import test_claims, test_tasks
+from tests.pages import DOCS, ROOT, beside, blocks
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CLAIMED, ASKED = (
     DOCS / "claims",
@@ -56,21 +48,6 @@ SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # the text whose numbers the tutorial shows; with another Python it runs all the same
 SHOWN_TEXT = "d816f8d22e0cf35d139a6b91ddbf71926779433fc91cdc3a126e599d8445e57e"
-
-
-def beside(name: str) -> ModuleType:
-    """A module of docs/, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", DOCS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -277,95 +254,6 @@ def test_the_tutorial_runs_and_shows_what_comes_out() -> None:
 )
 def test_the_reader_of_outputs_sees_what_differs(got: str, fits: bool) -> None:
     assert Near(numbers=True).check_output("L0H1 0.93 64\n", got, 0) is fits
-
-
-def added(monkeypatch: pytest.MonkeyPatch, folder: Path, package: ModuleType, registry: Registry, kind: str) -> str:
-    """Put the example for one kind of extension into its package; gives the name that it registers."""
-    (source,) = (block for block in blocks(DOCS / "extend.md", "python") if f"@{kind}.register" in block)
-    add_file(monkeypatch, folder, package, registry, source)
-    name = re.search(rf'@{kind}\.register\("(\w+)"\)', source)
-    assert name is not None
-    assert f"`{package.__name__.replace('.', '/')}/" in (DOCS / "extend.md").read_text("utf-8")
-    return name[1]
-
-
-def test_the_new_measure_keeps_the_contract(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
-) -> None:
-    name = added(monkeypatch, tmp_path, headscope.measures, MEASURES, "MEASURES")
-    measure, contract = MEASURES[name](), test_measures
-    values = contract.values_of(measure, *contract.planted())
-    contract.test_facts_are_declared_and_settings_are_fields(measure)
-    contract.test_one_number_for_every_ordered_pair(values)
-    contract.test_zero_head_is_nan_in_row_and_column_and_nowhere_else(measure, values)
-    contract.test_twin_is_on_top_and_the_case_is_not_trivial(measure, values)
-    contract.test_symmetry_is_as_declared(measure, values)
-    contract.check_bounds(measure, values)
-    contract.test_padding_is_without_effect(measure, values)
-    contract.test_it_runs_on_a_model_by_name(measure, build_model, make_batches)
-    assert f"## {name}" in beside("pages").cards(MEASURES)
-    stream, weights = contract.planted()
-    z = np.concatenate(
-        [batch.tensors[0]["gated_z"].transpose(1, 2)[batch.kept].double().numpy() for batch in stream.batches]
-    )
-    squares = np.square(z - z.mean(0)).sum(-1)
-    with np.errstate(invalid="ignore"):
-        want = squares.T @ squares / np.outer(*[np.linalg.norm(squares, axis=0)] * 2)
-    np.testing.assert_allclose(contract.values_of(measure, stream, weights), want, rtol=1e-9)
-
-
-def test_the_new_score_keeps_the_contract(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
-) -> None:
-    name = added(monkeypatch, tmp_path, headscope.scores, SCORES, "SCORES")
-    score, contract = SCORES[name](), test_scores
-    rating = contract.rated(score, *contract.planted())
-    contract.test_facts_are_declared_and_settings_are_fields(score)
-    contract.test_every_head_has_a_number_inside_its_interval(rating)
-    contract.test_higher_is_more_needed(name, rating)
-    contract.test_one_document_has_no_interval(score)
-    contract.test_padding_is_without_effect(score, rating)
-    contract.test_it_runs_on_a_model_by_name(name, build_model, make_batches)
-    assert f"## {name}" in beside("pages").cards(SCORES)
-
-
-def test_the_new_statistic_keeps_the_contract(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
-) -> None:
-    name, contract = added(monkeypatch, tmp_path, headscope.statistics, STATISTICS, "STATISTICS"), test_statistics
-    stream = make_stream()
-    contract.test_it_says_what_it_needs_and_has_defaults(name)
-    contract.test_one_pass_equals_two_merged_halves(name, stream)
-    contract.test_state_survives_a_file_and_goes_on(name, stream)
-    contract.test_padding_is_without_effect(name, stream)
-    contract.test_it_runs_on_a_model(name, build_model, make_batches)
-    z = np.concatenate([batch.tensors[0]["z"].transpose(1, 2)[batch.kept].numpy() for batch in stream.batches])
-    got = contract.feed(STATISTICS[name](), stream).compute()[0].numpy()
-    np.testing.assert_array_equal(got, np.abs(z).max((0, 2)))
-
-
-def test_the_new_task_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    name = added(monkeypatch, tmp_path, headscope.studies.tasks, TASKS, "TASKS")
-    task = TASKS[name]()
-    test_tasks.test_its_numbers_have_one_a_row(task)
-    test_tasks.make.cache_clear()
-    test_tasks.test_batches_repeat_for_a_seed_and_none_is_held_out(name)
-    assert train(task, 4, 16, 0.01, 0, 200).error < 0.1 < task.chance
-    found = sweep(
-        tmp_path / "heads", Settings(tasks=(name,), heads=(1, 4), seeds=2, rates=(0.01,), share=0.02), workers=1
-    )
-    assert set(found.shapes["task"]) == {name}
-
-
-def test_the_new_claim_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    name = added(monkeypatch, tmp_path, headscope.studies.claims, CLAIMS, "CLAIMS")
-    assert all(getattr(CLAIMS[name], fact).strip() for fact in test_claims.FACTS)
-    ruling = ask_model(test_claims.make_subject(), [name]).rulings[0]
-    assert ruling.low < ruling.effect < ruling.high
-    assert ruling.verdict in ("depends", "not supported")
-    assert f"# {name}: first token" in claim_page(
-        name, [Rulings("small", (ruling,), {"versions": {}, "date": "today"})]
-    )
 
 
 def links(text: str) -> set[str]:

@@ -181,7 +181,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     if len(lengths) < 2:
         raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
     rounds, device = (3 if subject.quick else 8), str(device_of(model))
-    runs = {length: partial(run_model, model, _stretched(row, length), **_cheap(model)) for length in lengths}
+    runs = {length: partial(run_model, model, _stretched(row, length), **_readout(model)) for length in lengths}
     site, rows = subject.anatomy.sites[0], []
     with evaluating(model), torch.no_grad():
         kernels = _kernels(model, runs[lengths[0]])
@@ -371,7 +371,8 @@ def _using(model: nn.Module, kernel: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _cheap(model: nn.Module) -> dict[str, Any]:
+def _readout(model: nn.Module) -> dict[str, Any]:
+    """What keeps a language model from reading out every position, whose cost is the vocabulary's."""
     return last_logits(model) if isinstance(model, PreTrainedModel) else {}
 
 

@@ -19,7 +19,10 @@ from headscope.studies.subjects import Subject
 
 __all__ = [
     "CLAIMS",
+    "CURVES_DRAWN",
     "EXACT",
+    "ROUNDING",
+    "SEEDS_DRAWN",
     "UNDECIDED",
     "VERDICTS",
     "Claim",
@@ -34,6 +37,12 @@ __all__ = [
 SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED = "supported", "not supported", "depends", "not decided here"
 VERDICTS = (SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED)
 EXACT = "exact"  # what a number is over that repeats to the last bit
+ROUNDING = 1e-3  # what is the same but for rounding differs by less, of the largest
+SEEDS_DRAWN = "Faint marks: training seeds, where there are several; large marks: their mean."
+CURVES_DRAWN = (
+    "Error on what was held out against the number of heads, a panel a task; the dotted line is chance. Lines: means "
+    "over training seeds; bands: their 95% intervals."
+)
 
 
 @dataclass(frozen=True, eq=False)

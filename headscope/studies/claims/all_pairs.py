@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headscope.batches import kept_positions
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 
 __all__ = ["AllPairs"]
@@ -37,7 +37,7 @@ class AllPairs(ModelClaim):
     unit: ClassVar[str] = "share of pairs allowed, mean over layers"
     unit_ja: ClassVar[str] = "マスクと窓が許す組の割合(層の平均)"
     rule: ClassVar[str] = "supported if every layer allows every pair; not supported otherwise"
-    drawn: ClassVar[str] = "Each layer. Faint marks: training seeds, where there are several; large marks: their mean."
+    drawn: ClassVar[str] = f"Each layer. {SEEDS_DRAWN}"
     limits: ClassVar[str] = (
         "The paper is right for encoders. A causal model hides the future by design: of T tokens' pairs it leaves (T +"
         " 1) / 2T, about half. At the lengths of the text: a window that is longer than the text hides nothing here."

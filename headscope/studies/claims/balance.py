@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
+from headscope.studies.claims import CLAIMS, CURVES_DRAWN, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, SweepClaim
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import MARGIN, lost_with_one_for_all
 
@@ -40,10 +40,7 @@ class Balance(SweepClaim):
         "supported if more than 1% of what is learnt, by the low end; not supported if less, by the high end; else "
         "depends"
     )
-    drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads, a panel a task; the dotted line is "
-        "chance. Lines: means over training seeds; bands: their 95% intervals."
-    )
+    drawn: ClassVar[str] = CURVES_DRAWN
     limits: ClassVar[str] = (
         "One width, so balance with the width shows only through head_dim. Learning rates are chosen at three numbers "
         "of heads and taken over by those between."

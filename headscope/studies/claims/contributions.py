@@ -13,12 +13,10 @@ from headscope.errors import AnatomyError
 from headscope.formatting import number
 from headscope.observation import capture
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 
 __all__ = ["Contributions"]
-
-_MOST = 1e-3  # of the largest output, that one may differ by
 
 
 @CLAIMS.register("C4")
@@ -39,8 +37,8 @@ class Contributions(ModelClaim):
     unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
     drawn: ClassVar[str] = (
-        "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
-        "Faint marks: training seeds, where there are several; large marks: their mean."
+        f"The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
+        f"{SEEDS_DRAWN}"
     )
     limits: ClassVar[str] = "Layers whose heads are mixed before the projection have no such sum, and are left out."
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
@@ -77,7 +75,7 @@ class Contributions(ModelClaim):
         return Measured(worst, f"{len(table)} layers", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= _MOST else NOT_SUPPORTED
+        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
@@ -86,6 +84,7 @@ class Contributions(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
+        lines = {"rule": ROUNDING}
         return figure_of(
-            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines={"rule": _MOST})
+            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines=lines)
         )

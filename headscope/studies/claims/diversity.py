@@ -13,7 +13,7 @@ from headscope.errors import InputError
 from headscope.measures.cka import Cka
 from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import total
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 
@@ -46,10 +46,7 @@ class Diversity(ModelClaim):
         "supported if at least a half, by the low end; not supported if at most a quarter, by the high end; else "
         "depends"
     )
-    drawn: ClassVar[str] = (
-        "Each layer; dotted lines are the rule's. Bars: 95% over documents, or, of several training seeds, faint "
-        "marks: seeds, large marks: their mean."
-    )
+    drawn: ClassVar[str] = f"Each layer; dotted lines are the rule's. Bars: 95% over documents. {SEEDS_DRAWN}"
     limits: ClassVar[str] = (
         "CKA sees linear likeness of outputs on this text, and few tokens make heads look more alike than they are. "
         "What single heads look at is told by `headscope.roles`."

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.watching import output_weights
 from headscope.weights import input_weights
@@ -48,8 +48,8 @@ class Division(ModelClaim):
         "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends"
     )
     drawn: ClassVar[str] = (
-        "Each layer. The dotted line, one over the number of heads, is what a divided embedding would give. Faint "
-        "marks: training seeds, where there are several; large marks: their mean."
+        "Each layer. The dotted line, one over the number of heads, is what a divided embedding would give. "
+        f"{SEEDS_DRAWN}"
     )
     limits: ClassVar[str] = (
         "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "

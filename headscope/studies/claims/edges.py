@@ -29,7 +29,6 @@ __all__ = ["Edges", "single_rows"]
 
 _GOOD, _BAD = 0.7, 0.3  # rank correlations
 _LEAST_KEYS, _MOST_TOKENS = 5, 48
-_LARGE = 10**8  # weights of a model past which fewer queries are drawn
 _CHUNK = 8  # keys that are cut in one batch
 _COLUMNS = ["document", "layer", "head", "query", "keys", "rho", "rho_length", "rho_shuffled"]
 
@@ -72,12 +71,10 @@ class Edges(ModelClaim):
             raise AnatomyError("no layer hands its heads' outputs to the projection as they are, so no edge can be cut")
         rng = np.random.default_rng(subject.seed)
         weights = output_weights(subject.model, subject.anatomy.cuttable)
-        large = sum(weight.numel() for weight in subject.model.parameters()) > _LARGE
-        draws = 1 if large else 2 if subject.quick else 4  # each takes a forward pass for each key, twice
         rows = []
         for document, row in single_rows(subject, 8 if subject.quick else 24):
             seen = subject.look("pattern", "v", "z", batch=row)
-            for _ in range(draws):
+            for _ in range(2 if subject.quick else 4):
                 place = _Place.draw(seen, sites, rng)
                 if place is None:
                     continue

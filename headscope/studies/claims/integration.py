@@ -14,7 +14,7 @@ from headscope.errors import AnatomyError
 from headscope.intervals import jackknife
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.statistics.moments import Moments, total
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.watching import output_weights
 
@@ -48,9 +48,7 @@ class Integration(ModelClaim):
         "than 90% of those that stood side by side; depends if the projection loses more; not supported if no richer "
         "than one"
     )
-    drawn: ClassVar[str] = (
-        "Effective ranks in each layer. Faint marks: training seeds, where there are several; large marks: their mean."
-    )
+    drawn: ClassVar[str] = f"Effective ranks in each layer. {SEEDS_DRAWN}"
     limits: ClassVar[str] = (
         "Counts directions of variation, on this text; it does not ask whether they are of use. The width is less than"
         " heads × width, so that some are lost in any sum."

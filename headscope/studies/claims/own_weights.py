@@ -67,7 +67,10 @@ class OwnWeights(ModelClaim):
     def say(self, words: Mapping[str, float]) -> str:
         shared = "each with keys and values of its own"
         if words["effect"] < 1:
-            shared = f"but only {words['n_kv_heads']:g} key and value heads, which they share in groups"
+            pairs = (
+                "pair of keys and values, which they share" if words["n_kv_heads"] == 1 else "pairs, shared in groups"
+            )
+            shared = f"but only {words['n_kv_heads']:.3g} {pairs}"
         width = (
             "" if isnan(words["width"]) else f" {'=' if words['shared'] == 1 else '≠'} {words['width']:.4g}, the width"
         )

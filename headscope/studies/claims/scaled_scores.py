@@ -13,12 +13,10 @@ from headscope.errors import AnatomyError
 from headscope.formatting import number
 from headscope.heads import Site
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 
 __all__ = ["ScaledScores"]
-
-_MOST = 1e-3  # that a weight may differ by
 
 
 @CLAIMS.register("C2")
@@ -44,8 +42,7 @@ class ScaledScores(ModelClaim):
     rule: ClassVar[str] = "supported if no weight differs by more than 0.001 (rounding of float32 is some 0.000001)"
     drawn: ClassVar[str] = (
         "The largest difference in each layer (0 stands on the floor of the axis), and how far a row's sum is from 1; "
-        "the dotted line is the rule's 0.001. Faint marks: training seeds, where there are several; large marks: their "
-        "mean."
+        f"the dotted line is the rule's 0.001. {SEEDS_DRAWN}"
     )
     limits: ClassVar[str] = (
         "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says."
@@ -69,7 +66,7 @@ class ScaledScores(ModelClaim):
         return Measured(worst, f"{len(seen)} layers", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= _MOST else NOT_SUPPORTED
+        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
@@ -79,7 +76,7 @@ class ScaledScores(ModelClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"difference": "weight made again", "row_sum": "row sum − 1"}
-        return figure_of(layer_dots(table, series, label="largest difference", log=True, lines={"rule": _MOST}))
+        return figure_of(layer_dots(table, series, label="largest difference", log=True, lines={"rule": ROUNDING}))
 
 
 def _again(q: Tensor, k: Tensor, bias: Tensor, site: Site) -> Tensor:

@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 
 from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Measured, SweepClaim
+from headscope.studies.claims import (
+    CLAIMS,
+    CURVES_DRAWN,
+    DEPENDS,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Measured,
+    SweepClaim,
+)
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
 
@@ -37,10 +46,7 @@ class Several(SweepClaim):
         "interval above 0); not supported if on every task it errs as little (the interval below 1%); depends where "
         "tasks differ, or where some cannot be told"
     )
-    drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads that share the width, a panel a task; the dotted line "
-        "is chance. Lines: means over training seeds; bands: their 95% intervals."
-    )
+    drawn: ClassVar[str] = CURVES_DRAWN
     limits: ClassVar[str] = "Small models and short training; with more layers one head a layer has several looks too."
 
     def measure(self, sweep: Sweep) -> Measured:

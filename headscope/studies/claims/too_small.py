@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 
 from headscope.formatting import markdown_table, number
 from headscope.reporting.figures import count_curves, figure_of, map_bound
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, UNDECIDED, Measured, SweepClaim
+from headscope.studies.claims import (
+    CLAIMS,
+    CURVES_DRAWN,
+    DEPENDS,
+    NOT_SUPPORTED,
+    SUPPORTED,
+    UNDECIDED,
+    Measured,
+    SweepClaim,
+)
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
 
@@ -50,10 +59,7 @@ class TooSmall(SweepClaim):
         "supported if every task shows the contrary of either; depends where tasks differ, or where some cannot be "
         "told"
     )
-    drawn: ClassVar[str] = (
-        "Error on what was held out against the number of heads, a panel a task; the dotted line is "
-        "chance. Lines: means over training seeds; bands: their 95% intervals."
-    )
+    drawn: ClassVar[str] = CURVES_DRAWN
     limits: ClassVar[str] = (
         "Small models (64 wide) and short training. The most heads, 64, have one dimension each, not the paper's 16; "
         "what lies between is in the figure."

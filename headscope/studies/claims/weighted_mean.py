@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 
 from headscope.formatting import number
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 
 __all__ = ["WeightedMean"]
-
-_MOST = 1e-3  # of the largest output, that one may differ by
 
 
 @CLAIMS.register("C3")
@@ -34,8 +32,8 @@ class WeightedMean(ModelClaim):
     unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
     rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
     drawn: ClassVar[str] = (
-        "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
-        "Faint marks: training seeds, where there are several; large marks: their mean."
+        f"The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
+        f"{SEEDS_DRAWN}"
     )
     limits: ClassVar[str] = "A few rows of text. A gate that is applied after the mean is not part of z."
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
@@ -59,7 +57,7 @@ class WeightedMean(ModelClaim):
         return Measured(worst, f"{len(table)} layers", sizes, table)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= _MOST else NOT_SUPPORTED
+        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
@@ -68,6 +66,7 @@ class WeightedMean(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
+        lines = {"rule": ROUNDING}
         return figure_of(
-            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines={"rule": _MOST})
+            layer_dots(table, {"difference": ""}, label="largest difference, relative", log=True, lines=lines)
         )

@@ -1,0 +1,112 @@
+"""Rulings: verdicts by their rules from planted numbers, pooled over training seeds, and what leaves a claim open."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headscope.errors import InterruptedWorkError, StorageError
+from headscope.studies.claims import Claim, Measured, claim_named
+from headscope.studies.headcount import Sweep
+from headscope.studies.rulings import pool, rule
+
+
+def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) -> Sweep:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "task": task, "arm": arm, "n_heads": n, "seed": seed,
+            "error": error + (0.1 if own is VARYING else noise) * rng.standard_normal(),
+            "chance": 1.0, "unit": "share",
+        }
+        for (task, arm), own in errors.items()
+        for n, error in own.items()
+        for seed in range(5)
+    ]  # fmt: skip
+    settings = {"seeds": 5, "share": 1.0, "rates": [0.001, 0.01]}
+    return Sweep(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"settings": settings})
+
+
+VARYING = {1: 0.13, 4: 0.1, 16: 0.13}  # with as much noise as that, see below
+OPTIMUM, FLAT, LONG = {1: 0.5, 4: 0.1, 16: 0.4}, {1: 0.1, 4: 0.1, 16: 0.1}, {1: 0.5, 4: 0.3, 16: 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "errors", "verdict"),
+    [
+        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
+        ("C7", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
+        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): OPTIMUM}, "not supported"),  # not for being small
+        (
+            "C7",
+            {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG, ("b", "width"): FLAT, ("b", "head_dim"): FLAT},
+            "depends",
+        ),
+        ("C11", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
+        ("C11", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
+        ("C10", {("a", "width"): OPTIMUM, ("b", "width"): LONG}, "supported"),
+        ("C10", {("a", "width"): FLAT, ("b", "width"): FLAT}, "not supported"),
+        ("C7", {("a", "width"): VARYING, ("a", "head_dim"): VARYING}, "not decided here"),
+        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): VARYING}, "not decided here"),
+        ("C11", {("a", "width"): VARYING, ("a", "head_dim"): VARYING}, "not decided here"),
+    ],
+)
+def test_planted_sweeps_are_decided(name: str, errors: Any, verdict: str) -> None:
+    if name == "C10":
+        errors = {**errors, **{(task, "head_dim"): FLAT for task, _ in errors}}
+    claim: Any = claim_named(name)
+    measured = claim.measure(runs(errors))
+    assert claim.decide(measured.words) == verdict, measured.words
+    assert claim.say(measured.words)
+
+
+@pytest.mark.parametrize(("name", "middle"), [("C6", 0.4), ("C9", 0.4), ("C12", 0.6), ("C15", 0.5)])
+def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
+    claim: Claim = claim_named(name)
+    seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
+    assert seen == ["not supported", "depends", "supported"]
+    assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
+
+
+def test_a_sweep_that_cannot_tell_leaves_the_claim_open() -> None:
+    maps = runs({("maps-8", arm): FLAT for arm in ("width", "head_dim")})
+    for name in ("C10", "C11"):
+        ruling = rule(name, claim_named(name), lambda: [maps], "")
+        assert (ruling.verdict, np.isnan(ruling.effect)) == ("not decided here", True)
+        assert "alone" in ruling.sentence
+
+
+@pytest.mark.parametrize("stop", [InterruptedWorkError, StorageError])
+def test_what_no_claim_is_to_blame_for_is_passed_on(stop: type[Exception]) -> None:
+    def evidence() -> list[Any]:
+        raise stop("stopped")
+
+    with pytest.raises(stop):
+        rule("C7", claim_named("C7"), evidence, "")
+
+
+def test_over_seeds_neither_spread_is_hidden() -> None:
+    def one(effect: float, half: float) -> Measured:
+        numbers = {"more": effect, "largest": effect, "least": effect}
+        return Measured(effect, "text", numbers, pd.DataFrame({"x": [effect]}), effect - half, effect + half)
+
+    wide = pool([one(0.5, 0.2), one(0.5, 0.2), one(0.5, 0.2)])
+    assert (wide.effect, wide.low, wide.high, wide.over) == pytest.approx((0.5, 0.3, 0.7, "3 seeds"))
+    apart = pool([one(0.4, 0.0), one(0.5, 0.0), one(0.6, 0.0)])
+    half = 4.302652729911275 * 0.1 / 3**0.5  # Student's t with 2 degrees of freedom
+    assert (apart.low, apart.high) == pytest.approx((0.5 - half, 0.5 + half))
+    both = pool([one(0.4, 0.2), one(0.5, 0.2), one(0.6, 0.2)])
+    assert (both.low, both.high) == pytest.approx((0.5 - (half**2 + 0.04) ** 0.5, 0.5 + (half**2 + 0.04) ** 0.5))
+    unknown = pool([one(0.5, float("nan")), one(0.5, float("nan"))])
+    assert (unknown.low, unknown.high) == (0.5, 0.5)
+    assert apart.table["training_seed"].tolist() == [0, 1, 2]
+    assert apart.numbers == pytest.approx({"more": 0.5, "largest": 0.6, "least": 0.4})
+
+
+def test_the_largest_difference_of_any_seed_decides() -> None:
+    seeds = [Measured(effect, "2 layers", {"largest_row_sum": 0.0, "layers": 2.0}) for effect in (0.0, 0.0, 0.004)]
+    worst = pool(seeds, worst=True)
+    assert worst.effect == 0.004
+    assert np.isnan(worst.low)
+    assert claim_named("C2").decide(worst.words) == "not supported"
