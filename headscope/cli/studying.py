@@ -30,7 +30,7 @@ from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.folders import check_free, new_folder
 from headscope.formatting import MISSING, interval, number
-from headscope.loading import load_model
+from headscope.loading import Loaded, load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages
 from headscope.studies.claims import CLAIMS, in_order
@@ -38,7 +38,7 @@ from headscope.studies.headcount import Settings, Sweep, draw, sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import TASKS
-from headscope.texts import read_texts
+from headscope.texts import Texts, read_texts
 
 __all__: list[str] = []
 
@@ -197,16 +197,17 @@ def claims_(
             made = [ask_reference(folder, claim, timings=costs, quick=quick, progress=step)]
     else:
         texts = read_texts(text, split) if text else None
-        place = demo_model(model) if model in DEMO_MODELS and not Path(model).exists() else model
+        place = demo_model(model) if _is_demo(model) else model
         loaded = load_model(place, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         amount = (64 if quick else 256) if windows is None else windows
         batches = read_batches(loaded, texts, length, amount, seed)
-        subject = Subject(model, loaded.model, batches, metric, seed, quick)
+        about, what = _described(model, loaded, texts)
+        subject = Subject(model, loaded.model, batches, metric, seed, quick, about=about, text=what)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
     if not results:
         options = " ".join(given[option] for option in _REPEATED if option in given)
-        made = [one.asked_with(options, name) for one in made]
+        made = [one.asked_with(options, given.get("--sweep", ""), name) for one in made]
     found = Sweep.load(folder) if Sweep.saved(folder) else None
     with new_folder(out, force=force) as new:
         _write(made, new, found, whole=bool(results))
@@ -217,6 +218,18 @@ def claims_(
     for one in made:
         _print_rulings(one)
     typer.echo(f"pages and figures: {out}")
+
+
+def _is_demo(model: str) -> bool:
+    return model in DEMO_MODELS and not Path(model).exists()
+
+
+def _described(model: str, loaded: Loaded, texts: Texts | None) -> tuple[str, str]:
+    """What a model is, and what its documents are."""
+    about = f"{DEMO_MODELS[model]}, {type(loaded.model).__name__}" if _is_demo(model) else ""
+    if texts is not None:
+        return about, "of the text that was named"
+    return about, "that came with it" if loaded.batches is not None else "of the documentation that Python brings"
 
 
 def _write(made: Sequence[Rulings], folder: Path, found: Sweep | None, *, whole: bool) -> None:
@@ -234,7 +247,7 @@ def _write(made: Sequence[Rulings], folder: Path, found: Sweep | None, *, whole:
 _OF_A_MODEL = (
     "--metric", "--text", "--split", "--windows", "--length", "--dtype", "--device", "--seed", "--trust-remote-code",
 )  # fmt: skip
-_REPEATED = ("--name", "--sweep", *_OF_A_MODEL)  # in the command that makes one claim's page again
+_REPEATED = ("--name", *_OF_A_MODEL)  # in the command that makes one claim's page again
 
 
 def _given(context: typer.Context) -> dict[str, str]:
@@ -264,7 +277,7 @@ def _check_given(given: Mapping[str, str], model: str | None, results: list[Path
 
 def _print_rulings(made: Rulings) -> None:
     table = Table(title=f"claims of the paper, asked of {made.subject}")
-    for column in ("claim", "about", "verdict", "number", "interval", "over"):
+    for column in ("claim", "about", "verdict", "number", "interval", "measured on"):
         table.add_column(column)
     for ruling in made.rulings:
         ends = interval(ruling.low, ruling.high) or MISSING

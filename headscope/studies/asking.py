@@ -164,4 +164,4 @@ class _Sources:
 
 def _command(model: str, claim: str, quick: bool) -> str:
     parts = ["headscope claims", *([model] if model else []), f"--claim {claim}", *(["--quick"] if quick else [])]
-    return " ".join([*parts, "--out claims"])
+    return " ".join([*parts, f"--out claims-{claim}"])

@@ -4,32 +4,43 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headscope.demo import DEMO_MODELS
 from headscope.folders import new_file
 from headscope.formatting import MISSING, count, interval, markdown_table, number
 from headscope.reporting.figures import styling
-from headscope.studies.claims import CLAIMS, CostClaim, claim_named, in_order
+from headscope.studies.asking import REFERENCE
+from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named, in_order
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.rulings import Ruling, Rulings
 
 __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
 
 _INTRODUCTION = (
-    "What the paper on multi-head attention says, claim by claim, and what came of measuring it. Each verdict follows "
-    "from the numbers by a rule that was set before measuring; the pages say which, how far it reaches, and the "
-    "command that makes it again."
+    "What the paper on multi-head attention says, claim by claim, and what came of measuring it ([日本語]"
+    "(index.ja.md)). Each verdict follows from the numbers by a rule; the pages say which, how far it reaches, and the "
+    "command that makes it again. Rules were written before anything was measured. After a first measurement those of "
+    "C5, C7 to C9, C11 and C12 were made stricter (whole intervals must pass, not their middles), and what C6, C10, "
+    "C16 and C17 measure was mended; all numbers were taken after that."
 )
 _LEGEND = (
     "In brackets: the number that stands for the claim, and its interval. Supported: it came out as the paper says; "
     "not supported: it did not. Depends: on task, kernel or model, or met in part, or the interval is too wide to "
     "tell. –: not asked of this one."
 )
+_WORDS = (
+    "z is a head's output before the output projection, head_dim its dimensions; a map, a head's weights for all "
+    "pairs of tokens. Kernels: eager writes every map out, sdpa never does. Loss is in nats (natural logarithms); drift"
+    " is 1 − the cosine of the model's pooled output with its own before heads were removed."
+)
 _SEEDS = (
-    "Over several training seeds: of their mean, 95% over the seeds, to which the half-width of a single model's "
-    "interval is added as independent errors are, by the root of squares."
+    "Over several training seeds: of their mean, 95% over the seeds, combined with the half-width of a single model's "
+    "interval as √(a² + b²)."
 )
 _INTRODUCTION_JA = (
     "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。"
-    "判定は、測定前に決めた基準に数値を当てはめて導きます。括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
+    "判定は、各ページに記した基準に数値を当てはめて導きます。基準は測定前に決めましたが、最初の測定後に、C5・C7〜C9・C11・"
+    "C12では基準を厳しくし(中央値だけでなく区間全体が満たすこと)、C6・C10・C16・C17では測り方を改めました。数値はすべて"
+    "その後に測定したものです。括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
     "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"
 )
 _LEGEND_JA = (
@@ -37,12 +48,12 @@ _LEGEND_JA = (
     "「条件による」は、条件(タスク・カーネル・モデルなど)によって結果が異なるか、基準の一部しか満たさないこと、"
     "または区間が広く判定できないことを表します。「–」はその対象では測定していないことを表します。"
 )
-_REMARKS_JA = {
-    "C14": "C14について:小さくなるのは射影後のQ・K・Vの次元で、入力の埋め込み自体は分割されません。どのヘッドも"
-    "埋め込みの全次元を読み、その中から自分の方向を選びます。「分割」という説明は、連結前の出力についてなら正確です。",
-    "C16": "C16について:双方向のエンコーダでは論文のとおりです。言語モデルは因果マスクにより未来のトークンを参照しない"
-    "ため、許される組は約半分です。",
-}
+_WORDS_JA = (
+    "用語:zは出力射影を通す前の各ヘッドの出力、マップは全トークンの組に対するヘッドの重みです。eagerはマップをすべてメモリに"
+    "書き出す計算方式(カーネル)、sdpaは書き出さない方式です。有効ランクは、データが実質いくつの方向に広がるかを表します。"
+    "「学習できた量」は、偶然の水準と最良のヘッド数との誤差の差です。"
+)
+_REFERENCE_JA = "このツールが学習させる小さな因果Transformer。Pythonの文書で次のバイトを予測します"
 _VERDICTS_JA = {
     "supported": "支持される",
     "not supported": "支持されない",
@@ -95,24 +106,25 @@ def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence
         f"# {name}: {claim.about}",
         f"> {claim.says}\n>\n> {claim.says_ja}\n>\n> — the paper, abridged, under 「{claim.where_ja}」",
         f"## How it is measured\n\n{claim.measured}",
-        f"In the table: {claim.unit}. What counts was settled beforehand: {claim.rule}.",
+        f"In the table: {claim.unit}. The rule: {claim.rule}.",
         "## What came out",
-        markdown_table(("asked of", "verdict", "number", "interval", "over"), rows),
+        markdown_table(("model", "verdict", "number", "interval", "measured on"), rows),
         *([f"Interval: {claim.interval}.{' ' + _SEEDS if several else ''}"] if claim.interval else []),
     ]
     for one, ruling in _rulings(name, made):
         parts.append(f"### {one.subject}\n\n{ruling.sentence}")
         if not ruling.table.empty:
             parts.append(f"![{name}, {one.subject}](figures/{_figure(name, one)})\n\n*{claim.drawn}*")
-        parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{_made(one, timed=issubclass(type(claim), CostClaim))}")
+        parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{_made(one, [claim])}")
     if figures:
         parts += ["### Trained with few heads and with many", *([beside] if beside else [])]
         parts += [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
         parts.append("*Lines: means over training seeds; bands: their 95% intervals.*")
         parts.append(
-            f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out claims\n```"
+            f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out "
+            f"claims-{name}-sweep\n```"
         )
-    return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}"]) + "\n"
+    return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}", "[All claims](index.md)"]) + "\n"
 
 
 def index_page(made: Sequence[Rulings]) -> str:
@@ -123,8 +135,11 @@ def index_page(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name]) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about, claim.says, claim.unit, *verdicts))
     head = ("claim", "about", "the paper says", "number", *(one.subject for one in made))
-    parts = ["# The paper's claims, measured", _INTRODUCTION, markdown_table(head, rows), _LEGEND]
-    return "\n\n".join([*parts, *(f"**{one.subject}**: {_made(one)}" for one in made)]) + "\n"
+    parts = ["# The paper's claims, measured", _INTRODUCTION, markdown_table(head, rows), _LEGEND, _WORDS]
+    named = {name: claim_named(name) for name in _names(made)}
+    parts += [f"On {name}: {claim.remark}" for name, claim in named.items() if claim.remark]
+    each = (f"**{one.subject}**: {_made(one, [named[ruling.claim] for ruling in one.rulings])}" for one in made)
+    return "\n\n".join([*parts, *each]) + "\n"
 
 
 def index_page_ja(made: Sequence[Rulings]) -> str:
@@ -135,8 +150,9 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
         verdicts = [_brief(one[name], _VERDICTS_JA) if name in one else MISSING for one in made]
         rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, claim.unit_ja, *verdicts))
     head = ("主張", "内容", "論文の記述(要約)", "数値", *(_subject_ja(one.subject) for one in made))
-    parts = ["# 論文の主張を測る", _INTRODUCTION_JA, markdown_table(head, rows), _LEGEND_JA]
-    parts += [remark for name, remark in _REMARKS_JA.items() if name in _names(made)]
+    parts = ["# 論文の主張を測る", "[English](index.md)", _INTRODUCTION_JA, markdown_table(head, rows), _LEGEND_JA]
+    named = {name: claim_named(name) for name in _names(made)}
+    parts += [_WORDS_JA, *(f"{name}について:{claim.remark_ja}" for name, claim in named.items() if claim.remark_ja)]
     return "\n\n".join([*parts, *(_made_ja(one) for one in made)]) + "\n"
 
 
@@ -170,25 +186,71 @@ def _lines(command: str) -> str:
     return command.replace(" && ", "\n")
 
 
-def _made(one: Rulings, *, timed: bool = True) -> str:
-    """What was asked, and where the numbers come from, in a few lines."""
+def _made(one: Rulings, claims: Iterable[Claim]) -> str:
+    """What claims were asked of, and where the numbers come from, in a few lines.
+
+    Args:
+        one: the results.
+        claims: those that it is told for.
+    """
     facts: dict[str, Any] = dict(one.facts)
-    timing = f" Timed on {facts['machine']}." if timed and ("costs" in facts or "documents" in facts) else ""
-    taste = " A quick look: fewer seeds, less text." if facts.get("quick") else ""
-    return f"{_asked(facts)}Made on {facts['date']} with {_versions(facts)}.{timing}{taste}"
+    kinds = {kind for claim in claims for kind in (ModelClaim, SweepClaim, CostClaim) if isinstance(claim, kind)}
+    subject, parts = facts.get("subject", facts), []
+    if "documents" in subject and (ModelClaim in kinds or "costs" not in facts):
+        parts.append(_subject(subject))
+    if CostClaim in kinds and "costs" in facts:
+        parts.append(_layers(facts["costs"]))
+    if SweepClaim in kinds and "sweep" in facts:
+        parts.append(_trained(facts["sweep"]))
+    parts.append(f"Made on {facts['date']} with {_versions(facts)}.")
+    if CostClaim in kinds:
+        parts.append(f"Timed on {facts['machine']}.")
+    if facts.get("quick"):
+        parts.append("A quick look: fewer seeds, less text.")
+    return " ".join(parts)
+
+
+def _subject(facts: Mapping[str, Any]) -> str:
+    """A trained model and its text."""
+    unit = f" ({facts['unit']})" if facts["unit"] else ""
+    documents = f"{count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
+    install = ' (installed with `pip install "headscope[demo]"`)' if facts["model"] in DEMO_MODELS else ""
+    return f"{facts['about']}{install}; {documents}; judged by {facts['metric']}{unit}, seed {facts['seed']}."
+
+
+def _layers(facts: Mapping[str, Any]) -> str:
+    """What was timed."""
+    width, heads = facts["width"], facts["heads"]
+    fixed = facts["head_dim"] or width // heads
+    return (
+        f"One layer without a mask, {width} wide: against length with {heads} heads of {width // heads} dimensions, "
+        f"against heads at {facts['length']} tokens, with {fixed} dimensions a head where they are fixed; "
+        f"{facts['rounds']} rounds."
+    )
+
+
+def _trained(facts: Mapping[str, Any]) -> str:
+    """The runs of a sweep."""
+    own = facts["settings"]
+    return (
+        f"Small transformers, each trained for it: {len(own['tasks'])} tasks ({', '.join(own['tasks'])}), "
+        f"{own['heads'][0]} to {own['heads'][-1]} heads, at fixed width and with {own['head_dim']} dimensions a head, "
+        f"{own['seeds']} seeds; trained by {facts['date']} with {_versions(facts)}."
+    )
 
 
 def _made_ja(one: Rulings) -> str:
-    return f"**{_subject_ja(one.subject)}**:測定日 {one.facts['date']}、{_versions(one.facts)}。"
-
-
-def _asked(facts: Mapping[str, Any]) -> str:
+    """The same for the index in Japanese, in brief."""
+    facts: dict[str, Any] = dict(one.facts)
     subject = facts.get("subject", facts)
-    if "documents" not in subject:  # layers of many sizes, or a sweep
-        return ""
-    unit = f" ({subject['unit']})" if subject["unit"] else ""
-    documents = count(subject["documents"], "document")
-    return f"{subject['about']}; {documents}, judged by {subject['metric']}{unit}, seed {subject['seed']}. "
+    parts = []
+    if "documents" in subject:
+        about = _REFERENCE_JA if one.subject == REFERENCE else subject["about"]
+        parts.append(f"{about}(評価文書{subject['documents']}件、シード{str(subject['seed']).replace(' to ', '〜')})。")
+    if "costs" in facts:
+        parts.append(f"計時した層:幅{facts['costs']['width']}。計時環境:{facts['machine'].replace(', ', '、')}。")
+    parts.append(f"測定日 {facts['date']}、{_versions(facts).replace(', ', '、')}。")
+    return f"**{_subject_ja(one.subject)}**:{''.join(parts)}"
 
 
 def _versions(facts: Mapping[str, Any]) -> str:
@@ -196,4 +258,8 @@ def _versions(facts: Mapping[str, Any]) -> str:
 
 
 def _subject_ja(subject: str) -> str:
-    return f"参照モデル{subject.removeprefix('reference')}" if subject.startswith("reference") else subject
+    """In Japanese, "reference on H100" is 参照モデル(H100)."""
+    if not subject.startswith(REFERENCE):
+        return subject
+    place = subject.removeprefix(REFERENCE).strip().removeprefix("on ")
+    return f"参照モデル({place})" if place else "参照モデル"

@@ -14,7 +14,7 @@ from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
 from headscope.folders import new_folder
 from headscope.intervals import mean_spread
 from headscope.shown import Shown
-from headscope.studies.claims import EXACT, UNDECIDED, Measured
+from headscope.studies.claims import CLAIMS, EXACT, UNDECIDED, Measured, SweepClaim
 from headscope.tables import read_table, write_table
 
 __all__ = ["Ruling", "Rulings", "pool", "read_claims", "rule"]
@@ -83,9 +83,19 @@ class Rulings(Shown):
         """The subject as it stands in names of files and folders."""
         return re.sub(r"[^\w]+", "-", self.subject)
 
-    def asked_with(self, options: str, name: str | None = None) -> Self:
-        """The same with further options in the commands, and under another name."""
-        rulings = tuple(replace(one, command=f"{one.command} {options}".rstrip()) for one in self.rulings)
+    def asked_with(self, options: str, of_sweeps: str = "", name: str | None = None) -> Self:
+        """The same with further options in the commands, and under another name.
+
+        Args:
+            options: of every command.
+            of_sweeps: of those of claims that are asked of a sweep.
+            name: the other name.
+        """
+        commands = [
+            " ".join([one.command, *filter(None, (options, of_sweeps if _of_a_sweep(one.claim) else ""))])
+            for one in self.rulings
+        ]
+        rulings = tuple(replace(one, command=line) for one, line in zip(self.rulings, commands, strict=True))
         return replace(self, subject=name or self.subject, rulings=rulings)
 
     def to_frame(self) -> pd.DataFrame:
@@ -158,7 +168,9 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         )
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
     words = measured.words
-    sentence = claim.say(words) if len(each) == 1 else f"Means over {len(each)} training seeds. {claim.say(words)}"
+    sentence = claim.say(words)
+    if len(each) > 1:
+        sentence = f"Over {len(each)} training seeds (means; of what is largest, the largest): {sentence}"
     untold = claim.interval and (isnan(measured.low) or isnan(measured.high))
     return Ruling(
         **about,
@@ -214,6 +226,10 @@ def _gather(name: str, values: Sequence[float]) -> float:
     if name.startswith("largest"):
         return max(values)
     return min(values) if name.startswith("least") else float(np.mean(values))
+
+
+def _of_a_sweep(claim: str) -> bool:
+    return issubclass(type(CLAIMS[claim]()), SweepClaim)
 
 
 def _within(end: float, claim: Any) -> float:

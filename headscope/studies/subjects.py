@@ -32,7 +32,7 @@ from headscope.watching import output_weights
 
 __all__ = ["Subject", "reference_subjects"]
 
-_HEADS, _HEAD_DIM, _RATE = 8, 8, 0.003  # of the reference that claims are asked of
+_HEADS, _HEAD_DIM, _RATE = 8, 8, 0.01  # of the reference that claims are asked of; the rate as a full sweep chose it
 _FEW = 4  # rows that are looked at tensor by tensor
 
 
@@ -50,6 +50,7 @@ class Subject:
         evidence: of an analysis of the same model on the same text, where it was made already.
         known: its anatomy, likewise.
         about: what it is, in a few words; its class without it.
+        text: what its text is, in a few words, to follow "documents".
     """
 
     name: str
@@ -61,6 +62,7 @@ class Subject:
     evidence: Evidence | None = None
     known: Anatomy | None = None
     about: str = ""
+    text: str = ""
 
     @cached_property
     def anatomy(self) -> Anatomy:
@@ -137,8 +139,8 @@ class Subject:
         return {
             "model": self.name, "model_class": self.anatomy.model_class,
             "about": self.about or self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint,
-            "documents": self.n_documents, "text_sha256": digest(self.batches), "metric": self.judged_by.name,
-            "unit": self.judged_by.unit, "seed": self.seed,
+            "documents": self.n_documents, "text": self.text, "text_sha256": digest(self.batches),
+            "metric": self.judged_by.name, "unit": self.judged_by.unit, "seed": self.seed,
         }  # fmt: skip
 
     @contextmanager
@@ -177,8 +179,9 @@ def reference_subjects(seeds: int = 5, quick: bool = False) -> Iterator[Subject]
         f"{task.n_layers} causal layers, {task.width} wide, of {_HEADS} heads of {_HEAD_DIM} dimensions, trained for "
         f"{steps} steps to tell the next byte of Python's documentation"
     )
+    text = "of it, held out"
     judged_by = UserMetric(loss, "loss", task.unit)
     for seed in range(seeds):
         with one_thread():
             learner = train(task, _HEADS, _HEAD_DIM, _RATE, seed, steps).learner
-        yield Subject("reference", learner, batches, judged_by, seed, quick, about=about)
+        yield Subject("reference", learner, batches, judged_by, seed, quick, about=about, text=text)

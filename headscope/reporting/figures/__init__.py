@@ -6,7 +6,7 @@ from headscope.reporting.figures.costs import cost_curve, cost_curves
 from headscope.reporting.figures.coverage import coverage_plot
 from headscope.reporting.figures.curves import redundancy_curve
 from headscope.reporting.figures.examples import example_map
-from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound
+from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, removal_curves
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
@@ -36,6 +36,7 @@ __all__ = [
     "ratios",
     "redundancy_curve",
     "removal",
+    "removal_curves",
     "role_map",
     "sorted_dots",
     "strip",

@@ -67,6 +67,8 @@ def layer_dots(
     ax.set_xlabel("layer")
     ax.set_ylabel(label)
     ax.margins(y=0.12)
+    if all(pd.api.types.is_integer_dtype(table[name]) for name in series):
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     if not log and table[list(series)].min(axis=None) >= 0:
         ax.set_ylim(-0.03 * ax.get_ylim()[1], None)
     ax.tick_params(length=0, which="both")
@@ -82,7 +84,7 @@ def sorted_dots(
     """A number of each head from low to high, with its interval; what lies beyond a size is set apart in colour.
 
     Args:
-        table: a row a head, columns NAME, NAME_low, NAME_high.
+        table: a row a head (and training_seed, if there are several), columns NAME, NAME_low, NAME_high.
         name: of the number.
         label: of the vertical axis.
         size: the size.
@@ -113,7 +115,9 @@ def sorted_dots(
     if log:
         ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values)) * 1e-2, 1e-12))
     ax.set_xticks([])
-    ax.set_xlabel(f"{len(values)} heads, from low to high")
+    seeds = table["training_seed"].nunique() if "training_seed" in table else 1
+    amount = f"{seeds} × {len(values) // seeds}" if seeds > 1 else f"{len(values)}"
+    ax.set_xlabel(f"{amount} heads, from low to high")
     ax.set_ylabel(label)
     ax.grid(color=GRID, linewidth=0.6, axis="y")
     ax.set_axisbelow(True)
@@ -132,22 +136,23 @@ def strip(
         table: columns as of `series`.
         series: what each column is called.
         label: of the horizontal axis.
-        ticks: where it is marked.
+        ticks: where it is marked, from the last below all numbers on.
         ax: where to draw; a new figure without it.
     """
     ax = canvas(5.6, 3.4) if ax is None else ax
     frameless(ax, "left", "bottom")
     every = table[list(series)].to_numpy(np.float64)
-    edges = np.linspace(
-        min(-1.0, np.nanmin(every)) if ticks else np.nanmin(every), np.nanmax(every) + 1e-9, 31
-    ).tolist()
+    least, most = float(np.nanmin(every)), float(np.nanmax(every)) + 1e-9
+    if ticks:
+        least = max((tick for tick in ticks if tick <= least), default=least)
+    edges = np.linspace(least, most, 31).tolist()
     for number, (name, words) in enumerate(series.items()):
         colour, values = _SERIES[number], table[name].dropna().to_numpy(np.float64)
         ax.hist(values, bins=edges, histtype="stepfilled", color=colour, alpha=0.22)
         ax.hist(values, bins=edges, histtype="step", color=colour, linewidth=1.2)
         ax.axvline(values.mean(), color=colour, linewidth=1.8, label=f"{words}: mean {values.mean():.2f}")
     if ticks:
-        ax.set_xticks(list(ticks))
+        ax.set_xticks([tick for tick in ticks if tick >= least])
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     ax.set_ylabel("queries")
     ax.set_xlabel(label)

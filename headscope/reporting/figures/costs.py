@@ -15,6 +15,7 @@ from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas,
 __all__ = ["cost_curve", "cost_curves"]
 
 _COLOURS = {"eager": COLOURS["redundant"], "sdpa": COLOURS["needed"]}
+_WIDTHS = {"eager": 3.2}  # so that one line shows under another that is the same
 _STYLES: dict[str, Any] = {"width": "-", "head_dim": "--"}
 _NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 _QUANTITIES = {"seconds": "time", "bytes": "memory", "flops": "operations"}
@@ -42,13 +43,13 @@ def cost_curve(
         quantity: "seconds", "bytes" or "flops".
         ax: where to draw; a new figure without it.
 
-    Against length, a thin line shows what grows with its square.
+    Against length, a dotted line beneath shows what grows with its square.
     """
     ax = canvas(4.0, 3.2) if ax is None else ax
     own = costs[(costs["part"] == part) & (costs["against"] == against) & (costs["mode"] == mode)]
     size = "length" if against == "length" else "n_heads"
     frameless(ax)
-    top = 0.0
+    least = np.inf  # at the last size: what grows with the square from below it crosses nothing
     for (arm, kernel), line in own.groupby(["arm", "kernel"], sort=False):
         table = line.pivot(index="round", columns=size, values=quantity)
         x, logs = table.columns.to_numpy(np.float64), np.log(table.to_numpy(np.float64))
@@ -57,13 +58,14 @@ def cost_curve(
         y = np.exp(spread.centre)
         colour = _COLOURS.get(str(kernel), COLOURS["backed up"])
         ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-        wide = 3.2 if kernel == "eager" else 1.3  # so that one line shows under another that is the same
+        wide = _WIDTHS.get(str(kernel), 1.3)
         ax.plot(x, y, color=colour, linestyle=_STYLES[str(arm)], marker="o", markersize=1.3 + wide, linewidth=wide)
-        top = max(top, float(y[-1]))
+        least = min(least, float(y[-1]))
     if against == "length":
-        ax.plot(x[-3:], 0.55 * top * (x[-3:] / x[-1]) ** 2, color=MUTED, linewidth=0.9, linestyle=":")
-        foot = x[-3], 0.55 * top * (x[-3] / x[-1]) ** 2
-        ax.annotate("∝ T²", foot, (4, -2), textcoords="offset points", color=MUTED, fontsize=8, va="top")
+        below = 0.5 * least * (x[-3:] / x[-1]) ** 2
+        ax.plot(x[-3:], below, color=MUTED, linewidth=0.9, linestyle=":")
+        foot = x[-3], below[0]
+        ax.annotate("∝ T²", foot, (6, 0), textcoords="offset points", color=MUTED, fontsize=8, va="center")
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=10)
     ax.set_xticks(list(x), [f"{value:g}" for value in x])
@@ -71,7 +73,7 @@ def cost_curve(
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS[quantity])))
     bottom, ceiling = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(10, (1.0,) if ceiling > 150 * bottom else (1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_locator(LogLocator(10, _ticks(ceiling / bottom)))
     ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
@@ -103,13 +105,23 @@ def cost_curves(costs: pd.DataFrame, part: str, against: str) -> Figure:
         ax.set_title(mode, loc="left", fontsize=10, color=INK)
     lines = own[["kernel", "arm"]].drop_duplicates().to_dict("records")
     several = own["arm"].nunique() > 1
-    handles = [
-        Line2D([], [], color=_COLOURS.get(line["kernel"], COLOURS["backed up"]), linestyle=_STYLES[line["arm"]])
-        for line in lines
-    ]
+    handles = [_stroke(line["kernel"], line["arm"]) for line in lines]
     names = [line["kernel"] + (f", {_NAMES[line['arm']]}" if several else "") for line in lines]
     figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure
+
+
+def _stroke(kernel: str, arm: str) -> Line2D:
+    """As it stands in the legend."""
+    colour = _COLOURS.get(kernel, COLOURS["backed up"])
+    return Line2D([], [], color=colour, linestyle=_STYLES[arm], linewidth=_WIDTHS.get(kernel, 1.3))
+
+
+def _ticks(times: float) -> tuple[float, ...]:
+    """Where a decade is marked on an axis that spans so many times."""
+    if times > 3000:
+        return (1.0,)
+    return (1.0, 3.0) if times > 60 else (1.0, 2.0, 5.0)
 
 
 def _scaled(value: float, unit: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -12,7 +13,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 from headscope.intervals import mean_spread
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 
-__all__ = ["count_curve", "count_curves", "map_bound"]
+__all__ = ["count_curve", "count_curves", "map_bound", "removal_curves"]
 
 ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
 _ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
@@ -39,19 +40,23 @@ def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes
     frameless(ax)
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
+    counts: set[int] = set()
     for arm, part in own.groupby("arm", sort=False):
-        table = part.pivot(index="seed", columns="n_heads", values=value)
-        if table.isna().all(axis=None):
+        table = part.pivot(index="seed", columns="n_heads", values=value).dropna(axis=1, how="all")
+        if table.empty:
             continue
+        counts |= {int(n) for n in table.columns}
         heads, values = table.columns.to_numpy(), table.to_numpy(np.float64)
         spread = mean_spread(values.T, np.arange(len(values)))
         low, high = spread.interval()
+        if values.min() >= 0:
+            low = np.maximum(low, 0)
         colour = ARM_COLOURS[str(arm)]
         ax.fill_between(heads, low, high, color=colour, alpha=0.16, linewidth=0)
         ax.plot(heads, spread.centre, color=colour, marker=_MARKS[str(arm)], markersize=4.5, linewidth=1.6)
     if value == "error":
         _draw_chance(ax, float(own["chance"].iloc[0]))
-    _doublings(ax, sorted(own["n_heads"].unique()))
+    _doublings(ax, sorted(counts))
     if value in _UNITS:
         ax.yaxis.set_major_formatter(EngFormatter(_UNITS[value]))
     ax.set_title(task, loc="left", fontsize=10, color=INK)
@@ -86,7 +91,40 @@ def count_curves(runs: pd.DataFrame, value: str = "error", *, label: str | None 
             ax.set_ylabel("")
         if place + columns < len(tasks):
             ax.set_xlabel("")
-    _arm_legend(figure, runs["arm"].unique().tolist())
+    _arm_legend(figure, runs)
+    return figure
+
+
+@styled
+def removal_curves(removal: pd.DataFrame) -> Figure:
+    """Error with a share of the heads removed, the least important first: a panel a task, a line a number of heads.
+
+    Args:
+        removal: columns task, arm, n_heads, seed, share, error; see `headscope.studies.headcount.Sweep`. Learners whose
+            heads share the width are drawn.
+    """
+    own = removal[removal["arm"] == "width"]
+    counts, tasks = sorted(own["n_heads"].unique()), list(own["task"].unique())
+    palette = colormaps["viridis"]
+    figure = Figure(figsize=(max(len(tasks), 1) * _SIDE, _ROW + 0.45), layout="constrained")
+    axes = figure.subplots(1, max(len(tasks), 1), squeeze=False)[0]
+    for ax, task in zip(axes, tasks, strict=False):
+        frameless(ax)
+        ax.grid(color=GRID, linewidth=0.6)
+        ax.set_axisbelow(True)
+        for place, n_heads in enumerate(counts):
+            part = own[(own["task"] == task) & (own["n_heads"] == n_heads)]
+            means = part.groupby("share")["error"].mean()
+            colour = palette(0.92 * (1 - place / max(len(counts) - 1, 1)))
+            ax.plot(means.index, means, color=colour, marker="o", markersize=3, linewidth=1.4, label=str(n_heads))
+        ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        ax.set_title(str(task), loc="left", fontsize=10, color=INK)
+        ax.set_xlabel("heads removed")
+        ax.tick_params(length=0, which="both")
+    axes[0].set_ylabel("error, in the task's unit")
+    handles, labels = axes[0].get_legend_handles_labels()
+    title = "heads, fixed width"
+    figure.legend(handles, labels, title=title, loc="outside right center", frameon=False, fontsize=9, title_fontsize=9)
     return figure
 
 
@@ -160,12 +198,17 @@ def _doublings(ax: Axes, heads: Sequence[int]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _arm_legend(figure: Figure, arms: Sequence[str]) -> None:
+def _arm_legend(figure: Figure, runs: pd.DataFrame) -> None:
+    """What the arms' lines are called, with the dimensions of a head where they are fixed."""
+    arms, names = runs["arm"].unique().tolist(), dict(_ARM_NAMES)
+    sizes = runs.loc[runs["arm"] == "head_dim", "head_dim"].unique()
+    if len(sizes) == 1:
+        names["head_dim"] = f"{names['head_dim']}, {sizes[0]}"
     handles = [
         Line2D([], [], color=ARM_COLOURS[arm], marker=_MARKS[arm], markersize=4.5, linewidth=1.6) for arm in arms
     ]
     figure.legend(
-        handles, [_ARM_NAMES[arm] for arm in arms], loc="outside upper left", ncols=len(arms), frameon=False, fontsize=9
+        handles, [names[arm] for arm in arms], loc="outside upper left", ncols=len(arms), frameon=False, fontsize=9
     )
 
 

@@ -40,8 +40,8 @@ EXACT = "exact"  # what a number is over that repeats to the last bit
 ROUNDING = 1e-3  # what is the same but for rounding differs by less, of the largest
 SEEDS_DRAWN = "Faint marks: training seeds, where there are several; large marks: their mean."
 CURVES_DRAWN = (
-    "Error on what was held out against the number of heads, a panel a task; the dotted line is chance. Lines: means "
-    "over training seeds; bands: their 95% intervals."
+    "Error against the number of heads, a panel a task: on what was held out, of maps on the maps themselves. The "
+    "dotted line is chance, where it is near. Lines: means over training seeds; bands: their 95% intervals."
 )
 
 
@@ -76,14 +76,15 @@ class Claim(ABC):
     Class facts, each tested:
         about, about_ja: what it is about, in a few words, in English and in Japanese.
         says, says_ja: what the paper says, abridged; in [brackets] what follows from it without being said.
-        where_ja: heading of the paper that it stands under.
+        where_ja: heading of the paper that it stands under; several with 」と「 between.
         measured: how it is measured, with the source of each measure.
         unit, unit_ja: what the effect is.
         interval: what the ends of the effect's interval mean; "" where the effect is a count or a largest difference,
             which has none.
-        rule: when the numbers support the claim, in words; set before anything was measured.
+        rule: when the numbers support the claim, in words.
         drawn: what the figure shows: its marks, lines and bars.
         limits: how far the answer reaches.
+        remark, remark_ja: what nobody should read the verdict without, beneath the table of all; "" for most.
         bounds: least and greatest value of the effect; intervals end there.
         of_a_model: whether it can be asked of one trained model.
         brief: whether that takes seconds, so that every analysis asks it.
@@ -101,6 +102,8 @@ class Claim(ABC):
     rule: ClassVar[str]
     drawn: ClassVar[str]
     limits: ClassVar[str]
+    remark: ClassVar[str] = ""
+    remark_ja: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     of_a_model: ClassVar[bool] = False
     brief: ClassVar[bool] = False

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from headscope.choosing import within_budget
 from headscope.preparation import Budget
-from headscope.reporting.figures import count_curves, figure_of, sorted_dots
+from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
+from headscope.studies.headcount.shapes import by_arm
 from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
 
@@ -39,10 +40,11 @@ class Alike(ModelClaim):
     measured: ClassVar[str] = (
         "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
         "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
-        " many heads can be removed together, the least important first, at a cost of 1%."
+        " many heads can be removed together at a cost of 1%, the least important first; ordered and judged on the same"
+        " text, so that it is rather too many."
     )
     unit: ClassVar[str] = "share of heads restored by more than half"
-    unit_ja: ClassVar[str] = "半分以上復元できるヘッドの割合"
+    unit_ja: ClassVar[str] = "半分を超えて復元できるヘッドの割合"
     interval: ClassVar[str] = (
         "from the share of heads whose own 95% interval lies above one half to the share of those whose interval "
         "reaches above it"
@@ -53,9 +55,10 @@ class Alike(ModelClaim):
     )
     drawn: ClassVar[str] = "Bars: 95% over documents, of each head. The dotted line is one half."
     limits: ClassVar[str] = (
-        "Restorable is not removable: to restore a head the layer is adjusted, and what each head adds at the cost of "
-        "1% is the other number. Linear restoration within a layer only; with little text fits carry over badly, and "
-        "heads look less alike than they are."
+        "Restorable is not removable: what the rest restores it restores once its weights are adjusted to it. How many "
+        "heads can go as they are is the second number. Heads that are unlike in pairs (C6) may be restored all the "
+        "same, by many others together. Linear restoration within a layer only; with little text fits carry over badly,"
+        " and less is restored than could be. Whether quality rises with more heads is asked under C7 and C11."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -73,24 +76,25 @@ class Alike(ModelClaim):
         return NOT_SUPPORTED if words["high"] < _FEW else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        gone = f"; {words['removable']:.0%} can go together at 1%" if "removable" in words else ""
+        gone = f"; {words['removable']:.0%} can go together at a cost of 1%" if "removable" in words else ""
         return (
             f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
             f"layer (mean share restored {words['mean']:.0%}){gone}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
-        own = sweep.runs[(sweep.runs["arm"] == "width") & sweep.runs["removable"].notna()]
+        own = sweep.runs[sweep.runs["removable"].notna()]
         if own.empty:
             return "", {}
-        share = own.groupby("n_heads")["removable"].mean()
-        parts = [f"{value:.0%} of {n}" for n, value in share.items()]
+        found = by_arm(own, "removable", lambda value, n: f"{value:.0%} of {n}")
         sentence = (
-            "Heads of learners trained with more of them that can be removed together, at 1% of what was learnt, mean "
-            f"over tasks: {', '.join(parts)}."
+            "Heads that can be removed together at a cost of 1% of what was learnt, the least important first, mean "
+            f"over tasks ({', '.join(own['task'].unique())}): {found}. Were more heads more redundant, it would rise "
+            "with their number."
         )
         figures = {
             "removable": count_curves(sweep.runs, "removable", label="share removable at 1%"),
+            "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
             "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
         }
         return sentence, figures

@@ -42,6 +42,14 @@ class AllPairs(ModelClaim):
         "The paper is right for encoders. A causal model hides the future by design: of T tokens' pairs it leaves (T +"
         " 1) / 2T, about half. At the lengths of the text: a window that is longer than the text hides nothing here."
     )
+    remark: ClassVar[str] = (
+        "it is right for encoders, which read in both directions; language models hide the future by a causal mask, "
+        "which leaves about half of the pairs."
+    )
+    remark_ja: ClassVar[str] = (
+        "双方向のエンコーダでは論文のとおりです。言語モデルは因果マスクにより未来のトークンを参照しないため、許される組は"
+        "約半分です。"
+    )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:

@@ -15,6 +15,7 @@ from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
+from headscope.studies.headcount.shapes import by_arm
 from headscope.studies.subjects import Subject
 
 __all__ = ["Diversity"]
@@ -46,9 +47,13 @@ class Diversity(ModelClaim):
         "supported if at least a half, by the low end; not supported if at most a quarter, by the high end; else "
         "depends"
     )
-    drawn: ClassVar[str] = f"Each layer; dotted lines are the rule's. Bars: 95% over documents. {SEEDS_DRAWN}"
+    drawn: ClassVar[str] = (
+        "Each layer; dotted lines are the rule's, for effective heads. Bars: 95% over documents, of one model. "
+        f"{SEEDS_DRAWN}"
+    )
     limits: ClassVar[str] = (
-        "CKA sees linear likeness of outputs on this text, and few tokens make heads look more alike than they are. "
+        "CKA sees linear likeness of outputs on this text, two heads at a time: what no other head has, several may "
+        "have together (C9). Few tokens make heads look more alike than they are. "
         "What single heads look at is told by `headscope.roles`."
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -96,16 +101,13 @@ class Diversity(ModelClaim):
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
-        own = sweep.runs[(sweep.runs["arm"] == "width") & sweep.runs["effective_heads"].notna()]
+        own = sweep.runs[sweep.runs["effective_heads"].notna()]
         if own.empty:
             return "", {}
-        counts = own.groupby("n_heads")["effective_heads"].mean()
-        parts = [f"{value:.3g} of {n}" for n, value in counts.items()]
-        sentence = (
-            f"Effective heads of a layer in learners trained with more of them, mean over tasks: {', '.join(parts)}."
-        )
+        found = by_arm(own, "effective_heads", lambda value, n: f"{value:.3g} of {n}")
+        sentence = f"Effective heads of a layer, mean over tasks ({', '.join(own['task'].unique())}): {found}."
         return sentence, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"share": "effective heads (0: all alike, 1: no two)", "cka": "mean CKA"}
-        return figure_of(layer_dots(table, series, label="no unit, 0 to 1", lines={"half": _MANY, "a quarter": _FEW}))
+        return figure_of(layer_dots(table, series, label="0 to 1", lines={"a half": _MANY, "a quarter": _FEW}))

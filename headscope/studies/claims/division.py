@@ -35,7 +35,7 @@ class Division(ModelClaim):
     says_ja: ClassVar[str] = (
         "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元のベクトルを小さな次元に分ける。"
     )
-    where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
+    where_ja: ClassVar[str] = "マルチヘッドアテンションの概要」と「クエリ、キー、バリューの生成"
     measured: ClassVar[str] = (
         "Of each head's query, key and value weights: the share of input dimensions with any weight at all. Were the "
         "embedding divided among h heads it would be 1/h. Beside it, the overlap of the subspaces that two heads read "
@@ -48,12 +48,20 @@ class Division(ModelClaim):
         "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends"
     )
     drawn: ClassVar[str] = (
-        "Each layer. The dotted line, one over the number of heads, is what a divided embedding would give. "
+        "Each layer. Dotted lines: what a head would read of a divided embedding, and the overlap by chance. "
         f"{SEEDS_DRAWN}"
     )
     limits: ClassVar[str] = (
         "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
         "its own directions in it. The picture of slices is right for the concatenated output, not for the input."
+    )
+    remark: ClassVar[str] = (
+        "it is the queries, keys and values that are narrow; the embedding is not divided. Every head reads all of it "
+        "and takes directions of its own. The picture of slices is right for the concatenated output."
+    )
+    remark_ja: ClassVar[str] = (
+        "小さくなるのは射影後のQ・K・Vの次元で、入力の埋め込み自体は分割されません。どのヘッドも埋め込みの全次元を読み、"
+        "ヘッドごとに異なる方向の成分を取り出します。「分割」という説明は、連結後の出力についてなら正確です。"
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -91,11 +99,13 @@ class Division(ModelClaim):
         return NOT_SUPPORTED if words["effect"] > 0.9 else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        known = {what: words[f"{name}_overlap"] for what, name in (("read", "read"), ("write", "write"))}
-        shared = " and ".join(f"{what} overlap by {value:.2f}" for what, value in known.items() if not isnan(value))
-        overlaps = (
-            f"; the subspaces that two heads of a layer {shared} (by chance {words['chance']:.2f})" if shared else ""
+        known = {what: words[f"{what}_overlap"] for what in ("read", "write")}
+        shared = ", and ".join(
+            f"the subspaces that two heads of a layer {what} overlap by {value:.2f}"
+            for what, value in known.items()
+            if not isnan(value)
         )
+        overlaps = f"; {shared} (by chance {words['chance']:.2f})" if shared else ""
         divided = words["effect"] <= 1 / words["n_heads"]
         return (
             f"Each head reads {words['effect']:.0%} of the width{'' if divided else ', not'} 1/{words['n_heads']:.3g} "
@@ -104,7 +114,10 @@ class Division(ModelClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
-        lines = {"1 / heads": float((1 / table["n_heads"]).mean())}
+        share, chance = float((1 / table["n_heads"]).mean()), float(table["chance"].mean())
+        alike = abs(share - chance) < 0.01
+        lines = {"1 / heads, and\nby chance": share} if alike else {"1 / heads": share, "by chance": chance}
+        series = {name: words for name, words in series.items() if table[name].notna().any()}
         return figure_of(layer_dots(table, series, label="share", lines=lines))
 
 

@@ -62,6 +62,14 @@ class Edges(ModelClaim):
         " over all positions that count; single edges, in short rows. Ranks among a query's own keys: it says nothing "
         "of one head against another."
     )
+    remark: ClassVar[str] = (
+        "where cuts of the same weights with another key's direction correlate as well, as its page shows, the weight "
+        "tells how much of a value is taken, and so how far a cut moves the output, whatever it is that was cut."
+    )
+    remark_ja: ClassVar[str] = (
+        "切断の方向を別のキーのものに入れ替えても相関が変わらない場合(各ページの結果を参照)、重みが表すのはバリューを取り込む"
+        "量、つまり切断で出力が動く大きさであり、何を取り込んだかではありません。"
+    )
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     brief: ClassVar[bool] = False
 

@@ -29,9 +29,9 @@ class EveryHead(ModelClaim):
     says_ja: ClassVar[str] = "各ヘッドの出力は異なる特徴を捉えるため、それぞれの出力が重要である。"
     where_ja: ClassVar[str] = "アテンション出力の生成"
     measured: ClassVar[str] = (
-        "Every head is switched off alone, exactly, and the metric taken again on the same text (Michel et al. 2019, "
-        "arXiv:1905.10650). A head matters if that costs more than 0.1% of the loss, or 0.001 where the metric is a "
-        "distance to the intact model."
+        "Every head is switched off alone, exactly, and the metric taken again on the same text, a sample where there "
+        "is much of it, as each head takes a forward pass (Michel et al. 2019, arXiv:1905.10650). A head matters if "
+        "that costs more than 0.1% of the loss, or 0.001 where the metric is a distance to the intact model."
     )
     unit: ClassVar[str] = "share of heads that matter"
     unit_ja: ClassVar[str] = "重要なヘッドの割合"
@@ -71,12 +71,12 @@ class EveryHead(ModelClaim):
         return NOT_SUPPORTED if words["high"] < _HALF else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        surely = "" if isnan(words["low"]) else f" ({words['low']:.0%} surely)"
+        surely = "" if isnan(words["low"]) else f" ({words['low']:.0%} with their whole interval)"
         if words["distance"]:
             size, largest, helped = f"{_SIZE:g} (a distance to the intact model)", number(words["largest"]), ""
         else:
             size, largest = f"{_SIZE:.1%} of the loss", f"{words['largest']:.2%}"
-            helped = f" Removing {words['helped']:.0%} of them surely lowers it."
+            helped = f" Removing {words['helped']:.0%} of them lowers it, with the whole interval."
         return (
             f"Of {words['heads']:g} heads, {words['effect']:.0%}{surely} cost more than {size} when they alone are "
             f"removed; the costliest {largest}.{helped}"

@@ -20,6 +20,7 @@ from headscope.watching import output_weights
 
 __all__ = ["Integration"]
 
+_KEPT = 0.9  # of the directions that stood side by side
 _NAMES = ("one", "side_by_side", "projected")
 
 
@@ -41,17 +42,18 @@ class Integration(ModelClaim):
         "makes."
     )
     unit: ClassVar[str] = "effective rank after projection over that of one head"
-    unit_ja: ClassVar[str] = "射影後と1ヘッドの有効ランクの比"
+    unit_ja: ClassVar[str] = "射影後の有効ランク÷1ヘッドの有効ランク"
     interval: ClassVar[str] = "95%, the mean over layers of each layer's ends"
     rule: ClassVar[str] = (
-        "supported if projected outputs vary in more directions than one head's, with the interval, and in no fewer "
-        "than 90% of those that stood side by side; depends if the projection loses more; not supported if no richer "
-        "than one"
+        "supported if projected outputs vary in more directions than one head's, by the low end, and on average in no "
+        "fewer than 90% of those that stood side by side; not supported if in no more than one head's, by the high end;"
+        " else depends"
     )
     drawn: ClassVar[str] = f"Effective ranks in each layer. {SEEDS_DRAWN}"
     limits: ClassVar[str] = (
-        "Counts directions of variation, on this text; it does not ask whether they are of use. The width is less than"
-        " heads × width, so that some are lost in any sum."
+        "Counts directions of variation, on this text; it does not ask whether they are of use. Where heads × head_dim "
+        "is no more than the width, nothing need be lost in the sum: what is lost, is where heads write into directions"
+        " that they share (C14)."
     )
 
     def measure(self, subject: Subject) -> Measured:
@@ -74,9 +76,10 @@ class Integration(ModelClaim):
         return Measured(effect, f"{subject.n_documents} documents", means, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
-        if words["low"] <= 1:
+        if words["high"] <= 1:
             return NOT_SUPPORTED
-        return SUPPORTED if words["projected"] >= 0.9 * words["side_by_side"] else DEPENDS
+        kept = words["projected"] >= _KEPT * words["side_by_side"]
+        return SUPPORTED if words["low"] > 1 and kept else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
         return (

@@ -70,7 +70,8 @@ class MoreCost(CostClaim):
     def say(self, words: Mapping[str, float]) -> str:
         still = [f"{what} {arm}" for (what, arm), most in _grown(words).items() if not most > _MORE]
         same = f" No growth: {'; '.join(still)}." if still else ""
-        return f"{words['most']:g} heads in place of 1, {_arm(words, 'width')}; {_arm(words, 'head_dim')}.{same}"
+        width, head_dim = (_arm(words, arm) for arm in _ARMS)
+        return f"With {words['most']:g} heads in place of 1, {width}. The same {head_dim}.{same}"
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
         labels = {
@@ -87,21 +88,20 @@ class MoreCost(CostClaim):
 
 
 _ARMS = {"width": "at fixed width", "head_dim": "at fixed head_dim"}
-_KERNELS = {"eager": "with maps written out", "sdpa": "without"}
+_KERNELS = ("eager", "sdpa")
 
 
 def _arm(words: Mapping[str, float], arm: str) -> str:
-    """What one arm takes, in times, inference before training."""
+    """What one arm takes, in times: eager and sdpa, in inference and in training."""
 
-    def pair(kernel: str, quantity: str) -> str:
-        inference, training = (
-            f"{words[f'{arm}_{mode}_{kernel}_{quantity}']:.3g}" for mode in ("inference", "training")
-        )
-        return inference if inference == training else f"{inference} (training {training})"
+    def times(quantity: str, mode: str) -> str:
+        eager, sdpa = (f"{words[f'{arm}_{mode}_{kernel}_{quantity}']:.3g}" for kernel in _KERNELS)
+        return f"× {eager}" if eager == sdpa else f"× {eager} eager and × {sdpa} sdpa"
 
-    parts = [f"{pair('eager', 'flops')} times the operations"]
-    for quantity, name in (("bytes", "memory"), ("seconds", "time")):
-        parts.append(f"{name} × " + ", ".join(f"{pair(kernel, quantity)} {how}" for kernel, how in _KERNELS.items()))
+    parts = []
+    for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
+        inference, training = times(quantity, "inference"), times(quantity, "training")
+        parts.append(f"{name} {inference}" + ("" if inference == training else f" (in training {training})"))
     return f"{_ARMS[arm]}: {'; '.join(parts)}"
 
 
@@ -110,12 +110,8 @@ def _grown(words: Mapping[str, float]) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
     for arm, where in _ARMS.items():
         for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
-            for kernel, how in _KERNELS.items():
-                what = (
-                    name
-                    if quantity == "flops"
-                    else f"{name} {how if kernel == 'eager' else 'without maps written out'}"
-                )
+            for kernel in _KERNELS:
+                what = name if quantity == "flops" else f"{name} ({kernel})"
                 own = [words[f"{arm}_{mode}_{kernel}_{quantity}_high"] for mode in ("inference", "training")]
                 found[what, where] = max(*own, found.get((what, where), 0.0))
     return found

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from headscope.formatting import count
 from headscope.heads import Site
-from headscope.reporting.figures import figure_of, layer_dots
+from headscope.reporting.figures import layer_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.weights import input_weights
@@ -40,7 +40,7 @@ class OwnWeights(ModelClaim):
         "supported if every query head has keys and values of its own, and heads × head_dim is the width, in every "
         "layer; else depends"
     )
-    drawn: ClassVar[str] = "Heads of each layer, counted."
+    drawn: ClassVar[str] = "Heads of each layer, and the dimensions of their queries and keys."
     limits: ClassVar[str] = (
         "A fact of the architecture, not of training. Nothing ties the dimensions of a head to width / heads: many "
         "models choose others."
@@ -80,8 +80,12 @@ class OwnWeights(ModelClaim):
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"n_heads": "query heads", "n_kv_heads": "key and value heads"}
-        return figure_of(layer_dots(table, series, label="heads"))
+        counted = {"n_heads": "query heads", "n_kv_heads": "key and value heads"}
+        figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        layer_dots(table, counted, label="heads", ax=left)
+        layer_dots(table, {"head_dim": ""}, label="dimensions of a head", ax=right)
+        return figure
 
 
 def _width(subject: Subject, site: Site) -> float:

@@ -70,7 +70,7 @@ class ScaledScores(ModelClaim):
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"Made again from queries and keys, no weight of any map differs by more than {number(words['effect'])}; "
+            f"No weight of any map, made again from queries and keys, differs by more than {number(words['effect'])}; "
             f"rows sum to 1 to within {number(words['largest_row_sum'])}."
         )
 

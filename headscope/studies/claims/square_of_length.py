@@ -30,22 +30,28 @@ class SquareOfLength(CostClaim):
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
     measured: ClassVar[str] = (
-        "Layers of several lengths are timed in turns in one process, each exponent is fitted once a round, and bytes "
-        "and operations are counted beside it. Exponents are those of the last doubling, where the maps weigh most, in "
-        "inference; the table's is that of time with maps written out (eager), and beside it stand those of a kernel "
-        "that never writes them (sdpa; Dao et al. 2022, arXiv:2205.14135)."
+        "Of the reference one layer of attention alone is timed, of a named model the whole model, on a row of its "
+        "text that is repeated; several lengths in turns in one process, many rounds. Bytes and operations are counted"
+        " beside it. An exponent is the logarithm to base 2 of how many times as much the last doubling of the length "
+        "takes, where the maps weigh most, in inference; the table's is that of time with maps written out (eager), "
+        "and beside it stand those of a kernel that never writes them (sdpa; Dao et al. 2022, arXiv:2205.14135)."
     )
     unit: ClassVar[str] = "exponent of time over the last doubling, eager inference"
-    unit_ja: ClassVar[str] = "推論時間の指数(長さが倍になる最後の区間、eager)"
+    unit_ja: ClassVar[str] = "推論時間が長さの何乗で増えるか(最後に長さを2倍にした区間、eager)"
     interval: ClassVar[str] = "95%, over rounds of timing"
     rule: ClassVar[str] = (
         "supported if the exponents of time, memory and operations are all above 1.8, with their intervals and both "
         "kernels; not supported if all are below 1.2; else it depends on which and on the kernel"
     )
-    drawn: ClassVar[str] = "Bands: 95% over rounds of timing. The thin dotted line grows with the square of the length."
+    drawn: ClassVar[str] = (
+        "Bands: 95% over rounds of timing. The dotted line beneath grows with the square of the length."
+    )
     limits: ClassVar[str] = (
-        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels, and "
-        "the projections grow with the length itself, not its square."
+        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels; the "
+        "projections, and in a whole model the layers between, grow with the length itself, not its square, so that a "
+        "model may seem linear until its maps outweigh them. An exponent of time above 2 is the machine's and no law: "
+        "operations and bytes never grow faster than the square, but maps that outgrow a processor's cache take longer "
+        "for each."
     )
 
     of_a_model: ClassVar[bool] = True
@@ -62,7 +68,11 @@ class SquareOfLength(CostClaim):
             for quantity in ("seconds", "bytes", "flops")
             for end in ("", "_low", "_high")
         }
-        sizes = {"shortest": float(own["length"].min()), "longest": float(own["length"].max())}
+        sizes = {
+            "whole": float(part == "model"),
+            "shortest": float(own["length"].min()),
+            "longest": float(own["length"].max()),
+        }
         rounds = f"{int(first['rounds'])} rounds"
         middle, low, high = (float(first[f"last{end}"]) for end in ("", "_low", "_high"))
         table = costs[(costs["part"] == part) & (costs["against"] == "length")]
@@ -80,7 +90,8 @@ class SquareOfLength(CostClaim):
             if f"{kernel}_seconds" in words:
                 time, memory, operations = (words[f"{kernel}_{name}"] for name in ("seconds", "bytes", "flops"))
                 parts.append(f"{kernel}: time T^{time:.2f}, memory T^{memory:.2f}, operations T^{operations:.2f}")
-        return f"From {words['longest'] / 2:g} to {words['longest']:g} tokens, {'; '.join(parts)}."
+        what = "The whole model, from" if words["whole"] else "One layer of attention, from"
+        return f"{what} {words['longest'] / 2:g} to {words['longest']:g} tokens, {'; '.join(parts)}."
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return cost_curves(table, str(table["part"].iloc[0]), "length")

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.batches import kept_positions
 from headscope.formatting import number
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
@@ -50,7 +51,8 @@ class WeightedMean(ModelClaim):
                 else [h // groups for h in range(site.n_heads)]
             )
             apart = (own.pattern.double() @ values[:, reads] - z).abs().max() / z.abs().max()
-            rows.append({"layer": layer, "difference": float(apart), "tokens": z.shape[2], "dims": z.shape[3]})
+            tokens = int(kept_positions(subject.few, site.kind, z.shape[2]).sum(1).max())
+            rows.append({"layer": layer, "difference": float(apart), "tokens": tokens, "dims": z.shape[3]})
         table = pd.DataFrame(rows)
         worst = float(table["difference"].max())
         sizes = {"tokens": float(table["tokens"].iloc[0]), "dims": float(table["dims"].iloc[0])}
@@ -61,8 +63,8 @@ class WeightedMean(ModelClaim):
 
     def say(self, words: Mapping[str, float]) -> str:
         return (
-            f"Map times values gives every head's output, here {words['tokens']:g} tokens × {words['dims']:g}, to "
-            f"within {number(words['effect'])} of the largest."
+            f"Map times values gives every head's output, here up to {words['tokens']:g} tokens × {words['dims']:g}, "
+            f"to within {number(words['effect'])} of the largest."
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -1,6 +1,6 @@
 """Shapes: does error fall, rise or stay as heads become more? With intervals over seeds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from headscope.intervals import LEVEL, Spread, mean_spread
 __all__ = [
     "MARGIN",
     "against_best",
+    "by_arm",
     "errors_of",
     "learnt",
     "learnt_curves",
@@ -95,7 +96,9 @@ def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
 
 
 def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
-    """`against_best` as a share of what is learnt over chance, the mean over tasks, over seeds.
+    """`against_best` as a share of what is learnt over chance, the mean over kinds of task, over seeds.
+
+    Kinds count equally, maps of several lengths as one kind.
 
     Args:
         runs: see `shapes`.
@@ -106,7 +109,7 @@ def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
         InputError: on no task anything was learnt.
     """
     curves = learnt_curves(runs, arm)
-    return mean_spread(np.mean([_more(errors, place) for errors in curves.values()], axis=0), _seeds(curves))
+    return mean_spread(_over_kinds({label: _more(errors, place) for label, errors in curves.items()}), _seeds(curves))
 
 
 def lost_with_one_for_all(runs: pd.DataFrame) -> tuple[int, Spread]:
@@ -126,22 +129,14 @@ def lost_with_one_for_all(runs: pd.DataFrame) -> tuple[int, Spread]:
         InputError: on no task anything was learnt.
     """
     curves = learnt_curves(runs, "width")
-    kinds: dict[str, list[Float[np.ndarray, "seed count"]]] = {}
-    for label, errors in curves.items():
-        kinds.setdefault(label.partition("-")[0], []).append(errors)
-    seeds = _seeds(curves)
-
-    def mean(values: Mapping[str, Sequence[np.ndarray]]) -> np.ndarray:
-        return np.asarray(np.mean([np.mean(own, axis=0) for own in values.values()], axis=0))
-
-    together = mean(kinds)
+    seeds, together = _seeds(curves), _over_kinds(curves)
     common = (together.sum(0) - together).argmin(1)
     lost = {
-        kind: [errors[seeds, common] - errors[seeds, (errors.sum(0) - errors).argmin(1)] for errors in own]
-        for kind, own in kinds.items()
+        label: errors[seeds, common] - errors[seeds, (errors.sum(0) - errors).argmin(1)]
+        for label, errors in curves.items()
     }
     heads = sorted(runs.loc[runs["arm"] == "width", "n_heads"].unique())
-    return int(heads[int(together.mean(0).argmin())]), mean_spread(mean(lost), seeds)
+    return int(heads[int(together.mean(0).argmin())]), mean_spread(_over_kinds(lost), seeds)
 
 
 def learnt_curves(runs: pd.DataFrame, arm: str) -> dict[str, Float[np.ndarray, "seed count"]]:
@@ -177,6 +172,30 @@ def _more(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarr
     others = errors.sum(0) - errors
     others[:, place] = np.inf
     return errors[:, place] - errors[np.arange(len(errors)), others.argmin(1)]
+
+
+def _over_kinds(values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The mean over tasks, maps of several lengths counting as one."""
+    kinds: dict[str, list[np.ndarray]] = {}
+    for label, own in values.items():
+        kinds.setdefault(label.partition("-")[0], []).append(own)
+    return np.asarray(np.mean([np.mean(own, axis=0) for own in kinds.values()], axis=0))
+
+
+def by_arm(runs: pd.DataFrame, value: str, words: Callable[[float, int], str]) -> str:
+    """Means of a value for each number of heads, in words, an arm after the other.
+
+    Args:
+        runs: see `shapes`.
+        value: the column.
+        words: what a mean at a number of heads is called.
+    """
+    parts = []
+    for arm, own in runs.groupby("arm", sort=False):
+        means = own.groupby("n_heads")[value].mean()
+        each = ", ".join(words(float(mean), int(n)) for n, mean in means.items())
+        parts.append(f"{'at fixed width' if arm == 'width' else 'at fixed head_dim'} {each}")
+    return "; ".join(parts)
 
 
 def _seeds(curves: Mapping[str, np.ndarray]) -> np.ndarray:

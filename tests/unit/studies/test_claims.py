@@ -59,7 +59,8 @@ def test_a_claim_says_what_it_says(name: str) -> None:
         assert getattr(claim, fact).strip(), fact
     assert "supported if" in claim.rule
     assert any("぀" <= sign <= "ヿ" or "一" <= sign <= "鿿" for sign in claim.says_ja)
-    assert claim.where_ja in PAPER_HEADINGS
+    assert bool(claim.remark) == bool(claim.remark_ja)
+    assert {*claim.where_ja.split("」と「")} <= {*PAPER_HEADINGS}
     low, high = claim.bounds
     assert low < high
 

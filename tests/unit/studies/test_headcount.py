@@ -12,7 +12,15 @@ from headscope.errors import InputError, InterruptedWorkError, StorageError, Unk
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.headcount.measuring import ALLOWED, MEASURED, run_case
 from headscope.studies.headcount.settings import Case, head_dim_of
-from headscope.studies.headcount.shapes import MARGIN, against_best, lost_with_one_for_all, pooled, shapes, sized
+from headscope.studies.headcount.shapes import (
+    MARGIN,
+    against_best,
+    by_arm,
+    lost_with_one_for_all,
+    pooled,
+    shapes,
+    sized,
+)
 from headscope.studies.headcount.sweeping import beyond
 from headscope.studies.tasks import inputs, task_named
 from headscope.studies.tasks.maps import Maps
@@ -205,6 +213,19 @@ def test_where_nothing_is_learnt_nothing_is_told() -> None:
         pooled(chance, "width", 0)
     learnt = made({1: [0.5, 0.5, 0.5], 8: [0.1, 0.1, 0.1]}).assign(task="learnt")
     assert pooled(pd.concat([chance, learnt]), "width", 0).centre == pytest.approx(0.4 / 0.9)
+
+
+def test_maps_of_several_lengths_count_as_one_kind() -> None:
+    worse = [made({1: [0.5] * 3, 8: [0.1] * 3}).assign(task=f"maps-{size}") for size in (8, 16, 32)]
+    alike = made({1: [0.1] * 3, 8: [0.1] * 3}).assign(task="prose")
+    assert pooled(pd.concat([*worse, alike]), "width", 0).centre == pytest.approx(0.4 / 0.9 / 2)
+
+
+def test_means_by_number_of_heads_are_told_arm_by_arm() -> None:
+    one = pd.DataFrame({"arm": ["width", "width", "width"], "n_heads": [1, 1, 8], "x": [0.1, 0.3, 0.5]})
+    other = one.assign(arm="head_dim", x=[0.0, 0.0, 1.0])
+    told = by_arm(pd.concat([one, other]), "x", lambda value, n: f"{value:.0%} of {n}")
+    assert told == "at fixed width 20% of 1, 50% of 8; at fixed head_dim 0% of 1, 100% of 8"
 
 
 def test_one_number_for_all_costs_nothing_where_one_is_the_best_for_all() -> None:

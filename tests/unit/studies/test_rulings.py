@@ -9,7 +9,7 @@ import pytest
 from headscope.errors import InterruptedWorkError, StorageError
 from headscope.studies.claims import Claim, Measured, claim_named
 from headscope.studies.headcount import Sweep
-from headscope.studies.rulings import pool, rule
+from headscope.studies.rulings import Ruling, Rulings, pool, rule
 
 
 def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) -> Sweep:
@@ -18,7 +18,7 @@ def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) 
         {
             "task": task, "arm": arm, "n_heads": n, "seed": seed,
             "error": error + (0.1 if own is VARYING else noise) * rng.standard_normal(),
-            "chance": 1.0, "unit": "share",
+            "chance": 1.0, "unit": "share", "head_dim": 16 // n if arm == "width" else 4,
         }
         for (task, arm), own in errors.items()
         for n, error in own.items()
@@ -28,6 +28,7 @@ def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) 
     return Sweep(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"settings": settings})
 
 
+ARMS = ("width", "head_dim")
 VARYING = {1: 0.13, 4: 0.1, 16: 0.13}  # with as much noise as that, see below
 OPTIMUM, FLAT, LONG = {1: 0.5, 4: 0.1, 16: 0.4}, {1: 0.1, 4: 0.1, 16: 0.1}, {1: 0.5, 4: 0.3, 16: 0.1}
 
@@ -67,6 +68,41 @@ def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
     seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
     assert seen == ["not supported", "depends", "supported"]
     assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
+
+
+def test_a_claim_about_the_size_of_heads_names_the_tasks() -> None:
+    falls, flat = {("maps-8", "width"): OPTIMUM, ("maps-8", "head_dim"): LONG}, {("b", arm): FLAT for arm in ARMS}
+    untold = {("c", arm): VARYING for arm in ARMS}
+    claim: Any = claim_named("C7")
+    measured = claim.measure(runs({**falls, **flat, **untold}))
+    said = claim.say(measured.words)
+    assert "On 1 of 3 tasks (maps-8) the most heads err more" in said
+    assert "on 1 (b) they do not" in said
+    assert "on 1 (c) it cannot be told" in said
+    of_sixteen = 100 * (0.3 / 0.9 + 0.03 / 0.9) / 3  # one head of 16 dimensions, beyond the best other number
+    percent = float(said.partition("lose ")[2].partition("lose ")[2].partition("%")[0])
+    assert percent == pytest.approx(of_sixteen, abs=4)
+
+
+def test_integration_is_decided_by_whole_intervals() -> None:
+    claim: Claim = claim_named("C17")
+
+    def decide(low: float, high: float, projected: float) -> str:
+        return claim.decide({"low": low, "high": high, "projected": projected, "side_by_side": 10.0})
+
+    assert decide(0.8, 0.9, 10.0) == "not supported"
+    assert decide(0.9, 1.2, 10.0) == "depends"
+    assert decide(1.2, 1.3, 8.0) == "depends"
+    assert decide(1.2, 1.3, 9.5) == "supported"
+
+
+def test_options_stand_in_the_commands_that_they_belong_to() -> None:
+    made = [Ruling(name, *[""] * 3, *[0.0] * 3, *[""] * 3, f"headscope claims --claim {name}") for name in ("C1", "C7")]
+    asked = Rulings("a", tuple(made)).asked_with("--seed 1", "--sweep heads", "b")
+    assert asked.subject == "b"
+    assert asked["C1"].command == "headscope claims --claim C1 --seed 1"
+    assert asked["C7"].command == "headscope claims --claim C7 --seed 1 --sweep heads"
+    assert Rulings("a", tuple(made)).asked_with("")["C1"].command == "headscope claims --claim C1"
 
 
 def test_a_sweep_that_cannot_tell_leaves_the_claim_open() -> None:
