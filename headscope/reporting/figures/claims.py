@@ -113,7 +113,8 @@ def sorted_dots(
     if size is not None:
         ax.axhline(size, color=MUTED, linewidth=0.9, linestyle=":")
     if log:
-        ax.set_yscale("symlog", linthresh=max(np.nanmax(np.abs(values)) * 1e-2, 1e-12))
+        most = max(float(np.nanmax(np.abs(values))), 1e-10)
+        ax.set_yscale("symlog", linthresh=10.0 ** np.floor(np.log10(most) - 2))  # a decade: its marks are apart
     ax.set_xticks([])
     seeds = table["training_seed"].nunique() if "training_seed" in table else 1
     amount = f"{seeds} × {len(values) // seeds}" if seeds > 1 else f"{len(values)}"

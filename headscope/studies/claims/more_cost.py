@@ -81,7 +81,11 @@ class MoreCost(CostClaim):
             "seconds": "processor time of a step",
         }
         figures = {name: count_curves(sweep.runs, name, label=label) for name, label in labels.items()}
-        return "What whole learners took that were trained with few heads and with many, one thread each.", figures
+        sentence = (
+            "What whole learners took that were trained with few heads and with many, one thread each. A step of the "
+            "smallest takes a millisecond or two, and such times scatter."
+        )
+        return sentence, figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return cost_curves(table, "attention", "heads")
