@@ -106,6 +106,20 @@ def test_the_pages_of_claims_follow_from_the_results_beside_them(tmp_path: Path)
     assert drawn == there
 
 
+def test_commands_on_a_page_of_a_claim_do_not_stand_in_each_others_way() -> None:
+    for page in CLAIMED.glob("C*.md"):
+        folders = re.findall(r"--out (\S+)", page.read_text("utf-8"))
+        beside = {f"{folder}-sweep" for folder in folders}  # where a command without --sweep trains
+        assert len({*folders} | beside) == 2 * len(folders), page
+
+
+def test_the_reference_learns_at_the_rate_that_the_sweep_chose() -> None:
+    rates = Sweep.load(CLAIMED / "sweep").rates.query(
+        "task == 'language' and n_heads == 8 and head_dim == 8 and chosen"
+    )
+    assert f"at a learning rate of {rates['learning_rate'].item():g} " in (CLAIMED / "C9.md").read_text("utf-8")
+
+
 def test_a_claim_measured_again_says_what_its_page_says() -> None:
     """In quick form, which for what the weights alone decide is the whole form."""
     loaded = headscope.load_model(demo_model("minilm"))

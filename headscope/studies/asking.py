@@ -14,7 +14,7 @@ from headscope.errors import InputError
 from headscope.progress import Progress, part_of
 from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named, in_order
 from headscope.studies.headcount import Settings, Sweep, sweep
-from headscope.studies.rulings import Rulings, rule
+from headscope.studies.rulings import Rulings, own_folder, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
 from headscope.tables import read_table
@@ -88,8 +88,9 @@ def ask_reference(
         claim = CLAIMS[name]()
         command = _command("", name, quick)
         if timings is not None and isinstance(claim, CostClaim):
-            timing = f"python analyses/cost_scaling.py --device {sources.timed_on} --out costs"
-            command = f"{timing} && {_command('--costs costs', name, quick)}"
+            costs = f"costs-{name}"
+            timing = f"python analyses/cost_scaling.py --device {sources.timed_on} --out {costs}"
+            command = f"{timing} && {_command('', name, quick, costs)}"
         made = rule(name, claim, partial(sources.of, claim), command)
         if isinstance(claim, SweepClaim) and made.verdict != UNDECIDED and not sources.sweep.decisive:
             made = replace(made, verdict=UNDECIDED)
@@ -162,6 +163,8 @@ class _Sources:
         return found
 
 
-def _command(model: str, claim: str, quick: bool) -> str:
-    parts = ["headscope claims", *([model] if model else []), f"--claim {claim}", *(["--quick"] if quick else [])]
-    return " ".join([*parts, f"--out claims-{claim}"])
+def _command(model: str, claim: str, quick: bool, costs: str = "") -> str:
+    """What asks the reference ("") or a model one claim, into a folder that no other command on its page writes to."""
+    options = [f"--costs {costs}"] if costs else []
+    parts = ["headscope claims", *([model] if model else []), *options, f"--claim {claim}"]
+    return " ".join([*parts, *(["--quick"] if quick else []), f"--out {own_folder(claim, model or REFERENCE)}"])

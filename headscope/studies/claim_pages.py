@@ -18,9 +18,8 @@ __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
 _INTRODUCTION = (
     "What the paper on multi-head attention says, claim by claim, and what came of measuring it ([日本語]"
     "(index.ja.md)). Each verdict follows from the numbers by a rule; the pages say which, how far it reaches, and the "
-    "command that makes it again. Rules were written before anything was measured. After a first measurement those of "
-    "C5, C7 to C9, C11 and C12 were made stricter (whole intervals must pass, not their middles), and what C6, C10, "
-    "C16 and C17 measure was mended; all numbers were taken after that."
+    "command that makes it again. When the rules were written, and what was changed later, stands in the documentation "
+    "of the studies."
 )
 _LEGEND = (
     "In brackets: the number that stands for the claim, and its interval. Supported: it came out as the paper says; "
@@ -33,14 +32,13 @@ _WORDS = (
     " is 1 − the cosine of the model's pooled output with its own before heads were removed."
 )
 _SEEDS = (
-    "Over several training seeds: of their mean, 95% over the seeds, combined with the half-width of a single model's "
-    "interval as √(a² + b²)."
+    "Over several training seeds: of their mean; its half-width is √(a² + b²), with a that of 95% over the seeds and b "
+    "that of a single model's interval."
 )
 _INTRODUCTION_JA = (
     "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。"
-    "判定は、各ページに記した基準に数値を当てはめて導きます。基準は測定前に決めましたが、最初の測定後に、C5・C7〜C9・C11・"
-    "C12では基準を厳しくし(中央値だけでなく区間全体が満たすこと)、C6・C10・C16・C17では測り方を改めました。数値はすべて"
-    "その後に測定したものです。括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
+    "判定は、各ページに記した基準に数値を当てはめて導きます(基準の変更の経緯は調査スクリプトの説明にあります)。"
+    "括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
     "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"
 )
 _LEGEND_JA = (
@@ -122,7 +120,7 @@ def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence
         parts.append("*Lines: means over training seeds; bands: their 95% intervals.*")
         parts.append(
             f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out "
-            f"claims-{name}-sweep\n```"
+            f"claims-{name}-heads\n```"
         )
     return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}", "[All claims](index.md)"]) + "\n"
 
@@ -196,7 +194,8 @@ def _made(one: Rulings, claims: Iterable[Claim]) -> str:
     facts: dict[str, Any] = dict(one.facts)
     kinds = {kind for claim in claims for kind in (ModelClaim, SweepClaim, CostClaim) if isinstance(claim, kind)}
     subject, parts = facts.get("subject", facts), []
-    if "documents" in subject and (ModelClaim in kinds or "costs" not in facts):
+    timed = CostClaim in kinds and "costs" not in facts  # a named model, not layers of many sizes
+    if "documents" in subject and (ModelClaim in kinds or timed):
         parts.append(_subject(subject))
     if CostClaim in kinds and "costs" in facts:
         parts.append(_layers(facts["costs"]))
@@ -213,9 +212,9 @@ def _made(one: Rulings, claims: Iterable[Claim]) -> str:
 def _subject(facts: Mapping[str, Any]) -> str:
     """A trained model and its text."""
     unit = f" ({facts['unit']})" if facts["unit"] else ""
-    documents = f"{count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
+    text = f"a text of {count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
     install = ' (installed with `pip install "headscope[demo]"`)' if facts["model"] in DEMO_MODELS else ""
-    return f"{facts['about']}{install}; {documents}; judged by {facts['metric']}{unit}, seed {facts['seed']}."
+    return f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
 
 
 def _layers(facts: Mapping[str, Any]) -> str:
@@ -248,7 +247,11 @@ def _made_ja(one: Rulings) -> str:
         about = _REFERENCE_JA if one.subject == REFERENCE else subject["about"]
         parts.append(f"{about}(評価文書{subject['documents']}件、シード{str(subject['seed']).replace(' to ', '〜')})。")
     if "costs" in facts:
-        parts.append(f"計時した層:幅{facts['costs']['width']}。計時環境:{facts['machine'].replace(', ', '、')}。")
+        parts.append(f"C5・C8:幅{facts['costs']['width']}の1層を計時({facts['machine'].replace(', ', '、')})。")
+    if "sweep" in facts:
+        own = facts["sweep"]["settings"]
+        counts = f"{own['heads'][0]}〜{own['heads'][-1]}ヘッド"
+        parts.append(f"C7・C10・C11:{len(own['tasks'])}タスクを{counts}、シード{own['seeds']}個で学習。")
     parts.append(f"測定日 {facts['date']}、{_versions(facts).replace(', ', '、')}。")
     return f"**{_subject_ja(one.subject)}**:{''.join(parts)}"
 

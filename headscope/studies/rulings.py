@@ -14,10 +14,10 @@ from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
 from headscope.folders import new_folder
 from headscope.intervals import mean_spread
 from headscope.shown import Shown
-from headscope.studies.claims import CLAIMS, EXACT, UNDECIDED, Measured, SweepClaim
+from headscope.studies.claims import EXACT, UNDECIDED, Measured, SweepClaim, claim_named
 from headscope.tables import read_table, write_table
 
-__all__ = ["Ruling", "Rulings", "pool", "read_claims", "rule"]
+__all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]
 
 _TABLES = "tables"  # folder of what is behind the claims
 _COLUMNS = ["claim", "about", "says", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
@@ -81,7 +81,7 @@ class Rulings(Shown):
     @property
     def slug(self) -> str:
         """The subject as it stands in names of files and folders."""
-        return re.sub(r"[^\w]+", "-", self.subject)
+        return _slug(self.subject)
 
     def asked_with(self, options: str, of_sweeps: str = "", name: str | None = None) -> Self:
         """The same with further options in the commands, and under another name.
@@ -91,12 +91,13 @@ class Rulings(Shown):
             of_sweeps: of those of claims that are asked of a sweep.
             name: the other name.
         """
-        commands = [
-            " ".join([one.command, *filter(None, (options, of_sweeps if _of_a_sweep(one.claim) else ""))])
-            for one in self.rulings
-        ]
-        rulings = tuple(replace(one, command=line) for one, line in zip(self.rulings, commands, strict=True))
-        return replace(self, subject=name or self.subject, rulings=rulings)
+        rulings = []
+        for one in self.rulings:
+            before, after = (own_folder(one.claim, subject) for subject in (self.subject, name or self.subject))
+            swept = of_sweeps if isinstance(claim_named(one.claim), SweepClaim) else ""
+            line = " ".join(filter(None, (one.command.replace(f"--out {before}", f"--out {after}"), options, swept)))
+            rulings.append(replace(one, command=line))
+        return replace(self, subject=name or self.subject, rulings=tuple(rulings))
 
     def to_frame(self) -> pd.DataFrame:
         """A row a claim: claim, about, says, verdict, effect, low, high, unit, over, sentence, command."""
@@ -170,7 +171,7 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
     words = measured.words
     sentence = claim.say(words)
     if len(each) > 1:
-        sentence = f"Over {len(each)} training seeds (means; of what is largest, the largest): {sentence}"
+        sentence = f"Over {len(each)} training seeds (means; of largest values the largest): {sentence}"
     untold = claim.interval and (isnan(measured.low) or isnan(measured.high))
     return Ruling(
         **about,
@@ -228,8 +229,13 @@ def _gather(name: str, values: Sequence[float]) -> float:
     return min(values) if name.startswith("least") else float(np.mean(values))
 
 
-def _of_a_sweep(claim: str) -> bool:
-    return issubclass(type(CLAIMS[claim]()), SweepClaim)
+def own_folder(claim: str, subject: str) -> str:
+    """Where the command that asks a subject one claim writes to: nowhere that another one does."""
+    return f"claims-{claim}-{_slug(subject)}"
+
+
+def _slug(subject: str) -> str:
+    return re.sub(r"[^\w]+", "-", subject)
 
 
 def _within(end: float, claim: Any) -> float:

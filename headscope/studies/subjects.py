@@ -177,7 +177,7 @@ def reference_subjects(seeds: int = 5, quick: bool = False) -> Iterator[Subject]
     steps = task.steps // 3 if quick else task.steps
     about = (
         f"{task.n_layers} causal layers, {task.width} wide, of {_HEADS} heads of {_HEAD_DIM} dimensions, trained for "
-        f"{steps} steps to tell the next byte of Python's documentation"
+        f"{steps} steps at a learning rate of {_RATE:g} to tell the next byte of Python's documentation"
     )
     text = "of it, held out"
     judged_by = UserMetric(loss, "loss", task.unit)

@@ -83,7 +83,10 @@ def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
     made = Rulings.load(out)
     assert [ruling.claim for ruling in made.rulings] == ["C1", "C14"]
     assert (made["C14"].effect, made["C14"].verdict) == (1.0, "not supported")
-    assert made["C14"].command == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims-C14"
+    assert (
+        made["C14"].command
+        == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims-C14-headscope-reference-example"
+    )
     page = (out / "C14.md").read_text("utf-8")
     assert page.startswith("# C14: the embedding is divided")
     assert "figures/C14-headscope-reference-example.png" in page
@@ -127,7 +130,10 @@ def test_results_are_put_side_by_side(run: Run, tmp_path: Path) -> None:
     page = (tmp_path / "both" / "C1.md").read_text("utf-8")
     assert "### another" in page
     assert f"### {EXAMPLE}" in page
-    assert made["C1"].command == f"headscope claims {EXAMPLE} --claim C1 --quick --out claims-C1 --seed 1"
+    assert (
+        made["C1"].command
+        == f"headscope claims {EXAMPLE} --claim C1 --quick --out claims-C1-headscope-reference-example --seed 1"
+    )
     code, _, err = run("claims", "--results", tmp_path / "a", "--results", tmp_path / "b", "--out", tmp_path / "twice")
     assert code == 1
     assert "two of the results are of the same name" in err

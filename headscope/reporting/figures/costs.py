@@ -49,7 +49,7 @@ def cost_curve(
     own = costs[(costs["part"] == part) & (costs["against"] == against) & (costs["mode"] == mode)]
     size = "length" if against == "length" else "n_heads"
     frameless(ax)
-    least = np.inf  # at the last size: what grows with the square from below it crosses nothing
+    least = np.inf  # of what curves are over the square of the size: beneath it a square crosses none
     for (arm, kernel), line in own.groupby(["arm", "kernel"], sort=False):
         table = line.pivot(index="round", columns=size, values=quantity)
         x, logs = table.columns.to_numpy(np.float64), np.log(table.to_numpy(np.float64))
@@ -60,7 +60,7 @@ def cost_curve(
         ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
         wide = _WIDTHS.get(str(kernel), 1.3)
         ax.plot(x, y, color=colour, linestyle=_STYLES[str(arm)], marker="o", markersize=1.3 + wide, linewidth=wide)
-        least = min(least, float(y[-1]))
+        least = min(least, float((y[-3:] / (x[-3:] / x[-1]) ** 2).min()))
     if against == "length":
         below = 0.5 * least * (x[-3:] / x[-1]) ** 2
         ax.plot(x[-3:], below, color=MUTED, linewidth=0.9, linestyle=":")

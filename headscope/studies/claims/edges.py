@@ -67,7 +67,7 @@ class Edges(ModelClaim):
         "tells how much of a value is taken, and so how far a cut moves the output, whatever it is that was cut."
     )
     remark_ja: ClassVar[str] = (
-        "切断の方向を別のキーのものに入れ替えても相関が変わらない場合(各ページの結果を参照)、重みが表すのはバリューを取り込む"
+        "切断の方向を別のキーのものに入れ替えても相関が変わらない場合(C15のページを参照)、重みが表すのはバリューを取り込む"
         "量、つまり切断で出力が動く大きさであり、何を取り込んだかではありません。"
     )
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)

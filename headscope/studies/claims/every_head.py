@@ -45,7 +45,7 @@ class EveryHead(ModelClaim):
     )
     drawn: ClassVar[str] = (
         "Bars: 95% over documents, of each head. The dotted line is the size; the axis is logarithmic on either side "
-        "of 0."
+        "of 0, and linear next to it."
     )
     limits: ClassVar[str] = (
         "A head alone: two that stand in for each other both seem not to matter. By a distance to "
@@ -60,6 +60,7 @@ class EveryHead(ModelClaim):
         numbers = {
             "heads": float(len(table)),
             "largest": float(table["effect"].max() / size * _SIZE),
+            "surely": low,
             "distance": float(subject.judged_by.is_distance),
             "helped": float((table["effect_high"] < 0).mean()),
         }
@@ -71,7 +72,7 @@ class EveryHead(ModelClaim):
         return NOT_SUPPORTED if words["high"] < _HALF else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        surely = "" if isnan(words["low"]) else f" ({words['low']:.0%} with their whole interval)"
+        surely = "" if isnan(words["surely"]) else f" ({words['surely']:.0%} with their whole interval)"
         if words["distance"]:
             size, largest, helped = f"{_SIZE:g} (a distance to the intact model)", number(words["largest"]), ""
         else:

@@ -51,9 +51,9 @@ class Integration(ModelClaim):
     )
     drawn: ClassVar[str] = f"Effective ranks in each layer. {SEEDS_DRAWN}"
     limits: ClassVar[str] = (
-        "Counts directions of variation, on this text; it does not ask whether they are of use. Where heads × head_dim "
-        "is no more than the width, nothing need be lost in the sum: what is lost, is where heads write into directions"
-        " that they share (C14)."
+        "Counts directions of variation, on this text; it does not ask whether they are of use. Where heads × head_dim"
+        " is no more than the width, nothing need be lost in the sum: what is lost is lost where heads write into "
+        "directions that they share (C14). Where it is more, as in Gemma, some must be."
     )
 
     def measure(self, subject: Subject) -> Measured:

@@ -71,7 +71,7 @@ class MoreCost(CostClaim):
         still = [f"{what} {arm}" for (what, arm), most in _grown(words).items() if not most > _MORE]
         same = f" No growth: {'; '.join(still)}." if still else ""
         width, head_dim = (_arm(words, arm) for arm in _ARMS)
-        return f"With {words['most']:g} heads in place of 1, {width}. The same {head_dim}.{same}"
+        return f"With {words['most']:g} heads in place of 1, {width}. {head_dim.capitalize()}.{same}"
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
         labels = {

@@ -47,11 +47,11 @@ class SquareOfLength(CostClaim):
         "Bands: 95% over rounds of timing. The dotted line beneath grows with the square of the length."
     )
     limits: ClassVar[str] = (
-        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels; the "
-        "projections, and in a whole model the layers between, grow with the length itself, not its square, so that a "
-        "model may seem linear until its maps outweigh them. An exponent of time above 2 is the machine's and no law: "
-        "operations and bytes never grow faster than the square, but maps that outgrow a processor's cache take longer "
-        "for each."
+        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels; the"
+        " projections, and in a whole model the layers between, grow with the length itself, not its square, so that a"
+        " model may seem linear until its maps outweigh them. An exponent of time above 2 is the machine's and no law:"
+        " operations and bytes never grow faster than the square; perhaps maps outgrow the processor's cache. Rounds "
+        "are of one session: another, on the same two shared processors, gave 3.5."
     )
 
     of_a_model: ClassVar[bool] = True

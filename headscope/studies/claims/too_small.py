@@ -25,6 +25,7 @@ from headscope.studies.headcount.shapes import pooled
 __all__ = ["TooSmall"]
 
 _PAPER = 16  # dimensions of a head that the paper calls too few
+_OF_THE_PAPER = ("paper_heads", "paper", "paper_from", "paper_to")
 _TOLD = "told of "  # before the name of a task, in names of numbers: 1 as the paper says, −1 the contrary, 0 neither
 
 
@@ -71,9 +72,9 @@ class TooSmall(SweepClaim):
     )
     drawn: ClassVar[str] = CURVES_DRAWN
     limits: ClassVar[str] = (
-        "Small models (64 wide) and short training. The most heads, 64, have one dimension each, not the paper's 16, "
-        "which the sentence above names apart. With 8 dimensions a head maps of 32 and 64 tokens err much with every "
-        "number of heads: that the most are as good there says that number does not make up for size."
+        "Small models (64 wide) and short training. The most heads, 64, have one dimension each; the paper's example, "
+        "32 heads of 16 dimensions, is of a width of 512. With 8 dimensions a head maps of 32 and 64 tokens err much "
+        "with every number of heads: more heads do not make up for their size."
     )
 
     def measure(self, sweep: Sweep) -> Measured:
@@ -86,7 +87,8 @@ class TooSmall(SweepClaim):
         ends = [float(end) for end in control.interval()]
         numbers = {
             "tasks": float(len(shapes)), "contrary": float(contrary.sum()), "fall": float(fall.sum()),
-            "wide": float(control.centre), "wide_from": ends[0], "wide_to": ends[1], "paper": _at(sweep, _PAPER),
+            "wide": float(control.centre), "wide_from": ends[0], "wide_to": ends[1],
+            **_at(sweep, _PAPER),
             **{f"{_TOLD}{task}": float(fall[task]) - float(contrary[task]) for task in sweep.shapes["task"].unique()},
         }  # fmt: skip
         return Measured(float(spread.centre), sweep.over, numbers, sweep.runs, float(low), float(high))
@@ -103,7 +105,8 @@ class TooSmall(SweepClaim):
         paper = (
             ""
             if isnan(words["paper"])
-            else f" Heads of {_PAPER} dimensions, as in the paper's example, lose {words['paper']:.1%} at fixed width."
+            else f" At fixed width {words['paper_heads']:g} heads of {_PAPER} dimensions lose {words['paper']:.1%} "
+            f"({_percent(words['paper_from'])} to {_percent(words['paper_to'])})."
         )
         return (
             f"On {words['fall']:g} of {words['tasks']:g} tasks{fall} the most heads err more than the best number at "
@@ -140,11 +143,16 @@ def _named(words: Mapping[str, float], sign: float) -> str:
     return f" ({', '.join(tasks)})" if tasks else ""
 
 
-def _at(sweep: Sweep, head_dim: int) -> float:
-    """What heads of a size lose at fixed width, as a share of what is learnt; NaN where none had it."""
+def _at(sweep: Sweep, head_dim: int) -> dict[str, float]:
+    """How many heads have a size at fixed width, and what they lose, as a share of what is learnt; NaN if none."""
     own = sweep.runs[sweep.runs["arm"] == "width"]
-    sizes = own.groupby("n_heads")["head_dim"].first().tolist()
-    return float(pooled(own, "width", sizes.index(head_dim)).centre) if head_dim in sizes else nan
+    sizes = own.groupby("n_heads")["head_dim"].first()
+    if head_dim not in sizes.tolist():
+        return dict.fromkeys(_OF_THE_PAPER, nan)
+    place = sizes.tolist().index(head_dim)
+    spread = pooled(own, "width", place)
+    low, high = (float(end) for end in spread.interval())
+    return dict(zip(_OF_THE_PAPER, (float(sizes.index[place]), float(spread.centre), low, high), strict=True))
 
 
 def _told(shapes: pd.DataFrame) -> str:

@@ -8,21 +8,24 @@ import pandas as pd
 from jaxtyping import Float
 
 from headscope.errors import InputError
+from headscope.formatting import MISSING, markdown_table
 from headscope.intervals import LEVEL, Spread, mean_spread
 
 __all__ = [
+    "ARM_NAMES",
     "MARGIN",
     "against_best",
-    "by_arm",
     "errors_of",
     "learnt",
     "learnt_curves",
     "lost_with_one_for_all",
+    "mean_table",
     "pooled",
     "shapes",
     "sized",
 ]
 
+ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
 
 
@@ -182,20 +185,28 @@ def _over_kinds(values: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(np.mean([np.mean(own, axis=0) for own in kinds.values()], axis=0))
 
 
-def by_arm(runs: pd.DataFrame, value: str, words: Callable[[float, int], str]) -> str:
-    """Means of a value for each number of heads, in words, an arm after the other.
+def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> str:
+    """Means over seeds in Markdown: a row for each task and arm, a column for each number of heads.
 
     Args:
         runs: see `shapes`.
-        value: the column.
-        words: what a mean at a number of heads is called.
+        value: the column; runs that lack it are left out.
+        words: how a mean is written.
+
+    >>> runs = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 2], "x": [0.2, 0.4, 0.5]})
+    >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}"))
+    | task | arm | 1 | 2 |
+    | --- | --- | --- | --- |
+    | a | fixed width | 0.3 | 0.5 |
     """
-    parts = []
-    for arm, own in runs.groupby("arm", sort=False):
-        means = own.groupby("n_heads")[value].mean()
-        each = ", ".join(words(float(mean), int(n)) for n, mean in means.items())
-        parts.append(f"{'at fixed width' if arm == 'width' else 'at fixed head_dim'} {each}")
-    return "; ".join(parts)
+    own = runs[runs[value].notna()]
+    heads = sorted(own["n_heads"].unique())
+    rows = []
+    for (task, arm), part in own.groupby(["task", "arm"], sort=False):
+        means = part.groupby("n_heads")[value].mean()
+        cells = (words(float(means[n])) if n in means else MISSING for n in heads)
+        rows.append((str(task), ARM_NAMES[str(arm)], *cells))
+    return markdown_table(("task", "arm", *(str(n) for n in heads)), rows)
 
 
 def _seeds(curves: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -33,7 +33,7 @@ def made(**facts: Any) -> Rulings:
 @pytest.mark.parametrize(
     ("name", "there"),
     [
-        ("C1", "2 small layers; 16 documents of it; judged by loss (nats/byte), seed 0 to 4."),
+        ("C1", "2 small layers; a text of 16 documents of it; metric loss (nats/byte); seed 0 to 4."),
         ("C5", "One layer without a mask, 512 wide: against length with 8 heads of 64 dimensions, against heads at"),
         ("C7", "2 tasks (lookups, digits), 1 to 64 heads, at fixed width and with 4 dimensions a head, 5 seeds"),
     ],
@@ -45,12 +45,13 @@ def test_a_page_names_what_its_own_numbers_are_of(name: str, there: str) -> None
     parts = ("16 documents", "One layer without", "2 tasks (lookups")
     assert sum(part in written for part in parts) == 1
     assert ("Timed on torch 2.13, a processor" in written) == (name == "C5")
+    assert parts[0] not in page("C7", [made(subject=SUBJECT, sweep=SWEEP)])
     assert all(part in index_page([asked]) for part in parts)
 
 
 def test_a_model_that_was_timed_whole_is_named() -> None:
     written = page("C5", [made(**SUBJECT)])
-    assert "2 small layers; 16 documents of it" in written
+    assert "2 small layers; a text of 16 documents of it" in written
     assert "Timed on torch 2.13" in written
 
 
@@ -62,8 +63,10 @@ def test_demo_models_come_with_how_they_are_installed() -> None:
 def test_the_index_in_japanese_names_the_machine() -> None:
     asked = made(costs=COSTS).asked_with("", name="reference on H100")
     written = index_page_ja([asked])
-    assert "**参照モデル(H100)**:計時した層:幅512。計時環境:torch 2.13、a processor。" in written
+    assert "**参照モデル(H100)**:C5・C8:幅512の1層を計時(torch 2.13、a processor)。" in written
     assert "C14について:" in written
     assert "on H100" not in written
-    assert "**参照モデル**:このツールが学習させる" in index_page_ja([made(subject=SUBJECT)])
+    whole = index_page_ja([made(subject=SUBJECT, sweep=SWEEP)])
+    assert "**参照モデル**:このツールが学習させる" in whole
+    assert "C7・C10・C11:2タスクを1〜64ヘッド、シード5個で学習。" in whole
     assert "On C14: " in index_page([asked])

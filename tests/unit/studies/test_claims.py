@@ -177,7 +177,8 @@ def test_all_pairs_are_allowed_where_nothing_is_hidden() -> None:
     padded = [{**batch, "attention_mask": batch["attention_mask"].clone()} for batch in batches]
     for batch in padded:
         batch["attention_mask"][:, 20:] = 0
-    ruling = ask_model(make_subject(model, padded), ["C16"]).rulings[0]
+    mean, ruling = ask_model(make_subject(model, padded), ["C3", "C16"]).rulings
+    assert "up to 20 tokens" in mean.sentence
     assert (ruling.verdict, ruling.effect) == ("supported", 1.0)
     assert "20 tokens" in ruling.sentence
     causal = ask_model(make_subject(), ["C16"]).rulings[0]

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from headscope.errors import InputError, InterruptedWorkError, StorageError, UnknownNameError
+from headscope.reporting.figures import count_curve, removal_curves
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.headcount.measuring import ALLOWED, MEASURED, run_case
 from headscope.studies.headcount.settings import Case, head_dim_of
 from headscope.studies.headcount.shapes import (
     MARGIN,
     against_best,
-    by_arm,
     lost_with_one_for_all,
+    mean_table,
     pooled,
     shapes,
     sized,
@@ -221,11 +222,43 @@ def test_maps_of_several_lengths_count_as_one_kind() -> None:
     assert pooled(pd.concat([*worse, alike]), "width", 0).centre == pytest.approx(0.4 / 0.9 / 2)
 
 
-def test_means_by_number_of_heads_are_told_arm_by_arm() -> None:
-    one = pd.DataFrame({"arm": ["width", "width", "width"], "n_heads": [1, 1, 8], "x": [0.1, 0.3, 0.5]})
+def test_means_by_number_of_heads_are_told_for_each_task_and_arm() -> None:
+    one = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 8], "x": [0.1, 0.3, 0.5]})
     other = one.assign(arm="head_dim", x=[0.0, 0.0, 1.0])
-    told = by_arm(pd.concat([one, other]), "x", lambda value, n: f"{value:.0%} of {n}")
-    assert told == "at fixed width 20% of 1, 50% of 8; at fixed head_dim 0% of 1, 100% of 8"
+    nothing, less = one.assign(task="b", x=np.nan), one.assign(task="c", n_heads=8)
+    table = mean_table(pd.concat([one, other, nothing, less]), "x", lambda mean: f"{mean:.0%}")
+    assert table.splitlines()[2:] == [
+        "| a | fixed width | 20% | 50% |",
+        "| a | fixed head_dim | 0% | 100% |",
+        "| c | fixed width | – | 30% |",
+    ]
+
+
+def test_error_with_heads_removed_is_drawn_of_learners_at_fixed_width() -> None:
+    rows = [
+        {"task": task, "arm": arm, "n_heads": n, "seed": seed, "share": share, "error": n * share + 0.1 * seed}
+        for task in ("a", "b")
+        for arm, n in (("width", 1), ("width", 4), ("head_dim", 8))
+        for seed in (0, 1)
+        for share in (0.0, 1.0)
+    ]
+    drawn = removal_curves(pd.DataFrame(rows))
+    assert [ax.get_title(loc="left") for ax in drawn.axes] == ["a", "b"]
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in drawn.axes[1].lines}
+    assert set(lines) == {"1", "4"}
+    np.testing.assert_allclose(lines["4"], [0.05, 4.05])
+
+
+def test_bands_of_what_is_never_below_zero_end_there() -> None:
+    rows = [
+        {"task": "a", "arm": "width", "n_heads": n, "seed": seed, "x": value, "unit": ""}
+        for n, values in ((1, (0.0, 0.0, 0.3)), (2, (0.1, 0.2, 0.3)), (4, (np.nan,) * 3))
+        for seed, value in enumerate(values)
+    ]
+    ax = count_curve(pd.DataFrame(rows), "a", "x")
+    band = np.asarray(ax.collections[0].get_paths()[0].vertices)
+    assert band[:, 1].min() == 0
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2"]  # no place for what was never measured
 
 
 def test_one_number_for_all_costs_nothing_where_one_is_the_best_for_all() -> None:
