@@ -13,6 +13,7 @@ __all__ = [
     "interval",
     "markdown_table",
     "number",
+    "percent",
     "power_of_ten",
     "quantity",
     "thousands",
@@ -41,6 +42,18 @@ def number(value: float, digits: int = 3) -> str:
     if -4 < power < 6:
         return f"{sign}{abs(value):,.{max(digits - 1 - power, 0)}f}"
     return f"{sign}{mantissa}×{power_of_ten(power)}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, to one decimal.
+
+    >>> percent(0.1234), percent(-0.0501), percent(-0.0001), percent(float("nan"))
+    ('12.3%', '−5.0%', '0.0%', '–')
+    """
+    if math.isnan(share):
+        return MISSING
+    rounded = round(100 * share, 1) + 0.0  # −0.0 is 0.0
+    return f"{rounded:.1f}%".replace("-", "−")
 
 
 def brief(value: float) -> str:

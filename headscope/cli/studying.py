@@ -29,7 +29,7 @@ from headscope.cli.options import (
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.folders import check_free, new_folder
-from headscope.formatting import MISSING, interval, number
+from headscope.formatting import MISSING, interval, number, percent
 from headscope.loading import Loaded, load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages
@@ -116,16 +116,12 @@ def _print_shapes(found: Sweep) -> None:
         error = f"{number(row['best_error'])} {row['unit']}"
         table.add_row(row["task"], row["arm"], str(row["best"]), error, row["good"], *ends)
     stdout.print(table)
-    typer.echo("in percent of what the best learns over chance, with 95% intervals over seeds")
+    typer.echo("as shares of what the best learns over chance, with 95% intervals over seeds")
 
 
 def _end(row: dict[str, Any], end: str) -> str:
-    middle, low, high = (_percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
+    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
     return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
-
-
-def _percent(share: float) -> str:
-    return MISSING if share != share else f"{100 * share:.1f}%".replace("-", "−")
 
 
 @app.command(name="claims")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.formatting import markdown_table, number
+from headscope.formatting import markdown_table, number, percent
 from headscope.reporting.figures import count_curves, figure_of, map_bound
 from headscope.studies.claims import (
     CLAIMS,
@@ -106,14 +106,14 @@ class TooSmall(SweepClaim):
             ""
             if isnan(words["paper"])
             else f" At fixed width {words['paper_heads']:g} heads of {_PAPER} dimensions lose {words['paper']:.1%} "
-            f"({_percent(words['paper_from'])} to {_percent(words['paper_to'])})."
+            f"({percent(words['paper_from'])} to {percent(words['paper_to'])})."
         )
         return (
             f"On {words['fall']:g} of {words['tasks']:g} tasks{fall} the most heads err more than the best number at "
             f"fixed width and not at fixed head_dim; on {words['contrary']:g}{contrary} they do not at fixed width, or "
             f"do at fixed head_dim too; on {words['tasks'] - words['fall'] - words['contrary']:g}{untold} it cannot be "
             f"told. On average they lose {words['effect']:.0%} of what is learnt, against {words['wide']:.1%} "
-            f"({_percent(words['wide_from'])} to {_percent(words['wide_to'])}) at fixed head_dim.{paper}"
+            f"({percent(words['wide_from'])} to {percent(words['wide_to'])}) at fixed head_dim.{paper}"
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
@@ -164,17 +164,12 @@ def _told(shapes: pd.DataFrame) -> str:
         for row in shapes.to_dict("records")
     ]  # fmt: skip
     words = (
-        "How much more the fewest and the most heads err than the best other number, in percent of what the best "
+        "How much more the fewest and the most heads err than the best other number, as shares of what the best "
         "learns over chance, with intervals that hold for all tasks of an arm together (95%):"
     )
     return f"{words}\n\n{markdown_table(head, rows)}"
 
 
 def _beyond(row: dict[str, Any], end: str) -> str:
-    middle, low, high = (_percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
+    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
     return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
-
-
-def _percent(share: float) -> str:
-    """One decimal, and no −0.0."""
-    return f"{round(100 * share, 1) + 0.0:.1f}".replace("-", "−")
