@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -29,12 +29,13 @@ from headscope.cli.options import (
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.folders import check_free, new_folder
-from headscope.formatting import MISSING, interval, number, percent
+from headscope.formatting import MISSING, interval, number
 from headscope.loading import Loaded, load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages
 from headscope.studies.claims import CLAIMS, in_order
 from headscope.studies.headcount import Settings, Sweep, draw, sweep
+from headscope.studies.headcount.telling import difference
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import TASKS
@@ -112,16 +113,11 @@ def _print_shapes(found: Sweep) -> None:
     for column in ("task", "arm", "best", "error there", "as good", "fewest heads", "most heads"):
         table.add_column(column)
     for row in found.shapes.to_dict("records"):
-        ends = [_end(row, end) for end in ("few", "many")]
+        ends = [difference(row, end) for end in ("few", "many")]
         error = f"{number(row['best_error'])} {row['unit']}"
         table.add_row(row["task"], row["arm"], str(row["best"]), error, row["good"], *ends)
     stdout.print(table)
     typer.echo("as shares of what the best learns over chance, with 95% intervals over seeds")
-
-
-def _end(row: dict[str, Any], end: str) -> str:
-    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
-    return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
 
 
 @app.command(name="claims")

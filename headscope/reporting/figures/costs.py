@@ -10,14 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from headscope.intervals import mean_spread
-from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 
 __all__ = ["cost_curve", "cost_curves"]
 
 _COLOURS = {"eager": COLOURS["redundant"], "sdpa": COLOURS["needed"]}
 _WIDTHS = {"eager": 3.2}  # so that one line shows under another that is the same
 _STYLES: dict[str, Any] = {"width": "-", "head_dim": "--"}
-_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 _QUANTITIES = {"seconds": "time", "bytes": "memory", "flops": "operations"}
 _UNITS = {"seconds": "s", "bytes": "B", "flops": ""}
 _PREFIXES = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}
@@ -106,7 +105,7 @@ def cost_curves(costs: pd.DataFrame, part: str, against: str) -> Figure:
     lines = own[["kernel", "arm"]].drop_duplicates().to_dict("records")
     several = own["arm"].nunique() > 1
     handles = [_stroke(line["kernel"], line["arm"]) for line in lines]
-    names = [line["kernel"] + (f", {_NAMES[line['arm']]}" if several else "") for line in lines]
+    names = [line["kernel"] + (f", {ARM_NAMES[line['arm']]}" if several else "") for line in lines]
     figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
     return figure
 

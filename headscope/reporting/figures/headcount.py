@@ -11,12 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 
 from headscope.intervals import mean_spread
-from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 
 __all__ = ["count_curve", "count_curves", "map_bound", "removal_curves"]
 
 ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
-_ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 _MARKS = {"width": "o", "head_dim": "s"}
 _UNITS = {"parameters": "", "flops": "", "memory": "B", "seconds": "s"}  # of what spans many sizes
 _SIDE, _ROW = 3.1, 2.7  # inches of a panel
@@ -49,7 +48,7 @@ def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes
         heads, values = table.columns.to_numpy(), table.to_numpy(np.float64)
         spread = mean_spread(values.T, np.arange(len(values)))
         low, high = spread.interval()
-        if values.min() >= 0:
+        if np.nanmin(values) >= 0:
             low = np.maximum(low, 0)
         colour = ARM_COLOURS[str(arm)]
         ax.fill_between(heads, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -123,7 +122,7 @@ def removal_curves(removal: pd.DataFrame) -> Figure:
         ax.tick_params(length=0, which="both")
     axes[0].set_ylabel("error, in the task's unit")
     handles, labels = axes[0].get_legend_handles_labels()
-    title = "heads, fixed width"
+    title = f"heads, {ARM_NAMES['width']}"
     figure.legend(handles, labels, title=title, loc="outside right center", frameon=False, fontsize=9, title_fontsize=9)
     return figure
 
@@ -200,7 +199,7 @@ def _doublings(ax: Axes, heads: Sequence[int]) -> None:
 
 def _arm_legend(figure: Figure, runs: pd.DataFrame) -> None:
     """What the arms' lines are called, with the dimensions of a head where they are fixed."""
-    arms, names = runs["arm"].unique().tolist(), dict(_ARM_NAMES)
+    arms, names = runs["arm"].unique().tolist(), dict(ARM_NAMES)
     sizes = runs.loc[runs["arm"] == "head_dim", "head_dim"].unique()
     if len(sizes) == 1:
         names["head_dim"] = f"{names['head_dim']}, {sizes[0]}"

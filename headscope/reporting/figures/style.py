@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 __all__ = [
     "ALIKE",
+    "ARM_NAMES",
     "BOTH_SIGNS",
     "COLOURS",
     "DARK",
@@ -56,6 +57,8 @@ DARK = {
     "#2f95d0": "#a5dbff", "#7a5ac2": "#b7a0f2", "#c0407e": "#f18cc0", "#434e5b": "#c4ccd5", "#8f8a6a": "#bdb892",
 }  # fmt: skip
 ONE_SIGN, BOTH_SIGNS, ALIKE = "mako_r", "vlag_r", "rocket_r"  # seaborn's; even in lightness, safe for any colour vision
+
+ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}  # how sizes of heads follow from their number
 
 _FAMILIES = (
     "Inter", "Segoe UI", "Helvetica Neue", "Arial", "Noto Sans", "DejaVu Sans",

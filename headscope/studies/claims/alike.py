@@ -12,7 +12,7 @@ from headscope.preparation import Budget
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import mean_table
+from headscope.studies.headcount.telling import mean_table
 from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
 

@@ -15,7 +15,7 @@ from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import mean_table
+from headscope.studies.headcount.telling import mean_table
 from headscope.studies.subjects import Subject
 
 __all__ = ["Diversity"]

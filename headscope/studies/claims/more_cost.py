@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope.reporting.figures import cost_curves, count_curves
+from headscope.reporting.figures.style import ARM_NAMES
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, CostClaim, Measured
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.scaling import growth
@@ -68,9 +69,9 @@ class MoreCost(CostClaim):
         return NOT_SUPPORTED if max(highs) <= _MORE else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
-        still = [f"{what} {arm}" for (what, arm), most in _grown(words).items() if not most > _MORE]
+        still = [f"{what} at {where}" for (what, where), most in _grown(words).items() if not most > _MORE]
         same = f" No growth: {'; '.join(still)}." if still else ""
-        width, head_dim = (_arm(words, arm) for arm in _ARMS)
+        width, head_dim = (_arm(words, arm) for arm in ARM_NAMES)
         return f"With {words['most']:g} heads in place of 1, {width}. {head_dim.capitalize()}.{same}"
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
@@ -91,7 +92,6 @@ class MoreCost(CostClaim):
         return cost_curves(table, "attention", "heads")
 
 
-_ARMS = {"width": "at fixed width", "head_dim": "at fixed head_dim"}
 _KERNELS = ("eager", "sdpa")
 
 
@@ -106,13 +106,13 @@ def _arm(words: Mapping[str, float], arm: str) -> str:
     for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
         inference, training = times(quantity, "inference"), times(quantity, "training")
         parts.append(f"{name} {inference}" + ("" if inference == training else f" (in training {training})"))
-    return f"{_ARMS[arm]}: {'; '.join(parts)}"
+    return f"at {ARM_NAMES[arm]}: {'; '.join(parts)}"
 
 
 def _grown(words: Mapping[str, float]) -> dict[tuple[str, str], float]:
     """How much each quantity grows at the most, over both modes, by (quantity and kernel, arm) in words."""
     found: dict[tuple[str, str], float] = {}
-    for arm, where in _ARMS.items():
+    for arm, where in ARM_NAMES.items():
         for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
             for kernel in _KERNELS:
                 what = name if quantity == "flops" else f"{name} ({kernel})"

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from math import isnan, nan
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.formatting import markdown_table, number, percent
+from headscope.formatting import count, percent
 from headscope.reporting.figures import count_curves, figure_of, map_bound
 from headscope.studies.claims import (
     CLAIMS,
@@ -21,6 +21,7 @@ from headscope.studies.claims import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
+from headscope.studies.headcount.telling import shape_table
 
 __all__ = ["TooSmall"]
 
@@ -102,12 +103,11 @@ class TooSmall(SweepClaim):
 
     def say(self, words: Mapping[str, float]) -> str:
         fall, contrary, untold = (_named(words, sign) for sign in (1.0, -1.0, 0.0))
-        paper = (
-            ""
-            if isnan(words["paper"])
-            else f" At fixed width {words['paper_heads']:g} heads of {_PAPER} dimensions lose {words['paper']:.1%} "
-            f"({percent(words['paper_from'])} to {percent(words['paper_to'])})."
-        )
+        paper = ""
+        if not isnan(words["paper"]):
+            heads = count(int(words["paper_heads"]), "head")
+            ends = f"{percent(words['paper_from'])} to {percent(words['paper_to'])}"
+            paper = f" At fixed width {heads} of {_PAPER} dimensions lose {words['paper']:.1%} ({ends})."
         return (
             f"On {words['fall']:g} of {words['tasks']:g} tasks{fall} the most heads err more than the best number at "
             f"fixed width and not at fixed head_dim; on {words['contrary']:g}{contrary} they do not at fixed width, or "
@@ -121,7 +121,11 @@ class TooSmall(SweepClaim):
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
         figures = {"score_rank": count_curves(sweep.runs, "score_rank", label="rank of scores")}
-        shapes = _told(sweep.shapes)
+        words = (
+            "How much more the fewest and the most heads err than the best other number, as shares of what the best "
+            "learns over chance, with intervals that hold for all tasks of an arm together (95%):"
+        )
+        shapes = f"{words}\n\n{shape_table(sweep.shapes)}"
         maps = sweep.runs[sweep.runs["task"].str.startswith("maps-")]
         if maps.empty:
             return shapes, figures
@@ -153,23 +157,3 @@ def _at(sweep: Sweep, head_dim: int) -> dict[str, float]:
     spread = pooled(own, "width", place)
     low, high = (float(end) for end in spread.interval())
     return dict(zip(_OF_THE_PAPER, (float(sizes.index[place]), float(spread.centre), low, high), strict=True))
-
-
-def _told(shapes: pd.DataFrame) -> str:
-    """A row for each task and arm, in Markdown."""
-    head = ("task", "arm", "best", "as good (within 1%)", "error there", "fewest heads, beyond", "most heads, beyond")
-    rows = [
-        (row["task"], "fixed width" if row["arm"] == "width" else "fixed head_dim", str(row["best"]), row["good"],
-         f"{number(row['best_error'])} {row['unit']}", _beyond(row, "few"), _beyond(row, "many"))
-        for row in shapes.to_dict("records")
-    ]  # fmt: skip
-    words = (
-        "How much more the fewest and the most heads err than the best other number, as shares of what the best "
-        "learns over chance, with intervals that hold for all tasks of an arm together (95%):"
-    )
-    return f"{words}\n\n{markdown_table(head, rows)}"
-
-
-def _beyond(row: dict[str, Any], end: str) -> str:
-    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
-    return f"{middle} ({low} to {high}): {row[f'{end}_is']}"

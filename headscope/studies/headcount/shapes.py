@@ -1,6 +1,6 @@
 """Shapes: does error fall, rise or stay as heads become more? With intervals over seeds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,24 +8,20 @@ import pandas as pd
 from jaxtyping import Float
 
 from headscope.errors import InputError
-from headscope.formatting import MISSING, markdown_table
 from headscope.intervals import LEVEL, Spread, mean_spread
 
 __all__ = [
-    "ARM_NAMES",
     "MARGIN",
     "against_best",
     "errors_of",
     "learnt",
     "learnt_curves",
     "lost_with_one_for_all",
-    "mean_table",
     "pooled",
     "shapes",
     "sized",
 ]
 
-ARM_NAMES = {"width": "fixed width", "head_dim": "fixed head_dim"}
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
 
 
@@ -183,30 +179,6 @@ def _over_kinds(values: Mapping[str, np.ndarray]) -> np.ndarray:
     for label, own in values.items():
         kinds.setdefault(label.partition("-")[0], []).append(own)
     return np.asarray(np.mean([np.mean(own, axis=0) for own in kinds.values()], axis=0))
-
-
-def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> str:
-    """Means over seeds in Markdown: a row for each task and arm, a column for each number of heads.
-
-    Args:
-        runs: see `shapes`.
-        value: the column; runs that lack it are left out.
-        words: how a mean is written.
-
-    >>> runs = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 2], "x": [0.2, 0.4, 0.5]})
-    >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}"))
-    | task | arm | 1 | 2 |
-    | --- | --- | --- | --- |
-    | a | fixed width | 0.3 | 0.5 |
-    """
-    own = runs[runs[value].notna()]
-    heads = sorted(own["n_heads"].unique())
-    rows = []
-    for (task, arm), part in own.groupby(["task", "arm"], sort=False):
-        means = part.groupby("n_heads")[value].mean()
-        cells = (words(float(means[n])) if n in means else MISSING for n in heads)
-        rows.append((str(task), ARM_NAMES[str(arm)], *cells))
-    return markdown_table(("task", "arm", *(str(n) for n in heads)), rows)
 
 
 def _seeds(curves: Mapping[str, np.ndarray]) -> np.ndarray:

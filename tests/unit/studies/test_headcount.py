@@ -17,12 +17,12 @@ from headscope.studies.headcount.shapes import (
     MARGIN,
     against_best,
     lost_with_one_for_all,
-    mean_table,
     pooled,
     shapes,
     sized,
 )
 from headscope.studies.headcount.sweeping import beyond
+from headscope.studies.headcount.telling import mean_table
 from headscope.studies.tasks import inputs, task_named
 from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train

@@ -87,7 +87,7 @@ def test_heads_of_the_size_that_the_paper_names_are_told_apart() -> None:
     assert words["paper_heads"] == 1
     assert words["paper"] == pytest.approx(0.4 / 0.9, abs=1e-4)
     assert words["paper_from"] < words["paper"] < words["paper_to"]
-    assert "1 heads of 16 dimensions lose 44.4% (44.4% to 44.4%)" in claim.say(words)
+    assert "1 head of 16 dimensions lose 44.4% (44.4% to 44.4%)" in claim.say(words)
     without = {("a", arm): {2: 0.1, 4: 0.1} for arm in ARMS}
     assert "of 16 dimensions" not in claim.say(claim.measure(runs(without)).words)
 

@@ -1,0 +1,64 @@
+"""Telling what a sweep found: tables in Markdown, and differences in words."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from headscope.formatting import MISSING, markdown_table, number, percent
+from headscope.reporting.figures.style import ARM_NAMES
+
+__all__ = ["difference", "mean_table", "shape_table"]
+
+
+def difference(row: Mapping[str, Any], end: str) -> str:
+    """How much more one end of the numbers of heads errs than the best other: middle, interval and verdict.
+
+    Args:
+        row: of `headscope.studies.headcount.shapes.shapes`.
+        end: "few" or "many".
+
+    >>> difference({"few": 0.5, "few_low": 0.4, "few_high": 0.6, "few_is": "worse"}, "few")
+    '50.0% (40.0% to 60.0%): worse'
+    """
+    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
+    return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
+
+
+def shape_table(shapes: pd.DataFrame) -> str:
+    """How error runs with the number of heads, in Markdown: a row for each task and arm.
+
+    Args:
+        shapes: see `headscope.studies.headcount.shapes.shapes`.
+    """
+    head = ("task", "arm", "best", "as good (within 1%)", "error there", "fewest heads, beyond", "most heads, beyond")
+    rows = [
+        (row["task"], ARM_NAMES[row["arm"]], str(row["best"]), row["good"],
+         f"{number(row['best_error'])} {row['unit']}", difference(row, "few"), difference(row, "many"))
+        for row in shapes.to_dict("records")
+    ]  # fmt: skip
+    return markdown_table(head, rows)
+
+
+def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> str:
+    """Means over seeds in Markdown: a row for each task and arm, a column for each number of heads.
+
+    Args:
+        runs: see `headscope.studies.headcount.results.Sweep`.
+        value: the column; runs that lack it are left out.
+        words: how a mean is written.
+
+    >>> runs = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 2], "x": [0.2, 0.4, 0.5]})
+    >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}"))
+    | task | arm | 1 | 2 |
+    | --- | --- | --- | --- |
+    | a | fixed width | 0.3 | 0.5 |
+    """
+    own = runs[runs[value].notna()]
+    heads = sorted(own["n_heads"].unique())
+    rows = []
+    for (task, arm), part in own.groupby(["task", "arm"], sort=False):
+        means = part.groupby("n_heads")[value].mean()
+        cells = (words(float(means[n])) if n in means else MISSING for n in heads)
+        rows.append((str(task), ARM_NAMES[str(arm)], *cells))
+    return markdown_table(("task", "arm", *(str(n) for n in heads)), rows)
