@@ -10,10 +10,10 @@ import pandas as pd
 import typer
 
 import headscope as hs
+from headscope._support.environment import machine
+from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
 from headscope.demo import DEMO_MODELS, demo_model
-from headscope.environment import machine
-from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import figure_of, ratios
 from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
 from headscope.studies.memory import bench_memory

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 import headscope as hs
+from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
 from headscope.cli.options import progress_bar
 from headscope.comparing import How, compare_heads
-from headscope.folders import check_free, new_folder
 from headscope.measures import MEASURES
 from headscope.reporting import figures
 from headscope.tokens import spell

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
 from headscope.cli.options import progress_bar
-from headscope.folders import check_free, new_folder
 from headscope.reporting.figures import coverage_plot, figure_of
 from headscope.studies.coverage import coverage
 

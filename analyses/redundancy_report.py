@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 import headscope as hs
+from headscope._support.folders import check_free
 from headscope.cli import refusing
 from headscope.cli.options import progress_bar
-from headscope.folders import check_free
 
 
 def main(

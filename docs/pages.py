@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import typer
 
-from headscope.cards import Card
+from headscope._support.cards import Card
+from headscope._support.registry import Registry
 from headscope.cli import app, story
 from headscope.measures import MEASURES, Measure
-from headscope.registry import Registry
 from headscope.scores import SCORES
 
 __all__ = ["cards", "commands", "coverage", "ratios", "write_pages"]

@@ -14,23 +14,23 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from headscope._support.environment import versions
+from headscope._support.folders import new_folder
+from headscope._support.progress import Progress
+from headscope._support.shown import Shown
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
-from headscope.environment import versions
 from headscope.errors import StorageError
 from headscope.evidence import gather
-from headscope.folders import new_folder
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.loading import Loaded
 from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, prepare
-from headscope.progress import Progress
 from headscope.reporting import render
-from headscope.shown import Shown
 from headscope.splits import sample_batches, split_documents
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
@@ -162,7 +162,7 @@ def analyze(
         batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at.
-        progress: told of each step; see `headscope.progress`.
+        progress: told of each step; see `headscope._support.progress`.
 
     Returns:
         Every table, the candidates and the verdict.

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.heads import HeadId
 from headscope.tables import HeadTable, PairTable
 from headscope.verdicts import QUADRANTS, Lines, quadrants

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.batches import Batch, check_takes, probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
@@ -17,7 +18,6 @@ from headscope.nulls import scramble_tokens
 from headscope.observation import observe
 from headscope.pairing import heads_of, pair_table
 from headscope.passes import parse_memory, plan_passes
-from headscope.progress import Progress, part_of
 from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
@@ -95,7 +95,7 @@ def similarity(
         anatomy: of `model`; skips the probe.
         skip_first: positions at the start of each row that do not count.
         seed: of the random tokens that maps are compared on beside.
-        progress: told of each batch of each pass; see `headscope.progress`.
+        progress: told of each batch of each pass; see `headscope._support.progress`.
 
     Returns:
         A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see

@@ -11,19 +11,19 @@ import pandas as pd
 from scipy.stats import t as student
 from torch import Tensor, nn
 
+from headscope._support.folders import new_folder
+from headscope._support.formatting import brief_list, count, fixed, number
+from headscope._support.progress import Progress, part_of
+from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
 from headscope.batches import Batch, check_takes, probe_example
 from headscope.comparing import similarity
 from headscope.errors import InputError
-from headscope.folders import new_folder
-from headscope.formatting import brief_list, count, fixed, number
 from headscope.heads import HeadId
 from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
-from headscope.progress import Progress, part_of
 from headscope.scoring import Rated, by_metric, rate_heads
-from headscope.shown import Shown
 from headscope.significance import false_discovery, sign_flip
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 
@@ -170,7 +170,7 @@ def compare(
             `batches` without it.
         skip_first: positions at the start of each row that do not count; a metric counts every position, so scores that
             are measured by one, as ablation is, cannot leave any out.
-        progress: told of each step; see `headscope.progress`.
+        progress: told of each step; see `headscope._support.progress`.
 
     Returns:
         A row for each score and head, and for two models how alike each head is to itself.

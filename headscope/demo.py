@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import transformers
 
+from headscope._support.folders import new_folder
 from headscope.errors import HeadscopeError, ModelError, UnknownNameError
-from headscope.folders import new_folder
 from headscope.loading import quietly
 
 __all__ = ["DEMO_MODELS", "demo_model"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from headscope._support.progress import Progress
 from headscope.batches import Batch
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
@@ -12,7 +13,6 @@ from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.observation import Observed, observe
 from headscope.pairing import Computed, heads_of, pair_table
-from headscope.progress import Progress
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
 from headscope.scoring import head_table
@@ -70,7 +70,7 @@ def gather(
         metric: of effects and gradients.
         anatomy: the model's.
         seed: of random directions.
-        progress: told of each batch and each head; see `headscope.progress`.
+        progress: told of each batch and each head; see `headscope._support.progress`.
     """
     cut = anatomy.cuttable
     within, observed, across = _observe(model, batches, cut, progress)

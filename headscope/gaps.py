@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from headscope.formatting import brief_list
+from headscope._support.formatting import brief_list
 from headscope.tables import PairTable
 
 __all__ = ["ONE_DOCUMENT", "why_no_value"]

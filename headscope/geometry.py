@@ -13,9 +13,9 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 from sklearn.manifold import smacof
 
+from headscope._support.shown import Shown, reasons
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.shown import Shown, reasons
 from headscope.tables import PairTable, read_table, token_counts, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 import pandas as pd
 
+from headscope._support.shown import Shown
 from headscope.errors import UnknownNameError
-from headscope.shown import Shown
 
 __all__ = ["Anatomy", "HeadId", "HeadLike", "Site", "Slices"]
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from headscope._support.progress import Progress, n_steps
 from headscope.anatomy import discover
 from headscope.batches import (
     Batch,
@@ -24,7 +25,6 @@ from headscope.batches import (
 )
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
-from headscope.progress import Progress, n_steps
 from headscope.statistics import N_BLOCKS, Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens

@@ -12,19 +12,19 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from headscope._support.formatting import brief_list
+from headscope._support.progress import Progress
+from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
-from headscope.formatting import brief_list
 from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.observation import observe
-from headscope.progress import Progress
 from headscope.scores.replaceability import RIDGE
-from headscope.shown import Shown, reasons
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
@@ -107,7 +107,7 @@ def redundancy(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count.
-        progress: told of each batch; see `headscope.progress`.
+        progress: told of each batch; see `headscope._support.progress`.
 
     Returns:
         A Redundancy. The row of the whole model is there where all layers see the same positions and their heads have

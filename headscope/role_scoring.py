@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.intervals import jackknife, why_no_interval
 from headscope.observation import observe
-from headscope.progress import Progress, part_of
 from headscope.repetition import repeated_sequences
 from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.statistics.role_examples import BestQueries
@@ -69,7 +69,7 @@ def roles(
         anatomy: skips the probe.
         skip_first: queries at the start of each row of the text that do not count.
         seed: of the random sequences.
-        progress: told of each batch; see `headscope.progress`.
+        progress: told of each batch; see `headscope._support.progress`.
 
     Returns:
         A RoleTable with a row per head. NaN: a role that cannot be, such as "next" in a causal layer, those of

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from headscope._support.shown import Shown, reasons
 from headscope.heads import HeadId, HeadLike
-from headscope.shown import Shown, reasons
 from headscope.tables import find_head, read_table, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]

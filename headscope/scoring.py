@@ -8,17 +8,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from headscope._support.formatting import brief_list
+from headscope._support.progress import Progress
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
-from headscope.formatting import brief_list
 from headscope.gaps import ONE_DOCUMENT
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
-from headscope.progress import Progress
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
@@ -51,7 +51,8 @@ def importance(
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count in statistics.
-        progress: told of each step of the sweep, of gradients and of the pass over the text; see `headscope.progress`.
+        progress: told of each step of the sweep, of gradients and of the pass over the text; see
+            `headscope._support.progress`.
 
     Returns:
         A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.

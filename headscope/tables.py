@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headscope._support.shown import Shown, reasons
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
-from headscope.shown import Shown, reasons
 
 __all__ = [
     "HeadTable",

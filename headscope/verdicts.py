@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.heads import HeadId
 
 __all__ = ["QUADRANTS", "Finding", "Lines", "Verdict", "draw_lines", "quadrants"]

@@ -22,11 +22,11 @@ import typer
 import headscope
 import headscope.studies.claims
 import headscope.studies.tasks
-from headscope.cards import Card
+from headscope._support.cards import Card
+from headscope._support.registry import Registry
 from headscope.cli import app
 from headscope.demo import demo_model
 from headscope.measures import MEASURES, Measure
-from headscope.registry import Registry
 from headscope.scores import SCORES
 from headscope.studies.asking import ask_model
 from headscope.studies.claim_pages import write_pages

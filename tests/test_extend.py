@@ -10,8 +10,8 @@ import pytest
 import headscope
 import headscope.studies.claims
 import headscope.studies.tasks
+from headscope._support.registry import Registry
 from headscope.measures import MEASURES
-from headscope.registry import Registry
 from headscope.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.studies.asking import ask_model

@@ -11,20 +11,14 @@ PACKAGE = ROOT / "headscope"
 
 LEVELS = [
     {
+        "_support",
         "batches",
-        "cards",
-        "environment",
         "errors",
-        "folders",
-        "formatting",
         "gaps",
         "heads",
         "plans",
-        "progress",
-        "registry",
         "repetition",
         "role_tables",
-        "shown",
         "splits",
         "tables",
     },

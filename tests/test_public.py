@@ -10,7 +10,7 @@ import pytest
 
 import headscope
 from headscope import errors
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.scores import SCORES
 

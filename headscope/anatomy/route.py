@@ -10,7 +10,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headscope.registry import Registry
+from headscope._support.registry import Registry
 
 __all__ = ["ROUTES", "Call", "Receive", "Route", "claiming", "is_claimed"]
 

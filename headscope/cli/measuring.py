@@ -8,6 +8,9 @@ import pandas as pd
 import typer
 from rich.table import Table
 
+from headscope._support.folders import check_free, new_folder
+from headscope._support.formatting import fixed, interval, number
+from headscope._support.shown import reasons
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
 from headscope.batches import probe_example
@@ -35,14 +38,11 @@ from headscope.cli.options import (
 from headscope.comparing import How, compare_heads, needs_text
 from headscope.contrast import Contrast, compare
 from headscope.errors import InputError
-from headscope.folders import check_free, new_folder
-from headscope.formatting import fixed, interval, number
 from headscope.loading import load_model
 from headscope.measures import MEASURES
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import by_metric, importance
-from headscope.shown import reasons
 from headscope.splits import sample_batches
 from headscope.tables import HeadTable, PairTable
 from headscope.texts import read_texts

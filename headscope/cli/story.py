@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headscope._support.folders import check_free, new_file, new_folder
+from headscope._support.formatting import number
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.batches import Batch, probe_example
@@ -33,8 +35,6 @@ from headscope.cli.options import (
 from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
-from headscope.folders import check_free, new_file, new_folder
-from headscope.formatting import number
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
 from headscope.planning.planner import plan as make_plan

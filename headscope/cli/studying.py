@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headscope._support.folders import check_free, new_folder
+from headscope._support.formatting import MISSING, interval, number
 from headscope.cli.options import (
     AsJson,
     Device,
@@ -28,8 +30,6 @@ from headscope.cli.options import (
 )
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
-from headscope.folders import check_free, new_folder
-from headscope.formatting import MISSING, interval, number
 from headscope.loading import Loaded, load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from headscope.cards import Card
-from headscope.registry import Registry
+from headscope._support.cards import Card
+from headscope._support.registry import Registry
 
 __all__ = ["MEASURES", "VECTORS", "Measure"]
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.pair_sums import PairSums
 

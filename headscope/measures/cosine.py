@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, contribution_energy
 

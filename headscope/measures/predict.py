@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.scores.replaceability import check_ridge
 from headscope.statistics.moments import Moments, constant_heads

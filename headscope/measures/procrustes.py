@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, constant_heads, spreads
 

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+from headscope._support.registry import Registry
 from headscope.errors import PlanError
 from headscope.heads import HeadId
 from headscope.plans import Plan
-from headscope.registry import Registry
 from headscope.tables import HeadTable
 
 __all__ = ["PLANNERS", "Planner", "plan"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
-from headscope.folders import new_folder
-from headscope.formatting import count
+from headscope._support.folders import new_folder
+from headscope._support.formatting import count
 from headscope.reporting.blocks import Block, Figure, Table
 from headscope.reporting.pictures import Picture, take
 from headscope.reporting.reportable import Reportable

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from headscope.cards import Card
+from headscope._support.cards import Card
+from headscope._support.registry import Registry
 from headscope.intervals import Spread
-from headscope.registry import Registry
 
 __all__ = ["SCORES", "Rating", "Score"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, ClassVar
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.errors import InputError
 from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score

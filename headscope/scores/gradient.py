@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.intervals import mean_spread
 from headscope.scores import SCORES, Rating, Score
 

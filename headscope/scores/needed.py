@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
 from headscope.scores.ablation import effect_spread

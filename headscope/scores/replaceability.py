@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from headscope.cards import Card
+from headscope._support.cards import Card
 from headscope.errors import InputError
 from headscope.intervals import Spread, jackknife_spread, join_spreads
 from headscope.scores import SCORES, Rating, Score

@@ -11,9 +11,9 @@ from typing import Any, Self
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from headscope._support.registry import Registry
 from headscope.batches import Batch
 from headscope.heads import Site
-from headscope.registry import Registry
 
 __all__ = ["N_BLOCKS", "STATISTICS", "Statistic"]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from headscope._support.environment import machine, today, versions
+from headscope._support.progress import Progress, part_of
 from headscope.batches import device_of
-from headscope.environment import machine, today, versions
 from headscope.errors import InputError
-from headscope.progress import Progress, part_of
 from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named, in_order
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings, own_folder, rule

@@ -9,13 +9,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from headscope._support.progress import Progress
 from headscope.effective import effective_heads, effective_spread
 from headscope.measures import MEASURES
 from headscope.measures.cka_biased import cka_biased
 from headscope.measures.predict import explained_share
 from headscope.observation import Blocks
 from headscope.pairing import Computed, pair_table
-from headscope.progress import Progress
 from headscope.redundancy import (
     curve_spread,
     fit_best,
@@ -117,7 +117,7 @@ def coverage(
         repetitions: texts drawn for each case.
         within: see `World`.
         seed: of every draw.
-        progress: told of each text; see `headscope.progress`.
+        progress: told of each text; see `headscope._support.progress`.
 
     Returns:
         A row for each number, kind of lengths and case: name, lengths ("equal", or "unequal": log-normal), documents,

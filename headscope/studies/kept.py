@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from headscope.environment import versions
+from headscope._support.environment import versions
+from headscope._support.folders import new_file
 from headscope.errors import StorageError
-from headscope.folders import new_file
 
 __all__ = ["Kept"]
 

@@ -10,10 +10,10 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from headscope._support.folders import new_folder
+from headscope._support.shown import Shown
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
-from headscope.folders import new_folder
 from headscope.intervals import mean_spread
-from headscope.shown import Shown
 from headscope.studies.claims import EXACT, UNDECIDED, Measured, SweepClaim, claim_named
 from headscope.tables import read_table, write_table
 

@@ -13,8 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from headscope._support.folders import new_folder
 from headscope.errors import StorageError
-from headscope.folders import new_folder
 from headscope.plans import Record
 from headscope.surgery.cut import record_of
 from headscope.surgery.edits import apply_edits, edits_from_json

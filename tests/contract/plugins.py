@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from headscope.registry import Registry
+from headscope._support.registry import Registry
 
 
 def add_file(

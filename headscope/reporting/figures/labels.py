@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from headscope.formatting import brief_list
+from headscope._support.formatting import brief_list
 from headscope.reporting.figures.style import INK, MUTED, figure_of
 
 __all__ = ["label_points"]

@@ -12,7 +12,7 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from headscope.formatting import MISSING, brief, power_of_ten, thousands
+from headscope._support.formatting import MISSING, brief, power_of_ten, thousands
 from headscope.heads import HeadId
 from headscope.reporting.figures.scales import bend, colours, short, ticks
 from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, room, styled

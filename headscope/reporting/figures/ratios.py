@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.reporting.figures.style import COLOURS, INK, MUTED, canvas, frameless, styled
 
 __all__ = ["ratios"]

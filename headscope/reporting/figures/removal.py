@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.reporting.figures.scales import set_scale
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 

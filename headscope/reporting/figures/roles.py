@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
-from headscope.formatting import MISSING, fixed
+from headscope._support.formatting import MISSING, fixed
 from headscope.reporting.figures.maps import map_height, name_ticks
 from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, frameless, room, styled
 from headscope.role_tables import MIXED, ROLES, RoleTable

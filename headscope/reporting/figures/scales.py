@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 
 __all__ = ["bend", "colours", "set_scale", "short", "ticks"]
 

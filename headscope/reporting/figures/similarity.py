@@ -7,7 +7,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.heads import HeadId
 from headscope.reporting.figures.maps import colour_bar, frame_cell, name_ticks
 from headscope.reporting.figures.style import ALIKE, BOTH_SIGNS, GRID, INK, PAPER, canvas, frameless, room, styled

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import ClassVar
 
-from headscope.registry import Registry
+from headscope._support.registry import Registry
 from headscope.reporting.blocks import Block
 from headscope.reporting.reportable import Reportable
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import ClassVar
 
-from headscope.formatting import MISSING, interval, number
+from headscope._support.formatting import MISSING, interval, number
 from headscope.reporting.blocks import Block, Column, Table, Text
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section

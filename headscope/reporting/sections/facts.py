@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from headscope.formatting import MISSING, count, duration, number
+from headscope._support.formatting import MISSING, count, duration, number
 from headscope.reporting.blocks import Block, Column, Table
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from headscope.formatting import MISSING, brief, count, fixed, power_of_ten, quantity, thousands
+from headscope._support.formatting import MISSING, brief, count, fixed, power_of_ten, quantity, thousands
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
 from headscope.reporting.figures.scales import bend

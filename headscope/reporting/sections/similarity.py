@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from headscope.formatting import MISSING, count, fixed
+from headscope._support.formatting import MISSING, count, fixed
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
 from headscope.reporting.reportable import Reportable

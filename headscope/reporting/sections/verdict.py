@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from headscope.formatting import MISSING, count, interval, number, quantity
+from headscope._support.formatting import MISSING, count, interval, number, quantity
 from headscope.heads import HeadId
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table, Text

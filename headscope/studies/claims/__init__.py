@@ -13,7 +13,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.registry import Registry
+from headscope._support.registry import Registry
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 

@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from headscope._support.formatting import number
 from headscope.batches import run_model
 from headscope.errors import AnatomyError
-from headscope.formatting import number
 from headscope.observation import capture
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim

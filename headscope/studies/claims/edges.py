@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor
 
+from headscope._support.formatting import count
 from headscope.ablation import transform_outputs
 from headscope.batches import Batch, run_model
 from headscope.errors import AnatomyError, InputError
-from headscope.formatting import count
 from headscope.heads import Site
 from headscope.intervals import mean_spread
 from headscope.observation import Captured

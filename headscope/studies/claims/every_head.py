@@ -7,7 +7,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.formatting import number
+from headscope._support.formatting import number
 from headscope.reporting.figures import figure_of, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.shares import head_rows, share_beyond

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.formatting import count
+from headscope._support.formatting import count
 from headscope.heads import Site
 from headscope.reporting.figures import layer_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim

@@ -7,7 +7,7 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.formatting import count, percent
+from headscope._support.formatting import count, percent
 from headscope.reporting.figures import count_curves, figure_of, map_bound
 from headscope.studies.claims import (
     CLAIMS,

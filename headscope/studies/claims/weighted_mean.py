@@ -7,8 +7,8 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope._support.formatting import number
 from headscope.batches import kept_positions
-from headscope.formatting import number
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import pandas as pd
 
-from headscope.shown import Shown
+from headscope._support.shown import Shown
 from headscope.studies.headcount.settings import Settings
 from headscope.studies.headcount.shapes import shapes
 from headscope.tables import read_table, write_table

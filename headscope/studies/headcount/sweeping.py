@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, cpu_count, delayed
 
-from headscope.environment import machine, today, versions
+from headscope._support.environment import machine, today, versions
+from headscope._support.progress import Progress
 from headscope.errors import InterruptedWorkError, NumericalError
-from headscope.progress import Progress
 from headscope.studies.headcount.measuring import MEASURED, run_case
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from headscope.formatting import MISSING, markdown_table, number, percent
+from headscope._support.formatting import MISSING, markdown_table, number, percent
 from headscope.reporting.figures.style import ARM_NAMES
 
 __all__ = ["difference", "mean_table", "shape_table"]

@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope._support.registry import Registry
 from headscope.anatomy import discover
 from headscope.batches import Batch
 from headscope.errors import InputError
 from headscope.observation import capture
 from headscope.reference import Block
-from headscope.registry import Registry
 from headscope.texts import Texts
 
 __all__ = ["TASKS", "Learner", "Task", "inputs", "kind_of", "task_named"]

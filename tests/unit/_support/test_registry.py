@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from headscope._support.registry import Registry
 from headscope.errors import UnknownNameError
-from headscope.registry import Registry
 
 MODULE = """
 from {package} import REGISTRY
@@ -24,7 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder = tmp_path / "some_plugins"
     folder.mkdir()
     (folder / "__init__.py").write_text(
-        "from headscope.registry import Registry\nREGISTRY = Registry('plugin', 'some_plugins')\n"
+        "from headscope._support.registry import Registry\nREGISTRY = Registry('plugin', 'some_plugins')\n"
     )
     for name in ("second", "first"):
         (folder / f"{name}.py").write_text(MODULE.format(package="some_plugins", name=name))

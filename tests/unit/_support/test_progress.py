@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import headscope as hs
+from headscope._support.progress import Progress, n_steps, part_of
 from headscope.comparing import How, compare_heads
 from headscope.measures import MEASURES
 from headscope.preparation import Budget
-from headscope.progress import Progress, n_steps, part_of
 from headscope.scores import SCORES
 from headscope.studies.coverage import coverage
 from tests.models import build, make_batches

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from headscope._support.folders import check_free, new_file, new_folder
 from headscope.errors import StorageError
-from headscope.folders import check_free, new_file, new_folder
 
 
 def test_a_folder_appears_only_at_the_end(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import torch
 
-from headscope.formatting import count
+from headscope._support.formatting import count
 
 __all__ = ["machine", "today", "versions"]
 
