@@ -15,7 +15,7 @@ from headscope.cli.options import progress_bar
 from headscope.comparing import How, compare_heads
 from headscope.measures import MEASURES
 from headscope.reporting import figures
-from headscope.tokens import spell
+from headscope.text.tokens import spell
 
 EXAMPLE = "When the cat saw the dog, the cat ran. When the bird saw the fish, the bird flew away."
 

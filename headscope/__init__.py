@@ -7,7 +7,6 @@ from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.comparing import similarity
 from headscope.contrast import Contrast, compare
-from headscope.corpus import text_batches
 from headscope.errors import HeadscopeError
 from headscope.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.heads import Anatomy, HeadId, Site
@@ -23,7 +22,8 @@ from headscope.scores.ablation import Ablation
 from headscope.scoring import importance
 from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable, PairTable
-from headscope.texts import read_texts
+from headscope.text.corpus import text_batches
+from headscope.text.texts import read_texts
 
 __all__ = [
     "Ablation",

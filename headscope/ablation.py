@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadLike, Site
 from headscope.observation import observe
 from headscope.statistics import STATISTICS
+from headscope.text.batches import Batch
 
 __all__ = ["MODES", "Fills", "ablate", "fill_values", "silence", "transform_outputs"]
 

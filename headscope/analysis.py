@@ -20,7 +20,6 @@ from headscope._support.progress import Progress
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
-from headscope.batches import Batch, device_of, probe_example
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
 from headscope.errors import StorageError
@@ -31,12 +30,13 @@ from headscope.loading import Loaded
 from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
-from headscope.splits import sample_batches, split_documents
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
+from headscope.text.batches import Batch, device_of, probe_example
+from headscope.text.splits import sample_batches, split_documents
 from headscope.verdicts import Verdict, draw_lines
 
 __all__ = ["Analysis", "analyze"]

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
-from headscope.batches import Batch
 from headscope.heads import Anatomy, HeadId
 from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.sweep import group_effects
 from headscope.tables import HeadTable
+from headscope.text.batches import Batch
 from headscope.verdicts import Lines, quadrants
 
 __all__ = ["choose_redundant", "within_budget"]

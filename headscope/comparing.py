@@ -9,12 +9,10 @@ from torch import nn
 
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
-from headscope.batches import Batch, check_takes, probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.gaps import why_no_value
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
-from headscope.nulls import scramble_tokens
 from headscope.observation import observe
 from headscope.pairing import heads_of, pair_table
 from headscope.passes import parse_memory, plan_passes
@@ -23,6 +21,8 @@ from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
+from headscope.text.batches import Batch, check_takes, probe_example
+from headscope.text.nulls import scramble_tokens
 from headscope.watching import output_weights
 from headscope.weights import ov_factors, qk_factors
 

@@ -17,7 +17,6 @@ from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.batches import Batch, check_takes, probe_example
 from headscope.comparing import similarity
 from headscope.errors import InputError
 from headscope.heads import HeadId
@@ -26,6 +25,7 @@ from headscope.metrics import Metric, resolve_metric
 from headscope.scoring import Rated, by_metric, rate_heads
 from headscope.significance import false_discovery, sign_flip
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
+from headscope.text.batches import Batch, check_takes, probe_example
 
 __all__ = ["Contrast", "compare"]
 

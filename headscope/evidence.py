@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
-from headscope.batches import Batch
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
@@ -21,6 +20,7 @@ from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import head_effects
 from headscope.tables import HeadTable, PairTable
+from headscope.text.batches import Batch
 from headscope.watching import output_weights
 
 __all__ = ["MOST_DIMENSIONS", "Evidence", "gather"]

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from headscope.batches import Batch
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
 from headscope.intervals import mean_spread
@@ -17,6 +16,7 @@ from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.sweep import group_effects
 from headscope.tables import PairTable
+from headscope.text.batches import Batch
 from headscope.verdicts import Finding, Lines, Verdict
 
 __all__ = ["Bench", "judge"]

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from headscope.anatomy.linear import matrix
-from headscope.batches import Batch, accepts, kept_positions, last_logits, n_rows, run_model
 from headscope.errors import MetricError, UnknownNameError
 from headscope.heads import Anatomy
+from headscope.text.batches import Batch, accepts, kept_positions, last_logits, n_rows, run_model
 
 __all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]
 

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope.anatomy import discover
-from headscope.batches import (
+from headscope.errors import InputError, NumericalError, UnknownNameError
+from headscope.heads import Anatomy, Site
+from headscope.statistics import N_BLOCKS, Statistic
+from headscope.statistics.arrivals import OTHER
+from headscope.tables import settle_tokens
+from headscope.text.batches import (
     Batch,
     document_ids,
     evaluating,
@@ -23,11 +28,6 @@ from headscope.batches import (
     row_lengths,
     run_model,
 )
-from headscope.errors import InputError, NumericalError, UnknownNameError
-from headscope.heads import Anatomy, Site
-from headscope.statistics import N_BLOCKS, Statistic
-from headscope.statistics.arrivals import OTHER
-from headscope.tables import settle_tokens
 from headscope.watching import TENSORS, SiteTensors, watch
 
 __all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]

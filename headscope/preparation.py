@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headscope.batches import Batch, digest
-from headscope.corpus import text_batches
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
 from headscope.metrics import MaskedLoss, Metric, resolve_metric
+from headscope.text.batches import Batch, digest
+from headscope.text.corpus import text_batches
 
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 

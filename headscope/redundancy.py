@@ -16,7 +16,6 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
@@ -29,6 +28,7 @@ from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import read_table, write_table
+from headscope.text.batches import Batch, probe_example
 from headscope.watching import output_weights
 
 __all__ = [

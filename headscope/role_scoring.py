@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.intervals import jackknife, why_no_interval
 from headscope.observation import observe
-from headscope.repetition import repeated_sequences
 from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids
-from headscope.tokens import Decoder, delimiter_ids, spell
+from headscope.text.batches import Batch, probe_example
+from headscope.text.repetition import repeated_sequences
+from headscope.text.tokens import Decoder, delimiter_ids, spell
 
 __all__ = ["BROAD", "HALF_WAY", "LEANS", "SUNK", "judge", "role_table", "roles"]
 

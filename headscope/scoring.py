@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
 from headscope.errors import InputError
 from headscope.gaps import ONE_DOCUMENT
 from headscope.gradients import gate_gradients
@@ -24,6 +23,7 @@ from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
+from headscope.text.batches import Batch, probe_example
 from headscope.watching import output_weights
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]

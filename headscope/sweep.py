@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope.ablation import Fills, fill_values, silence
-from headscope.batches import Batch, document_ids, evaluating, row_lengths, run_model
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
 from headscope.metrics import Metric
 from headscope.observation import Blocks
+from headscope.text.batches import Batch, document_ids, evaluating, row_lengths, run_model
 
 __all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
 

@@ -34,7 +34,7 @@ from headscope.studies.claims import CLAIMS
 from headscope.studies.headcount import Sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
-from headscope.texts import read_documentation
+from headscope.text.texts import read_documentation
 from tests.contract import test_measures, test_scores
 from tests.contract.plugins import add_file
 from tests.pages import DOCS, ROOT, beside, blocks

@@ -10,21 +10,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {
-        "_support",
-        "batches",
-        "errors",
-        "gaps",
-        "heads",
-        "plans",
-        "repetition",
-        "role_tables",
-        "splits",
-        "tables",
-    },
-    {"anatomy", "corpus", "reference", "texts", "tokens"},
+    {"_support", "errors", "gaps", "heads", "plans", "role_tables", "tables"},
+    {"anatomy", "reference", "text"},
     {"intervals", "metrics", "significance", "statistics"},
-    {"ablation", "gradients", "nulls", "observation", "sweep", "watching", "weights"},
+    {"ablation", "gradients", "observation", "sweep", "watching", "weights"},
     {
         "candidates",
         "choosing",
@@ -45,8 +34,7 @@ LEVELS = [
     {"surgery"},
     {"loading", "planning"},
     {"reporting"},
-    # "" is headscope itself, the public names: studies and commands may use them, nothing below may
-    {"", "analysis", "cli", "contrast", "demo", "preparation", "studies", "__main__"},
+    {"", "__main__", "analysis", "cli", "contrast", "demo", "preparation", "studies"},
 ]
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 

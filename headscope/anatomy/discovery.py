@@ -20,10 +20,10 @@ from headscope.anatomy.examples import make_example
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES
-from headscope.batches import evaluating, run_model
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
+from headscope.text.batches import evaluating, run_model
 
 __all__ = ["discover"]
 

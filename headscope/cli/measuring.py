@@ -13,7 +13,6 @@ from headscope._support.formatting import fixed, interval, number
 from headscope._support.shown import reasons
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.batches import probe_example
 from headscope.cli.options import (
     AsJson,
     Device,
@@ -43,9 +42,10 @@ from headscope.measures import MEASURES
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import by_metric, importance
-from headscope.splits import sample_batches
 from headscope.tables import HeadTable, PairTable
-from headscope.texts import read_texts
+from headscope.text.batches import probe_example
+from headscope.text.splits import sample_batches
+from headscope.text.texts import read_texts
 
 __all__: list[str] = []
 

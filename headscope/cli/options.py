@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from headscope.batches import Batch
-from headscope.corpus import text_batches
 from headscope.errors import HeadscopeError, InputError, InterruptedWorkError
 from headscope.loading import Loaded
-from headscope.texts import Texts
+from headscope.text.batches import Batch
+from headscope.text.corpus import text_batches
+from headscope.text.texts import Texts
 
 __all__ = [
     "AsJson",

@@ -13,7 +13,6 @@ from headscope._support.folders import check_free, new_file, new_folder
 from headscope._support.formatting import number
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
 from headscope.cli.options import (
     AsJson,
     Device,
@@ -32,7 +31,6 @@ from headscope.cli.options import (
     progress_bar,
     stdout,
 )
-from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.heads import Anatomy
@@ -42,7 +40,9 @@ from headscope.plans import Plan
 from headscope.preparation import Budget
 from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
-from headscope.texts import Texts, read_texts
+from headscope.text.batches import Batch, probe_example
+from headscope.text.corpus import text_batches
+from headscope.text.texts import Texts, read_texts
 
 __all__: list[str] = []
 

@@ -39,7 +39,7 @@ from headscope.studies.headcount.telling import difference
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import TASKS
-from headscope.texts import Texts, read_texts
+from headscope.text.texts import Texts, read_texts
 
 __all__: list[str] = []
 

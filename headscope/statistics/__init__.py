@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from headscope._support.registry import Registry
-from headscope.batches import Batch
 from headscope.heads import Site
+from headscope.text.batches import Batch
 
 __all__ = ["N_BLOCKS", "STATISTICS", "Statistic"]
 

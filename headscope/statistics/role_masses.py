@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from headscope.batches import Batch, kept_positions
 from headscope.errors import UnknownNameError
 from headscope.heads import Site
 from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_targets import TARGETS, View, token_ids
+from headscope.text.batches import Batch, kept_positions
 
 __all__ = ["RoleMasses", "RoleSums"]
 

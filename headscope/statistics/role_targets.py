@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.batches import Batch, kept_positions
+from headscope.text.batches import Batch, kept_positions
 
 __all__ = ["NO_TOKEN", "TARGETS", "View", "token_ids"]
 

@@ -16,7 +16,6 @@ from scipy.linalg import blas
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, evaluating, last_logits, probe_example, run_model
 from headscope.heads import Site
 from headscope.measures.cka import cka
 from headscope.observation import observe
@@ -24,6 +23,7 @@ from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
+from headscope.text.batches import Batch, evaluating, last_logits, probe_example, run_model
 from headscope.watching import watch
 
 __all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "plain_pass", "take_turns"]

@@ -12,10 +12,10 @@ import pandas as pd
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, probe_example
 from headscope.comparing import similarity
 from headscope.passes import parse_memory
 from headscope.studies.benchmark import plain_pass
+from headscope.text.batches import Batch, probe_example
 
 __all__ = ["bench_memory", "peak_memory"]
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.batches import Batch, digest, evaluating, probe_example, run_model
 from headscope.evidence import Evidence
 from headscope.heads import Anatomy
 from headscope.metrics import Metric, UserMetric, resolve_metric
@@ -19,7 +18,6 @@ from headscope.observation import Captured, capture, observe
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import head_table
-from headscope.splits import sample_batches
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments
@@ -28,6 +26,8 @@ from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
 from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
+from headscope.text.batches import Batch, digest, evaluating, probe_example, run_model
+from headscope.text.splits import sample_batches
 from headscope.watching import output_weights
 
 __all__ = ["Subject", "reference_subjects"]

@@ -8,9 +8,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from headscope.batches import Batch, evaluating
 from headscope.errors import NumericalError
 from headscope.studies.tasks import Task, inputs
+from headscope.text.batches import Batch, evaluating
 
 __all__ = ["Trained", "judge", "one_thread", "train"]
 

@@ -12,7 +12,6 @@ from torch import nn
 from headscope.ablation import ablate
 from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example
-from headscope.batches import Batch, probe_example
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import Anatomy, HeadId, HeadLike, Site
 from headscope.plans import Plan, Record
@@ -20,6 +19,7 @@ from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits
 from headscope.surgery.verification import Seen, corner, distance, in_precision, output_of, recording
+from headscope.text.batches import Batch, probe_example
 
 __all__ = ["prune", "record_of"]
 

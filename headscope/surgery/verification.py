@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope.batches import Batch, evaluating, run_model
 from headscope.errors import NumericalError
+from headscope.text.batches import Batch, evaluating, run_model
 
 __all__ = ["Seen", "corner", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
 

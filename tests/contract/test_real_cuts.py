@@ -8,10 +8,10 @@ import torch
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
-from headscope.batches import run_model
 from headscope.demo import demo_model
 from headscope.loading import load_model
 from headscope.surgery import load, prune, save
+from headscope.text.batches import run_model
 
 TEXT = [
     "The tide rose over the stones, and the boats that had leaned on the sand all morning stood up one by one.",

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from headscope import demo
-from headscope.corpus import text_batches
 from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import ModelError, StorageError, UnknownNameError
 from headscope.loading import load_model
+from headscope.text.corpus import text_batches
 
 
 class FakePackage:

@@ -21,9 +21,9 @@ from transformers import (
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
-from headscope.batches import run_model
 from headscope.errors import MetricError, UnknownNameError
 from headscope.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
+from headscope.text.batches import run_model
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches
 from tests.reference.likelihood import log_softmax

@@ -8,10 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from headscope.batches import kept_positions
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
+from headscope.text.batches import kept_positions
 
 __all__ = ["AllPairs"]
 

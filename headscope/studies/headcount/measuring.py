@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
-from headscope.batches import Batch
 from headscope.comparing import similarity
 from headscope.effective import effective_rank
 from headscope.heads import Anatomy, HeadId
@@ -21,6 +20,7 @@ from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import Case
 from headscope.studies.tasks import Task, inputs
 from headscope.studies.training import judge, train
+from headscope.text.batches import Batch
 
 __all__ = ["ALLOWED", "MEASURED", "measure", "run_case"]
 

@@ -18,7 +18,7 @@ from headscope.studies.headcount.settings import Case, Settings
 from headscope.studies.kept import Kept
 from headscope.studies.tasks import Task, kind_of, task_named
 from headscope.studies.training import one_thread
-from headscope.texts import Texts
+from headscope.text.texts import Texts
 
 __all__ = ["beyond", "sweep"]
 

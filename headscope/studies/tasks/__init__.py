@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from headscope._support.registry import Registry
 from headscope.anatomy import discover
-from headscope.batches import Batch
 from headscope.errors import InputError
 from headscope.observation import capture
 from headscope.reference import Block
-from headscope.texts import Texts
+from headscope.text.batches import Batch
+from headscope.text.texts import Texts
 
 __all__ = ["TASKS", "Learner", "Task", "inputs", "kind_of", "task_named"]
 

@@ -11,8 +11,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from headscope.batches import Batch
 from headscope.studies.tasks import TASKS, Learner, Task
+from headscope.text.batches import Batch
 
 __all__ = ["Digits"]
 

@@ -8,12 +8,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from headscope.batches import Batch
-from headscope.corpus import text_batches
 from headscope.errors import InputError
-from headscope.splits import split_documents
 from headscope.studies.tasks import TASKS, Learner, Task
-from headscope.texts import Texts
+from headscope.text.batches import Batch
+from headscope.text.corpus import text_batches
+from headscope.text.splits import split_documents
+from headscope.text.texts import Texts
 
 __all__ = ["Language"]
 

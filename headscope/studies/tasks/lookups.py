@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from headscope.batches import Batch
 from headscope.studies.tasks import TASKS, Learner, Task
+from headscope.text.batches import Batch
 
 __all__ = ["Lookups"]
 

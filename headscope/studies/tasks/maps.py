@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headscope.batches import Batch
 from headscope.errors import InputError
 from headscope.reference import MultiHeadAttention
 from headscope.studies.tasks import TASKS, Task
+from headscope.text.batches import Batch
 
 __all__ = ["Maps"]
 

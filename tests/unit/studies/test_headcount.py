@@ -26,7 +26,7 @@ from headscope.studies.headcount.telling import mean_table
 from headscope.studies.tasks import inputs, task_named
 from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train
-from headscope.texts import gather_texts
+from headscope.text.texts import gather_texts
 
 TINY = Settings(tasks=("maps-8", "lookups"), heads=(1, 8), seeds=2, rates=(0.01, 0.03), share=0.004)
 

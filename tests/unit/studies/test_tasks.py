@@ -14,7 +14,7 @@ from headscope.studies.tasks import TASKS, Task, inputs, task_named
 from headscope.studies.tasks.language import Language
 from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train
-from headscope.texts import Document, Texts
+from headscope.text.texts import Document, Texts
 
 WITH_A_LAYER = sorted({*TASKS} - {"maps"})  # that one makes maps and nothing else, and holds nothing out
 

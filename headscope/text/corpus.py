@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.errors import InputError
-from headscope.texts import Texts, gather_texts, read_documentation
+from headscope.text.texts import Texts, gather_texts, read_documentation
 
 __all__ = ["Corpus", "Frame", "Tokenizer", "Window", "text_batches"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from headscope.errors import InputError
-from headscope.repetition import repeated_sequences
+from headscope.text.repetition import repeated_sequences
 
 BOS, EOS = 1, 2
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import InputError
-from headscope.splits import sample_batches, split_documents
+from headscope.text.splits import sample_batches, split_documents
 
 # documents of the rows of each batch
 layouts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=8)

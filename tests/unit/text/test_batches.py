@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope.batches import (
+from headscope.errors import InputError
+from headscope.text.batches import (
     accepts,
     device_of,
     document_ids,
@@ -17,7 +18,6 @@ from headscope.batches import (
     row_lengths,
     run_model,
 )
-from headscope.errors import InputError
 
 
 class _Echo(nn.Module):

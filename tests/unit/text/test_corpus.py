@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
-from headscope import corpus
-from headscope.corpus import Corpus, text_batches
 from headscope.demo import demo_model
 from headscope.errors import InputError
-from headscope.texts import Document, Texts
+from headscope.text import corpus
+from headscope.text.corpus import Corpus, text_batches
+from headscope.text.texts import Document, Texts
 
 SPECIALS = {"pad_token": "[PAD]", "bos_token": "[BOS]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
 KINDS = {

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope import texts
 from headscope.errors import InputError
-from headscope.texts import Document, gather_texts, read_documentation, read_texts
+from headscope.text import texts
+from headscope.text.texts import Document, gather_texts, read_documentation, read_texts
 
 BOOK = "Preface\n\nCHAPTER 1\nOne.\n\nCHAPTER 2\nTwo. No CHAPTER here.\n"
 

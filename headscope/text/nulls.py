@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.batches import Batch
-from headscope.repetition import SIDES, kept_of, row_ends
+from headscope.text.batches import Batch
+from headscope.text.repetition import SIDES, kept_of, row_ends
 
 __all__ = ["scramble_tokens"]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from headscope.batches import Batch, document_ids, n_rows, row_lengths
 from headscope.errors import InputError
+from headscope.text.batches import Batch, document_ids, n_rows, row_lengths
 
 __all__ = ["Part", "Row", "sample_batches", "split_documents"]
 

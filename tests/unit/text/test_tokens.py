@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from headscope.tokens import Decoder, delimiter_ids, spell
+from headscope.text.tokens import Decoder, delimiter_ids, spell
 
 
 @pytest.fixture(scope="module")

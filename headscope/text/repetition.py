@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.batches import Batch, kept_positions
 from headscope.errors import InputError
+from headscope.text.batches import Batch, kept_positions
 
 __all__ = ["SIDES", "kept_of", "repeated_sequences", "row_ends"]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from headscope.nulls import scramble_tokens
+from headscope.text.nulls import scramble_tokens
 
 
 def batch(first: int = 1, last: int = 2) -> dict[str, torch.Tensor]:
