@@ -20,12 +20,12 @@ from headscope.anatomy import discover
 from headscope.comparing import similarity
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.intervals import LEVEL, Spread
 from headscope.metrics import Metric, resolve_metric
 from headscope.scoring import Rated, by_metric, rate_heads
-from headscope.significance import false_discovery, sign_flip
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 from headscope.text.batches import Batch, check_takes, probe_example
+from headscope.uncertainty.intervals import LEVEL, Spread
+from headscope.uncertainty.significance import false_discovery, sign_flip
 
 __all__ = ["Contrast", "compare"]
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from headscope.intervals import Spread, jackknife
 from headscope.measures.cka_biased import cka_biased
 from headscope.statistics.moments import Moments, total
+from headscope.uncertainty.intervals import Spread, jackknife
 
 __all__ = ["effective_heads", "effective_rank", "effective_spread", "vendi"]
 

@@ -9,7 +9,6 @@ from torch import nn
 
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
-from headscope.intervals import mean_spread
 from headscope.measures import MEASURES
 from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
@@ -17,6 +16,7 @@ from headscope.statistics.moments import Moments, total
 from headscope.sweep import group_effects
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
+from headscope.uncertainty.intervals import mean_spread
 from headscope.verdicts import Finding, Lines, Verdict
 
 __all__ = ["Bench", "judge"]

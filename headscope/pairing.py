@@ -10,11 +10,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from headscope.heads import Anatomy, HeadId
-from headscope.intervals import jackknife, why_no_interval
 from headscope.measures import MEASURES, Measure
 from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import PairTable
+from headscope.uncertainty.intervals import jackknife, why_no_interval
 
 __all__ = ["Computed", "heads_of", "pair_table"]
 

@@ -21,7 +21,6 @@ from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.observation import observe
 from headscope.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
@@ -29,6 +28,7 @@ from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import read_table, write_table
 from headscope.text.batches import Batch, probe_example
+from headscope.uncertainty.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.watching import output_weights
 
 __all__ = [
@@ -312,7 +312,7 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
         fewer than four blocks.
 
     Source: our own definition; the greedy choice is that of forward selection, the estimate of the error that of
-        `headscope.intervals.jackknife_spread`.
+        `headscope.uncertainty.intervals.jackknife_spread`.
     """
     filled = [block for block in blocks if block.n]
     if len(filled) < 2:

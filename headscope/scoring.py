@@ -15,7 +15,6 @@ from headscope.errors import InputError
 from headscope.gaps import ONE_DOCUMENT
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
-from headscope.intervals import why_no_interval
 from headscope.metrics import Metric, resolve_metric
 from headscope.observation import Observed, observe
 from headscope.scores import SCORES, Rating, Score
@@ -24,6 +23,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, probe_example
+from headscope.uncertainty.intervals import why_no_interval
 from headscope.watching import output_weights
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]

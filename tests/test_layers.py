@@ -12,7 +12,7 @@ PACKAGE = ROOT / "headscope"
 LEVELS = [
     {"_support", "errors", "gaps", "heads", "plans", "role_tables", "tables"},
     {"anatomy", "reference", "text"},
-    {"intervals", "metrics", "significance", "statistics"},
+    {"metrics", "statistics", "uncertainty"},
     {"ablation", "gradients", "observation", "sweep", "watching", "weights"},
     {
         "candidates",

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
-from headscope.intervals import Spread
+from headscope.uncertainty.intervals import Spread
 
 __all__ = ["SCORES", "Rating", "Score"]
 

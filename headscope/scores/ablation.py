@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from headscope._support.cards import Card
 from headscope.errors import InputError
-from headscope.intervals import Spread, mean_spread
 from headscope.scores import SCORES, Rating, Score
-from headscope.significance import false_discovery, sign_flip
 from headscope.sweep import Effects
+from headscope.uncertainty.intervals import Spread, mean_spread
+from headscope.uncertainty.significance import false_discovery, sign_flip
 
 __all__ = ["Ablation", "effect_spread"]
 
@@ -36,7 +36,8 @@ class Ablation(Score):
         mode: what the head's output is replaced by: "zero", or "mean", its mean over the text.
         size: effect that is tested against, in the metric's unit; None is zero, and no test for a distance.
 
-    Source: the exact effect, as in Michel et al. 2019, arXiv:1905.10650, section 3; see `headscope.significance`.
+    Source: the exact effect, as in Michel et al. 2019, arXiv:1905.10650, section 3; the test: see
+        `headscope.uncertainty.significance`.
     """
 
     mode: str = "zero"

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from headscope._support.cards import Card
-from headscope.intervals import mean_spread
 from headscope.scores import SCORES, Rating, Score
+from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Gradient"]
 

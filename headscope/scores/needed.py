@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from headscope._support.cards import Card
-from headscope.intervals import LEVEL
 from headscope.scores import SCORES, Rating, Score
 from headscope.scores.ablation import effect_spread
 from headscope.scores.replaceability import RIDGE, check_ridge
+from headscope.uncertainty.intervals import LEVEL
 
 __all__ = ["Needed", "needed"]
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from headscope._support.cards import Card
-from headscope.intervals import Spread, jackknife, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy
+from headscope.uncertainty.intervals import Spread, jackknife, join_spreads
 
 __all__ = ["Norm"]
 

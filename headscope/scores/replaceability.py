@@ -12,9 +12,9 @@ from torch import Tensor
 
 from headscope._support.cards import Card
 from headscope.errors import InputError
-from headscope.intervals import Spread, jackknife_spread, join_spreads
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
+from headscope.uncertainty.intervals import Spread, jackknife_spread, join_spreads
 
 __all__ = [
     "RIDGE",

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 
 from headscope._support.progress import Progress
 from headscope.errors import InputError
-from headscope.intervals import mean_spread
 from headscope.reference import Block, MultiHeadAttention
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import Subject
 from headscope.text.batches import Batch, device_of, evaluating, last_logits, run_model
+from headscope.uncertainty.intervals import mean_spread
 
 __all__ = [
     "COSTS",

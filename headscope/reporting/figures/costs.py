@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from headscope.intervals import mean_spread
 from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["cost_curve", "cost_curves"]
 

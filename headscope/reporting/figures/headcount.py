@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 
-from headscope.intervals import mean_spread
 from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["count_curve", "count_curves", "map_bound", "removal_curves"]
 

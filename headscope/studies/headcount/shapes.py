@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from headscope.errors import InputError
-from headscope.intervals import LEVEL, Spread, mean_spread
+from headscope.uncertainty.intervals import LEVEL, Spread, mean_spread
 
 __all__ = [
     "MARGIN",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from headscope.scores.ablation import Ablation, effect_spread
-from headscope.significance import false_discovery, sign_flip
+from headscope.uncertainty.significance import false_discovery, sign_flip
 from tests.reference import jackknife as reference
 from tests.strategies import make_effects
 

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from headscope import intervals
 from headscope.effective import effective_spread
 from headscope.measures import MEASURES
 from headscope.redundancy import curve_spread
 from headscope.scores import SCORES
 from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage
+from headscope.uncertainty import intervals
 
 
 @pytest.fixture(scope="module")

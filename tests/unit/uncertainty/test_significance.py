@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.significance import false_discovery, sign_flip
+from headscope.uncertainty.significance import false_discovery, sign_flip
 
 
 @given(st.integers(2, 6), st.integers(0, 2**16))

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.intervals import Spread, jackknife, join_spreads, mean_spread
+from headscope.uncertainty.intervals import Spread, jackknife, join_spreads, mean_spread
 from tests.reference import jackknife as reference
 
 

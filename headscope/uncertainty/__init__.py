@@ -1,0 +1,1 @@
+"""Uncertainty: intervals by the jackknife, sign flips, false discoveries; of numbers and documents, not of models."""
