@@ -11,7 +11,6 @@ from headscope.errors import HeadscopeError
 from headscope.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.loading import load_model
-from headscope.observation import capture, observe
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
@@ -24,6 +23,7 @@ from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable, PairTable
 from headscope.text.corpus import text_batches
 from headscope.text.texts import read_texts
+from headscope.watching.observation import capture, observe
 
 __all__ = [
     "Ablation",

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadLike, Site
-from headscope.observation import observe
 from headscope.statistics import STATISTICS
 from headscope.text.batches import Batch
+from headscope.watching.observation import observe
 
 __all__ = ["MODES", "Fills", "ablate", "fill_values", "silence", "transform_outputs"]
 

@@ -13,9 +13,7 @@ from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.gaps import why_no_value
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES, Measure
-from headscope.observation import observe
 from headscope.pairing import heads_of, pair_table
-from headscope.passes import parse_memory, plan_passes
 from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
@@ -23,8 +21,10 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
 from headscope.text.batches import Batch, check_takes, probe_example
 from headscope.text.nulls import scramble_tokens
-from headscope.watching import output_weights
-from headscope.weights import ov_factors, qk_factors
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import observe
+from headscope.watching.passes import parse_memory, plan_passes
+from headscope.watching.weights import ov_factors, qk_factors
 
 __all__ = ["How", "compare_heads", "needs_text", "similarity"]
 

@@ -10,7 +10,6 @@ from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
 from headscope.metrics import Metric
-from headscope.observation import Observed, observe
 from headscope.pairing import Computed, heads_of, pair_table
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
@@ -21,7 +20,8 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.sweep import head_effects
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import Observed, observe
 
 __all__ = ["MOST_DIMENSIONS", "Evidence", "gather"]
 

@@ -21,7 +21,6 @@ from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.observation import observe
 from headscope.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
@@ -29,7 +28,8 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import read_table, write_table
 from headscope.text.batches import Batch, probe_example
 from headscope.uncertainty.intervals import Spread, jackknife_spread, why_no_interval
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import observe
 
 __all__ = [
     "CONSTANT",

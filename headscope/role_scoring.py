@@ -11,7 +11,6 @@ from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.observation import observe
 from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
@@ -20,6 +19,7 @@ from headscope.text.batches import Batch, probe_example
 from headscope.text.repetition import repeated_sequences
 from headscope.text.tokens import Decoder, delimiter_ids, spell
 from headscope.uncertainty.intervals import jackknife, why_no_interval
+from headscope.watching.observation import observe
 
 __all__ = ["BROAD", "HALF_WAY", "LEANS", "SUNK", "judge", "role_table", "roles"]
 

@@ -16,7 +16,6 @@ from headscope.gaps import ONE_DOCUMENT
 from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
 from headscope.metrics import Metric, resolve_metric
-from headscope.observation import Observed, observe
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
@@ -24,7 +23,8 @@ from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, probe_example
 from headscope.uncertainty.intervals import why_no_interval
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import Observed, observe
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]
 

@@ -14,8 +14,8 @@ from headscope.ablation import Fills, fill_values, silence
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
 from headscope.metrics import Metric
-from headscope.observation import Blocks
 from headscope.text.batches import Batch, document_ids, evaluating, row_lengths, run_model
+from headscope.watching.observation import Blocks
 
 __all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
 

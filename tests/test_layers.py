@@ -13,7 +13,7 @@ LEVELS = [
     {"_support", "errors", "gaps", "heads", "plans", "role_tables", "tables"},
     {"anatomy", "reference", "text"},
     {"metrics", "statistics", "uncertainty"},
-    {"ablation", "gradients", "observation", "sweep", "watching", "weights"},
+    {"ablation", "gradients", "sweep", "watching"},
     {
         "candidates",
         "choosing",
@@ -24,7 +24,6 @@ LEVELS = [
         "judging",
         "measures",
         "pairing",
-        "passes",
         "redundancy",
         "role_scoring",
         "scores",

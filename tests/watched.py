@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.heads import Anatomy, Site
-from headscope.observation import Seen, capture
+from headscope.watching.observation import Seen, capture
 from tests.models import FACTORIES, make_batches
 
 __all__ = ["ALL", "HUGGING_FACE", "NAMES", "Hooks", "close", "counted", "make_inputs", "spread", "watched"]

@@ -24,8 +24,9 @@ class Measure(ABC):
     Class facts:
         needs: what `compare` is given. "moments": the `headscope.statistics.moments.Moments` of the heads compared;
             "halves": two Moments, of two halves of the documents; "output_weights": for each head its W_O, (width,
-            value_dim), float64; "qk_factors", "ov_factors": a `headscope.weights.Factors` of each head; any other is
-            the name of a `headscope.statistics.grouped.GroupedStatistic`, the sum of its blocks over those heads.
+            value_dim), float64; "qk_factors", "ov_factors": a `headscope.watching.weights.Factors` of each head; any
+            other is the name of a `headscope.statistics.grouped.GroupedStatistic`, the sum of its blocks over those
+            heads.
         symmetric: whether value(a, b) = value(b, a).
         bounds: (least, greatest) value in exact arithmetic; -inf or inf where there is none.
         sources: what can be compared; the first is what is compared unless the user asks for something else.

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.heads import Site
 from headscope.measures.cka import cka
-from headscope.observation import observe
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
 from headscope.text.batches import Batch, evaluating, last_logits, probe_example, run_model
-from headscope.watching import watch
+from headscope.watching.hooks import watch
+from headscope.watching.observation import observe
 
 __all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "plain_pass", "take_turns"]
 

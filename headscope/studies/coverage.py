@@ -14,7 +14,6 @@ from headscope.effective import effective_heads, effective_spread
 from headscope.measures import MEASURES
 from headscope.measures.cka_biased import cka_biased
 from headscope.measures.predict import explained_share
-from headscope.observation import Blocks
 from headscope.pairing import Computed, pair_table
 from headscope.redundancy import (
     curve_spread,
@@ -27,6 +26,7 @@ from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
+from headscope.watching.observation import Blocks
 
 __all__ = ["NAMES", "World", "coverage"]
 

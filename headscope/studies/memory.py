@@ -13,9 +13,9 @@ from torch import nn
 
 from headscope.anatomy import discover
 from headscope.comparing import similarity
-from headscope.passes import parse_memory
 from headscope.studies.benchmark import plain_pass
 from headscope.text.batches import Batch, probe_example
+from headscope.watching.passes import parse_memory
 
 __all__ = ["bench_memory", "peak_memory"]
 

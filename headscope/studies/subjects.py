@@ -14,7 +14,6 @@ from headscope.anatomy import discover
 from headscope.evidence import Evidence
 from headscope.heads import Anatomy
 from headscope.metrics import Metric, UserMetric, resolve_metric
-from headscope.observation import Captured, capture, observe
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import head_table
@@ -28,7 +27,8 @@ from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, digest, evaluating, probe_example, run_model
 from headscope.text.splits import sample_batches
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import Captured, capture, observe
 
 __all__ = ["Subject", "reference_subjects"]
 

@@ -12,7 +12,7 @@ from headscope.statistics import STATISTICS
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import total
 from headscope.sweep import Effects
-from headscope.weights import Factors
+from headscope.watching.weights import Factors
 from tests.strategies import Stream, feed
 
 

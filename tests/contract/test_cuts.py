@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from headscope.ablation import ablate
 from headscope.anatomy import discover
-from headscope.observation import capture
 from headscope.planning import plan as make_plan
 from headscope.plans import Plan
 from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable
 from headscope.text.batches import probe_example, run_model
+from headscope.watching.observation import capture
 from tests import models
 
 # by hand, as each family's source has it, independent of any anatomy: attention module, output projection beneath the

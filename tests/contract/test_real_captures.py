@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from headscope.anatomy import discover
-from headscope.observation import capture
 from headscope.text.batches import run_model
+from headscope.watching.observation import capture
 from tests.contract.test_real_cuts import TEXT, loaded
 from tests.watched import ALL, Hooks
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call, Route, discover
 from headscope.heads import Anatomy
-from headscope.observation import capture
+from headscope.watching.observation import capture
 from tests.families import HandWritten, build_any
 from tests.models import FACTORIES, build
 

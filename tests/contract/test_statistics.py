@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load, save
 
 import headscope.statistics
-from headscope.observation import observe
 from headscope.statistics import STATISTICS, Statistic
 from headscope.statistics.moments import Moments
-from headscope.watching import TENSORS
+from headscope.watching.hooks import TENSORS
+from headscope.watching.observation import observe
 from tests.contract.plugins import add_file
 from tests.strategies import Stream, feed, make_stream
 

@@ -8,7 +8,7 @@ from headscope.ablation import MODES, ablate, fill_values, transform_outputs
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import HeadId
-from headscope.observation import capture
+from headscope.watching.observation import capture
 from tests.families import HandWritten, build_further
 from tests.models import FACTORIES, build, make_batches
 

@@ -14,8 +14,8 @@ from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy
 from headscope.measures import MEASURES
 from headscope.measures.cka import Cka
-from headscope.observation import Blocks
 from headscope.text.nulls import scramble_tokens
+from headscope.watching.observation import Blocks
 from tests import models
 from tests.families import build_any
 from tests.reference import jackknife

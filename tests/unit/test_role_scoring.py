@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 import headscope as hs
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.observation import observe
 from headscope.role_scoring import judge, role_table
 from headscope.role_tables import ROLES
 from headscope.statistics.role_masses import RoleMasses
+from headscope.watching.observation import observe
 from tests.families import build_any
 from tests.models import VOCABULARY, build, make_batches
 from tests.reference.jackknife import interval

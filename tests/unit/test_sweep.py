@@ -10,8 +10,8 @@ from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
 from headscope.heads import HeadId
 from headscope.metrics import Drift, Kl, Loss, UserMetric
-from headscope.observation import Blocks
 from headscope.sweep import group_effects, head_effects, place_rows
+from headscope.watching.observation import Blocks
 from tests.families import HandWritten
 from tests.models import build, make_batches
 

@@ -16,14 +16,14 @@ from headscope._support.formatting import count
 from headscope.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Site
-from headscope.observation import Captured
 from headscope.reporting.figures import figure_of, strip
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch, run_model
 from headscope.uncertainty.intervals import mean_spread
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
+from headscope.watching.observation import Captured
 
 __all__ = ["Edges", "single_rows"]
 

@@ -16,7 +16,7 @@ from headscope.statistics.moments import Moments, total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.uncertainty.intervals import jackknife
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
 
 __all__ = ["Integration"]
 

@@ -12,7 +12,7 @@ from headscope.heads import Site
 from headscope.reporting.figures import layer_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
-from headscope.weights import input_weights
+from headscope.watching.weights import input_weights
 
 __all__ = ["OwnWeights"]
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from headscope._support.registry import Registry
 from headscope.anatomy import discover
 from headscope.errors import InputError
-from headscope.observation import capture
 from headscope.reference import Block
 from headscope.text.batches import Batch
 from headscope.text.texts import Texts
+from headscope.watching.observation import capture
 
 __all__ = ["TASKS", "Learner", "Task", "inputs", "kind_of", "task_named"]
 

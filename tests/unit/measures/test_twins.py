@@ -12,7 +12,7 @@ from headscope.measures import MEASURES
 from headscope.statistics import minibatch_hsic
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.moments import Moments
-from headscope.weights import Factors, factor_cosine
+from headscope.watching.weights import Factors, factor_cosine
 from tests.contract.seen import seen_by_measure
 from tests.reference import similarity as reference
 from tests.strategies import Stream, feed, make_stream, streams, weights_for

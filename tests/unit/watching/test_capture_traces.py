@@ -13,7 +13,7 @@ from transformers.modeling_utils import AttentionInterface
 from headscope.ablation import ablate
 from headscope.anatomy import discover
 from headscope.errors import UnknownNameError
-from headscope.observation import capture
+from headscope.watching.observation import capture
 from tests.families import build_any, build_further
 from tests.models import build
 from tests.watched import ALL, NAMES, Hooks, close, make_inputs, spread, watched

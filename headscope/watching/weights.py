@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
-from headscope.watching import output_weights
+from headscope.watching.hooks import output_weights
 
 __all__ = ["Factors", "factor_cosine", "input_weights", "ov_factors", "qk_factors"]
 

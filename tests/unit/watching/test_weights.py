@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import headscope as hs
-from headscope.weights import Factors, factor_cosine, ov_factors, qk_factors
+from headscope.watching.weights import Factors, factor_cosine, ov_factors, qk_factors
 from tests import models
 from tests.families import build_any
 from tests.reference import similarity as reference

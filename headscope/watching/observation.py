@@ -28,7 +28,7 @@ from headscope.text.batches import (
     row_lengths,
     run_model,
 )
-from headscope.watching import TENSORS, SiteTensors, watch
+from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
 __all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]
 
