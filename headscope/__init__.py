@@ -2,11 +2,11 @@
 
 from importlib.metadata import version as _version
 
-from headscope.ablation import ablate
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
 from headscope.comparing import similarity
 from headscope.contrast import Contrast, compare
+from headscope.effects.ablation import ablate
 from headscope.errors import HeadscopeError
 from headscope.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.heads import Anatomy, HeadId, Site

@@ -22,12 +22,12 @@ from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.candidates import list_candidates
 from headscope.choosing import choose_redundant, within_budget
+from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
 from headscope.evidence import gather
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.loading import Loaded
-from headscope.metrics import Metric
 from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
 from headscope.studies.asking import ask_model

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from headscope.effects.metrics import Metric
+from headscope.effects.sweep import group_effects
 from headscope.heads import Anatomy, HeadId
-from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
-from headscope.sweep import group_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 from headscope.verdicts import Lines, quadrants

@@ -18,9 +18,9 @@ from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
 from headscope.comparing import similarity
+from headscope.effects.metrics import Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.metrics import Metric, resolve_metric
 from headscope.scoring import Rated, by_metric, rate_heads
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 from headscope.text.batches import Batch, check_takes, probe_example

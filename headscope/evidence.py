@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
-from headscope.gradients import gate_gradients
+from headscope.effects.gradients import gate_gradients
+from headscope.effects.metrics import Metric
+from headscope.effects.sweep import head_effects
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
-from headscope.metrics import Metric
 from headscope.pairing import Computed, heads_of, pair_table
 from headscope.scores import SCORES
 from headscope.scores.replaceability import best_stand_in
@@ -17,7 +18,6 @@ from headscope.scoring import head_table
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.sweep import head_effects
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
 from headscope.watching.hooks import output_weights

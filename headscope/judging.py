@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from headscope.effects.metrics import Metric
+from headscope.effects.sweep import group_effects
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
-from headscope.metrics import Metric
 from headscope.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
-from headscope.sweep import group_effects
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headscope.effects.metrics import MaskedLoss, Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.loading import Loaded, load_model
-from headscope.metrics import MaskedLoss, Metric, resolve_metric
 from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
 
@@ -101,7 +101,7 @@ class Source:
     mask_token_id: int | None = None
 
     def resolve(self, metric: str | Metric | Callable[..., Tensor], anatomy: Anatomy) -> Metric:
-        """The metric that was asked for, told what masks a token; see `headscope.metrics.resolve_metric`."""
+        """The metric that was asked for, told what masks a token; see `headscope.effects.metrics.resolve_metric`."""
         resolved = resolve_metric(metric, self.model, anatomy, self.batches[0])
         if isinstance(resolved, MaskedLoss) and resolved.mask_token_id is None:
             return replace(resolved, mask_token_id=self.mask_token_id)

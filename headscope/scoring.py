@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
+from headscope.effects.gradients import gate_gradients
+from headscope.effects.metrics import Metric, resolve_metric
+from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
 from headscope.gaps import ONE_DOCUMENT
-from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
-from headscope.metrics import Metric, resolve_metric
 from headscope.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, probe_example
 from headscope.uncertainty.intervals import why_no_interval

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from headscope.effects.sweep import Effects
 from headscope.heads import HeadId, Site
 from headscope.statistics import N_BLOCKS
-from headscope.sweep import Effects
 
 __all__ = ["Batch", "Stream", "feed", "make_effects", "make_site", "make_stream", "streams", "weights_for"]
 

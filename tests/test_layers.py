@@ -12,13 +12,14 @@ PACKAGE = ROOT / "headscope"
 LEVELS = [
     {"_support", "errors", "gaps", "heads", "plans", "role_tables", "tables"},
     {"anatomy", "reference", "text"},
-    {"metrics", "statistics", "uncertainty"},
-    {"ablation", "gradients", "sweep", "watching"},
+    {"statistics", "uncertainty"},
+    {"watching"},
     {
         "candidates",
         "choosing",
         "comparing",
         "effective",
+        "effects",
         "evidence",
         "geometry",
         "judging",

@@ -51,8 +51,9 @@ class Score(ABC):
     Class facts:
         needs: what `rate` is given. "moments": {layer: list of Moments, one per block of documents}, of "gated_z";
             "output_weights": {layer: list of W_O, (width, value_dim) float64, a head each};
-            "effects": a `headscope.sweep.Effects`; "gate_gradients": a `headscope.gradients.GateGradients`; the name of
-            another score: its `Rating`, made with the settings that the two have in common.
+            "effects": a `headscope.effects.sweep.Effects`; "gate_gradients": a
+            `headscope.effects.gradients.GateGradients`; the name of another score: its `Rating`, made with the settings
+            that the two have in common.
         unit: unit of the score; "metric" stands for the metric's own.
         card: what a reader must know of it.
         least_documents: how many documents an interval takes.

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.effects.metrics import Metric, UserMetric, resolve_metric
+from headscope.effects.sweep import Effects, head_effects
 from headscope.evidence import Evidence
 from headscope.heads import Anatomy
-from headscope.metrics import Metric, UserMetric, resolve_metric
 from headscope.preparation import affordable_tokens
 from headscope.scores import SCORES
 from headscope.scoring import head_table
@@ -23,7 +24,6 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
-from headscope.sweep import Effects, head_effects
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, digest, evaluating, probe_example, run_model
 from headscope.text.splits import sample_batches

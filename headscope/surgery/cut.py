@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example
+from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import Anatomy, HeadId, HeadLike, Site
 from headscope.plans import Plan, Record

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from headscope.gradients import GateGradients
+from headscope.effects.gradients import GateGradients
+from headscope.effects.sweep import Effects
 from headscope.heads import HeadId
 from headscope.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import total
-from headscope.sweep import Effects
 from headscope.watching.weights import Factors
 from tests.strategies import Stream, feed
 

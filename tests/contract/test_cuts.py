@@ -7,8 +7,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
 from headscope.planning import plan as make_plan
 from headscope.plans import Plan
 from headscope.surgery import load, prune, save

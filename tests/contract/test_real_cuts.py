@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
 from headscope.demo import demo_model
+from headscope.effects.ablation import ablate
 from headscope.loading import load_model
 from headscope.surgery import load, prune, save
 from headscope.text.batches import run_model

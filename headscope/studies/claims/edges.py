@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from headscope._support.formatting import count
-from headscope.ablation import transform_outputs
+from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Site
 from headscope.reporting.figures import figure_of, strip

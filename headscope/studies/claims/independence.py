@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope._support.formatting import number
-from headscope.ablation import ablate
+from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim

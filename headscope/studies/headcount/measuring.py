@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
 from headscope.comparing import similarity
 from headscope.effective import effective_rank
+from headscope.effects.ablation import ablate
 from headscope.heads import Anatomy, HeadId
 from headscope.redundancy import redundancy
 from headscope.scoring import importance

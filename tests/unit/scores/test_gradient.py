@@ -1,6 +1,6 @@
 import numpy as np
 
-from headscope.gradients import GateGradients
+from headscope.effects.gradients import GateGradients
 from headscope.heads import HeadId
 from headscope.scores.gradient import Gradient
 from tests.reference import jackknife as reference

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
 from headscope.errors import UnknownNameError
 from headscope.watching.observation import capture
 from tests.families import build_any, build_further

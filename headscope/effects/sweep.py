@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
-from headscope.ablation import Fills, fill_values, silence
+from headscope.effects.ablation import Fills, fill_values, silence
+from headscope.effects.metrics import Metric
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
-from headscope.metrics import Metric
 from headscope.text.batches import Batch, document_ids, evaluating, row_lengths, run_model
 from headscope.watching.observation import Blocks
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope.ablation import MODES, ablate, fill_values, transform_outputs
 from headscope.anatomy import discover
+from headscope.effects.ablation import MODES, ablate, fill_values, transform_outputs
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import HeadId
 from headscope.watching.observation import capture

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
+from headscope.effects.metrics import MaskedLoss
 from headscope.errors import MetricError
-from headscope.metrics import MaskedLoss
 from headscope.text.batches import run_model
 from tests.models import VOCABULARY, make_batches
 from tests.reference.likelihood import log_softmax

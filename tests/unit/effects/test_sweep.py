@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headscope.anatomy import discover
+from headscope.effects.metrics import Drift, Kl, Loss, UserMetric
+from headscope.effects.sweep import group_effects, head_effects, place_rows
 from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
 from headscope.heads import HeadId
-from headscope.metrics import Drift, Kl, Loss, UserMetric
-from headscope.sweep import group_effects, head_effects, place_rows
 from headscope.watching.observation import Blocks
 from tests.families import HandWritten
 from tests.models import build, make_batches

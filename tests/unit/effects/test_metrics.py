@@ -19,10 +19,10 @@ from transformers import (
     LlamaModel,
 )
 
-from headscope.ablation import ablate
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
+from headscope.effects.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
 from headscope.errors import MetricError, UnknownNameError
-from headscope.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
 from headscope.text.batches import run_model
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches

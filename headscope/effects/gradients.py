@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
-from headscope.ablation import transform_outputs
+from headscope.effects.ablation import transform_outputs
+from headscope.effects.metrics import Metric
+from headscope.effects.sweep import place_rows
 from headscope.errors import MetricError
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.metrics import Metric
-from headscope.sweep import place_rows
 from headscope.text.batches import Batch, device_of, document_ids, evaluating, n_rows, row_lengths, run_model
 
 __all__ = ["GateGradients", "gate_gradients"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.effects.gradients import gate_gradients
+from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric
 from headscope.errors import InputError, MetricError
-from headscope.gradients import gate_gradients
 from headscope.heads import Anatomy, HeadId
-from headscope.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
 
