@@ -18,7 +18,7 @@ from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app, story
 from headscope.measures import MEASURES, Measure
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 
 __all__ = ["cards", "commands", "coverage", "ratios", "write_pages"]
 

@@ -17,8 +17,8 @@ from headscope.preparation import Budget
 from headscope.redundancy import Redundancy, redundancy
 from headscope.role_scoring import roles
 from headscope.role_tables import RoleTable
-from headscope.scores.ablation import Ablation
-from headscope.scoring import importance
+from headscope.scoring.rating import importance
+from headscope.scoring.scores.ablation import Ablation
 from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable, PairTable
 from headscope.text.corpus import text_batches

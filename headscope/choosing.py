@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
 from headscope.heads import Anatomy, HeadId
-from headscope.scores.replaceability import replaceability
+from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch

@@ -21,7 +21,7 @@ from headscope.comparing import similarity
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.scoring import Rated, by_metric, rate_heads
+from headscope.scoring.rating import Rated, by_metric, rate_heads
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 from headscope.text.batches import Batch, check_takes, probe_example
 from headscope.uncertainty.intervals import LEVEL, Spread

@@ -12,9 +12,9 @@ from headscope.effects.sweep import head_effects
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
 from headscope.pairing import Computed, heads_of, pair_table
-from headscope.scores import SCORES
-from headscope.scores.replaceability import best_stand_in
-from headscope.scoring import head_table
+from headscope.scoring.rating import head_table
+from headscope.scoring.scores import SCORES
+from headscope.scoring.scores.replaceability import best_stand_in
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments

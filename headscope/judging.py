@@ -12,7 +12,7 @@ from headscope.effects.sweep import group_effects
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
 from headscope.measures import MEASURES
-from headscope.scores.replaceability import replaceability
+from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.tables import PairTable
 from headscope.text.batches import Batch

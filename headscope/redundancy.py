@@ -21,7 +21,7 @@ from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.scores.replaceability import RIDGE
+from headscope.scoring.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments

@@ -12,7 +12,7 @@ import headscope.studies.claims
 import headscope.studies.tasks
 from headscope._support.registry import Registry
 from headscope.measures import MEASURES
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.studies.asking import ask_model
 from headscope.studies.claim_pages import page as claim_page
@@ -66,7 +66,7 @@ def test_the_new_measure_keeps_the_contract(
 def test_the_new_score_keeps_the_contract(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
 ) -> None:
-    name = added(monkeypatch, tmp_path, headscope.scores, SCORES, "SCORES")
+    name = added(monkeypatch, tmp_path, headscope.scoring.scores, SCORES, "SCORES")
     score, contract = SCORES[name](), test_scores
     rating = contract.rated(score, *contract.planted())
     contract.test_facts_are_declared_and_settings_are_fields(score)

@@ -27,7 +27,6 @@ LEVELS = [
         "pairing",
         "redundancy",
         "role_scoring",
-        "scores",
         "scoring",
         "verdicts",
     },

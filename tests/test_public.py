@@ -12,7 +12,7 @@ import headscope
 from headscope import errors
 from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 
 PUBLIC = {name: getattr(headscope, name) for name in headscope.__all__ if not name.startswith("__")}
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}

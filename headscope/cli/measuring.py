@@ -40,8 +40,8 @@ from headscope.errors import InputError
 from headscope.loading import load_model
 from headscope.measures import MEASURES
 from headscope.preparation import affordable_tokens
-from headscope.scores import SCORES
-from headscope.scoring import by_metric, importance
+from headscope.scoring.rating import by_metric, importance
+from headscope.scoring.scores import SCORES
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import probe_example
 from headscope.text.splits import sample_batches

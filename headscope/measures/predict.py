@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope._support.cards import Card
 from headscope.measures import MEASURES, Measure
-from headscope.scores.replaceability import check_ridge
+from headscope.scoring.scores.replaceability import check_ridge
 from headscope.statistics.moments import Moments, constant_heads
 
 __all__ = ["Predict", "explained_share"]

@@ -21,8 +21,8 @@ from headscope.redundancy import (
     residuals,
     total_energy,
 )
-from headscope.scores import SCORES
-from headscope.scores.replaceability import replaceability
+from headscope.scoring.scores import SCORES
+from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site

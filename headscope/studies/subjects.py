@@ -16,8 +16,8 @@ from headscope.effects.sweep import Effects, head_effects
 from headscope.evidence import Evidence
 from headscope.heads import Anatomy
 from headscope.preparation import affordable_tokens
-from headscope.scores import SCORES
-from headscope.scoring import head_table
+from headscope.scoring.rating import head_table
+from headscope.scoring.scores import SCORES
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments

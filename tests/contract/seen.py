@@ -8,7 +8,7 @@ import numpy as np
 from headscope.effects.gradients import GateGradients
 from headscope.effects.sweep import Effects
 from headscope.heads import HeadId
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import total

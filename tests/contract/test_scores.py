@@ -5,10 +5,10 @@ from dataclasses import fields, is_dataclass
 import numpy as np
 import pytest
 
-import headscope.scores
+import headscope.scoring.scores
 from headscope.errors import UnknownNameError
-from headscope.scores import SCORES, Rating, Score
-from headscope.scoring import importance
+from headscope.scoring.rating import importance
+from headscope.scoring.scores import SCORES, Rating, Score
 from tests.contract.plugins import add_file
 from tests.contract.seen import seen_by_score
 from tests.strategies import Stream, make_stream, weights_for
@@ -134,7 +134,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 
 
 @SCORES.register("reach")
@@ -152,7 +152,7 @@ class Reach(Score):
 
 
 def test_a_new_score_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    add_file(monkeypatch, tmp_path, headscope.scores, SCORES, NEW)
+    add_file(monkeypatch, tmp_path, headscope.scoring.scores, SCORES, NEW)
     assert "reach" in set(SCORES)
     rating = rated(SCORES["reach"](), *planted())
     check_rating(rating)

@@ -22,7 +22,7 @@ from headscope.redundancy import (
     residuals,
     total_energy,
 )
-from headscope.scores.replaceability import RIDGE
+from headscope.scoring.scores.replaceability import RIDGE
 from headscope.statistics.block_sums import lift
 from headscope.statistics.moments import Moments
 from tests.models import build, make_batches

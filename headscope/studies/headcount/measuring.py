@@ -15,7 +15,7 @@ from headscope.effective import effective_rank
 from headscope.effects.ablation import ablate
 from headscope.heads import Anatomy, HeadId
 from headscope.redundancy import redundancy
-from headscope.scoring import importance
+from headscope.scoring.rating import importance
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import Case
 from headscope.studies.tasks import Task, inputs

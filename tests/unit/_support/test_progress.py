@@ -11,7 +11,7 @@ from headscope._support.progress import Progress, n_steps, part_of
 from headscope.comparing import How, compare_heads
 from headscope.measures import MEASURES
 from headscope.preparation import Budget
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 from headscope.studies.coverage import coverage
 from tests.models import build, make_batches
 

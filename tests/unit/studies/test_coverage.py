@@ -8,7 +8,7 @@ import torch
 from headscope.effective import effective_spread
 from headscope.measures import MEASURES
 from headscope.redundancy import curve_spread
-from headscope.scores import SCORES
+from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage
 from headscope.uncertainty import intervals

@@ -2,7 +2,7 @@ import numpy as np
 
 from headscope.effects.gradients import GateGradients
 from headscope.heads import HeadId
-from headscope.scores.gradient import Gradient
+from headscope.scoring.scores.gradient import Gradient
 from tests.reference import jackknife as reference
 
 

@@ -17,7 +17,7 @@ from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
 from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
@@ -46,7 +46,8 @@ def importance(
     Args:
         model: run in evaluation mode, left as it was.
         batches: what it is measured on.
-        score: a name out of `headscope.scores.SCORES`, or an object with its settings, e.g. `Ablation(mode="mean")`.
+        score: a name out of `headscope.scoring.scores.SCORES`, or an object with its settings, e.g.
+            `Ablation(mode="mean")`.
         metric: for scores of effects and gradients: "auto", "loss", "mlm", "kl", "drift", a Metric, or a function
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.

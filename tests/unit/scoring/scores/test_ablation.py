@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from headscope.scores.ablation import Ablation, effect_spread
+from headscope.scoring.scores.ablation import Ablation, effect_spread
 from headscope.uncertainty.significance import false_discovery, sign_flip
 from tests.reference import jackknife as reference
 from tests.strategies import make_effects

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from headscope._support.cards import Card
 from headscope.effects.sweep import Effects
 from headscope.errors import InputError
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.uncertainty.intervals import Spread, mean_spread
 from headscope.uncertainty.significance import false_discovery, sign_flip
 

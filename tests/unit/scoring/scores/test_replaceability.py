@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.scores.replaceability import (
+from headscope.scoring.scores.replaceability import (
     RIDGE,
     Replaceability,
     best_stand_in,

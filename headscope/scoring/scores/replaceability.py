@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headscope._support.cards import Card
 from headscope.errors import InputError
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy, total
 from headscope.uncertainty.intervals import Spread, jackknife_spread, join_spreads
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from headscope.scores.ablation import effect_spread
-from headscope.scores.needed import Needed, needed
-from headscope.scores.replaceability import Replaceability, rate_replaceability
+from headscope.scoring.scores.ablation import effect_spread
+from headscope.scoring.scores.needed import Needed, needed
+from headscope.scoring.scores.replaceability import Replaceability, rate_replaceability
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from tests.strategies import feed, make_effects, make_stream, weights_for

@@ -69,4 +69,4 @@ class Score(ABC):
         """Score every head of the model."""
 
 
-SCORES: Registry[Score] = Registry("score", "headscope.scores")
+SCORES: Registry[Score] = Registry("score", "headscope.scoring.scores")

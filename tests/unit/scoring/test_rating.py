@@ -6,9 +6,9 @@ import torch
 
 import headscope as hs
 from headscope.errors import InputError, UnknownNameError
-from headscope.scores import SCORES
-from headscope.scores.needed import Needed
-from headscope.scores.replaceability import RIDGE, Replaceability
+from headscope.scoring.scores import SCORES
+from headscope.scoring.scores.needed import Needed
+from headscope.scoring.scores.replaceability import RIDGE, Replaceability
 from tests import models
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from headscope._support.cards import Card
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Gradient"]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from headscope._support.cards import Card
-from headscope.scores import SCORES, Rating, Score
+from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments, contribution_energy
 from headscope.uncertainty.intervals import Spread, jackknife, join_spreads
 

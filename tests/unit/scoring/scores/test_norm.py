@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 
-from headscope.scores.norm import Norm
+from headscope.scoring.scores.norm import Norm
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import jackknife as reference
