@@ -17,7 +17,7 @@ import typer
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app, story
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
 
 __all__ = ["cards", "commands", "coverage", "ratios", "write_pages"]

@@ -4,12 +4,12 @@ from importlib.metadata import version as _version
 
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
-from headscope.comparing import similarity
 from headscope.contrast import Contrast, compare
 from headscope.effects.ablation import ablate
 from headscope.errors import HeadscopeError
-from headscope.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.heads import Anatomy, HeadId, Site
+from headscope.likeness.comparing import similarity
+from headscope.likeness.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.loading import load_model
 from headscope.planning.planner import plan
 from headscope.plans import Plan

@@ -17,10 +17,10 @@ from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.comparing import similarity
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
+from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import Rated, by_metric, rate_heads
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 from headscope.text.batches import Batch, check_takes, probe_example

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from headscope.measures.cka_biased import cka_biased
+from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.statistics.moments import Moments, total
 from headscope.uncertainty.intervals import Spread, jackknife
 

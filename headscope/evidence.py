@@ -10,8 +10,8 @@ from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import head_effects
 from headscope.heads import Anatomy, HeadId
-from headscope.measures import MEASURES
-from headscope.pairing import Computed, heads_of, pair_table
+from headscope.likeness.measures import MEASURES
+from headscope.likeness.pairing import Computed, heads_of, pair_table
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
 from headscope.scoring.scores.replaceability import best_stand_in

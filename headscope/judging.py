@@ -11,7 +11,7 @@ from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
-from headscope.measures import MEASURES
+from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.tables import PairTable

@@ -19,8 +19,8 @@ from headscope.anatomy import discover
 from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
-from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId, Site
+from headscope.likeness.gaps import ONE_DOCUMENT
 from headscope.scoring.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total

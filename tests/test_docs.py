@@ -26,7 +26,7 @@ from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app
 from headscope.demo import demo_model
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
 from headscope.studies.asking import ask_model
 from headscope.studies.claim_pages import write_pages
@@ -177,7 +177,7 @@ def test_pictures_are_there_and_say_what_they_show(site: Path) -> None:
 
 @pytest.mark.parametrize(
     ("package", "registry", "source"),
-    [(headscope.measures, MEASURES, test_measures.NEW), (headscope.scoring.scores, SCORES, test_scores.NEW)],
+    [(headscope.likeness.measures, MEASURES, test_measures.NEW), (headscope.scoring.scores, SCORES, test_scores.NEW)],
     ids=["measure", "score"],
 )
 def test_without_a_card_there_is_no_page(

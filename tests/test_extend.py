@@ -11,7 +11,7 @@ import headscope
 import headscope.studies.claims
 import headscope.studies.tasks
 from headscope._support.registry import Registry
-from headscope.measures import MEASURES
+from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.studies.asking import ask_model
@@ -41,7 +41,7 @@ def added(monkeypatch: pytest.MonkeyPatch, folder: Path, package: ModuleType, re
 def test_the_new_measure_keeps_the_contract(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build_model, make_batches
 ) -> None:
-    name = added(monkeypatch, tmp_path, headscope.measures, MEASURES, "MEASURES")
+    name = added(monkeypatch, tmp_path, headscope.likeness.measures, MEASURES, "MEASURES")
     measure, contract = MEASURES[name](), test_measures
     values = contract.values_of(measure, *contract.planted())
     contract.test_facts_are_declared_and_settings_are_fields(measure)

@@ -10,21 +10,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {"_support", "errors", "gaps", "heads", "plans", "role_tables", "tables"},
+    {"_support", "errors", "heads", "plans", "role_tables", "tables"},
     {"anatomy", "reference", "text"},
     {"statistics", "uncertainty"},
     {"watching"},
     {
         "candidates",
         "choosing",
-        "comparing",
         "effective",
         "effects",
         "evidence",
-        "geometry",
         "judging",
-        "measures",
-        "pairing",
+        "likeness",
         "redundancy",
         "role_scoring",
         "scoring",

@@ -11,7 +11,7 @@ import pytest
 import headscope
 from headscope import errors
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
 
 PUBLIC = {name: getattr(headscope, name) for name in headscope.__all__ if not name.startswith("__")}

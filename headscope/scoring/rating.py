@@ -15,8 +15,8 @@ from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
-from headscope.gaps import ONE_DOCUMENT
 from headscope.heads import Anatomy, HeadId
+from headscope.likeness.gaps import ONE_DOCUMENT
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments

@@ -24,8 +24,8 @@ class MinibatchHsic(GroupedStatistic):
 
     A minibatch is what one batch holds of one block of documents, cut into equal parts of at most `size` positions;
     parts of fewer than four are left out. With X centred over the minibatch, what the unbiased HSIC takes of two Gram
-    matrices is their inner product, and sums of their diagonals (see `headscope.measures.cka.unbiased_hsic`): one
-    product of the stacked matrices gives every two heads.
+    matrices is their inner product, and sums of their diagonals (see
+    `headscope.likeness.measures.cka.unbiased_hsic`): one product of the stacked matrices gives every two heads.
 
     Args:
         of: what is compared; see `headscope.statistics.summed_moments.SummedMoments`.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.heads import Site
-from headscope.measures.cka import cka
+from headscope.likeness.measures.cka import cka
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site

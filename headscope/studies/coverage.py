@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headscope._support.progress import Progress
 from headscope.effective import effective_heads, effective_spread
-from headscope.measures import MEASURES
-from headscope.measures.cka_biased import cka_biased
-from headscope.measures.predict import explained_share
-from headscope.pairing import Computed, pair_table
+from headscope.likeness.measures import MEASURES
+from headscope.likeness.measures.cka_biased import cka_biased
+from headscope.likeness.measures.predict import explained_share
+from headscope.likeness.pairing import Computed, pair_table
 from headscope.redundancy import (
     curve_spread,
     fit_best,

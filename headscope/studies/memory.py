@@ -12,7 +12,7 @@ import pandas as pd
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.comparing import similarity
+from headscope.likeness.comparing import similarity
 from headscope.studies.benchmark import plain_pass
 from headscope.text.batches import Batch, probe_example
 from headscope.watching.passes import parse_memory

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import headscope.measures
-from headscope.comparing import similarity
+import headscope.likeness.measures
 from headscope.errors import UnknownNameError
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.comparing import similarity
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics.block_sums import SOURCES
 from tests.contract.plugins import add_file
 from tests.contract.seen import seen_by_measure
@@ -156,7 +156,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 
 
 @MEASURES.register("same")
@@ -176,7 +176,7 @@ class Same(Measure):
 
 
 def test_a_new_measure_is_one_new_file(monkeypatch: pytest.MonkeyPatch, tmp_path, build_model, make_batches) -> None:
-    add_file(monkeypatch, tmp_path, headscope.measures, MEASURES, NEW)
+    add_file(monkeypatch, tmp_path, headscope.likeness.measures, MEASURES, NEW)
     assert "same" in set(MEASURES)
     values = values_of(MEASURES["same"](), *planted())
     check_bounds(MEASURES["same"](), values)

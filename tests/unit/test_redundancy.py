@@ -13,7 +13,7 @@ from torch import nn
 import headscope as hs
 from headscope.effective import effective_heads, effective_spread, vendi
 from headscope.errors import InputError, StorageError
-from headscope.measures.cka_biased import cka_biased
+from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.redundancy import (
     CONSTANT,
     WHOLE,

@@ -12,7 +12,7 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap, Normalize
 from matplotlib.text import Text
 from scipy.cluster import hierarchy
 
-from headscope.geometry import Clusters, HeadMap
+from headscope.likeness.geometry import Clusters, HeadMap
 from headscope.reporting.figures.labels import label_points
 from headscope.reporting.figures.maps import colour_bar, thin_bar
 from headscope.reporting.figures.style import ALIKE, INK, MUTED, PAPER, canvas, figure_of, frameless, room, styled

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.comparing import similarity
 from headscope.effective import effective_spread
 from headscope.errors import InputError
-from headscope.measures.cka import Cka
+from headscope.likeness.comparing import similarity
+from headscope.likeness.measures.cka import Cka
 from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim

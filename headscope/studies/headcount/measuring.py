@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.comparing import similarity
 from headscope.effective import effective_rank
 from headscope.effects.ablation import ablate
 from headscope.heads import Anatomy, HeadId
+from headscope.likeness.comparing import similarity
 from headscope.redundancy import redundancy
 from headscope.scoring.rating import importance
 from headscope.studies.costs import count_flops, peak_bytes

@@ -8,8 +8,8 @@ import pytest
 
 import headscope as hs
 from headscope._support.progress import Progress, n_steps, part_of
-from headscope.comparing import How, compare_heads
-from headscope.measures import MEASURES
+from headscope.likeness.comparing import How, compare_heads
+from headscope.likeness.measures import MEASURES
 from headscope.preparation import Budget
 from headscope.scoring.scores import SCORES
 from headscope.studies.coverage import coverage

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 
-from headscope.geometry import Clusters, cluster, map_heads
 from headscope.heads import HeadId
+from headscope.likeness.geometry import Clusters, cluster, map_heads
 from headscope.redundancy import Redundancy
 from headscope.reporting import figures
 from headscope.reporting.figures.clusters import layer_colours

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headscope.effective import effective_spread
-from headscope.measures import MEASURES
+from headscope.likeness.measures import MEASURES
 from headscope.redundancy import curve_spread
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments, total

@@ -8,8 +8,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
-from headscope.comparing import parse_memory
 from headscope.errors import InputError
+from headscope.likeness.comparing import parse_memory
 from tests import models
 from tests.families import build_any
 from tests.watched import make_inputs
@@ -66,7 +66,7 @@ def test_as_many_passes_as_memory_asks_for(measure: str, sums: int, layers: int,
 
 
 def test_passes_over_groups_of_layers_meet_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headscope import comparing
+    from headscope.likeness import comparing
 
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
     whole = hs.similarity(model, batches, scope="model")
@@ -90,7 +90,7 @@ def test_memory_is_a_size(memory: object) -> None:
 
 
 def test_passes_without_the_encoder_deal_documents_as_one_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headscope import comparing
+    from headscope.likeness import comparing
 
     model, inputs = build_any("t5"), make_inputs("t5")
     rows = {name: value.repeat(3, *[1] * (value.ndim - 1)) for name, value in inputs.items()}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, constant_heads, pair_norms, spreads
 
 __all__ = ["Cka", "cka", "unbiased_hsic"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, contribution_energy
 
 __all__ = ["Cosine", "contribution_cosine"]

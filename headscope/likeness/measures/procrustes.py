@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics.moments import Moments, constant_heads, spreads
 
 __all__ = ["Procrustes", "procrustes"]

@@ -10,10 +10,10 @@ from torch import nn
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.gaps import why_no_value
 from headscope.heads import Anatomy, HeadId
-from headscope.measures import MEASURES, Measure
-from headscope.pairing import heads_of, pair_table
+from headscope.likeness.gaps import why_no_value
+from headscope.likeness.measures import MEASURES, Measure
+from headscope.likeness.pairing import heads_of, pair_table
 from headscope.statistics import N_BLOCKS, STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
@@ -84,7 +84,7 @@ def similarity(
         model: run in evaluation mode, left as it was.
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,); measures of weights
             take none.
-        measure: a name out of `headscope.measures.MEASURES`, or an object with its settings.
+        measure: a name out of `headscope.likeness.measures.MEASURES`, or an object with its settings.
         of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution"; measures of maps compare
             "pattern", those of weights "weights".
         scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.

@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from headscope.measures.cosine import contribution_cosine
+from headscope.likeness.measures.cosine import contribution_cosine
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import similarity as reference

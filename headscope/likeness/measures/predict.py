@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores.replaceability import check_ridge
 from headscope.statistics.moments import Moments, constant_heads
 

@@ -8,9 +8,9 @@ import pytest
 from headscope.anatomy import discover
 from headscope.errors import UnknownNameError
 from headscope.heads import HeadId
-from headscope.measures import MEASURES, Measure
-from headscope.measures.cka import Cka
-from headscope.pairing import heads_of, pair_table
+from headscope.likeness.measures import MEASURES, Measure
+from headscope.likeness.measures.cka import Cka
+from headscope.likeness.pairing import heads_of, pair_table
 from headscope.statistics.arrivals import OTHER
 from headscope.statistics.pattern_products import PatternProducts
 from headscope.statistics.summed_moments import SummedMoments

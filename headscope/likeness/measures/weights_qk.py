@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.watching.weights import factor_cosine
 
 __all__ = ["WeightsQk"]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope._support.cards import Card
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics.pair_sums import PairSums
 
 __all__ = ["PatternJs", "map_agreement"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from headscope.measures import MEASURES
+from headscope.likeness.measures import MEASURES
 from tests.contract.seen import seen_by_measure
 from tests.reference import similarity as reference
 from tests.strategies import Stream, make_stream, weights_for

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.measures.cka import cka, unbiased_hsic
+from headscope.likeness.measures.cka import cka, unbiased_hsic
 from headscope.statistics.block_sums import lift
 from headscope.statistics.moments import Moments, pair_norms, total
 from headscope.statistics.summed_moments import SummedMoments

@@ -44,4 +44,4 @@ class Measure(ABC):
         """(head, head) values; never clipped; NaN in the row and column of a constant head."""
 
 
-MEASURES: Registry[Measure] = Registry("measure", "headscope.measures")
+MEASURES: Registry[Measure] = Registry("measure", "headscope.likeness.measures")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.measures import MEASURES
+from headscope.likeness.measures import MEASURES
 from headscope.statistics import minibatch_hsic
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.moments import Moments

@@ -10,9 +10,9 @@ from scipy.cluster import hierarchy
 
 import headscope as hs
 from headscope.errors import InputError
-from headscope.geometry import cluster, map_heads, stress_1
 from headscope.heads import HeadId
-from headscope.measures import MEASURES
+from headscope.likeness.geometry import cluster, map_heads, stress_1
+from headscope.likeness.measures import MEASURES
 from headscope.tables import PairTable
 from tests.models import build, make_batches
 from tests.reference import geometry as reference

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from headscope.heads import Anatomy, HeadId
-from headscope.measures import MEASURES, Measure
+from headscope.likeness.measures import MEASURES, Measure
 from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import PairTable

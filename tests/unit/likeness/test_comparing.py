@@ -9,11 +9,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
-from headscope.comparing import How, compare_heads
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy
-from headscope.measures import MEASURES
-from headscope.measures.cka import Cka
+from headscope.likeness.comparing import How, compare_heads
+from headscope.likeness.measures import MEASURES
+from headscope.likeness.measures.cka import Cka
 from headscope.text.nulls import scramble_tokens
 from headscope.watching.observation import Blocks
 from tests import models
