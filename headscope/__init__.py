@@ -14,12 +14,12 @@ from headscope.loading import load_model
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
-from headscope.redundancy import Redundancy, redundancy
 from headscope.role_scoring import roles
 from headscope.role_tables import RoleTable
 from headscope.scoring.rating import importance
 from headscope.scoring.scores.ablation import Ablation
 from headscope.surgery import load, prune, save
+from headscope.surplus.layers import Redundancy, redundancy
 from headscope.tables import HeadTable, PairTable
 from headscope.text.corpus import text_batches
 from headscope.text.texts import read_texts

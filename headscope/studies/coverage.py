@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 from headscope._support.progress import Progress
-from headscope.effective import effective_heads, effective_spread
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.likeness.measures.predict import explained_share
 from headscope.likeness.pairing import Computed, pair_table
-from headscope.redundancy import (
-    curve_spread,
-    fit_best,
-    residuals,
-    total_energy,
-)
 from headscope.scoring.scores import SCORES
 from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
+from headscope.surplus.effective import effective_heads, effective_spread
+from headscope.surplus.layers import (
+    curve_spread,
+    fit_best,
+    residuals,
+    total_energy,
+)
 from headscope.watching.observation import Blocks
 
 __all__ = ["NAMES", "World", "coverage"]

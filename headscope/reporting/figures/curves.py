@@ -4,9 +4,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from headscope.redundancy import Redundancy
 from headscope.reporting.figures.clusters import layer_bar, layer_colours
 from headscope.reporting.figures.style import GRID, MUTED, canvas, frameless, styled
+from headscope.surplus.layers import Redundancy
 
 __all__ = ["redundancy_curve"]
 

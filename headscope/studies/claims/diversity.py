@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.likeness.comparing import similarity
 from headscope.likeness.measures.cka import Cka
@@ -17,6 +16,7 @@ from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.subjects import Subject
+from headscope.surplus.effective import effective_spread
 
 __all__ = ["Diversity"]
 

@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from headscope.effective import effective_rank
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.statistics.moments import Moments, total
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
+from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
 from headscope.watching.hooks import output_weights
 

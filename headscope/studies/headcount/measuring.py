@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.effective import effective_rank
 from headscope.effects.ablation import ablate
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.comparing import similarity
-from headscope.redundancy import redundancy
 from headscope.scoring.rating import importance
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import Case
 from headscope.studies.tasks import Task, inputs
 from headscope.studies.training import judge, train
+from headscope.surplus.effective import effective_rank
+from headscope.surplus.layers import redundancy
 from headscope.text.batches import Batch
 
 __all__ = ["ALLOWED", "MEASURED", "measure", "run_case"]

@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection, PathCollection
 
 from headscope.heads import HeadId
 from headscope.likeness.geometry import Clusters, cluster, map_heads
-from headscope.redundancy import Redundancy
 from headscope.reporting import figures
 from headscope.reporting.figures.clusters import layer_colours
+from headscope.surplus.layers import Redundancy
 from headscope.tables import PairTable
 
 

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 import torch
 
-from headscope.effective import effective_spread
 from headscope.likeness.measures import MEASURES
-from headscope.redundancy import curve_spread
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage
+from headscope.surplus.effective import effective_spread
+from headscope.surplus.layers import curve_spread
 from headscope.uncertainty import intervals
 
 

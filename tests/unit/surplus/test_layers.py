@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import headscope as hs
-from headscope.effective import effective_heads, effective_spread, vendi
 from headscope.errors import InputError, StorageError
 from headscope.likeness.measures.cka_biased import cka_biased
-from headscope.redundancy import (
+from headscope.scoring.scores.replaceability import RIDGE
+from headscope.statistics.block_sums import lift
+from headscope.statistics.moments import Moments
+from headscope.surplus.effective import effective_heads, effective_spread, vendi
+from headscope.surplus.layers import (
     CONSTANT,
     WHOLE,
     curve_spread,
@@ -22,9 +25,6 @@ from headscope.redundancy import (
     residuals,
     total_energy,
 )
-from headscope.scoring.scores.replaceability import RIDGE
-from headscope.statistics.block_sums import lift
-from headscope.statistics.moments import Moments
 from tests.models import build, make_batches
 from tests.reference import jackknife as jackknife_reference
 from tests.reference import redundancy as reference

@@ -16,7 +16,6 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
-from headscope.effective import effective_spread
 from headscope.errors import InputError
 from headscope.evidence import MOST_DIMENSIONS
 from headscope.heads import Anatomy, HeadId, Site
@@ -25,6 +24,7 @@ from headscope.scoring.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.summed_moments import SummedMoments
+from headscope.surplus.effective import effective_spread
 from headscope.tables import read_table, write_table
 from headscope.text.batches import Batch, probe_example
 from headscope.uncertainty.intervals import Spread, jackknife_spread, why_no_interval
@@ -60,7 +60,7 @@ class Redundancy(Shown):
 
     Attributes:
         effective: columns layer ("0", "1" …, and "all" for the heads of every layer together, where they were compared
-            with each other), n_heads, effective (see `headscope.effective.effective_heads`), low, high,
+            with each other), n_heads, effective (see `headscope.surplus.effective.effective_heads`), low, high,
             tokens_per_dimension (positions over the dimensions of the widest head), n_documents, n_tokens.
         curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
             `curve_spread`. head is the k-th that all documents together would choose ("constant" for k = 0).
