@@ -7,6 +7,8 @@ from headscope.anatomy import discover
 from headscope.contrast import Contrast, compare
 from headscope.effects.ablation import ablate
 from headscope.errors import HeadscopeError
+from headscope.head_roles.scoring import roles
+from headscope.head_roles.tables import RoleTable
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.likeness.comparing import similarity
 from headscope.likeness.geometry import Clusters, HeadMap, cluster, map_heads
@@ -14,8 +16,6 @@ from headscope.loading import load_model
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget
-from headscope.role_scoring import roles
-from headscope.role_tables import RoleTable
 from headscope.scoring.rating import importance
 from headscope.scoring.scores.ablation import Ablation
 from headscope.surgery import load, prune, save

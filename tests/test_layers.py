@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "headscope"
 
 LEVELS = [
-    {"_support", "errors", "heads", "plans", "role_tables", "tables"},
+    {"_support", "errors", "heads", "plans", "tables"},
     {"anatomy", "reference", "text"},
     {"statistics", "uncertainty"},
     {"watching"},
@@ -19,9 +19,9 @@ LEVELS = [
         "choosing",
         "effects",
         "evidence",
+        "head_roles",
         "judging",
         "likeness",
-        "role_scoring",
         "scoring",
         "surplus",
         "verdicts",

@@ -7,9 +7,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 
 from headscope._support.formatting import MISSING, fixed
+from headscope.head_roles.tables import MIXED, ROLES, RoleTable
 from headscope.reporting.figures.maps import map_height, name_ticks
 from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, frameless, room, styled
-from headscope.role_tables import MIXED, ROLES, RoleTable
 
 __all__ = ["role_map"]
 

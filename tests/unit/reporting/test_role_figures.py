@@ -11,10 +11,10 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 
 from headscope.errors import InputError
+from headscope.head_roles.tables import MIXED, ROLES, RoleTable
 from headscope.heads import HeadId
 from headscope.reporting import figures
 from headscope.reporting.figures.style import DARK, PAPER, ROLE_COLOURS
-from headscope.role_tables import MIXED, ROLES, RoleTable
 
 
 def table(roles: dict[str, tuple[str, float]]) -> RoleTable:

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from headscope.errors import StorageError, UnknownNameError
+from headscope.head_roles.tables import ROLES, RoleExample, RoleTable, Spelled
 from headscope.heads import HeadId
-from headscope.role_tables import ROLES, RoleExample, RoleTable, Spelled
 
 HEADS = (HeadId(0, 0), HeadId(0, 3), HeadId(2, 1))
 

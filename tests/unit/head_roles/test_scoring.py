@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 import headscope as hs
 from headscope.errors import InputError
+from headscope.head_roles.scoring import judge, role_table
+from headscope.head_roles.tables import ROLES
 from headscope.heads import Anatomy
-from headscope.role_scoring import judge, role_table
-from headscope.role_tables import ROLES
 from headscope.statistics.role_masses import RoleMasses
 from headscope.watching.observation import observe
 from tests.families import build_any

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.errors import InputError
+from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.heads import Anatomy
-from headscope.role_tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids
