@@ -13,7 +13,7 @@ import headscope as hs
 from headscope._support.environment import machine
 from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
-from headscope.demo import DEMO_MODELS, demo_model
+from headscope.models.demo import DEMO_MODELS, demo_model
 from headscope.reporting.figures import figure_of, ratios
 from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
 from headscope.studies.memory import bench_memory

@@ -12,7 +12,7 @@ from headscope.head_roles.tables import RoleTable
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.likeness.comparing import similarity
 from headscope.likeness.geometry import Clusters, HeadMap, cluster, map_heads
-from headscope.loading import load_model
+from headscope.models.loading import load_model
 from headscope.planning.planner import plan
 from headscope.plans import Plan
 from headscope.preparation import Budget

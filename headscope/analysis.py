@@ -27,7 +27,7 @@ from headscope.errors import StorageError
 from headscope.evidence import gather
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
-from headscope.loading import Loaded
+from headscope.models.loading import Loaded
 from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
 from headscope.studies.asking import ask_model

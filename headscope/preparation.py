@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headscope.effects.metrics import MaskedLoss, Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.loading import Loaded, load_model
+from headscope.models.loading import Loaded, load_model
 from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
 

@@ -17,7 +17,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from headscope.reference import Transformer
+from headscope.models.reference import Transformer
 
 __all__ = ["FACTORIES", "N_LAYERS", "VOCABULARY", "NanoGPT", "build", "make_batches"]
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-MODEL = ("--model", "headscope.reference:example")
+MODEL = ("--model", "headscope.models.reference:example")
 OPTIONS = {
     "benchmark": (*MODEL, "--quick", "--rounds", "1"),
     "cost_scaling": ("--quick", "--rounds", "2"),

@@ -25,8 +25,8 @@ import headscope.studies.tasks
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app
-from headscope.demo import demo_model
 from headscope.likeness.measures import MEASURES, Measure
+from headscope.models.demo import demo_model
 from headscope.scoring.scores import SCORES
 from headscope.studies.asking import ask_model
 from headscope.studies.claim_pages import write_pages

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "headscope"
 
 LEVELS = [
     {"_support", "errors", "heads", "plans", "tables"},
-    {"anatomy", "reference", "text"},
+    {"anatomy", "text"},
     {"statistics", "uncertainty"},
     {"watching"},
     {
@@ -27,9 +27,9 @@ LEVELS = [
         "verdicts",
     },
     {"surgery"},
-    {"loading", "planning"},
+    {"models", "planning"},
     {"reporting"},
-    {"", "__main__", "analysis", "cli", "contrast", "demo", "preparation", "studies"},
+    {"", "__main__", "analysis", "cli", "contrast", "preparation", "studies"},
 ]
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 

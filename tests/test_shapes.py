@@ -4,7 +4,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from headscope.reference import MultiHeadAttention
+from headscope.models.reference import MultiHeadAttention
 
 
 def test_a_wrong_shape_is_caught() -> None:

@@ -68,7 +68,7 @@ def test_the_command_of_the_wheel_knows_its_version(site: Path, tmp_path: Path) 
 
 
 def test_the_wheel_makes_a_report(site: Path, tmp_path: Path) -> None:
-    _run(site, tmp_path, "analyze", "headscope.reference:example", "--out", "report")
+    _run(site, tmp_path, "analyze", "headscope.models.reference:example", "--out", "report")
     page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
     assert page.lstrip().lower().startswith("<!doctype html>")
     assert "L1H3" in page  # every head of the example is named somewhere

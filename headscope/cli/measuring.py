@@ -38,7 +38,7 @@ from headscope.contrast import Contrast, compare
 from headscope.errors import InputError
 from headscope.likeness.comparing import How, compare_heads, needs_text
 from headscope.likeness.measures import MEASURES
-from headscope.loading import load_model
+from headscope.models.loading import load_model
 from headscope.preparation import affordable_tokens
 from headscope.scoring.rating import by_metric, importance
 from headscope.scoring.scores import SCORES

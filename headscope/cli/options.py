@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from headscope.errors import HeadscopeError, InputError, InterruptedWorkError
-from headscope.loading import Loaded
+from headscope.models.loading import Loaded
 from headscope.text.batches import Batch
 from headscope.text.corpus import text_batches
 from headscope.text.texts import Texts

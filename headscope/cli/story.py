@@ -31,10 +31,10 @@ from headscope.cli.options import (
     progress_bar,
     stdout,
 )
-from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.loading import Loaded, load_model
+from headscope.models.demo import DEMO_MODELS, demo_model
+from headscope.models.loading import Loaded, load_model
 from headscope.planning.planner import plan as make_plan
 from headscope.plans import Plan
 from headscope.preparation import Budget

@@ -28,9 +28,9 @@ from headscope.cli.options import (
     read_batches,
     stdout,
 )
-from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import InputError
-from headscope.loading import Loaded, load_model
+from headscope.models.demo import DEMO_MODELS, demo_model
+from headscope.models.loading import Loaded, load_model
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claim_pages import write_pages
 from headscope.studies.claims import CLAIMS, in_order

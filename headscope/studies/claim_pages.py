@@ -6,7 +6,7 @@ from typing import Any
 
 from headscope._support.folders import new_file
 from headscope._support.formatting import MISSING, count, interval, markdown_table, number
-from headscope.demo import DEMO_MODELS
+from headscope.models.demo import DEMO_MODELS
 from headscope.reporting.figures import styling
 from headscope.studies.asking import REFERENCE
 from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named, in_order

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from headscope._support.progress import Progress
 from headscope.errors import InputError
-from headscope.reference import Block, MultiHeadAttention
+from headscope.models.reference import Block, MultiHeadAttention
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import Subject

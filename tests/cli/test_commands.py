@@ -41,7 +41,7 @@ def test_inspect_prints_the_anatomy(run: Run, folder: Path) -> None:
     assert "LlamaForCausalLM: 16 heads in 2 layers" in out
     code, out, _ = run("inspect", folder, "--json")
     assert hs.Anatomy.from_json(out) == hs.discover(hs.load_model(str(folder)).model)
-    assert run("inspect", "headscope.reference:example")[0] == 0
+    assert run("inspect", "headscope.models.reference:example")[0] == 0
 
 
 def test_analyze_writes_a_page_tables_figures_and_the_run(report: Path) -> None:

@@ -11,7 +11,7 @@ from headscope.studies.headcount import Settings, Sweep
 from headscope.studies.rulings import Rulings
 from tests.cli.conftest import Run
 
-EXAMPLE = "headscope.reference:example"
+EXAMPLE = "headscope.models.reference:example"
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
     assert (made["C14"].effect, made["C14"].verdict) == (1.0, "not supported")
     assert (
         made["C14"].command
-        == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims-C14-headscope-reference-example"
+        == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims-C14-headscope-models-reference-example"
     )
     page = (out / "C14.md").read_text("utf-8")
     assert page.startswith("# C14: the embedding is divided")
-    assert "figures/C14-headscope-reference-example.png" in page
-    assert (out / "figures/C14-headscope-reference-example.png").exists()
+    assert "figures/C14-headscope-models-reference-example.png" in page
+    assert (out / "figures/C14-headscope-models-reference-example.png").exists()
     assert "seed 0. Made on" in page
     assert "Timed on" not in page  # nothing of it was
     assert "documents that came with it" in page
@@ -132,7 +132,7 @@ def test_results_are_put_side_by_side(run: Run, tmp_path: Path) -> None:
     assert f"### {EXAMPLE}" in page
     assert (
         made["C1"].command
-        == f"headscope claims {EXAMPLE} --claim C1 --quick --out claims-C1-headscope-reference-example --seed 1"
+        == f"headscope claims {EXAMPLE} --claim C1 --quick --out claims-C1-headscope-models-reference-example --seed 1"
     )
     code, _, err = run("claims", "--results", tmp_path / "a", "--results", tmp_path / "b", "--out", tmp_path / "twice")
     assert code == 1

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from headscope.anatomy import discover
-from headscope.demo import demo_model
 from headscope.effects.ablation import ablate
-from headscope.loading import load_model
+from headscope.models.demo import demo_model
+from headscope.models.loading import load_model
 from headscope.surgery import load, prune, save
 from headscope.text.batches import run_model
 

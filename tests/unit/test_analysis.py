@@ -12,7 +12,7 @@ from torch import nn
 
 import headscope as hs
 from headscope.errors import InputError, MetricError, NumericalError, StorageError
-from headscope.reference import example
+from headscope.models.reference import example
 from tests import models
 
 BUDGET = hs.Budget(ablation_tokens=300, draws=5)

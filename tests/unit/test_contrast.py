@@ -14,7 +14,7 @@ from torch import nn
 import headscope as hs
 from headscope.contrast import Contrast, _independent, compare
 from headscope.errors import InputError, StorageError
-from headscope.reference import example
+from headscope.models.reference import example
 from tests import models
 from tests.families import build_further
 

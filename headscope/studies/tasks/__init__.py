@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from headscope._support.registry import Registry
 from headscope.anatomy import discover
 from headscope.errors import InputError
-from headscope.reference import Block
+from headscope.models.reference import Block
 from headscope.text.batches import Batch
 from headscope.text.texts import Texts
 from headscope.watching.observation import capture
@@ -96,7 +96,7 @@ class Learner(nn.Module):
     Args:
         embed: from the task's tensors, given by name, to (batch, token, width).
         readout: from the (batch, token, width) of the last norm to the task's output.
-        width, n_layers, n_heads, head_dim: see `headscope.reference.Transformer`.
+        width, n_layers, n_heads, head_dim: see `headscope.models.reference.Transformer`.
         causal: whether a token sees only itself and those before it.
     """
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headscope.errors import InputError
-from headscope.reference import MultiHeadAttention
+from headscope.models.reference import MultiHeadAttention
 from headscope.studies.tasks import TASKS, Task
 from headscope.text.batches import Batch
 

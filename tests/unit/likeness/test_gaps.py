@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 import headscope as hs
-from headscope.reference import Transformer
+from headscope.models.reference import Transformer
 from tests import models
 from tests.families import build_any
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from headscope.errors import InputError, UnknownNameError
-from headscope.reference import Transformer, example
+from headscope.models.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claims import CLAIMS, VERDICTS, ModelClaim, claim_named

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from headscope.reference import MultiHeadAttention
+from headscope.models.reference import MultiHeadAttention
 from headscope.studies.costs import count_flops, peak_bytes
 
 

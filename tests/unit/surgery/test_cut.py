@@ -9,8 +9,8 @@ from transformers import AlbertConfig, AlbertModel, Olmo2Config, Olmo2ForCausalL
 from headscope.anatomy import discover
 from headscope.errors import ModelError, NumericalError, PlanError, SurgeryError
 from headscope.heads import HeadId
+from headscope.models.reference import MultiHeadAttention
 from headscope.plans import Plan
-from headscope.reference import MultiHeadAttention
 from headscope.surgery import cut, prune
 from headscope.surgery.edits import SetAttribute
 from tests import models

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertModel, GenerationConfig
 
 from headscope.errors import StorageError
-from headscope.reference import Transformer as Reference
+from headscope.models.reference import Transformer as Reference
 from headscope.surgery import load, prune, save, storage
 from tests import models
 
@@ -149,7 +149,7 @@ def custom(tmp_path):
 
 
 def test_a_class_of_ones_own_needs_an_instance_of_the_original(custom):
-    with pytest.raises(StorageError, match=r"Transformer \(of headscope.reference\).*pass model="):
+    with pytest.raises(StorageError, match=r"Transformer \(of headscope.models.reference\).*pass model="):
         load(custom)
     with pytest.raises(StorageError, match="holds a Transformer; model= is a Linear"):
         load(custom, model=nn.Linear(2, 2))

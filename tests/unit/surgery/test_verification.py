@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from headscope.errors import NumericalError
-from headscope.reference import TransformerOutput
+from headscope.models.reference import TransformerOutput
 from headscope.surgery.verification import Seen, corner, difference, distance, in_precision, magnitude, recording
 
 X = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])

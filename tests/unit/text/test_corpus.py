@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, ByT5Tokenizer, CanineTokenizer, PreTrainedTokenizerFast
 
-from headscope.demo import demo_model
 from headscope.errors import InputError
+from headscope.models.demo import demo_model
 from headscope.text import corpus
 from headscope.text.corpus import Corpus, text_batches
 from headscope.text.texts import Document, Texts

@@ -229,7 +229,7 @@ class Block(nn.Module):
 
 
 def example() -> tuple[Transformer, list[dict[str, Tensor]]]:
-    """A causal transformer with random weights and documents of random tokens: `headscope.reference:example`.
+    """A causal transformer with random weights and documents of random tokens: `headscope.models.reference:example`.
 
     Something to try a command on where no model is at hand: 2 layers × 4 heads of 8 dimensions, 48 documents of 32
     tokens out of 50. The same numbers on every call; the global random state is left alone.

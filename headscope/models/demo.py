@@ -17,7 +17,7 @@ import transformers
 
 from headscope._support.folders import new_folder
 from headscope.errors import HeadscopeError, ModelError, UnknownNameError
-from headscope.loading import quietly
+from headscope.models.loading import quietly
 
 __all__ = ["DEMO_MODELS", "demo_model"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headscope.errors import InputError
-from headscope.reference import MultiHeadAttention, Transformer, example
+from headscope.models.reference import MultiHeadAttention, Transformer, example
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,11 +10,11 @@ import torch
 from transformers import BertForMaskedLM, BertModel, GPT2LMHeadModel
 from transformers.utils import logging as hf_logging
 
-from headscope import loading
 from headscope.errors import InputError, ModelError, StorageError
-from headscope.loading import load_model, quietly
+from headscope.models import loading
+from headscope.models.loading import load_model, quietly
 from headscope.surgery import prune, save
-from tests.unit.loading.configs import edit_config
+from tests.unit.models.loading.configs import edit_config
 
 
 @pytest.mark.parametrize(

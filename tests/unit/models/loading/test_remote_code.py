@@ -6,8 +6,8 @@ import pytest
 import transformers
 
 from headscope.errors import ModelError
-from headscope.loading import load_model
-from tests.unit.loading.configs import edit_config
+from headscope.models.loading import load_model
+from tests.unit.models.loading.configs import edit_config
 
 REMOTE = """
 from pathlib import Path

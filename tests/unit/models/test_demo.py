@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from headscope import demo
-from headscope.demo import DEMO_MODELS, demo_model
 from headscope.errors import ModelError, StorageError, UnknownNameError
-from headscope.loading import load_model
+from headscope.models import demo
+from headscope.models.demo import DEMO_MODELS, demo_model
+from headscope.models.loading import load_model
 from headscope.text.corpus import text_batches
 
 

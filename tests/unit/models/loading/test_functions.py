@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from headscope.errors import ModelError
-from headscope.loading import load_model
+from headscope.models.loading import load_model
 
 FACTORIES = """
 import torch

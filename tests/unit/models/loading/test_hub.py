@@ -7,9 +7,9 @@ import pytest
 import transformers
 from transformers import GPT2LMHeadModel
 
-from headscope import loading
 from headscope.errors import ModelError
-from headscope.loading import load_model
+from headscope.models import loading
+from headscope.models.loading import load_model
 
 
 def test_a_name_that_no_hub_answers_for_is_told_at_once(tmp_path, monkeypatch):
