@@ -20,14 +20,14 @@ from headscope._support.progress import Progress
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
-from headscope.candidates import list_candidates
-from headscope.choosing import choose_redundant, within_budget
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
 from headscope.evidence import gather
 from headscope.heads import Anatomy
 from headscope.judging import Bench, judge
 from headscope.models.loading import Loaded
+from headscope.planning.candidates import list_candidates
+from headscope.planning.choosing import choose_redundant, within_budget
 from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
 from headscope.studies.asking import ask_model
@@ -50,7 +50,7 @@ class Analysis(Shown):
         anatomy: the model's heads.
         scores: HeadTables "ablation", "gradient", "norm", "replaceability", "needed".
         pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers.
-        candidates: a row per head, least needed first; see `headscope.candidates.list_candidates`.
+        candidates: a row per head, least needed first; see `headscope.planning.candidates.list_candidates`.
         verdict: measured on documents that chose nothing.
         claims: a row for each claim of the paper that was put to the model: claim, about, says, verdict, effect, low,
             high, unit, over, sentence; empty for one that was saved before there were any.

@@ -77,7 +77,7 @@ class Verdict:
 
     Attributes:
         model, n_heads, n_layers: what was analysed.
-        chosen: redundant heads that can go together within `max_loss_rise`; see `headscope.choosing`.
+        chosen: redundant heads that can go together within `max_loss_rise`; see `headscope.planning.choosing`.
         max_loss_rise: what they were allowed to cost together where they were chosen, in the metric's unit.
         joint, joint_low, joint_high: effect of removing them all together, with its 95% interval over documents.
         random: effect of removing as many heads drawn at random, one number a draw.

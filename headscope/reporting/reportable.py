@@ -20,7 +20,8 @@ class Reportable(Protocol):
         anatomy: where the heads are.
         scores: tables by name; "ablation" is the importance, "replaceability" the share that others can rebuild.
         pairs: similarities by name; "cka" is the one that is drawn, any other stands beside it.
-        candidates: a row per head, best candidate for removal first; see `headscope.candidates.list_candidates`.
+        candidates: a row per head, best candidate for removal first; see
+            `headscope.planning.candidates.list_candidates`.
         verdict: what it comes to.
         claims: a row for each claim of the paper that was put to the model; empty where none was.
         facts: how it was measured.

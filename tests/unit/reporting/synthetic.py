@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headscope.candidates import list_candidates
 from headscope.heads import Anatomy, HeadId, Site, Slices
+from headscope.planning.candidates import list_candidates
 from headscope.tables import HeadTable, PairTable
 from headscope.verdicts import Finding, Lines, Verdict, draw_lines, quadrants
 

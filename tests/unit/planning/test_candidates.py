@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from headscope.candidates import list_candidates
 from headscope.heads import HeadId
+from headscope.planning.candidates import list_candidates
 from headscope.tables import HeadTable, PairTable
 from headscope.verdicts import Lines
 
