@@ -22,10 +22,10 @@ from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
 from headscope.watching.hooks import output_weights
 from headscope.watching.observation import Observed, observe
+from headscope.watching.passes import looks_across
 
-__all__ = ["MOST_DIMENSIONS", "Evidence", "gather"]
+__all__ = ["Evidence", "gather"]
 
-MOST_DIMENSIONS = 4096  # heads x dimensions up to which every head is compared with every other by default
 _PAIRS = ("cka", "cosine")
 _SCORES = ("ablation", "gradient", "norm", "replaceability", "needed")
 
@@ -108,8 +108,7 @@ def _observe(
     model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, progress: Progress | None
 ) -> tuple[Computed, Observed, Computed | None]:
     layered = SummedMoments()
-    dimensions = sum(site.n_heads * site.value_dim for site in anatomy.sites)
-    across = [SummedMoments(scope="model")] if dimensions <= MOST_DIMENSIONS else []
+    across = [SummedMoments(scope="model")] if looks_across(anatomy) else []
     observed = observe(model, batches, [layered, *across], anatomy=anatomy, progress=progress)
     crossed: Computed | None = across[0].compute() if across else None
     return layered.compute(), observed, crossed

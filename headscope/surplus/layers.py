@@ -17,7 +17,6 @@ from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
 from headscope.errors import InputError
-from headscope.evidence import MOST_DIMENSIONS
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.likeness.gaps import ONE_DOCUMENT
 from headscope.scoring.scores.replaceability import RIDGE
@@ -30,6 +29,7 @@ from headscope.text.batches import Batch, probe_example
 from headscope.uncertainty.intervals import Spread, jackknife_spread, why_no_interval
 from headscope.watching.hooks import output_weights
 from headscope.watching.observation import observe
+from headscope.watching.passes import MOST_DIMENSIONS, looks_across
 
 __all__ = [
     "CONSTANT",
@@ -121,7 +121,7 @@ def redundancy(
         raise InputError("there is no batch to measure redundancy on")
     anatomy = (discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy).cuttable
     layered, crossed = SummedMoments(), SummedMoments(scope="model")
-    whole = sum(site.n_heads * site.value_dim for site in anatomy.sites) <= MOST_DIMENSIONS
+    whole = looks_across(anatomy)
     statistics = [layered, crossed] if whole else [layered]
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
     facts = {

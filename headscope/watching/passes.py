@@ -11,7 +11,9 @@ from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import PANEL
 
-__all__ = ["parse_memory", "plan_passes"]
+__all__ = ["MOST_DIMENSIONS", "looks_across", "parse_memory", "plan_passes"]
+
+MOST_DIMENSIONS = 4096  # of all heads together: up to here every head is compared with every other unasked
 
 _UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "b": 1.0}
 
@@ -36,6 +38,15 @@ def parse_memory(memory: float | str) -> float:
     if not 0 < size < float("inf"):
         raise InputError(f"memory is a number of bytes, or text such as '2GB'; got {memory!r}")
     return size
+
+
+def looks_across(anatomy: Anatomy) -> bool:
+    """Whether heads are compared across layers where nobody said so: with few enough dimensions in all.
+
+    Args:
+        anatomy: the heads that would be compared.
+    """
+    return sum(site.n_heads * site.value_dim for site in anatomy.sites) <= MOST_DIMENSIONS
 
 
 def plan_passes(
