@@ -28,6 +28,7 @@ from headscope.judging import Bench, judge
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
 from headscope.planning.choosing import choose_redundant, within_budget
+from headscope.planning.quadrants import draw_lines
 from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
 from headscope.studies.asking import ask_model
@@ -37,7 +38,7 @@ from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.text.batches import Batch, device_of, probe_example
 from headscope.text.splits import sample_batches, split_documents
-from headscope.verdicts import Verdict, draw_lines
+from headscope.verdicts import Verdict
 
 __all__ = ["Analysis", "analyze"]
 

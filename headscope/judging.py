@@ -12,12 +12,13 @@ from headscope.effects.sweep import group_effects
 from headscope.evidence import Evidence, watch_moments
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES
+from headscope.planning.quadrants import Lines
 from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
-from headscope.verdicts import Finding, Lines, Verdict
+from headscope.verdicts import Finding, Verdict
 
 __all__ = ["Bench", "judge"]
 

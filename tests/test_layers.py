@@ -14,9 +14,9 @@ LEVELS = [
     {"anatomy", "text"},
     {"statistics", "uncertainty"},
     {"watching"},
-    {"effects", "evidence", "head_roles", "judging", "likeness", "scoring", "surplus", "verdicts"},
+    {"effects", "head_roles", "likeness", "scoring", "surplus"},
     {"surgery"},
-    {"models", "planning"},
+    {"evidence", "judging", "models", "planning", "verdicts"},
     {"reporting"},
     {"", "__main__", "analysis", "cli", "contrast", "preparation", "studies"},
 ]

@@ -8,8 +8,8 @@ import pandas as pd
 
 from headscope._support.formatting import number
 from headscope.heads import HeadId
+from headscope.planning.quadrants import QUADRANTS, Lines, quadrants
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import QUADRANTS, Lines, quadrants
 
 __all__ = ["list_candidates"]
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
 from headscope.heads import Anatomy, HeadId
+from headscope.planning.quadrants import Lines, quadrants
 from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
-from headscope.verdicts import Lines, quadrants
 
 __all__ = ["choose_redundant", "within_budget"]
 

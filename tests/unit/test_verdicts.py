@@ -3,11 +3,11 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from headscope.heads import HeadId
-from headscope.verdicts import Finding, Lines, Verdict, draw_lines, quadrants
+from headscope.planning.quadrants import Lines
+from headscope.verdicts import Finding, Verdict
 
 LINES = Lines(0.01, 0.5, "because")
 
@@ -79,11 +79,3 @@ def test_nothing_to_say_is_said() -> None:
 def test_json_round_trip() -> None:
     for verdict in (make(), make(twins=None, most_needed=None)):
         assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
-
-
-def test_quadrants_and_their_lines() -> None:
-    importance = np.array([0.1, 0.2, 0.3, 0.4, np.nan])
-    replaceability = np.array([0.9, 0.1, 0.9, 0.1, 0.9])
-    lines = draw_lines(importance)
-    assert lines.importance == pytest.approx(0.25)
-    assert quadrants(importance, replaceability, lines) == ["redundant", "idle", "backed up", "needed", ""]

@@ -12,11 +12,11 @@ from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
 from headscope.heads import HeadId
+from headscope.planning.quadrants import Lines, quadrants
 from headscope.reporting.figures.labels import label_points
 from headscope.reporting.figures.scales import set_scale, short
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, PAPER, canvas, figure_of, frameless, styled
 from headscope.tables import HeadTable
-from headscope.verdicts import Lines, quadrants
 
 __all__ = ["LEFT_EDGE", "quadrant_plot"]
 

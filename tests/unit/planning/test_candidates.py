@@ -5,8 +5,8 @@ import pytest
 
 from headscope.heads import HeadId
 from headscope.planning.candidates import list_candidates
+from headscope.planning.quadrants import Lines
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Lines
 
 HEADS = tuple(HeadId(layer, head) for layer in range(2) for head in range(3))
 

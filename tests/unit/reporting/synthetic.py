@@ -9,8 +9,9 @@ import pandas as pd
 
 from headscope.heads import Anatomy, HeadId, Site, Slices
 from headscope.planning.candidates import list_candidates
+from headscope.planning.quadrants import Lines, draw_lines, quadrants
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Finding, Lines, Verdict, draw_lines, quadrants
+from headscope.verdicts import Finding, Verdict
 
 NAN = float("nan")
 

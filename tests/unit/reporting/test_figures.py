@@ -15,9 +15,9 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from headscope.heads import HeadId
+from headscope.planning.quadrants import Lines
 from headscope.reporting import figures
 from headscope.tables import HeadTable, PairTable
-from headscope.verdicts import Lines
 from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
 
