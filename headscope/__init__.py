@@ -7,6 +7,7 @@ from headscope.anatomy import discover
 from headscope.contrast import Contrast, compare
 from headscope.effects.ablation import ablate
 from headscope.errors import HeadscopeError
+from headscope.evidence.preparation import Budget
 from headscope.head_roles.scoring import roles
 from headscope.head_roles.tables import RoleTable
 from headscope.heads import Anatomy, HeadId, Site
@@ -15,7 +16,6 @@ from headscope.likeness.geometry import Clusters, HeadMap, cluster, map_heads
 from headscope.models.loading import load_model
 from headscope.planning.planner import plan
 from headscope.plans import Plan
-from headscope.preparation import Budget
 from headscope.scoring.rating import importance
 from headscope.scoring.scores.ablation import Ablation
 from headscope.surgery import load, prune, save

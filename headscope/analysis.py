@@ -22,14 +22,15 @@ from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
-from headscope.evidence import gather
+from headscope.evidence.gathering import gather
+from headscope.evidence.judging import Bench, judge
+from headscope.evidence.preparation import Budget, affordable_tokens, prepare
+from headscope.evidence.verdicts import Verdict
 from headscope.heads import Anatomy
-from headscope.judging import Bench, judge
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
 from headscope.planning.choosing import choose_redundant, within_budget
 from headscope.planning.quadrants import draw_lines
-from headscope.preparation import Budget, affordable_tokens, prepare
 from headscope.reporting import render
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
@@ -38,7 +39,6 @@ from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.text.batches import Batch, device_of, probe_example
 from headscope.text.splits import sample_batches, split_documents
-from headscope.verdicts import Verdict
 
 __all__ = ["Analysis", "analyze"]
 

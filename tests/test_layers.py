@@ -16,9 +16,9 @@ LEVELS = [
     {"watching"},
     {"effects", "head_roles", "likeness", "scoring", "surplus"},
     {"surgery"},
-    {"evidence", "judging", "models", "planning", "verdicts"},
+    {"evidence", "models", "planning"},
     {"reporting"},
-    {"", "__main__", "analysis", "cli", "contrast", "preparation", "studies"},
+    {"", "__main__", "analysis", "cli", "contrast", "studies"},
 ]
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 

@@ -36,10 +36,10 @@ from headscope.cli.options import (
 )
 from headscope.contrast import Contrast, compare
 from headscope.errors import InputError
+from headscope.evidence.preparation import affordable_tokens
 from headscope.likeness.comparing import How, compare_heads, needs_text
 from headscope.likeness.measures import MEASURES
 from headscope.models.loading import load_model
-from headscope.preparation import affordable_tokens
 from headscope.scoring.rating import by_metric, importance
 from headscope.scoring.scores import SCORES
 from headscope.tables import HeadTable, PairTable

@@ -32,12 +32,12 @@ from headscope.cli.options import (
     stdout,
 )
 from headscope.errors import InputError
+from headscope.evidence.preparation import Budget
 from headscope.heads import Anatomy
 from headscope.models.demo import DEMO_MODELS, demo_model
 from headscope.models.loading import Loaded, load_model
 from headscope.planning.planner import plan as make_plan
 from headscope.plans import Plan
-from headscope.preparation import Budget
 from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
 from headscope.text.batches import Batch, probe_example

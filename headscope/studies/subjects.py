@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.effects.metrics import Metric, UserMetric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.evidence import Evidence
+from headscope.evidence.gathering import Evidence
+from headscope.evidence.preparation import affordable_tokens
 from headscope.heads import Anatomy
-from headscope.preparation import affordable_tokens
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
 from headscope.statistics.grouped import by_layer

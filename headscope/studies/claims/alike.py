@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope.evidence.preparation import Budget
 from headscope.planning.choosing import within_budget
-from headscope.preparation import Budget
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep

@@ -8,9 +8,9 @@ import pytest
 
 import headscope as hs
 from headscope._support.progress import Progress, n_steps, part_of
+from headscope.evidence.preparation import Budget
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
-from headscope.preparation import Budget
 from headscope.scoring.scores import SCORES
 from headscope.studies.coverage import coverage
 from tests.models import build, make_batches

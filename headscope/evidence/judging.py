@@ -9,7 +9,8 @@ from torch import nn
 
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
-from headscope.evidence import Evidence, watch_moments
+from headscope.evidence.gathering import Evidence, watch_moments
+from headscope.evidence.verdicts import Finding, Verdict
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.planning.quadrants import Lines
@@ -18,7 +19,6 @@ from headscope.statistics.moments import Moments, total
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
-from headscope.verdicts import Finding, Verdict
 
 __all__ = ["Bench", "judge"]
 
