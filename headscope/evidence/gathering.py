@@ -14,9 +14,9 @@ from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
-from headscope.scoring.scores.replaceability import best_stand_in
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
+from headscope.statistics.prediction import best_stand_in
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch

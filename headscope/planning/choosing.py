@@ -9,8 +9,8 @@ from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
 from headscope.heads import Anatomy, HeadId
 from headscope.planning.quadrants import Lines, quadrants
-from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, total
+from headscope.statistics.prediction import restored_share
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 
@@ -91,5 +91,5 @@ def _restored(blocks: Sequence[Moments], weights: Sequence[Tensor], gone: Sequen
         heads = [*stay, head]
         one, other = (half.select(heads) for half in halves)
         own = [weights[index] for index in heads]
-        shares.append(float(np.mean([replaceability(a, b, own)[-1] for a, b in ((one, other), (other, one))])))
+        shares.append(float(np.mean([restored_share(a, b, own)[-1] for a, b in ((one, other), (other, one))])))
     return shares

@@ -12,11 +12,10 @@ from torch import Tensor
 from headscope._support.progress import Progress
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka_biased import cka_biased
-from headscope.likeness.measures.predict import explained_share
 from headscope.likeness.pairing import Computed, pair_table
 from headscope.scoring.scores import SCORES
-from headscope.scoring.scores.replaceability import replaceability
 from headscope.statistics.moments import Moments, contribution_energy
+from headscope.statistics.prediction import explained_share, restored_share
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.surplus.effective import effective_heads, effective_spread
@@ -97,7 +96,7 @@ class World:
             return 1 - residuals(fit_best(endless, weights), endless) / total_energy(endless, weights)
         if name == "norm":
             return np.asarray(np.sqrt(contribution_energy(endless, weights) / _ENDLESS))
-        return replaceability(endless, endless, weights)
+        return restored_share(endless, endless, weights)
 
 
 def coverage(

@@ -19,9 +19,9 @@ from headscope.anatomy import discover
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.likeness.gaps import ONE_DOCUMENT
-from headscope.scoring.scores.replaceability import RIDGE
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
+from headscope.statistics.prediction import RIDGE
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.effective import effective_spread
 from headscope.tables import read_table, write_table

@@ -5,18 +5,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from jaxtyping import Float, Float64
-from torch import Tensor
+from jaxtyping import Float
 
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.scoring.scores.replaceability import check_ridge
-from headscope.statistics.moments import Moments, constant_heads
+from headscope.statistics.moments import constant_heads
+from headscope.statistics.prediction import RIDGE, check_ridge, explained_share
 
-__all__ = ["Predict", "explained_share"]
-
-_RIDGE = 1e-3
+__all__ = ["Predict"]
 
 
 @MEASURES.register("predict")
@@ -28,7 +24,7 @@ class Predict(Measure):
         ridge: of the regression, as a share of the mean variance of a's dimensions.
     """
 
-    ridge: float = _RIDGE
+    ridge: float = RIDGE
 
     needs: ClassVar[frozenset[str]] = frozenset({"halves"})
     symmetric: ClassVar[bool] = False
@@ -52,7 +48,21 @@ class Predict(Measure):
         check_ridge(self.ridge)
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
-        """(head, head), [a, b] = how well a predicts b; see `explained_share`."""
+        """(head, head), [a, b] = how well a predicts b; see `headscope.statistics.prediction.explained_share`.
+
+        The second head is one of the two dimensions of the first, and gives back 40% of its variance:
+
+        >>> import torch
+        >>> from headscope.statistics.block_sums import lift
+        >>> from headscope.statistics.moments import Moments
+        >>> a = torch.tensor([[[1.0, 0.0]], [[-1.0, 2.0]], [[0.0, -2.0]]], dtype=torch.float64)
+        >>> zero = torch.zeros(3, dtype=torch.float64)
+        >>> lifted = lift([a, a[:, :, :1]], zero)
+        >>> half = Moments.of_square((2, 1), zero, lifted.T @ lifted)
+        >>> Predict(ridge=0.0).compare({"halves": (half, half)}).round(9)
+        array([[1. , 1. ],
+               [0.4, 1. ]])
+        """
         one, other = seen["halves"]
         known = one.n > 0 and other.n > 0
         if not known:
@@ -62,50 +72,3 @@ class Predict(Measure):
         values[constant] = np.nan
         values[:, constant] = np.nan
         return values
-
-
-def explained_share(fit_on: Moments, judge_on: Moments, ridge: float = _RIDGE) -> Float[np.ndarray, "head head"]:
-    """R² of every head from every other, fitted on some positions and judged on others.
-
-    Args:
-        fit_on, judge_on: moments of the same heads.
-        ridge: see `Predict`.
-
-    Returns:
-        (head, head), no unit, at most 1: [a, b] = how well a predicts b. Where a head predicts itself, what the ridge
-        takes away is left out: 1. NaN where b does not vary.
-
-    Source: see `Predict`.
-
-    >>> from headscope.statistics.block_sums import lift
-    >>> a = torch.tensor([[[1.0], [2.0]], [[-1.0], [-2.0]], [[2.0], [4.0]], [[-2.0], [-4.0]]], dtype=torch.float64)
-    >>> zero = torch.zeros(2, dtype=torch.float64)
-    >>> u = lift([a], zero)
-    >>> moments = Moments.of_square((1, 1), zero, u.T @ u)
-    >>> explained_share(moments, moments, ridge=0.0)
-    array([[1., 1.],
-           [1., 1.]])
-    """
-    fitted = fit_on.second(fit_on.mean)
-    # about the fitting half's mean, the constant of the regression is 0 on the judging half
-    judged = judge_on.second(fit_on.mean)
-    total = judge_on.second(judge_on.mean).diagonal()
-    values = np.empty((len(fit_on.dims), len(fit_on.dims)))
-    starts = [own.start for own in fit_on.slices]
-    # where a head is constant, its spread is rounding: nothing can be judged by it, and nothing fitted to it
-    spread = np.where(constant_heads(judge_on), np.nan, np.add.reduceat(total.numpy(), starts))
-    idle = constant_heads(fit_on)
-    alone = judged.diagonal()
-    for head, own in enumerate(fit_on.slices):
-        slope = torch.zeros_like(fitted[own]) if idle[head] else _slopes(fitted, own, ridge)
-        residual = alone - 2 * (slope * judged[own]).sum(0) + (slope * (judged[own, own] @ slope)).sum(0)
-        values[head] = 1 - np.add.reduceat(residual.numpy(), starts) / spread
-        values[head, head] = spread[head] / spread[head]
-    return values
-
-
-def _slopes(fitted: Float64[Tensor, "dim dim"], own: slice, ridge: float) -> Float64[Tensor, "own dim"]:
-    """(d, D) ridge coefficients of all dimensions on one head's."""
-    covariance = fitted[own, own]
-    penalty = ridge * float(covariance.diagonal().mean())
-    return torch.linalg.solve(covariance + penalty * torch.eye(len(covariance)).double(), fitted[own])

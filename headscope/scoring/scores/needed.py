@@ -10,7 +10,7 @@ import numpy.typing as npt
 from headscope._support.cards import Card
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.scoring.scores.ablation import effect_spread
-from headscope.scoring.scores.replaceability import RIDGE, check_ridge
+from headscope.statistics.prediction import RIDGE, check_ridge
 from headscope.uncertainty.intervals import LEVEL
 
 __all__ = ["Needed", "needed"]

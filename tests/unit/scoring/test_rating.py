@@ -8,7 +8,8 @@ import headscope as hs
 from headscope.errors import InputError, UnknownNameError
 from headscope.scoring.scores import SCORES
 from headscope.scoring.scores.needed import Needed
-from headscope.scoring.scores.replaceability import RIDGE, Replaceability
+from headscope.scoring.scores.replaceability import Replaceability
+from headscope.statistics.prediction import RIDGE
 from tests import models
 
 

@@ -13,9 +13,8 @@ from torch import nn
 import headscope as hs
 from headscope.errors import InputError, StorageError
 from headscope.likeness.measures.cka_biased import cka_biased
-from headscope.scoring.scores.replaceability import RIDGE
-from headscope.statistics.block_sums import lift
 from headscope.statistics.moments import Moments
+from headscope.statistics.prediction import RIDGE
 from headscope.surplus.effective import effective_heads, effective_spread, vendi
 from headscope.surplus.layers import (
     CONSTANT,
@@ -28,18 +27,8 @@ from headscope.surplus.layers import (
 from tests.models import build, make_batches
 from tests.reference import jackknife as jackknife_reference
 from tests.reference import redundancy as reference
+from tests.rows import in_blocks, measured
 from tests.strategies import weights_for
-
-
-def measured(rows, pivot=None):
-    rows = torch.from_numpy(rows)
-    pivot = (rows.mean(0) if pivot is None else torch.from_numpy(pivot)).flatten()
-    lifted = lift([rows], pivot)
-    return Moments.of_square((rows.shape[2],) * rows.shape[1], pivot, lifted.T @ lifted)
-
-
-def in_blocks(rows, n_blocks=6):
-    return [measured(part, rows.mean(0)) for part in np.array_split(rows, n_blocks)]
 
 
 def sample(seed=0, n_tokens=300, n_heads=4, dim=3, offset=1.0):

@@ -5,18 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.likeness.measures.cka import cka, unbiased_hsic
-from headscope.statistics.block_sums import lift
 from headscope.statistics.moments import Moments, pair_norms, total
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import similarity as reference
+from tests.rows import measured
 from tests.strategies import feed, make_stream, streams
-
-
-def measured(rows, pivot=None):
-    rows = torch.from_numpy(rows)
-    pivot = rows.mean(0) if pivot is None else torch.from_numpy(pivot)
-    lifted = lift([rows], pivot.flatten())
-    return Moments.of_square((rows.shape[2],) * rows.shape[1], pivot.flatten(), lifted.T @ lifted)
 
 
 def textbook(rows, measure=reference.unbiased_cka):
