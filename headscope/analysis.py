@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from headscope._support.environment import versions
 from headscope._support.folders import new_folder
 from headscope._support.progress import Progress
+from headscope._support.running import device_of
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
@@ -37,7 +39,7 @@ from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
-from headscope.text.batches import Batch, device_of, probe_example
+from headscope.text.batches import Batch
 from headscope.text.splits import sample_batches, split_documents
 
 __all__ = ["Analysis", "analyze"]

@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from headscope._support.folders import new_folder
 from headscope._support.formatting import brief_list, count, fixed, number
 from headscope._support.progress import Progress, part_of
+from headscope._support.running import check_takes
 from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import Rated, by_metric, rate_heads
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
-from headscope.text.batches import Batch, check_takes, probe_example
+from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import LEVEL, Spread
 from headscope.uncertainty.significance import false_discovery, sign_flip
 

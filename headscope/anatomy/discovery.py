@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating, run_model
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.probe import Probe, Sighting
@@ -23,7 +24,6 @@ from headscope.anatomy.route import ROUTES
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
-from headscope.text.batches import evaluating, run_model
 
 __all__ = ["discover"]
 

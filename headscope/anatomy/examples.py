@@ -1,4 +1,4 @@
-"""A small made-up input for models that say what they take, so that a user need not bring one."""
+"""A small input for the probe: made up for models that say what they take, else a corner of a batch."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from headscope.errors import AnatomyError
+from headscope.text.batches import Batch, n_rows
 
-__all__ = ["make_example"]
+__all__ = ["make_example", "probe_example"]
 
 _ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
+_PROBE_ROWS, _PROBE_TOKENS = 2, 16  # at most, of a user's batch
 
 
 def make_example(model: nn.Module) -> dict[str, Tensor]:
@@ -34,6 +36,23 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
         shape = (_ROWS, _field(config, "num_channels", 3), height, width)
         return {"pixel_values": torch.randn(shape, generator=generator)}
     raise AnatomyError(f"{type(model).__name__} takes {name!r}, which cannot be made up; pass example={{{name!r}: …}}")
+
+
+def probe_example(model: nn.Module, batch: Batch) -> dict[str, Any] | None:
+    """What to probe a model with: None where it can be made up (models of transformers), else a corner of a batch."""
+    if getattr(model, "main_input_name", None) in ("input_ids", "pixel_values"):
+        return None
+    n_rows(batch)
+    ids = batch.get("input_ids")
+    length = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
+
+    def corner(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            return value
+        value = value[:_PROBE_ROWS]
+        return value[:, :_PROBE_TOKENS] if value.ndim == 2 and value.shape[1] == length else value
+
+    return {name: corner(value) for name, value in batch.items() if name != "document"}
 
 
 def _text(config: Any, generator: torch.Generator) -> dict[str, Tensor]:

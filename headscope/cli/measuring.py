@@ -13,6 +13,7 @@ from headscope._support.formatting import fixed, interval, number
 from headscope._support.shown import reasons
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.cli.options import (
     AsJson,
     Device,
@@ -43,7 +44,6 @@ from headscope.models.loading import load_model
 from headscope.scoring.rating import by_metric, importance
 from headscope.scoring.scores import SCORES
 from headscope.tables import HeadTable, PairTable
-from headscope.text.batches import probe_example
 from headscope.text.splits import sample_batches
 from headscope.text.texts import read_texts
 

@@ -13,6 +13,7 @@ from headscope._support.folders import check_free, new_file, new_folder
 from headscope._support.formatting import number
 from headscope.analysis import Analysis, analyze
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.cli.options import (
     AsJson,
     Device,
@@ -40,7 +41,7 @@ from headscope.planning.planner import plan as make_plan
 from headscope.plans import Plan
 from headscope.surgery import prune as cut_heads
 from headscope.surgery import save
-from headscope.text.batches import Batch, probe_example
+from headscope.text.batches import Batch
 from headscope.text.corpus import text_batches
 from headscope.text.texts import Texts, read_texts
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
+from headscope._support.running import device_of, evaluating, run_model
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import place_rows
 from headscope.errors import MetricError
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.text.batches import Batch, device_of, document_ids, evaluating, n_rows, row_lengths, run_model
+from headscope.text.batches import Batch, document_ids, n_rows, row_lengths
 
 __all__ = ["GateGradients", "gate_gradients"]
 

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from headscope._support.running import accepts, last_logits, run_model
 from headscope.anatomy.linear import matrix
 from headscope.errors import MetricError, UnknownNameError
 from headscope.heads import Anatomy
-from headscope.text.batches import Batch, accepts, kept_positions, last_logits, n_rows, run_model
+from headscope.text.batches import Batch, kept_positions, n_rows
 
 __all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]
 

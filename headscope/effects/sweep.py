@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
+from headscope._support.running import evaluating, run_model
 from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
-from headscope.text.batches import Batch, document_ids, evaluating, row_lengths, run_model
+from headscope.text.batches import Batch, document_ids, row_lengths
 from headscope.watching.observation import Blocks
 
 __all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]

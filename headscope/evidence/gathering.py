@@ -20,9 +20,9 @@ from headscope.statistics.prediction import best_stand_in
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
-from headscope.watching.hooks import output_weights
 from headscope.watching.observation import Observed, observe
 from headscope.watching.passes import looks_across
+from headscope.watching.weights import output_weights
 
 __all__ = ["Evidence", "gather"]
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError
 from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.heads import Anatomy
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids
-from headscope.text.batches import Batch, probe_example
+from headscope.text.batches import Batch
 from headscope.text.repetition import repeated_sequences
 from headscope.text.tokens import Decoder, delimiter_ids, spell
 from headscope.uncertainty.intervals import jackknife, why_no_interval

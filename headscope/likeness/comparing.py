@@ -8,7 +8,9 @@ import numpy as np
 from torch import nn
 
 from headscope._support.progress import Progress, part_of
+from headscope._support.running import check_takes
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.gaps import why_no_value
@@ -19,12 +21,11 @@ from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
-from headscope.text.batches import Batch, check_takes, probe_example
+from headscope.text.batches import Batch
 from headscope.text.nulls import scramble_tokens
-from headscope.watching.hooks import output_weights
 from headscope.watching.observation import observe
 from headscope.watching.passes import parse_memory, plan_passes
-from headscope.watching.weights import ov_factors, qk_factors
+from headscope.watching.weights import output_weights, ov_factors, qk_factors
 
 __all__ = ["How", "compare_heads", "needs_text", "similarity"]
 

@@ -5,11 +5,9 @@ import numpy.typing as npt
 
 from headscope._support.formatting import brief_list
 from headscope.tables import PairTable
+from headscope.uncertainty.intervals import ONE_DOCUMENT
 
-__all__ = ["ONE_DOCUMENT", "why_no_value"]
-
-ONE_DOCUMENT = "only 1 document: what is fitted on some documents is judged on others; give more text"
-"""Why numbers that are judged on documents other than they were fitted on are missing."""
+__all__ = ["why_no_value"]
 
 Bools = npt.NDArray[np.bool_]
 

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId
-from headscope.likeness.gaps import ONE_DOCUMENT
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch, probe_example
-from headscope.uncertainty.intervals import why_no_interval
-from headscope.watching.hooks import output_weights
+from headscope.text.batches import Batch
+from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import Observed, observe
+from headscope.watching.weights import output_weights
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from headscope._support.environment import machine, today, versions
 from headscope._support.progress import Progress, part_of
+from headscope._support.running import device_of
 from headscope.errors import InputError
 from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named, in_order
 from headscope.studies.headcount import Settings, Sweep, sweep
@@ -17,7 +18,6 @@ from headscope.studies.rulings import Rulings, own_folder, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
 from headscope.tables import read_table
-from headscope.text.batches import device_of
 
 __all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
 

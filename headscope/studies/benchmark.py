@@ -15,14 +15,16 @@ import torch
 from scipy.linalg import blas
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.heads import Site
 from headscope.likeness.measures.cka import cka
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
-from headscope.text.batches import Batch, evaluating, last_logits, probe_example, run_model
+from headscope.text.batches import Batch
 from headscope.watching.hooks import watch
 from headscope.watching.observation import observe
 

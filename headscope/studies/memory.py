@@ -12,9 +12,10 @@ import pandas as pd
 from torch import nn
 
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.likeness.comparing import similarity
 from headscope.studies.benchmark import plain_pass
-from headscope.text.batches import Batch, probe_example
+from headscope.text.batches import Batch
 from headscope.watching.passes import parse_memory
 
 __all__ = ["bench_memory", "peak_memory"]

@@ -17,12 +17,13 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from headscope._support.progress import Progress
+from headscope._support.running import device_of, evaluating, last_logits, run_model
 from headscope.errors import InputError
 from headscope.models.reference import Block, MultiHeadAttention
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import Subject
-from headscope.text.batches import Batch, device_of, evaluating, last_logits, run_model
+from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = [

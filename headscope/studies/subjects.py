@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating, run_model
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.effects.metrics import Metric, UserMetric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.evidence.gathering import Evidence
@@ -25,10 +27,10 @@ from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch, digest, evaluating, probe_example, run_model
+from headscope.text.batches import Batch, digest
 from headscope.text.splits import sample_batches
-from headscope.watching.hooks import output_weights
 from headscope.watching.observation import Captured, capture, observe
+from headscope.watching.weights import output_weights
 
 __all__ = ["Subject", "reference_subjects"]
 

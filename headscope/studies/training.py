@@ -8,9 +8,10 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating
 from headscope.errors import NumericalError
 from headscope.studies.tasks import Task, inputs
-from headscope.text.batches import Batch, evaluating
+from headscope.text.batches import Batch
 
 __all__ = ["Trained", "judge", "one_thread", "train"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.anatomy.examples import make_example
+from headscope.anatomy.examples import make_example, probe_example
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import Anatomy, HeadId, HeadLike, Site
@@ -19,7 +19,7 @@ from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits
 from headscope.surgery.verification import Seen, corner, distance, in_precision, output_of, recording
-from headscope.text.batches import Batch, probe_example
+from headscope.text.batches import Batch
 
 __all__ = ["prune", "record_of"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating, run_model
 from headscope.errors import NumericalError
-from headscope.text.batches import Batch, evaluating, run_model
+from headscope.text.batches import Batch
 
 __all__ = ["Seen", "corner", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
 

@@ -16,20 +16,20 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId, Site
-from headscope.likeness.gaps import ONE_DOCUMENT
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments, total
 from headscope.statistics.prediction import RIDGE
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.effective import effective_spread
 from headscope.tables import read_table, write_table
-from headscope.text.batches import Batch, probe_example
-from headscope.uncertainty.intervals import Spread, jackknife_spread, why_no_interval
-from headscope.watching.hooks import output_weights
+from headscope.text.batches import Batch
+from headscope.uncertainty.intervals import ONE_DOCUMENT, Spread, jackknife_spread, why_no_interval
 from headscope.watching.observation import observe
 from headscope.watching.passes import MOST_DIMENSIONS, looks_across
+from headscope.watching.weights import output_weights
 
 __all__ = [
     "CONSTANT",

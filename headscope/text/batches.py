@@ -1,98 +1,28 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
 import hashlib
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from headscope.errors import HeadscopeError, InputError, ModelError
+from headscope.errors import InputError
 
 __all__ = [
     "Batch",
-    "accepts",
-    "check_takes",
-    "device_of",
     "digest",
     "document_ids",
-    "evaluating",
     "kept_positions",
-    "last_logits",
     "n_rows",
-    "probe_example",
     "row_lengths",
-    "run_model",
 ]
 
-_PROBE_ROWS, _PROBE_TOKENS = 2, 16
 _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU for a model without parameters."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def accepts(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward names this argument."""
-    return name in inspect.signature(model.forward).parameters
-
-
-def last_logits(model: nn.Module) -> dict[str, int]:
-    """The argument that keeps a language model from making logits that nobody looks at; {} for other models."""
-    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
-
-
-def run_model(model: nn.Module, batch: Batch, **extra: Any) -> Any:
-    """The model's output on one batch, tensors moved to its device, "document" left out, no KV cache made.
-
-    Args:
-        model: the model.
-        batch: its arguments by name.
-        extra: further arguments; they win over the batch's.
-
-    Raises:
-        ModelError: its forward failed; the message says how, and what it was given.
-    """
-    device = device_of(model)
-    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    inputs.pop("document", None)
-    if accepts(model, "use_cache"):
-        inputs.setdefault("use_cache", False)
-    try:
-        return model(**(inputs | extra))
-    except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
-        raise  # what went wrong is known, and other batches would not mend it
-    except Exception as error:
-        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
-        raise ModelError(
-            f"a forward pass of {type(model).__name__} on {shapes} failed with {type(error).__name__}: {error}; pass "
-            "batches (or example=) that its forward takes, as dicts of its arguments"
-        ) from error
-
-
-def check_takes(model: nn.Module, batch: Batch) -> None:
-    """Refuse a batch that a second model does not take, which was made for another one.
-
-    Raises:
-        InputError: its forward pass fails on the batch.
-    """
-    try:
-        with evaluating(model), torch.no_grad():
-            run_model(model, batch)
-    except ModelError as error:
-        cause = error.__cause__
-        raise InputError(
-            f"the other model, {type(model).__name__}, does not take these batches ({type(cause).__name__}: {cause}); "
-            "two models are compared on the same tokens, so they need one vocabulary and room for as many positions"
-        ) from error
 
 
 def digest(batches: Iterable[Batch]) -> str:
@@ -157,35 +87,6 @@ def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, 
         rows = n_rows(batch)
         yield batch, torch.arange(unnamed, unnamed + rows)
         unnamed += rows
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while open; every module's own mode comes back."""
-    training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training:
-            module.training = mode
-
-
-def probe_example(model: nn.Module, batch: Batch) -> dict[str, Any] | None:
-    """What to probe a model with: None where it can be made up (models of transformers), else a corner of a batch."""
-    if getattr(model, "main_input_name", None) in ("input_ids", "pixel_values"):
-        return None
-    n_rows(batch)
-    ids = batch.get("input_ids")
-    length = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
-
-    def corner(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            return value
-        value = value[:_PROBE_ROWS]
-        return value[:, :_PROBE_TOKENS] if value.ndim == 2 and value.shape[1] == length else value
-
-    return {name: corner(value) for name, value in batch.items() if name != "document"}
 
 
 def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:

@@ -12,12 +12,24 @@ import numpy.typing as npt
 from jaxtyping import Float, Int
 from scipy.stats import t as student
 
-__all__ = ["LEVEL", "Spread", "jackknife", "jackknife_spread", "join_spreads", "mean_spread", "why_no_interval"]
+__all__ = [
+    "LEVEL",
+    "ONE_DOCUMENT",
+    "Spread",
+    "jackknife",
+    "jackknife_spread",
+    "join_spreads",
+    "mean_spread",
+    "why_no_interval",
+]
 
 Floats = npt.NDArray[np.float64]
 B = TypeVar("B")
 
 LEVEL = 0.95  # share of intervals that hold the true value, at every place that does not say otherwise
+
+ONE_DOCUMENT = "only 1 document: what is fitted on some documents is judged on others; give more text"
+"""Why numbers that are judged on documents other than they were fitted on are missing."""
 
 
 @dataclass(frozen=True, eq=False)

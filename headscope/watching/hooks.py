@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call
-from headscope.anatomy.finite import check_finite
-from headscope.anatomy.linear import matrix
 from headscope.errors import AnatomyError, UnknownNameError
-from headscope.heads import Anatomy, Site
+from headscope.heads import Site
+from headscope.watching.weights import head_weights
 
-__all__ = ["TENSORS", "SiteTensors", "output_weights", "watch"]
+__all__ = ["TENSORS", "SiteTensors", "watch"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
 _FROM_OUTPUT = {"gated_z", "contribution", "written"}
@@ -125,11 +124,11 @@ class _Watcher:
         if "gated_z" in self.want:
             tensors["gated_z"] = gated
         if "contribution" in self.want:
-            weights = torch.stack(_head_weights(module, site))
+            weights = torch.stack(head_weights(module, site))
             tensors["contribution"] = torch.einsum("bhtd,hwd->bhtw", gated, weights)
         if "written" in self.want:
             if site.layer not in self._turned:
-                weights = torch.stack(_head_weights(module, site)).detach().double()
+                weights = torch.stack(head_weights(module, site)).detach().double()
                 self._turned[site.layer] = torch.linalg.qr(weights, mode="r")[1].to(gated.dtype)
             tensors["written"] = torch.einsum("bhtd,hrd->bhtr", gated, self._turned[site.layer])
         self.receive(site, tensors)
@@ -158,24 +157,3 @@ def _by_head(entering: Tensor, site: Site, z: Tensor) -> Tensor:
     if columns != list(range(rows.shape[-1])):
         rows = rows[..., columns]
     return rows.unflatten(-1, (heads, width)).transpose(1, 2)
-
-
-def _head_weights(module: nn.Module, site: Site) -> list[Tensor]:
-    assert site.output is not None
-    weight = matrix(module)
-    return [weight[:, list(own)] for own in site.output.heads]
-
-
-def output_weights(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Tensor]]:
-    """For every layer and head, W_O of that head: (width, value_dim), float64, on the CPU.
-
-    Raises:
-        NumericalError: a weight is NaN or infinite.
-    """
-    found = {}
-    for site in anatomy.sites:
-        if site.output is not None:
-            module = model.get_submodule(site.output.module)
-            check_finite(site.output.module, matrix(module))
-            found[site.layer] = [weight.detach().cpu().double() for weight in _head_weights(module, site)]
-    return found

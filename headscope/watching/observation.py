@@ -12,22 +12,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
+from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import N_BLOCKS, Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
-from headscope.text.batches import (
-    Batch,
-    document_ids,
-    evaluating,
-    kept_positions,
-    last_logits,
-    probe_example,
-    row_lengths,
-    run_model,
-)
+from headscope.text.batches import Batch, document_ids, kept_positions, row_lengths
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
 __all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]

@@ -1,4 +1,4 @@
-"""The two products of a head's weights, W_Qᵀ W_K and W_O W_V, as low-rank factors, never as (width, width)."""
+"""Weights as heads have them: W_O of each, and the products W_Qᵀ W_K and W_O W_V as low-rank factors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +12,8 @@ from torch.nn.functional import pad
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
-from headscope.watching.hooks import output_weights
 
-__all__ = ["Factors", "factor_cosine", "input_weights", "ov_factors", "qk_factors"]
+__all__ = ["Factors", "factor_cosine", "head_weights", "input_weights", "output_weights", "ov_factors", "qk_factors"]
 
 _NOTHING = 1e-14  # of ‖left‖² ‖right‖², the most that ‖M‖² can be: below it is what rounding leaves of zero
 
@@ -29,6 +28,33 @@ class Factors:
 
     left: Float64[Tensor, "dim width"]
     right: Float64[Tensor, "dim width"]
+
+
+def head_weights(module: nn.Module, site: Site) -> list[Float[Tensor, "width dim"]]:
+    """W_O of each head of a site, as the projection holds it.
+
+    Args:
+        module: the site's output projection.
+        site: where its heads are.
+    """
+    assert site.output is not None
+    weight = matrix(module)
+    return [weight[:, list(own)] for own in site.output.heads]
+
+
+def output_weights(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Tensor]]:
+    """For every layer and head, W_O of that head: (width, value_dim), float64, on the CPU.
+
+    Raises:
+        NumericalError: a weight is NaN or infinite.
+    """
+    found = {}
+    for site in anatomy.sites:
+        if site.output is not None:
+            module = model.get_submodule(site.output.module)
+            check_finite(site.output.module, matrix(module))
+            found[site.layer] = [weight.detach().cpu().double() for weight in head_weights(module, site)]
+    return found
 
 
 def input_weights(model: nn.Module, site: Site) -> dict[str, list[Float64[Tensor, "dim width"]]]:

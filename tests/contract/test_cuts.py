@@ -7,13 +7,14 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from headscope._support.running import run_model
 from headscope.anatomy import discover
+from headscope.anatomy.examples import probe_example
 from headscope.effects.ablation import ablate
 from headscope.planning import plan as make_plan
 from headscope.plans import Plan
 from headscope.surgery import load, prune, save
 from headscope.tables import HeadTable
-from headscope.text.batches import probe_example, run_model
 from headscope.watching.observation import capture
 from tests import models
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from headscope._support.running import run_model
 from headscope.anatomy import discover
-from headscope.text.batches import run_model
 from headscope.watching.observation import capture
 from tests.contract.test_real_cuts import TEXT, loaded
 from tests.watched import ALL, Hooks

@@ -6,12 +6,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from headscope._support.running import run_model
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
 from headscope.models.demo import demo_model
 from headscope.models.loading import load_model
 from headscope.surgery import load, prune, save
-from headscope.text.batches import run_model
 
 TEXT = [
     "The tide rose over the stones, and the boats that had leaned on the sand all morning stood up one by one.",

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from headscope._support.formatting import number
+from headscope._support.running import run_model
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
-from headscope.text.batches import run_model
 from headscope.watching.observation import capture
 
 __all__ = ["Contributions"]

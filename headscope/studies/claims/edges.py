@@ -13,6 +13,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from headscope._support.formatting import count
+from headscope._support.running import run_model
 from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Site
@@ -20,10 +21,10 @@ from headscope.reporting.figures import figure_of, strip
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
-from headscope.text.batches import Batch, run_model
+from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
-from headscope.watching.hooks import output_weights
 from headscope.watching.observation import Captured
+from headscope.watching.weights import output_weights
 
 __all__ = ["Edges", "single_rows"]
 

@@ -16,7 +16,7 @@ from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
-from headscope.watching.hooks import output_weights
+from headscope.watching.weights import output_weights
 
 __all__ = ["Integration"]
 

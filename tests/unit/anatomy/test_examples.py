@@ -1,11 +1,11 @@
-"""The input that is made up for a model that says what it takes."""
+"""What a model is probed with: made up where it says what it takes, else a corner of a batch."""
 
 import pytest
 import torch
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
-from headscope.anatomy.examples import make_example
+from headscope.anatomy.examples import make_example, probe_example
 from headscope.errors import AnatomyError
 from tests.families import build_further
 from tests.models import VOCABULARY, build
@@ -81,3 +81,22 @@ def test_a_config_that_raises_instead_of_answering_is_survived() -> None:
     model = nn.Linear(2, 2)
     model.main_input_name, model.config = "input_ids", Touchy()
     assert make_example(model)["input_ids"].shape == (2, 7)
+
+
+def test_a_model_is_probed_with_a_corner_of_its_batch_unless_one_can_be_made_up() -> None:
+    model = nn.Linear(2, 2)
+    ids = torch.arange(100).reshape(4, 25)
+    batch = {"input_ids": ids, "attention_mask": torch.ones(4, 25), "state": torch.ones(4, 9), "flag": True,
+             "scale": torch.tensor(2.0), "document": torch.arange(4)}  # fmt: skip
+    corner = probe_example(model, batch)
+    assert corner is not None
+    assert torch.equal(corner["input_ids"], ids[:2, :16])
+    assert corner["attention_mask"].shape == (2, 16)
+    assert corner["state"].shape == (2, 9)
+    assert corner["flag"] is True
+    assert corner["scale"].ndim == 0
+    assert "document" not in corner
+    model.main_input_name = "input_ids"
+    assert probe_example(model, batch) is None
+    model.main_input_name = "input_values"
+    assert probe_example(model, batch) is not None

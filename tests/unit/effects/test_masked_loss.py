@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForMaskedLM
 
+from headscope._support.running import run_model
 from headscope.effects.metrics import MaskedLoss
 from headscope.errors import MetricError
-from headscope.text.batches import run_model
 from tests.models import VOCABULARY, make_batches
 from tests.reference.likelihood import log_softmax
 

@@ -19,11 +19,11 @@ from transformers import (
     LlamaModel,
 )
 
+from headscope._support.running import run_model
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
 from headscope.effects.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
 from headscope.errors import MetricError, UnknownNameError
-from headscope.text.batches import run_model
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches
 from tests.reference.likelihood import log_softmax

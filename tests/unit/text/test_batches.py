@@ -4,61 +4,9 @@ from collections import UserDict
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from headscope.errors import InputError
-from headscope.text.batches import (
-    accepts,
-    device_of,
-    document_ids,
-    evaluating,
-    kept_positions,
-    n_rows,
-    probe_example,
-    row_lengths,
-    run_model,
-)
-
-
-class _Echo(nn.Module):
-    """Gives back what it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, **given: object) -> dict[str, object]:
-        return given
-
-
-class _Caching(_Echo):
-    def forward(self, input_ids: Tensor, use_cache: bool = True) -> bool:  # type: ignore[override]
-        return use_cache
-
-
-def test_the_model_gets_its_batch_without_document_and_without_a_cache() -> None:
-    batch = {"input_ids": torch.ones(2, 3), "document": torch.arange(2), "flag": True}
-    given = run_model(_Echo(), batch, extra=7)
-    assert set(given) == {"input_ids", "flag", "extra"}
-    assert "document" in batch
-    assert run_model(_Caching(), batch_of_ids()) is False
-    assert run_model(_Caching(), batch_of_ids() | {"use_cache": True}) is True
-    assert run_model(_Echo(), {"a": 1}, a=2)["a"] == 2
-
-
-def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, Tensor]:
-    return {"input_ids": torch.arange(rows * length).reshape(rows, length)}
-
-
-def test_accepts_reads_the_signature() -> None:
-    assert accepts(_Caching(), "use_cache")
-    assert not accepts(_Caching(), "logits_to_keep")
-    assert not accepts(_Echo(), "use_cache")
-
-
-def test_device_of_a_model_with_and_without_parameters() -> None:
-    assert device_of(_Echo().to("meta")) == torch.device("meta")
-    assert device_of(nn.Identity()) == torch.device("cpu")
+from headscope.text.batches import document_ids, kept_positions, n_rows, row_lengths
 
 
 def test_rows_are_counted_on_the_first_tensor() -> None:
@@ -92,6 +40,10 @@ def test_every_position_counts_without_a_mask_that_fits() -> None:
         assert kept.all()
 
 
+def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, torch.Tensor]:
+    return {"input_ids": torch.arange(rows * length).reshape(rows, length)}
+
+
 def test_rows_without_a_document_are_documents_of_their_own() -> None:
     named = {"input_ids": torch.ones(2, 3), "document": torch.tensor([7, 7])}
     ids = [ids.tolist() for _, ids in document_ids([batch_of_ids(), named, batch_of_ids(3), named])]
@@ -107,39 +59,6 @@ def test_row_lengths_follow_mask_or_tokens() -> None:
     assert row_lengths({"input_ids": torch.ones(2, 3)}).tolist() == [3, 3]
     assert row_lengths({"input_ids": torch.ones(2, 3), "attention_mask": None}).tolist() == [3, 3]
     assert row_lengths({"pixel_values": torch.ones(2, 3, 8, 8)}).tolist() == [1, 1]
-
-
-def test_every_module_gets_its_own_mode_back() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Sequential(nn.Dropout()))
-    model.train()
-    model[1].eval()
-    before = [module.training for module in model.modules()]
-    with evaluating(model):
-        assert not any(module.training for module in model.modules())
-    assert [module.training for module in model.modules()] == before
-    with pytest.raises(ZeroDivisionError), evaluating(model):
-        _ = 1 / 0
-    assert [module.training for module in model.modules()] == before
-    assert before == [True, True, False, True, True]
-
-
-def test_a_model_is_probed_with_a_corner_of_its_batch_unless_one_can_be_made_up() -> None:
-    model = _Echo()
-    ids = torch.arange(100).reshape(4, 25)
-    batch = {"input_ids": ids, "attention_mask": torch.ones(4, 25), "state": torch.ones(4, 9), "flag": True,
-             "scale": torch.tensor(2.0), "document": torch.arange(4)}  # fmt: skip
-    corner = probe_example(model, batch)
-    assert corner is not None
-    assert torch.equal(corner["input_ids"], ids[:2, :16])
-    assert corner["attention_mask"].shape == (2, 16)
-    assert corner["state"].shape == (2, 9)
-    assert corner["flag"] is True
-    assert corner["scale"].ndim == 0
-    assert "document" not in corner
-    model.main_input_name = "input_ids"
-    assert probe_example(model, batch) is None
-    model.main_input_name = "input_values"
-    assert probe_example(model, batch) is not None
 
 
 def test_rows_are_those_of_the_tokens_whatever_comes_first() -> None:

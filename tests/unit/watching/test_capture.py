@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from headscope.errors import AnatomyError, UnknownNameError
-from headscope.watching.hooks import TENSORS, output_weights
+from headscope.watching.hooks import TENSORS
 from headscope.watching.observation import Captured, capture
+from headscope.watching.weights import output_weights
 from tests.families import FURTHER, HandWritten, build_any, build_further
 from tests.watched import ALL, HUGGING_FACE, NAMES, close, counted, make_inputs, spread, watched
 

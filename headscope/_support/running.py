@@ -1,0 +1,85 @@
+"""Running a model: where it is, what it takes, one forward pass as every room makes it."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import HeadscopeError, InputError, ModelError
+
+__all__ = ["accepts", "check_takes", "device_of", "evaluating", "last_logits", "run_model"]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter; the CPU for a model without parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward names this argument."""
+    return name in inspect.signature(model.forward).parameters
+
+
+def last_logits(model: nn.Module) -> dict[str, int]:
+    """The argument that keeps a language model from making logits that nobody looks at; {} for other models."""
+    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while open; every module's own mode comes back."""
+    training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+
+
+def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
+    """The model's output on one batch, tensors moved to its device, "document" left out, no KV cache made.
+
+    Args:
+        model: the model.
+        batch: its arguments by name.
+        extra: further arguments; they win over the batch's.
+
+    Raises:
+        ModelError: its forward failed; the message says how, and what it was given.
+    """
+    device = device_of(model)
+    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    inputs.pop("document", None)
+    if accepts(model, "use_cache"):
+        inputs.setdefault("use_cache", False)
+    try:
+        return model(**(inputs | extra))
+    except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
+        raise  # what went wrong is known, and other batches would not mend it
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
+        raise ModelError(
+            f"a forward pass of {type(model).__name__} on {shapes} failed with {type(error).__name__}: {error}; pass "
+            "batches (or example=) that its forward takes, as dicts of its arguments"
+        ) from error
+
+
+def check_takes(model: nn.Module, batch: Mapping[str, Any]) -> None:
+    """Refuse a batch that a second model does not take, which was made for another one.
+
+    Raises:
+        InputError: its forward pass fails on the batch.
+    """
+    try:
+        with evaluating(model), torch.no_grad():
+            run_model(model, batch)
+    except ModelError as error:
+        cause = error.__cause__
+        raise InputError(
+            f"the other model, {type(model).__name__}, does not take these batches ({type(cause).__name__}: {cause}); "
+            "two models are compared on the same tokens, so they need one vocabulary and room for as many positions"
+        ) from error

@@ -1,0 +1,62 @@
+"""Running: what a model is given, and what of it comes back as it was."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headscope._support.running import accepts, device_of, evaluating, run_model
+
+
+class _Echo(nn.Module):
+    """Gives back what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, **given: object) -> dict[str, object]:
+        return given
+
+
+class _Caching(_Echo):
+    def forward(self, input_ids: Tensor, use_cache: bool = True) -> bool:  # type: ignore[override]
+        return use_cache
+
+
+def test_the_model_gets_its_batch_without_document_and_without_a_cache() -> None:
+    batch = {"input_ids": torch.ones(2, 3), "document": torch.arange(2), "flag": True}
+    given = run_model(_Echo(), batch, extra=7)
+    assert set(given) == {"input_ids", "flag", "extra"}
+    assert "document" in batch
+    assert run_model(_Caching(), batch_of_ids()) is False
+    assert run_model(_Caching(), batch_of_ids() | {"use_cache": True}) is True
+    assert run_model(_Echo(), {"a": 1}, a=2)["a"] == 2
+
+
+def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, Tensor]:
+    return {"input_ids": torch.arange(rows * length).reshape(rows, length)}
+
+
+def test_accepts_reads_the_signature() -> None:
+    assert accepts(_Caching(), "use_cache")
+    assert not accepts(_Caching(), "logits_to_keep")
+    assert not accepts(_Echo(), "use_cache")
+
+
+def test_device_of_a_model_with_and_without_parameters() -> None:
+    assert device_of(_Echo().to("meta")) == torch.device("meta")
+    assert device_of(nn.Identity()) == torch.device("cpu")
+
+
+def test_every_module_gets_its_own_mode_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Sequential(nn.Dropout()))
+    model.train()
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == before
+    with pytest.raises(ZeroDivisionError), evaluating(model):
+        _ = 1 / 0
+    assert [module.training for module in model.modules()] == before
+    assert before == [True, True, False, True, True]
