@@ -6,7 +6,7 @@ import torch
 from headscope.statistics.block_sums import lift
 from headscope.statistics.moments import Moments
 
-__all__ = ["in_blocks", "measured", "sample", "textbook_weights"]
+__all__ = ["in_blocks", "measured", "sample", "textbook_weights", "uneven_sample"]
 
 
 def measured(rows, pivot=None):
@@ -30,3 +30,12 @@ def sample(seed=0, n_tokens=400, n_heads=4, dim=5):
 
 def textbook_weights(weights):
     return [weight.numpy() for weight in weights]
+
+
+def uneven_sample(seed=0, n_tokens=300, n_heads=4, dim=3, offset=1.0):
+    """Heads that predict each other in part, of different sizes, about means of their own."""
+    rng = np.random.default_rng(seed)
+    common = rng.standard_normal((n_tokens, 1, dim))
+    size = 1 + np.arange(n_heads)[:, None] / 3
+    own = rng.standard_normal((n_tokens, n_heads, dim)) * size
+    return common + 0.7 * own + offset * rng.standard_normal((1, n_heads, dim))

@@ -18,13 +18,8 @@ from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.prediction import explained_share, restored_share
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
+from headscope.surplus.curve import curve_spread, fit_best, residuals, total_energy
 from headscope.surplus.effective import effective_heads, effective_spread
-from headscope.surplus.layers import (
-    curve_spread,
-    fit_best,
-    residuals,
-    total_energy,
-)
 from headscope.watching.observation import Blocks
 
 __all__ = ["NAMES", "World", "coverage"]

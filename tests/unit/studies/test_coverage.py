@@ -9,8 +9,8 @@ from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments, total
 from headscope.studies.coverage import NAMES, World, coverage
+from headscope.surplus.curve import curve_spread
 from headscope.surplus.effective import effective_spread
-from headscope.surplus.layers import curve_spread
 from headscope.uncertainty import intervals
 
 

@@ -1,0 +1,92 @@
+"""The curve of redundancy against a refit at every step, and planted copies."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headscope.statistics.moments import Moments
+from headscope.statistics.prediction import RIDGE
+from headscope.surplus.curve import curve_spread, fit_best, residuals, total_energy
+from tests.reference import jackknife as jackknife_reference
+from tests.reference import redundancy as reference
+from tests.rows import in_blocks, measured, uneven_sample
+from tests.strategies import weights_for
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 4), st.sampled_from([1e-5, RIDGE, 1.0]))
+@settings(deadline=None, max_examples=25)
+def test_order_and_shares_equal_a_refit_at_every_step(seed, n_heads, dim, ridge):
+    rows = uneven_sample(seed, n_heads=n_heads, dim=dim)
+    weights = weights_for(seed, n_heads, dim)
+    fit, judge = rows[:160], rows[160:]
+    order, want = reference.curve(fit, judge, [weight.numpy() for weight in weights], ridge)
+    best = fit_best(measured(fit, fit[0]), weights, ridge)
+    assert list(best.order) == order
+    judged = measured(judge, judge[0])
+    got = 1 - residuals(best, judged) / total_energy(judged, weights)
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_energy_is_that_of_what_all_heads_write_together():
+    rows, weights = uneven_sample(offset=3.0), weights_for(0, 4, 3)
+    wrote = np.einsum("nhd,hwd->nw", rows, np.stack(weights))
+    assert total_energy(measured(rows), weights) == pytest.approx((wrote**2).sum(), rel=1e-12)
+
+
+def test_a_head_that_another_gives_is_not_needed():
+    """Head 3 is a linear map of head 1: three of four heads give everything back, and without the plant they do not."""
+    rng = np.random.default_rng(5)
+    rows = rng.standard_normal((600, 4, 3))
+    weights = weights_for(2, 4, 3, width=12)
+    before = curve_spread(in_blocks(rows), weights, ridge=1e-9).centre
+    rows[:, 3] = rows[:, 1] @ rng.standard_normal((3, 3)) + 2
+    planted = curve_spread(in_blocks(rows), weights, ridge=1e-9).centre
+    assert before[3] < 0.95
+    assert planted[3] == pytest.approx(1, abs=1e-6)
+    assert planted[2] < 0.95
+    chosen = set(fit_best(measured(rows), weights, ridge=1e-9).order[:3])
+    assert chosen in ({0, 1, 2}, {0, 2, 3})
+
+
+def test_the_curve_chooses_on_one_half_judges_on_the_other_and_averages():
+    rows, weights = uneven_sample(4), weights_for(1, 4, 3)
+    plain = [weight.numpy() for weight in weights]
+    groups = np.array_split(np.arange(len(rows)), 6)
+    second_half = np.concatenate([np.full(len(group), number % 2) for number, group in enumerate(groups)])
+
+    def both(left):
+        halves = [rows[left[second_half[left] == half]] for half in (0, 1)]
+        return np.mean([reference.curve(*way, plain, RIDGE)[1] for way in (halves, halves[::-1])], axis=0)
+
+    spread = curve_spread(in_blocks(rows), weights)
+    np.testing.assert_allclose(spread.centre, both(np.arange(len(rows))), rtol=1e-9, atol=1e-9)
+    want = [jackknife_reference.interval(lambda left, k=k: both(left)[k], groups) for k in range(5)]
+    np.testing.assert_allclose(np.transpose(spread.interval()), want, rtol=1e-7, atol=1e-9)
+
+
+def test_empty_blocks_and_too_few_of_them():
+    rows, weights = uneven_sample(), weights_for(0, 4, 3)
+    empty = Moments.empty((3,) * 4, torch.zeros(12, dtype=torch.float64))
+    blocks = in_blocks(rows, 5)
+    with_empty = curve_spread([blocks[0], empty, *blocks[1:]], weights)
+    np.testing.assert_array_equal(with_empty.centre, curve_spread(blocks, weights).centre)
+    assert np.isnan(curve_spread([empty, blocks[0]], weights).centre).all()
+    three = curve_spread(in_blocks(rows, 3), weights)
+    assert np.isfinite(three.centre).all()
+    assert np.isnan(three.interval()).all()
+
+
+def test_a_layer_that_writes_nothing_is_given_back_by_the_constant():
+    rows = np.zeros((40, 3, 2))
+    spread = curve_spread(in_blocks(rows, 4), weights_for(0, 3, 2))
+    np.testing.assert_array_equal(spread.centre, np.ones(4))
+
+
+def test_a_constant_head_is_chosen_last_and_adds_nothing():
+    rows, weights = uneven_sample(), weights_for(0, 4, 3)
+    rows[:, 2] = 0.4
+    assert fit_best(measured(rows), weights).order[-1] == 2
+    shares = curve_spread(in_blocks(rows), weights).centre
+    assert shares[4] == pytest.approx(shares[3], rel=1e-9)
