@@ -15,7 +15,7 @@ from headscope.likeness.pairing import Computed, heads_of, pair_table
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
 from headscope.statistics.grouped import by_layer
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import best_stand_in
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable, PairTable
@@ -101,7 +101,7 @@ def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) 
     """The moments of every layer over some batches."""
     statistic = SummedMoments()
     observe(model, batches, [statistic], anatomy=anatomy.cuttable)
-    return {layer: total(blocks) for layer, blocks in by_layer(statistic.compute()).items()}
+    return {layer: Moments.total(blocks) for layer, blocks in by_layer(statistic.compute()).items()}
 
 
 def _observe(

@@ -14,7 +14,7 @@ from headscope.evidence.verdicts import Finding, Verdict
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.planning.quadrants import Lines
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import restored_share
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
@@ -98,7 +98,9 @@ def _random_groups(anatomy: Anatomy, size: int, bench: Bench) -> list[list[HeadI
 def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Moments]) -> Finding | None:
     head = _extreme(evidence, "replaceability")
     site = anatomy.site(head.layer)
-    shares = restored_share(total(evidence.moments[head.layer]), moments[head.layer], evidence.weights[head.layer])
+    shares = restored_share(
+        Moments.total(evidence.moments[head.layer]), moments[head.layer], evidence.weights[head.layer]
+    )
     helper = evidence.stand_ins.get(head)
     return Finding(head, float(shares[site.position(head)]), None if helper is None else helper[0])
 

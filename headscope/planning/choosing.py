@@ -9,7 +9,7 @@ from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
 from headscope.heads import Anatomy, HeadId
 from headscope.planning.quadrants import Lines, quadrants
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import restored_share
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
@@ -84,7 +84,7 @@ def within_budget(
 
 def _restored(blocks: Sequence[Moments], weights: Sequence[Tensor], gone: Sequence[int]) -> list[float]:
     """How much of each head gone the heads that stay restore, held out, both ways."""
-    halves = total(blocks[::2]), total(blocks[1::2])
+    halves = Moments.total(blocks[::2]), Moments.total(blocks[1::2])
     stay = [head for head in range(len(weights)) if head not in gone]
     shares = []
     for head in gone:

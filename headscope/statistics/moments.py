@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-__all__ = ["PANEL", "Moments", "constant_heads", "contribution_energy", "pair_norms", "panel_edges", "spreads", "total"]
+__all__ = ["PANEL", "Moments", "contribution_energy", "pair_norms", "panel_edges", "spreads"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,6 +64,14 @@ class Moments:
         edges = [first[edge] for edge in panel_edges(dims)]
         panels = [square[a:b, a:] for a, b in pairwise([*edges, len(square)])]
         return cls(dims, pivot, tuple(panel.clone() for panel in panels))
+
+    @classmethod
+    def total(cls, blocks: Sequence["Moments"]) -> "Moments":
+        """The sum of all blocks, about the first one's pivot."""
+        merged = blocks[0]
+        for block in blocks[1:]:
+            merged = merged + block
+        return merged
 
     @cached_property
     def slices(self) -> tuple[slice, ...]:
@@ -143,6 +151,15 @@ class Moments:
         square[len(self.pivot) :, len(self.pivot) :] = self.panels[-1]
         return square
 
+    @property
+    def constant(self) -> Bool[np.ndarray, " head"]:
+        """(head,) whether a head gave the same vector at every position, zero included, up to rounding in float32."""
+        squares = np.concatenate([self.rows(head).diagonal().numpy() for head in range(len(self.dims))])
+        size = squares + self.mean.numpy() ** 2 * self.n
+        starts = [own.start for own in self.slices]
+        constant: npt.NDArray[np.bool_] = spreads(self) <= _CONSTANT * np.add.reduceat(size, starts)
+        return constant
+
     def about(self, pivot: Float64[Tensor, " dim"]) -> Self:
         """The same sum about another point: x' = x + δ, s' = s + 2 δ·x + ‖δ‖², a linear map of u."""
         delta = self.pivot - pivot
@@ -185,14 +202,6 @@ def panel_edges(dims: tuple[int, ...]) -> tuple[int, ...]:
     return (*edges, len(dims)) if dims else (0,)
 
 
-def total(blocks: Sequence[Moments]) -> Moments:
-    """The sum of all blocks, about the first one's pivot."""
-    merged = blocks[0]
-    for block in blocks[1:]:
-        merged = merged + block
-    return merged
-
-
 def spreads(moments: Moments) -> Float[np.ndarray, " head"]:
     """(head,) Σ ‖z - mean‖² of each head."""
     squares = np.concatenate([moments.rows(head).diagonal().numpy() for head in range(len(moments.dims))])
@@ -208,16 +217,6 @@ def pair_norms(moments: Moments) -> Float[np.ndarray, "head head"]:
         squares = moments.centred_rows(head).square_().sum(0).numpy()
         norms[head, head:] = np.add.reduceat(squares, starts[head:] - start)
     return np.asarray(norms + np.triu(norms, 1).T)
-
-
-def constant_heads(moments: Moments) -> Bool[np.ndarray, " head"]:
-    """(head,) whether a head gave the same vector at every position, zero included, up to rounding in float32."""
-    squares = np.concatenate([moments.rows(head).diagonal().numpy() for head in range(len(moments.dims))])
-    size = squares + moments.mean.numpy() ** 2 * moments.n
-    constant: npt.NDArray[np.bool_] = spreads(moments) <= _CONSTANT * np.add.reduceat(
-        size, [own.start for own in moments.slices]
-    )
-    return constant
 
 
 def contribution_energy(

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from headscope.errors import InputError
-from headscope.statistics.moments import Moments, constant_heads, contribution_energy, total
+from headscope.statistics.moments import Moments, contribution_energy
 
 __all__ = [
     "RIDGE",
@@ -151,7 +151,11 @@ def best_stand_in(
     if not all(judging for _, judging in directions):
         return np.full(len(output_weights), -1), np.full(len(output_weights), np.nan)
     shares = np.mean(
-        [_single_shares(total(fitted), total(judging), output_weights, ridge) for fitted, judging in directions], axis=0
+        [
+            _single_shares(Moments.total(fitted), Moments.total(judging), output_weights, ridge)
+            for fitted, judging in directions
+        ],
+        axis=0,
     )
     best = shares.argmax(1)  # the constant comes first, and wins a tie
     return best - 1, shares.max(1)
@@ -186,8 +190,8 @@ def explained_share(fit_on: Moments, judge_on: Moments, ridge: float = RIDGE) ->
     values = np.empty((len(fit_on.dims), len(fit_on.dims)))
     starts = [own.start for own in fit_on.slices]
     # where a head is constant, its spread is rounding: nothing can be judged by it, and nothing fitted to it
-    spread = np.where(constant_heads(judge_on), np.nan, np.add.reduceat(whole.numpy(), starts))
-    idle = constant_heads(fit_on)
+    spread = np.where(judge_on.constant, np.nan, np.add.reduceat(whole.numpy(), starts))
+    idle = fit_on.constant
     alone = judged.diagonal()
     for head, own in enumerate(fit_on.slices):
         slope = torch.zeros_like(fitted[own]) if idle[head] else _slopes(fitted, own, ridge)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
 from headscope.uncertainty.intervals import Spread, jackknife_spread
 
@@ -156,7 +156,7 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
     if len(filled) < 2:
         return jackknife_spread(np.full(len(weights) + 1, np.nan), [], [block.n for block in filled])
     halves = filled[::2], filled[1::2]
-    fits = [fit_best(total(half), weights, ridge) for half in halves]
+    fits = [fit_best(Moments.total(half), weights, ridge) for half in halves]
     whole = _both_ways(fits, halves, weights)
     if len(filled) < LEAST_BLOCKS:
         return Spread(whole, np.full_like(whole, np.nan), np.asarray(np.float64(len(filled) - 1)))
@@ -164,7 +164,7 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
     for gone in range(len(filled)):
         own, place = gone % 2, gone // 2
         left = [block for i, block in enumerate(halves[own]) if i != place]
-        refitted = fit_best(total(left), weights, ridge)
+        refitted = fit_best(Moments.total(left), weights, ridge)
         pair = ([refitted, fits[1]], [left, halves[1]]) if own == 0 else ([fits[0], refitted], [halves[0], left])
         without.append(_both_ways(*pair, weights))
     return jackknife_spread(whole, without, [block.n for block in filled])
@@ -172,7 +172,7 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
 
 def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]], weights: Weights) -> Floats:
     """(N + 1,) shares given back, each half's fit judged on the other half, averaged."""
-    return np.asarray(np.mean([_share(fits[way], total(halves[1 - way]), weights) for way in (0, 1)], axis=0))
+    return np.asarray(np.mean([_share(fits[way], Moments.total(halves[1 - way]), weights) for way in (0, 1)], axis=0))
 
 
 def _share(best: Best, judge_on: Moments, weights: Weights) -> Floats:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope.likeness.measures.cka_biased import cka_biased
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.uncertainty.intervals import Spread, jackknife
 
 __all__ = ["effective_heads", "effective_rank", "effective_spread", "vendi"]
@@ -58,7 +58,9 @@ def effective_spread(blocks: Sequence[Moments]) -> Spread:
     Args:
         blocks: moments of the same heads, of each block.
     """
-    return jackknife(lambda left: np.asarray(effective_heads(total(left))), blocks, [block.n for block in blocks])
+    return jackknife(
+        lambda left: np.asarray(effective_heads(Moments.total(left))), blocks, [block.n for block in blocks]
+    )
 
 
 def effective_rank(singular_values: Float[np.ndarray, " dim"]) -> float:

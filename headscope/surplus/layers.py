@@ -16,7 +16,7 @@ from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId, Site
 from headscope.statistics.grouped import by_layer
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_best
@@ -182,7 +182,7 @@ def _effective_row(blocks: Sequence[Moments]) -> dict[str, Any]:
 
 def _curve_rows(heads: Sequence[HeadId], blocks: Sequence[Moments], weights: Weights) -> list[dict[str, Any]]:
     spread = curve_spread(blocks, weights)
-    names = [CONSTANT, *(str(heads[place]) for place in fit_best(total(blocks), weights).order)]
+    names = [CONSTANT, *(str(heads[place]) for place in fit_best(Moments.total(blocks), weights).order)]
     counted = {"layer": heads[0].layer, "n_tokens": sum(block.n for block in blocks)}
     return [
         {"k": k, "head": name, "share": share, "low": low, "high": high} | counted

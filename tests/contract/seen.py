@@ -11,7 +11,7 @@ from headscope.heads import HeadId
 from headscope.scoring.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.statistics.grouped import by_layer
-from headscope.statistics.moments import total
+from headscope.statistics.moments import Moments
 from headscope.watching.weights import Factors
 from tests.strategies import Stream, feed
 
@@ -27,7 +27,11 @@ def seen_by_measure(needs: Iterable[str], stream: Stream, weights: dict[int, lis
             given[need] = [Factors(weight.T, weight.T) for weight in weights[0]]
         elif need in ("moments", "halves"):
             blocks = feed(STATISTICS["moments"](), stream).compute()[0,]
-            given[need] = total(blocks) if need == "moments" else (total(blocks[::2]), total(blocks[1::2]))
+            given[need] = (
+                Moments.total(blocks)
+                if need == "moments"
+                else (Moments.total(blocks[::2]), Moments.total(blocks[1::2]))
+            )
         else:
             computed = feed(STATISTICS[need](), stream).compute()
             given[need] = _of_one_layer(computed)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.statistics.moments import Moments, constant_heads, pair_norms, spreads
+from headscope.statistics.moments import Moments, pair_norms, spreads
 
 __all__ = ["Cka", "cka", "unbiased_hsic"]
 
@@ -72,7 +72,7 @@ def cka(moments: Moments) -> Float[np.ndarray, "head head"]:
     hsic = unbiased_hsic(moments, norms)
     own, n = hsic.diagonal(), moments.n
     nothing = own * n * (n - 3) <= _NOTHING * norms.diagonal()
-    scale = np.sqrt(np.where(nothing | constant_heads(moments), np.nan, own))
+    scale = np.sqrt(np.where(nothing | moments.constant, np.nan, own))
     return hsic / scale[:, None] / scale
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.statistics.moments import Moments, constant_heads, pair_norms
+from headscope.statistics.moments import Moments, pair_norms
 
 __all__ = ["CkaBiased", "cka_biased"]
 
@@ -62,7 +62,7 @@ def cka_biased(moments: Moments) -> Float[np.ndarray, "head head"]:
            [0., 0., 1.]])
     """
     norms = pair_norms(moments)
-    undefined = constant_heads(moments) | (moments.n == 0)
+    undefined = moments.constant | (moments.n == 0)
     scale = np.sqrt(np.sqrt(np.where(undefined, np.nan, norms.diagonal())))
     # twice divided by square roots: the product of two fourth powers may overflow
     return np.asarray(norms / scale[:, None] / scale / scale[:, None] / scale)

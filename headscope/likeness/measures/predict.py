@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.statistics.moments import constant_heads
 from headscope.statistics.prediction import RIDGE, check_ridge, explained_share
 
 __all__ = ["Predict"]
@@ -68,7 +67,7 @@ class Predict(Measure):
         if not known:
             return np.full((len(one.dims), len(one.dims)), np.nan)
         values = (explained_share(one, other, self.ridge) + explained_share(other, one, self.ridge)) / 2
-        constant = constant_heads(one + other)
+        constant = (one + other).constant
         values[constant] = np.nan
         values[:, constant] = np.nan
         return values

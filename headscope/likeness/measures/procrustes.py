@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.statistics.moments import Moments, constant_heads, spreads
+from headscope.statistics.moments import Moments, spreads
 
 __all__ = ["Procrustes", "procrustes"]
 
@@ -70,5 +70,5 @@ def procrustes(moments: Moments) -> Float[np.ndarray, "head head"]:
         else:
             norms[head, head:] = [float(torch.linalg.svdvals(block).sum()) for block in blocks]
     norms += np.triu(norms, 1).T
-    scale = np.sqrt(np.where(constant_heads(moments), np.nan, spreads(moments)))
+    scale = np.sqrt(np.where(moments.constant, np.nan, spreads(moments)))
     return np.asarray(norms / scale[:, None] / scale)

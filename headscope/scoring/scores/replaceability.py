@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope._support.cards import Card
 from headscope.scoring.scores import SCORES, Rating, Score
-from headscope.statistics.moments import Moments, contribution_energy, total
+from headscope.statistics.moments import Moments, contribution_energy
 from headscope.statistics.prediction import (
     RIDGE,
     both_ways,
@@ -111,14 +111,14 @@ def _one_way(
     fitted: Sequence[Moments], judging: Sequence[Moments], weights: Weights, ridge: float
 ) -> tuple[list[Floats], list[Floats], Floats]:
     """Shares given back: without each block that judges, without each block that was fitted on, and with all."""
-    stand_ins, judged = fit_stand_ins(total(fitted), ridge), total(judging)
+    stand_ins, judged = fit_stand_ins(Moments.total(fitted), ridge), Moments.total(judging)
     energies = [(residual_energy(stand_ins, block, weights), contribution_energy(block, weights)) for block in judging]
     residual, energy = np.sum(energies, axis=0)
     less_judged = [1 - share_of(residual - own, energy - whole) for own, whole in energies]
     if len(judging) == 1:
         less_judged = [np.full(len(weights), np.nan)]
     less_fitted = [
-        restored_share(total(rest), judged, weights, ridge) if rest else np.full(len(weights), np.nan)
+        restored_share(Moments.total(rest), judged, weights, ridge) if rest else np.full(len(weights), np.nan)
         for rest in ([*fitted[:gone], *fitted[gone + 1 :]] for gone in range(len(fitted)))
     ]
     return less_judged, less_fitted, 1 - share_of(residual, energy)

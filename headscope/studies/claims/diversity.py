@@ -11,7 +11,7 @@ from headscope.errors import InputError
 from headscope.likeness.comparing import similarity
 from headscope.likeness.measures.cka import Cka
 from headscope.reporting.figures import count_curves, figure_of, layer_dots
-from headscope.statistics.moments import total
+from headscope.statistics.moments import Moments
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
@@ -62,7 +62,7 @@ class Diversity(ModelClaim):
     def measure(self, subject: Subject) -> Measured:
         rows = []
         for layer, blocks in subject.moments.items():
-            whole = total(blocks)
+            whole = Moments.total(blocks)
             if len(whole.dims) < 2:
                 continue
             spread = effective_spread(blocks)

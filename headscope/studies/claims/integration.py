@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
@@ -100,7 +100,7 @@ def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarra
     apart = torch.block_diag(*(torch.linalg.qr(own)[1] for own in weights))
 
     def ranks(blocks: Sequence[Moments]) -> np.ndarray:
-        moments = total(blocks)
+        moments = Moments.total(blocks)
         covariance = moments.second(moments.mean) / moments.n
         one = np.mean([_rank(covariance[own, own], own_w) for own, own_w in zip(moments.slices, weights, strict=True)])
         side_by_side, projected = _rank(covariance, apart), _rank(covariance, joined)

@@ -9,15 +9,7 @@ from hypothesis import strategies as st
 from headscope.errors import UnknownNameError
 from headscope.statistics.arrivals import Together
 from headscope.statistics.block_sums import BlockSums, head_rows, lift
-from headscope.statistics.moments import (
-    Moments,
-    constant_heads,
-    contribution_energy,
-    pair_norms,
-    panel_edges,
-    spreads,
-    total,
-)
+from headscope.statistics.moments import Moments, contribution_energy, pair_norms, panel_edges, spreads
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import sums
 from tests.strategies import feed, make_site, make_stream, streams, weights_for
@@ -74,7 +66,7 @@ def test_sum_of_two_texts_equals_one_pass(stream, cut):
     left, right = moments_of(rows[:cut]), moments_of(rows[cut:])
     merged = left + right
     close(merged.square(), sums.second_moment(rows, rows[0]))
-    close(total([left, right]).square(), merged.square())
+    close(Moments.total([left, right]).square(), merged.square())
     nothing = Moments.empty(left.dims, torch.zeros_like(left.pivot))
     assert torch.equal((nothing + left).square(), left.square())
     assert torch.equal((left + nothing).square(), left.square())
@@ -184,7 +176,7 @@ def test_constant_heads_are_told_by_their_spread_against_their_size(value, jitte
     rows[:, 1] = value * (1 + jitter * rng.standard_normal((50, 4)))
     rows[:, 2] = 1e4 + 0.1 * rng.standard_normal((50, 4))
     pivot = rows.mean(0) + 0.1
-    assert constant_heads(moments_of(rows, pivot)).tolist() == [False, True, False]
+    assert moments_of(rows, pivot).constant.tolist() == [False, True, False]
 
 
 def test_half_precision_and_strided_tensors_are_summed_in_float64():
@@ -194,7 +186,7 @@ def test_half_precision_and_strided_tensors_are_summed_in_float64():
     statistic.update(make_site(), {"gated_z": z}, kept, torch.tensor([0, 1]))
     statistic.end_batch()
     rows = head_rows(z, kept).double().numpy()
-    summed = total(statistic.compute()[0,])
+    summed = Moments.total(statistic.compute()[0,])
     close(summed.square(), sums.second_moment(rows, summed.pivot.reshape(3, 4).numpy()))
 
 
@@ -210,7 +202,7 @@ def test_what_is_summed_is_a_setting():
     for of in ("q", "k", "v", "z", "contribution"):
         statistic = SummedMoments(of=of)
         assert statistic.needs == {of}
-        summed = total(feed(statistic, stream).compute()[0,])
+        summed = Moments.total(feed(statistic, stream).compute()[0,])
         rows = stream.rows(0, of)
         close(summed.square(), sums.second_moment(rows, summed.pivot.reshape(rows.shape[1:]).numpy()))
     with pytest.raises(UnknownNameError, match=r"pattern.*gated_z"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from headscope.errors import InputError, UnknownNameError
 from headscope.statistics.arrivals import OTHER
-from headscope.statistics.moments import total
+from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import sums
 from tests.strategies import Stream, feed, make_stream, streams
@@ -34,7 +34,7 @@ def test_all_layers_together_equal_one_sum_over_all_heads_a_block_of_documents(s
 def test_one_block_is_the_sum_of_all():
     stream = make_stream(n_layers=2)
     (single,) = feed(SummedMoments(scope="model", blocks=1), stream).compute()[0, 1]
-    summed = total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
+    summed = Moments.total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
     close(single.square(), summed.square())
 
 
@@ -45,10 +45,10 @@ def test_layers_of_different_dimensions_stand_side_by_side():
         b.tensors[0] = a.tensors[0]
         batches.append(b)
     stream = Stream(narrow.sites, tuple(batches))
-    moments = total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
+    moments = Moments.total(feed(SummedMoments(scope="model"), stream).compute()[0, 1])
     assert moments.dims == (6, 6, 2, 2, 2)
     for layer, heads in ((0, [0, 1]), (1, [2, 3, 4])):
-        own = total(feed(SummedMoments(), stream).compute()[layer,])
+        own = Moments.total(feed(SummedMoments(), stream).compute()[layer,])
         close(moments.select(heads).about(own.pivot).square(), own.square())
 
 
@@ -80,8 +80,8 @@ def test_encoder_and_decoder_are_groups_of_their_own_also_at_equal_length(other)
     sites, batches = sided(((5, 9), (7, 3)), other)
     computed = run_sided(SummedMoments(scope="model"), sites, batches).compute()
     assert set(computed) == {(0, 1), (2, 3)}
-    assert total(computed[0, 1]).n == 24
-    assert total(computed[2, 3]).n == sum(map(sum, other))
+    assert Moments.total(computed[0, 1]).n == 24
+    assert Moments.total(computed[2, 3]).n == sum(map(sum, other))
 
 
 def test_keys_of_a_cross_site_stand_at_the_positions_of_the_encoder():
@@ -106,13 +106,13 @@ def test_a_side_without_a_position_in_some_batch_counts_in_the_others(absent):
     nothing = replace(decoder, kept=torch.zeros_like(decoder.kept))
     batches[absent] = (encoder, nothing)
     computed = run_sided(SummedMoments(scope="model"), sites, batches).compute()
-    assert total(computed[0, 1]).n == 24
-    assert total(computed[2, 3]).n == 10
+    assert Moments.total(computed[0, 1]).n == 24
+    assert Moments.total(computed[2, 3]).n == 10
     first, second = (run_sided(SummedMoments(scope="model"), sites, [batch]) for batch in batches)
     first.merge(second)
     for layers, blocks in first.compute().items():
         origin = torch.zeros_like(blocks[0].pivot)
-        close(total(blocks).about(origin).square(), total(computed[layers]).about(origin).square())
+        close(Moments.total(blocks).about(origin).square(), Moments.total(computed[layers]).about(origin).square())
     assert set(first.compute()) == set(computed)
 
 
@@ -127,7 +127,7 @@ def test_scope_layer_relates_a_layer_to_the_same_layer_of_another_model():
         statistic.end_batch()
     computed = statistic.compute()
     assert set(computed) == {(0, OTHER), (1, OTHER + 1)}
-    twice = total(computed[1, OTHER + 1])
+    twice = Moments.total(computed[1, OTHER + 1])
     half = len(twice.pivot) // 2
     second = twice.second(twice.mean)
     close(second[:half, half:], second[:half, :half])

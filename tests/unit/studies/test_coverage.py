@@ -7,7 +7,7 @@ import torch
 
 from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.studies.coverage import NAMES, World, coverage
 from headscope.surplus.curve import curve_spread
 from headscope.surplus.effective import effective_spread
@@ -31,8 +31,8 @@ def test_truth_is_what_a_very_long_text_gives(name: str, long_text: tuple[World,
     elif name == "redundancy curve":
         got = curve_spread(blocks, weights).centre
     elif name in MEASURES:
-        halves = total(blocks[::2]), total(blocks[1::2])
-        got = MEASURES[name]().compare({"moments": total(blocks), "halves": halves, "output_weights": weights})
+        halves = Moments.total(blocks[::2]), Moments.total(blocks[1::2])
+        got = MEASURES[name]().compare({"moments": Moments.total(blocks), "halves": halves, "output_weights": weights})
     else:
         got = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: weights}}).score
     np.testing.assert_allclose(got, world.truth(name), atol=0.02)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.likeness.measures.cka import cka, unbiased_hsic
-from headscope.statistics.moments import Moments, pair_norms, total
+from headscope.statistics.moments import Moments, pair_norms
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import similarity as reference
 from tests.rows import measured
@@ -19,7 +19,7 @@ def textbook(rows, measure=reference.unbiased_cka):
 @given(streams())
 @settings(deadline=None, max_examples=40)
 def test_streamed_value_equals_the_textbook(stream):
-    got = cka(total(feed(SummedMoments(), stream).compute()[0,]))
+    got = cka(Moments.total(feed(SummedMoments(), stream).compute()[0,]))
     np.testing.assert_allclose(got, textbook(stream.rows()), rtol=1e-9, atol=1e-9)
 
 
@@ -27,7 +27,7 @@ def test_streamed_value_equals_the_textbook(stream):
 @settings(deadline=None, max_examples=10)
 def test_across_layers_it_equals_the_textbook(stream):
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
-    got = cka(total(feed(SummedMoments(scope="model"), stream, backwards=True).compute()[0, 1, 2]))
+    got = cka(Moments.total(feed(SummedMoments(scope="model"), stream, backwards=True).compute()[0, 1, 2]))
     np.testing.assert_allclose(got, textbook(rows), rtol=1e-9, atol=1e-9)
 
 

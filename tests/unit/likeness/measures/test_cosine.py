@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 
 from headscope.likeness.measures.cosine import contribution_cosine
-from headscope.statistics.moments import Moments, total
+from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments
 from tests.reference import similarity as reference
 from tests.reference.sums import contributions
@@ -21,7 +21,7 @@ def textbook(rows, weights):
 def test_it_equals_the_cosine_of_contributions_that_were_made(stream):
     rows = stream.rows()
     weights = weights_for(1, *rows.shape[1:])
-    got = contribution_cosine(total(feed(SummedMoments(), stream).compute()[0,]), weights)
+    got = contribution_cosine(Moments.total(feed(SummedMoments(), stream).compute()[0,]), weights)
     np.testing.assert_allclose(got, textbook(rows, weights), rtol=1e-9, atol=1e-9)
 
 
@@ -29,7 +29,7 @@ def test_across_layers():
     stream = make_stream(n_layers=3, offset=2.0)
     rows = np.concatenate([stream.rows(layer) for layer in range(3)], axis=1)
     weights = weights_for(2, 9, 4)
-    got = contribution_cosine(total(feed(SummedMoments(scope="model"), stream).compute()[0, 1, 2]), weights)
+    got = contribution_cosine(Moments.total(feed(SummedMoments(scope="model"), stream).compute()[0, 1, 2]), weights)
     np.testing.assert_allclose(got, textbook(rows, weights), rtol=1e-9, atol=1e-9)
 
 
@@ -41,7 +41,7 @@ def test_signs_scales_and_zero():
     def same(z, layer):
         return z[:, :1].expand_as(z)
 
-    got = contribution_cosine(total(feed(SummedMoments(), stream.change(same)).compute()[0,]), weights)
+    got = contribution_cosine(Moments.total(feed(SummedMoments(), stream.change(same)).compute()[0,]), weights)
     assert got[0, 1] == pytest.approx(-1, rel=1e-9)
     assert got[0, 2] == pytest.approx(1, rel=1e-9)
     assert np.isnan(got[3]).all()
@@ -56,14 +56,14 @@ def test_a_constant_contribution_has_a_cosine():
         return z
 
     stream, weights = make_stream().change(fixed), weights_for(0, 3, 4)
-    got = contribution_cosine(total(feed(SummedMoments(), stream).compute()[0,]), weights)
+    got = contribution_cosine(Moments.total(feed(SummedMoments(), stream).compute()[0,]), weights)
     a, b = (weight.numpy() @ [1.0, 2.0, 3.0, 4.0] for weight in weights[:2])
     assert got[0, 1] == pytest.approx(reference.cosine(a, b), rel=1e-9)
 
 
 def test_widths_that_differ_are_nan():
     stream = make_stream()
-    moments = total(feed(SummedMoments(), stream).compute()[0,])
+    moments = Moments.total(feed(SummedMoments(), stream).compute()[0,])
     weights = [*weights_for(0, 2, 4, width=6), *weights_for(0, 1, 4, width=5)]
     got = contribution_cosine(moments, weights)
     assert np.isnan(got[2, :2]).all()
