@@ -1,65 +1,175 @@
-"""headscope: which attention heads does a transformer need?"""
+"""headscope: which attention heads does a transformer need?
 
-from importlib.metadata import version as _version
+The rooms, in the order of the flow; each uses those before it:
 
-from headscope.analysis import Analysis, analyze
-from headscope.anatomy import discover
-from headscope.contrast import Contrast, compare
-from headscope.effects.ablation import ablate
-from headscope.errors import HeadscopeError
-from headscope.evidence.preparation import Budget
-from headscope.head_roles.scoring import roles
-from headscope.head_roles.tables import RoleTable
-from headscope.heads import Anatomy, HeadId, Site
-from headscope.likeness.comparing import similarity
-from headscope.likeness.geometry import Clusters, HeadMap, cluster, map_heads
-from headscope.models.loading import load_model
-from headscope.planning.planner import plan
-from headscope.plans import Plan
-from headscope.scoring.rating import importance
-from headscope.scoring.scores.ablation import Ablation
-from headscope.surgery import load, prune, save
-from headscope.surplus.layers import Redundancy, redundancy
-from headscope.tables import HeadTable, PairTable
-from headscope.text.corpus import text_batches
-from headscope.text.texts import read_texts
-from headscope.watching.observation import capture, observe
+    _support      what every room leans on: registries, folders that appear whole, progress, numbers as words
+    heads, tables, plans      the words that pass between rooms: heads and sites, tables of them, plans
+    text          files and texts → documents → batches; random tokens; splits
+    uncertainty   intervals by the jackknife, sign flips, false discoveries
+    statistics    sums that stream over text and merge; what follows from moments by linear prediction
+    anatomy       where a model's heads are, read off the model by a probe
+    watching      hooks in, hooks out: look at tensors, or run statistics over text
+    effects       metrics, and what ablation and gates do to them
+    scoring       what each head is worth
+    likeness      how alike heads are: pairs, clusters, maps
+    surplus       how many heads a layer is worth
+    head_roles    what each head looks at
+    surgery       from a plan to a smaller model, proven; saved and read back
+    models        a model by name; the paper's reference; the demo's models
+    planning      from tables to heads that may go
+    evidence      what one pass and one sweep say, and the verdict on documents that chose nothing
+    reporting     from tables to a page and its figures
+    studies       the paper's claims, numbers of heads, costs, coverage
+    analysis, contrast        the two stories: one model, two models
+    cli           the command line
 
-__all__ = [
-    "Ablation",
-    "Analysis",
-    "Anatomy",
-    "Budget",
-    "Clusters",
-    "Contrast",
-    "HeadId",
-    "HeadMap",
-    "HeadTable",
-    "HeadscopeError",
-    "PairTable",
-    "Plan",
-    "Redundancy",
-    "RoleTable",
-    "Site",
-    "ablate",
-    "analyze",
-    "capture",
-    "cluster",
-    "compare",
-    "discover",
-    "importance",
-    "load",
-    "load_model",
-    "map_heads",
-    "observe",
-    "plan",
-    "prune",
-    "read_texts",
-    "redundancy",
-    "roles",
-    "save",
-    "similarity",
-    "text_batches",
-]
+Nothing of these, nor torch, is loaded before a name is used. New measures, scores and the like are registered through
+the names in the last group below; rooms may be rebuilt, these names stay.
+"""
 
-__version__ = _version("headscope")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+# Every name stands twice, for checkers and editors here and to be loaded below; tests/test_public.py compares the two.
+if TYPE_CHECKING:
+    # the whole story
+    from headscope.analysis import Analysis as Analysis, analyze as analyze
+    from headscope.evidence.preparation import Budget as Budget
+    from headscope.contrast import Contrast as Contrast, compare as compare
+    from headscope._support.progress import Progress as Progress
+
+    # models and text
+    from headscope.models.loading import load_model as load_model
+    from headscope.text.corpus import text_batches as text_batches
+    from headscope.text.texts import read_texts as read_texts
+
+    # where the heads are
+    from headscope.anatomy import discover as discover
+    from headscope.heads import Anatomy as Anatomy, HeadId as HeadId, Site as Site
+
+    # look
+    from headscope.watching.observation import capture as capture, observe as observe
+    from headscope.effects.ablation import ablate as ablate
+
+    # how alike heads are, and how many a layer is worth
+    from headscope.likeness.comparing import similarity as similarity
+    from headscope.likeness.geometry import (
+        Clusters as Clusters,
+        HeadMap as HeadMap,
+        cluster as cluster,
+        map_heads as map_heads,
+    )
+    from headscope.surplus.layers import Redundancy as Redundancy, redundancy as redundancy
+    from headscope.tables import HeadTable as HeadTable, PairTable as PairTable
+
+    # what heads are worth, and what they look at
+    from headscope.scoring.rating import importance as importance
+    from headscope.scoring.scores.ablation import Ablation as Ablation
+    from headscope.head_roles.scoring import roles as roles
+    from headscope.head_roles.tables import RoleTable as RoleTable
+
+    # cut
+    from headscope.planning.planner import plan as plan
+    from headscope.plans import Plan as Plan
+    from headscope.surgery import load as load, prune as prune, save as save
+
+    # when something is refused
+    from headscope.errors import HeadscopeError as HeadscopeError
+
+    # to extend: registries, what to derive from, and what the pure parts are made of
+    from headscope._support.cards import Card as Card
+    from headscope._support.registry import Registry as Registry
+    from headscope.likeness.measures import MEASURES as MEASURES, Measure as Measure
+    from headscope.scoring.scores import SCORES as SCORES, Rating as Rating, Score as Score
+    from headscope.statistics import STATISTICS as STATISTICS, Statistic as Statistic
+    from headscope.anatomy.route import ROUTES as ROUTES, Call as Call, Route as Route
+    from headscope.planning import PLANNERS as PLANNERS, Planner as Planner
+    from headscope.reporting.sections import SECTIONS as SECTIONS, Section as Section
+    from headscope.studies.tasks import TASKS as TASKS, Learner as Learner, Task as Task
+    from headscope.studies.claims import (
+        CLAIMS as CLAIMS,
+        CostClaim as CostClaim,
+        Measured as Measured,
+        ModelClaim as ModelClaim,
+        SweepClaim as SweepClaim,
+    )
+    from headscope.studies.subjects import Subject as Subject
+    from headscope.effects.metrics import Metric as Metric
+    from headscope.statistics.moments import Moments as Moments
+    from headscope.uncertainty.intervals import (
+        Spread as Spread,
+        jackknife as jackknife,
+        join_spreads as join_spreads,
+        mean_spread as mean_spread,
+    )
+    from headscope.text.batches import Batch as Batch
+
+_PLACES = {
+    # the whole story
+    "analysis": "Analysis analyze",
+    "evidence.preparation": "Budget",
+    "contrast": "Contrast compare",
+    "_support.progress": "Progress",
+    # models and text
+    "models.loading": "load_model",
+    "text.corpus": "text_batches",
+    "text.texts": "read_texts",
+    # where the heads are
+    "anatomy": "discover",
+    "heads": "Anatomy HeadId Site",
+    # look
+    "watching.observation": "capture observe",
+    "effects.ablation": "ablate",
+    # how alike heads are, and how many a layer is worth
+    "likeness.comparing": "similarity",
+    "likeness.geometry": "Clusters HeadMap cluster map_heads",
+    "surplus.layers": "Redundancy redundancy",
+    "tables": "HeadTable PairTable",
+    # what heads are worth, and what they look at
+    "scoring.rating": "importance",
+    "scoring.scores.ablation": "Ablation",
+    "head_roles.scoring": "roles",
+    "head_roles.tables": "RoleTable",
+    # cut
+    "planning.planner": "plan",
+    "plans": "Plan",
+    "surgery": "load prune save",
+    # when something is refused
+    "errors": "HeadscopeError",
+    # to extend: registries, what to derive from, and what the pure parts are made of
+    "_support.cards": "Card",
+    "_support.registry": "Registry",
+    "likeness.measures": "MEASURES Measure",
+    "scoring.scores": "SCORES Rating Score",
+    "statistics": "STATISTICS Statistic",
+    "anatomy.route": "ROUTES Call Route",
+    "planning": "PLANNERS Planner",
+    "reporting.sections": "SECTIONS Section",
+    "studies.tasks": "TASKS Learner Task",
+    "studies.claims": "CLAIMS CostClaim Measured ModelClaim SweepClaim",
+    "studies.subjects": "Subject",
+    "effects.metrics": "Metric",
+    "statistics.moments": "Moments",
+    "uncertainty.intervals": "Spread jackknife join_spreads mean_spread",
+    "text.batches": "Batch",
+}
+_PLACE_OF = {name: f"headscope.{place}" for place, names in _PLACES.items() for name in names.split()}
+
+__all__ = sorted(_PLACE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("headscope")
+    if name not in _PLACE_OF:
+        import difflib  # only where something is wrong
+
+        near = difflib.get_close_matches(name, _PLACE_OF, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"module 'headscope' has no attribute {name!r}{hint}", name=name)
+    found = globals()[name] = getattr(import_module(_PLACE_OF[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__, "__version__"]

@@ -165,7 +165,7 @@ def analyze(
         batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at.
-        progress: told of each step; see `headscope._support.progress`.
+        progress: told of each step; see `headscope.Progress`.
 
     Returns:
         Every table, the candidates and the verdict.

@@ -172,7 +172,7 @@ def compare(
             `batches` without it.
         skip_first: positions at the start of each row that do not count; a metric counts every position, so scores that
             are measured by one, as ablation is, cannot leave any out.
-        progress: told of each step; see `headscope._support.progress`.
+        progress: told of each step; see `headscope.Progress`.
 
     Returns:
         A row for each score and head, and for two models how alike each head is to itself.

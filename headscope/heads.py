@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Self
 
 from headscope._support.shown import Shown
 from headscope.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Anatomy", "HeadId", "HeadLike", "Site", "Slices"]
 
@@ -218,15 +219,17 @@ class Anatomy(Shown):
             found.setdefault(head.layer, []).append(site.position(head))
         return found
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """One row per site, the facts that a person asks for first."""
+        import pandas as pd
+
         columns = ("layer", "kind", "module_name", "n_heads", "n_kv_heads", "head_dim", "value_dim", "scaling", "route")
         frame = pd.DataFrame([{name: getattr(site, name) for name in columns} for site in self.sites])
         frame["prunable"] = [site.prunable for site in self.sites]
         frame["entangled"] = [" ".join(site.entangled) for site in self.sites]
         return frame
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
+    def _tables(self) -> "dict[str, pd.DataFrame]":
         return {f"attention of {self.model_class}": self.to_frame()}
 
     def to_json(self) -> str:

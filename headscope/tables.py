@@ -4,17 +4,17 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headscope._support.shown import Shown, reasons
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "HeadTable",
@@ -55,8 +55,10 @@ class HeadTable(Shown):
     def __getitem__(self, head: HeadLike) -> float:
         return float(self.score[find_head(self.heads, head)])
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Columns layer, head, score, low, high, those of `columns`, n_documents, n_tokens; a row per head."""
+        import pandas as pd  # here and below: who captures tensors makes no frame, and pandas is slow to load
+
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
@@ -70,7 +72,7 @@ class HeadTable(Shown):
             }
         )
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
+    def _tables(self) -> "dict[str, pd.DataFrame]":
         return {f"{self.name} ({self.unit or 'no unit'})": self.to_frame()}
 
     def _missing(self) -> list[str]:
@@ -132,7 +134,7 @@ class PairTable(Shown):
         a, b = pair
         return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self) -> "pd.DataFrame":
         """Columns head_a, head_b, value, low, high, (null,) n_documents, n_tokens.
 
         One row per ordered pair that has a value, self-pairs included.
@@ -140,6 +142,8 @@ class PairTable(Shown):
         rows, columns = np.nonzero(~np.isnan(self.matrix))
         names_a, names_b = (np.array([*map(str, h)], dtype=object) for h in (self.heads, self.column_heads))
         null = {} if self.null is None else {"null": self.null[rows, columns]}
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "head_a": names_a[rows],
@@ -153,7 +157,7 @@ class PairTable(Shown):
             }
         )
 
-    def _tables(self) -> dict[str, pd.DataFrame]:
+    def _tables(self) -> "dict[str, pd.DataFrame]":
         return {f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models"): self.to_frame()}
 
     def _missing(self) -> list[str]:
@@ -223,12 +227,15 @@ def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:
     return heads.index(wanted)
 
 
-def write_table(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str, Any]) -> None:
+def write_table(folder: Path, name: str, frame: "pd.DataFrame", about: Mapping[str, Any]) -> None:
     """Rows as NAME.csv and NAME.parquet; what they are about as NAME.json, and in the parquet file too.
 
     Raises:
         StorageError: there is no such folder.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if not folder.is_dir():
         raise StorageError(f"there is no folder {folder} to write the table {name!r} into; make it first")
     frame.to_csv(folder / f"{name}.csv", index=False)
@@ -240,7 +247,7 @@ def write_table(folder: Path, name: str, frame: pd.DataFrame, about: Mapping[str
 
 def read_table(
     folder: Path, name: str, columns: set[str], words: Collection[str] = ()
-) -> tuple[pd.DataFrame, dict[str, Any]]:
+) -> "tuple[pd.DataFrame, dict[str, Any]]":
     """Read back what `write_table` wrote, from CSV and JSON.
 
     Args:
@@ -252,6 +259,8 @@ def read_table(
     Raises:
         StorageError: a file or a column is missing or spoilt.
     """
+    import pandas as pd
+
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens", *words}

@@ -1,9 +1,14 @@
 """Everything public says what it takes, what it gives, when it refuses and, where it is a number, what that means."""
 
+import ast
 import builtins
 import inspect
+import json
 import re
+import subprocess
+import sys
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +19,8 @@ from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
 
-PUBLIC = {name: getattr(headscope, name) for name in headscope.__all__ if not name.startswith("__")}
+ROOT = Path(__file__).parents[1]
+PUBLIC = {name: getattr(headscope, name) for name in headscope.__all__}
 FUNCTIONS = {name: thing for name, thing in PUBLIC.items() if inspect.isfunction(thing)}
 CLASSES = {name: thing for name, thing in PUBLIC.items() if inspect.isclass(thing)}
 NUMBERS = {f"{registry.kind} {name}": entry for registry in (MEASURES, SCORES) for name, entry in registry.items()}
@@ -35,6 +41,85 @@ def test_the_list_of_names_is_sorted_and_whole() -> None:
     assert list(headscope.__all__) == sorted(set(headscope.__all__))
     modules = [name for name, thing in PUBLIC.items() if inspect.ismodule(thing)]
     assert not modules, "modules are nouns and stay where they are; the public names are what is in them"
+
+
+def _fresh(source: str) -> Any:
+    """What a program prints, as JSON, in a process that has imported nothing yet."""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_checkers_see_the_names_that_are_loaded() -> None:
+    source = ast.parse(Path(headscope.__file__).read_text(encoding="utf-8"))
+    (shown,) = (node for node in source.body if isinstance(node, ast.If))
+    seen = {alias.name: line.module for line in shown.body for alias in line.names}
+    assert seen == headscope._PLACE_OF
+
+
+def test_names_are_what_they_say_whatever_was_imported_before() -> None:
+    found = _fresh("""
+import importlib, inspect, json, pkgutil
+import headscope
+for module in pkgutil.walk_packages(headscope.__path__, "headscope."):
+    importlib.import_module(module.name)
+modules = [name for name in headscope.__all__ if inspect.ismodule(getattr(headscope, name))]
+strangers = [
+    name for name, place in headscope._PLACE_OF.items()
+    if getattr(headscope, name) is not getattr(importlib.import_module(place), name)
+]
+print(json.dumps([modules, strangers]))
+""")
+    assert found == [[], []]
+
+
+HEAVY = ("torch", "transformers", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "pyarrow", "jinja2")
+
+
+def test_the_start_loads_nothing_heavy() -> None:
+    loaded = _fresh("import headscope, json, sys; headscope.__version__; print(json.dumps(list(sys.modules)))")
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_capture_loads_no_tables_and_no_figures() -> None:
+    """What transformers imports for itself does not count: the importer is looked at."""
+    found = _fresh("""
+import json, sys
+class Told:
+    asked = []
+    def find_spec(self, name, path=None, target=None):
+        frame = sys._getframe(1)
+        while "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        self.asked.append((name, frame.f_globals.get("__name__", "")))
+sys.meta_path.insert(0, Told())
+import torch
+import headscope as hs
+from torch import nn
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+    def forward(self, x):
+        heads = [f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in (self.q, self.k, self.v)]
+        return self.o(nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+model, x = Model(), torch.randn(2, 5, 8)
+with hs.capture(model, example={"x": x}) as seen:
+    model(x)
+print(json.dumps({"shape": list(seen[0].pattern.shape), "asked": Told.asked}))
+""")
+    assert found["shape"] == [2, 2, 5, 5]
+    ours = {name.split(".")[0] for name, importer in found["asked"] if importer.split(".")[0] == "headscope"}
+    assert "headscope" in ours, "the importer is seen"
+    assert not ours & {"pandas", "pyarrow", "matplotlib", "seaborn", "sklearn"}
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
+    with pytest.raises(AttributeError, match=r"no attribute 'similarty'; did you mean 'similarity'\?"):
+        _ = headscope.similarty
+    with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
+        _ = headscope.zzz
+    assert {*headscope.__all__, "__version__"} <= set(dir(headscope))
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))

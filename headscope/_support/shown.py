@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Shown", "reasons"]
 
@@ -16,7 +17,7 @@ class Shown(ABC):
     """A result that says what it is, shows its rows, and says why something is missing in them."""
 
     @abstractmethod
-    def _tables(self) -> Mapping[str, pd.DataFrame]:
+    def _tables(self) -> "Mapping[str, pd.DataFrame]":
         """What is shown, by its title."""
 
     def _missing(self) -> list[str]:

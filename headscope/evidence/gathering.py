@@ -70,7 +70,7 @@ def gather(
         metric: of effects and gradients.
         anatomy: the model's.
         seed: of random directions.
-        progress: told of each batch and each head; see `headscope._support.progress`.
+        progress: told of each batch and each head; see `headscope.Progress`.
     """
     cut = anatomy.cuttable
     within, observed, across = _observe(model, batches, cut, progress)

@@ -70,7 +70,7 @@ def roles(
         anatomy: skips the probe.
         skip_first: queries at the start of each row of the text that do not count.
         seed: of the random sequences.
-        progress: told of each batch; see `headscope._support.progress`.
+        progress: told of each batch; see `headscope.Progress`.
 
     Returns:
         A RoleTable with a row per head. NaN: a role that cannot be, such as "next" in a causal layer, those of

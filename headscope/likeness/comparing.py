@@ -85,7 +85,7 @@ def similarity(
         model: run in evaluation mode, left as it was.
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,); measures of weights
             take none.
-        measure: a name out of `headscope.likeness.measures.MEASURES`, or an object with its settings.
+        measure: a name out of `headscope.MEASURES`, or an object with its settings.
         of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution"; measures of maps compare
             "pattern", those of weights "weights".
         scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
@@ -96,7 +96,7 @@ def similarity(
         anatomy: of `model`; skips the probe.
         skip_first: positions at the start of each row that do not count.
         seed: of the random tokens that maps are compared on beside.
-        progress: told of each batch of each pass; see `headscope._support.progress`.
+        progress: told of each batch of each pass; see `headscope.Progress`.
 
     Returns:
         A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see

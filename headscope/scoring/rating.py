@@ -46,14 +46,14 @@ def importance(
     Args:
         model: run in evaluation mode, left as it was.
         batches: what it is measured on.
-        score: a name out of `headscope.scoring.scores.SCORES`, or an object with its settings, e.g.
+        score: a name out of `headscope.SCORES`, or an object with its settings, e.g.
             `Ablation(mode="mean")`.
         metric: for scores of effects and gradients: "auto", "loss", "mlm", "kl", "drift", a Metric, or a function
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count in statistics.
         progress: told of each step of the sweep, of gradients and of the pass over the text; see
-            `headscope._support.progress`.
+            `headscope.Progress`.
 
     Returns:
         A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.

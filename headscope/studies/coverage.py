@@ -111,7 +111,7 @@ def coverage(
         repetitions: texts drawn for each case.
         within: see `World`.
         seed: of every draw.
-        progress: told of each text; see `headscope._support.progress`.
+        progress: told of each text; see `headscope.Progress`.
 
     Returns:
         A row for each number, kind of lengths and case: name, lengths ("equal", or "unequal": log-normal), documents,

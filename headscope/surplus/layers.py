@@ -90,7 +90,7 @@ def redundancy(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count.
-        progress: told of each batch; see `headscope._support.progress`.
+        progress: told of each batch; see `headscope.Progress`.
 
     Returns:
         A Redundancy. The row of the whole model is there where all layers see the same positions and their heads have

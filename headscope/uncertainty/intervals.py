@@ -206,7 +206,14 @@ def _freedom(sizes: Floats) -> np.float64:
 
 
 def join_spreads(spreads: Sequence[Spread]) -> Spread:
-    """One after another along the first axis, each with its own degrees of freedom."""
+    """One after another along the first axis, each with its own degrees of freedom.
+
+    Args:
+        spreads: of the layers, say; the axes after the first are the same in all.
+
+    Returns:
+        A spread as long as all of them together; its jackknife is kept where each of them has one.
+    """
     return Spread(
         np.concatenate([spread.centre for spread in spreads]),
         np.concatenate([spread.error for spread in spreads]),
