@@ -11,7 +11,7 @@ import typer
 import headscope as hs
 from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
-from headscope.cli.options import progress_bar
+from headscope.cli.printing import progress_bar
 from headscope.reporting.figures import figure_of, head_map
 
 

@@ -12,7 +12,7 @@ import typer
 from headscope._support.environment import machine
 from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
-from headscope.cli.options import progress_bar
+from headscope.cli.printing import progress_bar
 from headscope.reporting.figures import cost_curves
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
 from headscope.tables import write_table

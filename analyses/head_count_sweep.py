@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headscope.cli import refusing
-from headscope.cli.options import progress_bar
+from headscope.cli.printing import progress_bar
 from headscope.studies.headcount import Settings, draw, sweep
 
 

@@ -10,7 +10,7 @@ import typer
 
 from headscope._support.folders import check_free, new_folder
 from headscope.cli import refusing
-from headscope.cli.options import progress_bar
+from headscope.cli.printing import progress_bar
 from headscope.reporting.figures import coverage_plot, figure_of
 from headscope.studies.coverage import coverage
 

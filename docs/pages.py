@@ -6,7 +6,7 @@ Each function gives a piece of Markdown; the pages beside this file include it.
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import typer
 
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
-from headscope.cli import app, story
+from headscope.cli import app
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
 
@@ -130,10 +130,10 @@ def _linked(text: str, own: str) -> str:
 
 
 def commands() -> str:
-    """Each command with what it takes; those of the whole story come first."""
-    known: Mapping[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    in_order = sorted(known.items(), key=lambda item: item[1].callback.__module__ != story.__name__)
-    return "\n".join(line for name, command in in_order for line in _command(name, command))
+    """Each command with what it takes, in the order of the work."""
+    group: Any = typer.main.get_command(app)
+    names = group.list_commands(None)
+    return "\n".join(line for name in names for line in _command(name, group.commands[name]))
 
 
 def _command(name: str, command: Any) -> Iterator[str]:

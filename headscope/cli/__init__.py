@@ -1,6 +1,9 @@
-"""The command line: parsing and printing only; every command is a call that Python users have as well."""
+"""The command line: parsing and printing only; every command is a call that Python users have as well.
 
-from headscope.cli import measuring, story, studying
-from headscope.cli.options import app, main, refusing
+What a command needs is imported when it runs, so that help, versions and mistakes are answered at once.
+"""
 
-__all__ = ["app", "main", "measuring", "refusing", "story", "studying"]
+from headscope.cli import cutting, measuring, starting, studying
+from headscope.cli.app import app, main, refusing
+
+__all__ = ["app", "cutting", "main", "measuring", "refusing", "starting", "studying"]

@@ -1,66 +1,40 @@
-"""What all commands share: options, refusals, text, a progress bar."""
+"""Options that several commands share, one by one and in bundles: a bundle is its options and what is done with them.
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+Help texts name what registries hold without loading them; a test holds the two together.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from headscope.errors import HeadscopeError, InputError, InterruptedWorkError
-from headscope.models.loading import Loaded
-from headscope.text.batches import Batch
-from headscope.text.corpus import text_batches
-from headscope.text.texts import Texts
+if TYPE_CHECKING:
+    from headscope.heads import Anatomy
+    from headscope.models.loading import Loaded
+    from headscope.text.batches import Batch
+    from headscope.text.texts import Texts
 
 __all__ = [
     "AsJson",
-    "Device",
-    "Dtype",
     "Force",
-    "Length",
+    "Loading",
     "Metric",
     "Model",
-    "Remote",
+    "Reading",
+    "Sampling",
     "Seed",
     "Skip",
-    "Split",
-    "TextFiles",
+    "Tables",
     "Tokens",
-    "Windows",
-    "app",
     "check_same_tokens",
-    "main",
-    "progress_bar",
-    "read_batches",
-    "refusing",
-    "stdout",
 ]
 
-_INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal
-
-app = typer.Typer(
-    name="headscope",
-    help="Which attention heads does a model need? Find them, measure them, cut the rest.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-_stderr = Console(stderr=True)
-stdout = Console() if sys.stdout.isatty() else Console(width=200)  # a pipe has no width to fit into
-
-Model = Annotated[str, typer.Argument(help="hub name, local folder, or package.module:factory", show_default=False)]
-TextFiles = Annotated[
-    list[Path] | None, typer.Option("--text", help="text file or folder (.txt, .md, .jsonl); repeatable")
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="hub name, local folder, or package.module:factory", show_default=False)
 ]
-Split = Annotated[str | None, typer.Option(help="regex at which a text file is split into documents")]
 Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
-Dtype = Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")]
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
@@ -68,45 +42,103 @@ Tokens = Annotated[
     int | None,
     typer.Option(min=1, help="tokens that scores by a metric, as ablation, take of the text", show_default="by size"),
 ]
-Windows = Annotated[int, typer.Option(min=0, help="windows of text; 0 for all")]
-Length = Annotated[int, typer.Option(help="tokens of a window")]
 Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
-Remote = Annotated[bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")]
 
 
-def main() -> None:
-    """Run the command line."""
-    refusing(app)
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded."""
+
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")] = "auto"
+    dtype: Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")] = None
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")
+    ] = False
+
+    def load(self, model: str | Path) -> "Loaded":
+        """The model of that name, with its tokenizer or batches."""
+        from headscope.models.loading import load_model
+
+        return load_model(model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
 
 
-def refusing(run: Callable[[], object]) -> None:
-    """Run a command; a refusal is one message on stderr and exit code 1."""
-    try:
-        run()
-    except HeadscopeError as error:
-        typer.echo(f"headscope: {error}", err=True)
-        for note in getattr(error, "__notes__", ()):
-            typer.echo(f"  {note}", err=True)
-        sys.exit(_INTERRUPTED if isinstance(error, InterruptedWorkError) else 1)
-    except KeyboardInterrupt:
-        _interrupted()
-    except SystemExit as stop:
-        if stop.code == _INTERRUPTED:  # typer's own word for it is the code alone
-            _interrupted()
-        raise
+@dataclass(frozen=True)
+class Reading:
+    """Which text is read."""
+
+    text: Annotated[
+        list[Path] | None, typer.Option("--text", help="text file or folder (.txt, .md, .jsonl); repeatable")
+    ] = None
+    split: Annotated[str | None, typer.Option(help="regex at which a text file is split into documents")] = None
+
+    def texts(self) -> "Texts | None":
+        """The text that was named; None for the default corpus."""
+        from headscope.text.texts import read_texts
+
+        return read_texts(self.text, self.split) if self.text else None
 
 
-def _interrupted() -> NoReturn:
-    typer.echo("headscope: interrupted; nothing was written", err=True)
-    sys.exit(_INTERRUPTED)
+@dataclass(frozen=True)
+class Sampling(Reading):
+    """Which text is read, and how much of it."""
+
+    windows: Annotated[int, typer.Option(min=0, help="windows of text; 0 for all")] = 64
+    length: Annotated[int, typer.Option(help="tokens of a window")] = 128
+    seed: Seed = 0
+
+    def batches(self, loaded: "Loaded", texts: "Texts | None") -> "Sequence[Batch]":
+        """The batches that a user's function returned, or windows of text."""
+        from headscope.text.corpus import text_batches
+
+        if loaded.batches is not None and texts is None:
+            return loaded.batches
+        return text_batches(loaded.tokenizer, texts, length=self.length, windows=self.windows or None, seed=self.seed)
+
+    def for_effects(
+        self, loaded: "Loaded", batches: "Sequence[Batch]", tokens: int | None
+    ) -> "tuple[Anatomy, Sequence[Batch]]":
+        """Where the heads are, and as many of the batches' rows as a forward pass for each head allows."""
+        from headscope.anatomy import discover
+        from headscope.anatomy.examples import probe_example
+        from headscope.evidence.preparation import affordable_tokens
+        from headscope.text.splits import sample_batches
+
+        anatomy = discover(loaded.model, probe_example(loaded.model, batches[0]))
+        return anatomy, sample_batches(batches, tokens or affordable_tokens(loaded.model, anatomy), self.seed)
 
 
-def check_same_tokens(first: Loaded, second: Loaded) -> None:
+@dataclass(frozen=True)
+class Tables:
+    """Where tables go, if they go anywhere."""
+
+    out: Annotated[Path | None, typer.Option(help="folder for the tables (CSV, Parquet, JSON)")] = None
+    force: Force = False
+
+    def check(self) -> None:
+        """Refuse a folder with content before any work is done."""
+        from headscope._support.folders import check_free
+
+        if self.out is not None:
+            check_free(self.out, force=self.force)
+
+    def write(self, tables: Iterable[Any]) -> None:
+        """Write them, all or none."""
+        from headscope._support.folders import new_folder
+
+        if self.out is not None:
+            with new_folder(self.out, force=self.force) as new:
+                for table in tables:
+                    table.save(new)
+
+
+def check_same_tokens(first: "Loaded", second: "Loaded") -> None:
     """Refuse two models whose tokenizers differ: the same ids would be different words to them.
 
     Raises:
         InputError: the vocabularies of the two are not the same.
     """
+    from headscope.errors import InputError
+
     tokenizers = first.tokenizer, second.tokenizer
     if None in tokenizers:
         return
@@ -118,27 +150,3 @@ def check_same_tokens(first: Loaded, second: Loaded) -> None:
             f"{first.name} and {second.name} have different tokenizers ({word!r} is {one.get(word)} in the first and "
             f"{other.get(word)} in the second), so they do not see the same tokens and cannot be compared"
         )
-
-
-def read_batches(loaded: Loaded, texts: Texts | None, length: int, windows: int, seed: int) -> Sequence[Batch]:
-    """The batches that a user's function returned, or windows of text."""
-    if loaded.batches is not None and texts is None:
-        return loaded.batches
-    return text_batches(loaded.tokenizer, texts, length=length, windows=windows or None, seed=seed)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A progress bar on stderr; nothing at all where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_stderr, transient=True, disable=not _stderr.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def step(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total or None)
-            elif bar.tasks[tasks[stage]].finished:  # the stage has come again
-                bar.reset(tasks[stage], total=total or None)
-            bar.advance(tasks[stage], done)
-
-        yield step

@@ -5,48 +5,31 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from headscope._support.folders import check_free, new_folder
-from headscope._support.formatting import MISSING, interval, number
-from headscope.cli.options import (
-    AsJson,
-    Device,
-    Dtype,
-    Force,
-    Length,
-    Metric,
-    Remote,
-    Seed,
-    Split,
-    TextFiles,
-    app,
-    progress_bar,
-    read_batches,
-    stdout,
-)
-from headscope.errors import InputError
-from headscope.models.demo import DEMO_MODELS, demo_model
-from headscope.models.loading import Loaded, load_model
-from headscope.studies.asking import ask_model, ask_reference, names_of
-from headscope.studies.claim_pages import write_pages
-from headscope.studies.claims import CLAIMS, in_order
-from headscope.studies.headcount import Settings, Sweep, draw, sweep
-from headscope.studies.headcount.telling import difference
-from headscope.studies.rulings import Rulings
-from headscope.studies.subjects import Subject
-from headscope.studies.tasks import TASKS
-from headscope.text.texts import Texts, read_texts
+from headscope.cli.app import command
+from headscope.cli.options import AsJson, Force, Loading, Metric, Reading, Sampling, Seed
+from headscope.cli.printing import print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from headscope.models.loading import Loaded
+    from headscope.studies.headcount import Sweep
+    from headscope.studies.rulings import Rulings
+    from headscope.studies.subjects import Subject
+    from headscope.text.texts import Texts
 
 __all__: list[str] = []
 
-_FULL = Settings()
+_GROUP = "Study"
+_TASKS = "digits, language, lookups, maps"
+_CLAIMS = ", ".join(f"C{number}" for number in range(1, 18))
 
 
-@app.command()
+@command(_GROUP)
 def headcount(
     out: Annotated[Path, typer.Option(help="output folder; finished runs are kept there, and the command goes on")],
     quick: Annotated[
@@ -54,19 +37,16 @@ def headcount(
     ] = False,
     task: Annotated[
         list[str] | None,
-        typer.Option(help=f"{', '.join(TASKS)}; maps-LENGTH for maps of so many tokens; repeatable [default: all]"),
+        typer.Option(help=f"{_TASKS}; maps-LENGTH for maps of so many tokens; repeatable [default: all]"),
     ] = None,
     heads: Annotated[
         str | None, typer.Option(help="numbers of heads, separated by commas", show_default="1,2,4,…,64")
     ] = None,
     head_dim: Annotated[
-        int, typer.Option(help="dimensions of a head in the arm where they are fixed")
-    ] = _FULL.head_dim,
-    seeds: Annotated[
-        int | None, typer.Option(help="runs of each case", show_default=f"{_FULL.seeds}, or 3 with --quick")
+        int | None, typer.Option(help="dimensions of a head in the arm where they are fixed", show_default="8")
     ] = None,
-    text: TextFiles = None,
-    split: Split = None,
+    seeds: Annotated[int | None, typer.Option(help="runs of each case", show_default="5, or 3 with --quick")] = None,
+    reading: Reading = Reading(),
     workers: Annotated[
         int | None, typer.Option(min=1, help="runs at a time, one thread each", show_default="one a core")
     ] = None,
@@ -78,63 +58,73 @@ def headcount(
 
     Example: headscope headcount --quick --out heads
     """
-    settings = Settings.quick() if quick else _FULL
-    settings = replace(
-        settings,
-        tasks=tuple(task) if task else settings.tasks,
-        heads=_counts(heads) if heads else settings.heads,
-        head_dim=head_dim,
-        seeds=settings.seeds if seeds is None else seeds,
-    )
-    texts = read_texts(text, split) if text else None
+    from headscope.studies.headcount import Settings, draw, sweep
+
+    asked: dict[str, Any] = {
+        "tasks": tuple(task) if task else None,
+        "heads": _counts(heads) if heads else None,
+        "head_dim": head_dim,
+        "seeds": seeds,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = replace(Settings.quick() if quick else Settings(), **given)
+    texts = reading.texts()
     with progress_bar() as step:
         found = sweep(out, settings, texts=texts, workers=workers, progress=step)
     found.save(out)
     draw(found, out)
     if as_json:
-        shapes = json.loads(found.shapes.to_json(orient="records", double_precision=15))
-        typer.echo(json.dumps({"out": str(out), "shapes": shapes, "facts": dict(found.facts)}))
+        print_json({"out": str(out), "shapes": _rows(found.shapes), "facts": dict(found.facts)})
         return
     _print_shapes(found)
     typer.echo(f"tables and figures: {out}")
 
 
 def _counts(text: str) -> tuple[int, ...]:
+    from headscope.errors import InputError
+
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--heads takes whole numbers separated by commas, as in 1,4,16; it was {text!r}") from None
 
 
-def _print_shapes(found: Sweep) -> None:
-    table = Table(
-        title="error against the number of heads, and how much worse the fewest and the most do than the best"
-    )
-    for column in ("task", "arm", "best", "error there", "as good", "fewest heads", "most heads"):
-        table.add_column(column)
+def _rows(frame: "pd.DataFrame") -> Any:
+    """Rows as JSON values, numbers to 15 digits."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+def _print_shapes(found: "Sweep") -> None:
+    from headscope._support.formatting import number
+    from headscope.studies.headcount.telling import difference
+
+    rows = []
     for row in found.shapes.to_dict("records"):
         ends = [difference(row, end) for end in ("few", "many")]
         error = f"{number(row['best_error'])} {row['unit']}"
-        table.add_row(row["task"], row["arm"], str(row["best"]), error, row["good"], *ends)
-    stdout.print(table)
+        rows.append((row["task"], row["arm"], str(row["best"]), error, row["good"], *ends))
+    print_table(
+        "error against the number of heads, and how much worse the fewest and the most do than the best",
+        ("task", "arm", "best", "error there", "as good", "fewest heads", "most heads"),
+        rows,
+    )
     typer.echo("as shares of what the best learns over chance, with 95% intervals over seeds")
 
 
-@app.command(name="claims")
+@command(_GROUP, "claims")
 def claims_(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="output folder: the table, a page and a figure for each claim")],
     model: Annotated[
         str | None,
         typer.Argument(
-            help=f"hub name, local folder, package.module:factory, {' or '.join(DEMO_MODELS)}; "
+            metavar="MODEL",
+            help="hub name, local folder, package.module:factory, minilm or gemma; "
             "the reference transformer without it",
             show_default=False,
         ),
     ] = None,
-    claim: Annotated[
-        list[str] | None, typer.Option(help=f"{', '.join(in_order(CLAIMS))}; repeatable [default: all]")
-    ] = None,
+    claim: Annotated[list[str] | None, typer.Option(help=f"{_CLAIMS}; repeatable [default: all]")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="minutes: what needs the whole sweep is not decided")] = False,
     sweep_folder: Annotated[
         Path | None,
@@ -156,18 +146,15 @@ def claims_(
         typer.Option(help="ask nothing, but put the results of earlier calls on one page a claim; repeatable"),
     ] = None,
     metric: Metric = "auto",
-    text: TextFiles = None,
-    split: Split = None,
+    reading: Reading = Reading(),
     windows: Annotated[
         int | None, typer.Option(min=0, help="windows of text; 0 for all", show_default="256, or 64 with --quick")
     ] = None,
-    length: Length = 128,
-    force: Force = False,
-    device: Device = "auto",
-    dtype: Dtype = None,
+    length: Annotated[int, typer.Option(help="tokens of a window")] = 128,
     seed: Seed = 0,
+    force: Force = False,
+    loading: Loading = Loading(),
     as_json: AsJson = False,
-    trust_remote_code: Remote = False,
 ) -> None:
     """Measure the claims of the paper on multi-head attention, and say which hold.
 
@@ -176,6 +163,11 @@ def claims_(
 
     Example: headscope claims --quick --out claims
     """
+    from headscope._support.folders import check_free, new_folder
+    from headscope.studies.asking import ask_model, ask_reference, names_of
+    from headscope.studies.headcount import Sweep
+    from headscope.studies.rulings import Rulings
+
     check_free(out, force=force)
     names_of(claim)  # before anything is loaded
     given = _given(context)
@@ -188,13 +180,9 @@ def claims_(
         with progress_bar() as step:
             made = [ask_reference(folder, claim, timings=costs, quick=quick, progress=step)]
     else:
-        texts = read_texts(text, split) if text else None
-        place = demo_model(model) if _is_demo(model) else model
-        loaded = load_model(place, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         amount = (64 if quick else 256) if windows is None else windows
-        batches = read_batches(loaded, texts, length, amount, seed)
-        about, what = _described(model, loaded, texts)
-        subject = Subject(model, loaded.model, batches, metric, seed, quick, about=about, text=what)
+        sampling = Sampling(reading.text, reading.split, amount, length, seed)
+        subject = _subject(model, loading, sampling, metric, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]
     if not results:
@@ -204,28 +192,46 @@ def claims_(
     with new_folder(out, force=force) as new:
         _write(made, new, found, whole=bool(results))
     if as_json:
-        rows = {one.subject: json.loads(one.to_frame().to_json(orient="records", double_precision=15)) for one in made}
-        typer.echo(json.dumps({"out": str(out), "claims": rows}))
+        print_json({"out": str(out), "claims": {one.subject: _rows(one.to_frame()) for one in made}})
         return
     for one in made:
         _print_rulings(one)
     typer.echo(f"pages and figures: {out}")
 
 
+def _subject(model: str, loading: Loading, sampling: Sampling, metric: str, quick: bool) -> "Subject":
+    """The model that is asked, with its text."""
+    from headscope.models.demo import demo_model
+    from headscope.studies.subjects import Subject
+
+    texts = sampling.texts()
+    loaded = loading.load(demo_model(model) if _is_demo(model) else model)
+    about, what = _described(model, loaded, texts)
+    batches = sampling.batches(loaded, texts)
+    return Subject(model, loaded.model, batches, metric, sampling.seed, quick, about=about, text=what)
+
+
 def _is_demo(model: str) -> bool:
+    from headscope.models.demo import DEMO_MODELS
+
     return model in DEMO_MODELS and not Path(model).exists()
 
 
-def _described(model: str, loaded: Loaded, texts: Texts | None) -> tuple[str, str]:
+def _described(model: str, loaded: "Loaded", texts: "Texts | None") -> tuple[str, str]:
     """What a model is, and what its documents are."""
+    from headscope.models.demo import DEMO_MODELS
+
     about = f"{DEMO_MODELS[model]}, {type(loaded.model).__name__}" if _is_demo(model) else ""
     if texts is not None:
         return about, "of the text that was named"
     return about, "that came with it" if loaded.batches is not None else "of the documentation that Python brings"
 
 
-def _write(made: Sequence[Rulings], folder: Path, found: Sweep | None, *, whole: bool) -> None:
+def _write(made: "Sequence[Rulings]", folder: Path, found: "Sweep | None", *, whole: bool) -> None:
     """Results and pages; the sweep beside them where everything is put together."""
+    from headscope.errors import InputError
+    from headscope.studies.claim_pages import write_pages
+
     if len({one.slug for one in made}) < len(made):
         raise InputError("two of the results are of the same name; make one of them again with another --name")
     for one in made:
@@ -257,6 +263,8 @@ def _given(context: typer.Context) -> dict[str, str]:
 
 def _check_given(given: Mapping[str, str], model: str | None, results: list[Path] | None) -> None:
     """Refuse options that nothing would come of."""
+    from headscope.errors import InputError
+
     alone = [option for option in _OF_A_MODEL if option in given]
     if alone and model is None:
         raise InputError(f"{', '.join(alone)}: of a model that is named; the reference is trained on a text of its own")
@@ -267,11 +275,15 @@ def _check_given(given: Mapping[str, str], model: str | None, results: list[Path
         raise InputError(f"--results asks nothing, so leave out {', '.join([*([model] if model else []), *asking])}")
 
 
-def _print_rulings(made: Rulings) -> None:
-    table = Table(title=f"claims of the paper, asked of {made.subject}")
-    for column in ("claim", "about", "verdict", "number", "interval", "measured on"):
-        table.add_column(column)
-    for ruling in made.rulings:
-        ends = interval(ruling.low, ruling.high) or MISSING
-        table.add_row(ruling.claim, ruling.about, ruling.verdict, number(ruling.effect), ends, ruling.over)
-    stdout.print(table)
+def _print_rulings(made: "Rulings") -> None:
+    from headscope._support.formatting import MISSING, interval, number
+
+    rows = [
+        (one.claim, one.about, one.verdict, number(one.effect), interval(one.low, one.high) or MISSING, one.over)
+        for one in made.rulings
+    ]
+    print_table(
+        f"claims of the paper, asked of {made.subject}",
+        ("claim", "about", "verdict", "number", "interval", "measured on"),
+        rows,
+    )

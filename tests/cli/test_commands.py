@@ -2,19 +2,31 @@
 
 import io
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 import headscope as hs
-from headscope.cli import options
+from headscope.cli import app, printing
+from headscope.cli.app import GROUPS
+from headscope.effects.metrics import METRICS
+from headscope.models.demo import DEMO_MODELS
+from headscope.studies.claims import in_order
+from headscope.studies.headcount import Settings
 from tests import models
 from tests.cli.conftest import SMALL, Run, make_tokenizer
+
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_version_and_help(run: Run) -> None:
@@ -26,6 +38,67 @@ def test_version_and_help(run: Run) -> None:
         code, usage, _ = run(command, "--help")
         assert code == 0
         assert "Example: headscope" in usage
+
+
+def test_commands_stand_in_the_order_of_the_work(run: Run) -> None:
+    out = run("--help")[1]
+    groups = re.findall(r"^(\w+):$", out, flags=re.MULTILINE)
+    assert groups == ["Options", *GROUPS]
+    shown = re.findall(r"^  ([a-z]+) +[A-Z]", out, flags=re.MULTILINE)
+    assert " ".join(shown) == "demo inspect analyze similarity importance compare plan prune headcount claims"
+    assert "..." not in out.partition("Start:")[2], "a command's sentence is whole"
+
+
+def test_the_nearest_command_or_option_is_offered(run: Run) -> None:
+    code, _, err = run("analize")
+    assert (code, "'analyze'" in err) == (2, True)
+    code, _, err = run("analyze", "model", "--tekst", "x")
+    assert (code, "--text" in err) == (2, True)
+
+
+HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "pyarrow", "jinja2"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("analize",), ("analyze", "--tekst"), *((name, "--help") for name in COMMANDS)],
+    ids=" ".join,
+)
+def test_help_and_mistakes_load_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    source = (
+        f"import sys\nsys.argv = ['headscope', *{arguments!r}]\nimport headscope.cli\n"
+        "try:\n    headscope.cli.main()\nexcept SystemExit:\n    pass\nprint(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert "typer" in loaded
+    assert not HEAVY & loaded
+
+
+def test_help_names_what_registries_hold() -> None:
+    """Written down in help texts, so that these need no registry; here the two are held together."""
+
+    def told(command: str, option: str) -> tuple[str, ...]:
+        """Names in an option's help, up to the first semicolon."""
+        (parameter,) = (one for one in COMMANDS[command].params if one.name == option)
+        return tuple(parameter.help.split(";")[0].removeprefix("of two models: ").split(", "))
+
+    assert told("similarity", "measure") == tuple(hs.MEASURES)
+    assert told("importance", "score") == told("compare", "score") == tuple(hs.SCORES)
+    assert told("claims", "claim") == tuple(in_order(hs.CLAIMS))
+    assert told("headcount", "task") == tuple(hs.TASKS)
+    assert " or ".join(DEMO_MODELS) in " ".join(told("demo", "model"))
+    assert " or ".join(DEMO_MODELS) in next(one.help for one in COMMANDS["claims"].params if one.name == "model")
+    usable = [name for name in hs.SCORES if name != "replaceability"]
+    assert sorted(told("plan", "score")[0].split(": ")[1:] + list(told("plan", "score")[1:])) == sorted(usable)
+    defaults = {one.name: str(one.show_default) for one in COMMANDS["headcount"].params}
+    assert defaults["head_dim"] == str(Settings().head_dim)
+    assert defaults["seeds"] == f"{Settings().seeds}, or {Settings.quick().seeds} with --quick"
+    assert defaults["heads"] == "1,2,4,…,64"
+    assert (Settings().heads[:3], Settings().heads[-1]) == ((1, 2, 4), 64)
+    (metrics,) = (one.help for one in COMMANDS["analyze"].params if one.name == "metric")
+    assert metrics == "auto, loss, mlm, kl or drift"
+    assert set(METRICS) == {"loss", "mlm", "kl", "drift"}
 
 
 def test_wrong_usage_is_exit_code_2(run: Run, folder: Path, tmp_path: Path) -> None:
@@ -209,7 +282,7 @@ def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.Mon
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headscope.cli.story.discover", interrupt)
+    monkeypatch.setattr("headscope.anatomy.discover", interrupt)
     code, _, err = run("inspect", folder)
     assert code == 130
     assert "interrupted; nothing was written" in err
@@ -217,8 +290,8 @@ def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.Mon
 
 def test_a_bar_begins_anew_where_a_stage_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
-    monkeypatch.setattr(options, "_stderr", Console(file=shown, force_terminal=True, width=100))
-    with options.progress_bar() as step:
+    monkeypatch.setattr(printing, "_stderr", lambda: Console(file=shown, force_terminal=True, width=100))
+    with printing.progress_bar() as step:
         step("watching", 2, 2)
         step("watching", 1, 3)
         step("streaming", 1, 0)
