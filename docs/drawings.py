@@ -86,18 +86,26 @@ def stack(x: float, y: float, width: float, height: float, cards: int, own: int 
 
 
 def story() -> str:
-    """What is handed on to what."""
-    stages = [
-        ("anatomy", "where the heads are"), ("observation", "hooks, one pass"), ("statistics", "sums that merge"),
-        ("measures, scores", "tables"), ("plan", "which heads go"), ("surgery", "a smaller model"),
+    """What is handed on to what, room by room."""
+    left, middle, right = 14, 169, 324
+    rooms = [
+        (left, 14, "models", "by name, or own"), (middle, 14, "text", "documents, batches"),
+        (left, 98, "anatomy", "where heads are"), (middle, 98, "watching", "hooks, one pass"),
+        (right, 98, "statistics", "sums that merge"), (left, 194, "effects", "what a cut costs"),
+        (middle, 194, "scoring", "what each is worth"), (right, 194, "likeness", "how alike they are"),
+        (middle, 254, "head_roles", "what each looks at"), (right, 254, "surplus", "how many suffice"),
+        (left, 254, "planning", "which may go"), (left, 346, "surgery", "a smaller model"),
+        (middle, 346, "evidence", "the verdict"), (right, 346, "reporting", "a page, figures"),
     ]  # fmt: skip
-    parts = [box(14, 14, 132, 48, ["model + text"], "dashed"), box(169, 182, 132, 48, ["report", "a page, figures"])]
-    places = [(169, 14), (324, 14), (324, 98), (169, 98), (14, 98), (14, 182)]
-    parts += [box(x, y, 132, 48, [name, about]) for (x, y), (name, about) in zip(places, stages, strict=True)]
-    parts += [arrow((146, 38), (167, 38)), arrow((301, 38), (322, 38)), arrow((390, 62), (390, 96))]
-    parts += [arrow((324, 122), (303, 122)), arrow((169, 122), (148, 122)), arrow((80, 146), (80, 180))]
-    parts += [arrow((235, 146), (235, 180))]
-    return svg(470, 244, "From a model and text to tables, a plan, a smaller model and a report", parts)
+    parts = ['<rect x="160" y="185" width="305" height="126" rx="8" class="card line dashed"/>']
+    parts += [box(x, y, 132, 48, [name, about]) for x, y, name, about in rooms]
+    parts += [arrow((80, 62), (80, 96)), arrow((235, 62), (235, 96))]  # models, text
+    parts += [arrow((146, 122), (167, 122)), arrow((301, 122), (322, 122))]  # anatomy, watching
+    parts += [arrow((80, 146), (80, 192)), arrow((390, 146), (390, 183))]  # anatomy to effects, statistics to tables
+    parts += [arrow((146, 218), (158, 218)), arrow((160, 278), (148, 278))]  # effects to tables, tables to planning
+    parts += [arrow((80, 302), (80, 344)), arrow((110, 302), (110, 326), (200, 326), (200, 344))]  # planning
+    parts += [arrow((260, 311), (260, 344)), arrow((390, 311), (390, 344)), arrow((301, 370), (322, 370))]
+    return svg(478, 408, "The rooms of headscope, from a model and text to a smaller model and a report", parts)
 
 
 def hooks() -> str:

@@ -1,4 +1,4 @@
-"""Anatomy: where a model's attention heads are, read off the model itself by a probe."""
+"""Anatomy: where a model's attention heads are, read off the model by a probe. It measures nothing."""
 
 from headscope.anatomy.discovery import discover
 from headscope.anatomy.route import ROUTES, Call, Route

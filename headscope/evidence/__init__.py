@@ -1,1 +1,1 @@
-"""Evidence: what one pass and one sweep say of every head, and what of it holds on documents that chose nothing."""
+"""Evidence: what one pass and one sweep say, and what holds on documents that chose nothing. It draws no page."""

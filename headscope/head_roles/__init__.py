@@ -1,1 +1,1 @@
-"""Roles: what each head looks at, such as the previous token, a delimiter, or what followed last time."""
+"""Roles: what each head looks at, such as the previous token or a delimiter. It knows nothing of a head's worth."""

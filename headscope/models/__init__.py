@@ -1,1 +1,1 @@
-"""Models: by name, from a folder or a function, the paper's reference, and two that come as packages."""
+"""Models: by name, folder or function; the paper's reference; two that come as packages. It knows nothing of heads."""

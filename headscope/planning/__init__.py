@@ -1,4 +1,4 @@
-"""Planning: which heads go, decided from a table of scores. Nothing here sees a model, and nothing here cuts."""
+"""Planning: which heads may go, from tables and from what they cost together. Nothing here cuts."""
 
 from headscope.planning.planner import PLANNERS, Planner, plan
 

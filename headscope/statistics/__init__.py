@@ -1,7 +1,7 @@
 """Statistics: sums that stream over text in one pass, in bounded memory, and merge.
 
 A statistic is fed by `headscope.watching.observation.observe`; measures and scores are pure functions of what it
-computes. A new statistic is one new file in this folder.
+computes. No statistic sees a model. A new one is one new file in this folder.
 """
 
 from abc import ABC, abstractmethod

@@ -1,1 +1,1 @@
-"""Studies: experiments that anyone can repeat, built on the public functions; each has a script in analyses/."""
+"""Studies: experiments that anyone can repeat, on what users have as well; each has a script. They hook nothing."""

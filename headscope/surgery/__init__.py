@@ -1,4 +1,4 @@
-"""Surgery: heads taken out of a copy of a model, proven exact, saved and loaded whole."""
+"""Surgery: heads taken out of a copy of a model, proven exact, saved and loaded whole. It chooses nothing."""
 
 from headscope.surgery.cut import prune
 from headscope.surgery.storage import load, save

@@ -1,1 +1,1 @@
-"""Surplus: how many heads a layer is worth, and how few of them give back what all of them write."""
+"""Surplus: how many heads a layer is worth, and how few of them give back all. It takes nothing out."""
