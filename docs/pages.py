@@ -1,9 +1,9 @@
-"""Pages that are made while the site is built: cards of measures and scores, commands with their options, coverage,
-ratios.
+"""What pages hold that is made from the code and from results: python docs/pages.py writes it anew.
 
-Each function gives a piece of Markdown; the pages beside this file include it.
+Each piece stands in its page between two marks; what is around it is written by hand. A test compares the two.
 """
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -11,17 +11,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import docstrings
 import pandas as pd
 import typer
 
-from headscope._support.cards import Card
+import headscope
+import headscope.errors
+from headscope import Card
 from headscope._support.registry import Registry
 from headscope.cli import app
 from headscope.likeness.measures import MEASURES, Measure
+from headscope.reporting import figures
 from headscope.scoring.scores import SCORES
 
-__all__ = ["cards", "commands", "coverage", "ratios", "write_pages"]
+__all__ = ["PIECES", "cards", "changes", "commands", "coverage", "filled", "ratios", "reference", "write_pages"]
 
+HERE = Path(__file__).parent
+_BEGIN, _END = "<!-- made by: python docs/pages.py -->", "<!-- up to here -->"
 _TITLES = {
     "formula": "Formula",
     "unit": "Unit",
@@ -33,26 +39,42 @@ _TITLES = {
     "source": "Source",
 }
 _WISHED = (0.90, 0.98)  # what coverage should lie between, where 95% are promised
+_KINDS = {"feature": "New", "change": "Changed", "fix": "Mended", "removal": "Gone"}
 
 
-def write_pages(folder: Path, coverage_file: Path, benchmark_file: Path) -> None:
-    """Write every piece into a folder; those that are as they were are left alone, so that nothing is built twice."""
-    folder.mkdir(exist_ok=True)
-    pieces = {
-        "measures": cards(MEASURES),
-        "scores": cards(SCORES),
-        "commands": commands(),
-        "coverage": coverage(coverage_file),
-        "benchmark": ratios(benchmark_file),
-    }
-    for name, piece in pieces.items():
+def filled(page: str, piece: str) -> str:
+    """A page with the piece between its marks.
+
+    Args:
+        page: the page's text.
+        piece: what is to stand there.
+
+    Raises:
+        ValueError: the page has no marks.
+    """
+    before, begin, rest = page.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ValueError(f"the page has no line {_BEGIN!r} with {_END!r} after it")
+    return f"{before}{_BEGIN}\n\n{piece.strip()}\n\n{_END}{after}"
+
+
+def write_pages(folder: Path) -> None:
+    """Make every piece and put it into its page.
+
+    Args:
+        folder: of the pages.
+    """
+    for name, make in PIECES.items():
         path = folder / f"{name}.md"
-        if not path.exists() or path.read_text(encoding="utf-8") != piece:
-            path.write_text(piece, encoding="utf-8")
+        path.write_text(filled(path.read_text(encoding="utf-8"), make()), encoding="utf-8")
 
 
 def cards(registry: Registry[Any]) -> str:
     """A table of all entries, and a section each.
+
+    Args:
+        registry: of measures or scores.
 
     Raises:
         ValueError: an entry has no card, or one with an empty line.
@@ -61,13 +83,13 @@ def cards(registry: Registry[Any]) -> str:
     columns = list(rows[0])
     table = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     table += ["| " + " | ".join(row[column] for column in columns) + " |" for row in rows]
-    sections = [section for name, entry in registry.items() for section in _section(registry.kind, name, entry)]
+    sections = [line for name, entry in registry.items() for line in _section(registry.kind, name, entry)]
     return "\n".join([*table, "", *sections])
 
 
 def _row(name: str, entry: type) -> dict[str, str]:
     card = _card(name, entry)
-    row = {_kind(entry): f"[`{name}`](#{_anchor(name)})", "what it tells": _about(entry)}
+    row = {_kind(entry): f"[`{name}`](#{name})", "what it tells": _about(entry)}
     if issubclass(entry, Measure):
         least, greatest = entry.bounds
         sides = "yes" if entry.symmetric else "no"
@@ -78,16 +100,16 @@ def _row(name: str, entry: type) -> dict[str, str]:
 
 def _section(kind: str, name: str, entry: Any) -> Iterator[str]:
     card = _card(name, entry)
-    yield from (f"({_anchor(name)})=", f"## {name}", "", _about(entry), "", ":::{container} card")
+    yield from (f"## {name}", "", _about(entry), "")
     if issubclass(entry, Measure):
-        yield from ("Compares", f": {', '.join(entry.sources)}", "")
+        yield f"- **Compares**: {', '.join(entry.sources)}"
     for field in fields(Card):
         linked = field.name in ("cost", "use", "source")
         words = _plain(getattr(card, field.name))
-        yield from (_TITLES[field.name], f": {_linked(words, name) if linked else words}", "")
+        yield f"- **{_TITLES[field.name]}**: {_linked(words, name) if linked else words}"
     if settings := ", ".join(f"{field.name}={field.default!r}" for field in fields(entry)):
-        yield from ("Settings", f": `{entry.__name__}({settings})`", "")
-    yield from ("In code", f": `{entry.__module__}.{entry.__name__}`, the {kind} `{name!r}`", ":::", "")
+        yield f"- **Settings**: `{entry.__name__}({settings})`"
+    yield from (f"- **In code**: `{entry.__module__}.{entry.__name__}`, the {kind} `{name!r}`", "")
 
 
 def _kind(entry: type) -> str:
@@ -104,12 +126,8 @@ def _card(name: str, entry: Any) -> Card:
 def _about(entry: type) -> str:
     """The first line of the module, without the name before the colon."""
     line = (inspect.getmodule(entry).__doc__ or "").split("\n")[0]  # type: ignore[union-attr]
-    about = line.split(": ", 1)[-1]
-    return _plain(about[:1].upper() + about[1:])
-
-
-def _anchor(name: str) -> str:
-    return f"about-{name.replace('_', '-')}"
+    told = line.split(": ", 1)[-1]
+    return _plain(told[:1].upper() + told[1:])
 
 
 def _plain(text: str) -> str:
@@ -123,8 +141,11 @@ def _linked(text: str, own: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         name = match[2].replace("\\", "")
-        known = name in MEASURES or name in SCORES
-        return f"{match[1]} [{match[2]}](#{_anchor(name)})" if known and name != own else match[0]
+        page = next((page for page, known in (("measures", MEASURES), ("scores", SCORES)) if name in known), None)
+        here = "measures" if own in MEASURES else "scores"
+        if page is None or name == own:
+            return match[0]
+        return f"{match[1]} [{match[2]}]({'' if page == here else f'{page}.md'}#{name})"
 
     return re.sub(r"\b([Ss]ee|see the score|take|[Aa]s|than|in|of) ([a-z\\_]+)\b", link, text)
 
@@ -132,16 +153,15 @@ def _linked(text: str, own: str) -> str:
 def commands() -> str:
     """Each command with what it takes, in the order of the work."""
     group: Any = typer.main.get_command(app)
-    names = group.list_commands(None)
-    return "\n".join(line for name in names for line in _command(name, group.commands[name]))
+    return "\n".join(line for name in group.list_commands(None) for line in _command(name, group.commands[name]))
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    about, *more = command.help.split("\n\n")
+    told, *more = command.help.split("\n\n")
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     usage = " ".join(["headscope", name, *(parameter.name.upper() for parameter in arguments)])
-    yield from (f"## {name}", "", _plain(about), "")
+    yield from (f"## {name}", "", _plain(told), "")
     example = [part.removeprefix("Example: ") for part in more if part.startswith("Example: ")]
     yield from (_plain(part) + "\n" for part in more if not part.startswith("Example: "))
     yield from ("```sh", *example, "```", "")
@@ -162,8 +182,12 @@ def _default(option: Any) -> str:
     return "" if nothing else f"`{option.default}`"
 
 
-def coverage(path: Path) -> str:
-    """How often intervals held the truth, in percent: a row for each amount of text, a column for each number."""
+def coverage(path: Path = HERE / "coverage.csv") -> str:
+    """How often intervals held the truth, in percent: a row for each amount of text, a column for each number.
+
+    Args:
+        path: of the result.
+    """
     if not path.exists():
         return f"No result is committed; `python analyses/interval_coverage.py --out coverage` makes {path.name}.\n"
     table = pd.read_csv(path)
@@ -195,8 +219,12 @@ def _percent(share: float) -> str:
     return words if _WISHED[0] <= share <= _WISHED[1] else f"**{words}**"
 
 
-def ratios(path: Path) -> str:
-    """What watching and comparing cost, a table for each piece of work."""
+def ratios(path: Path = HERE / "benchmark.csv") -> str:
+    """What watching and comparing cost, a table for each piece of work.
+
+    Args:
+        path: of the result.
+    """
     if not path.exists():
         return f"No result is committed; `python analyses/benchmark.py --out benchmark` makes {path.name}.\n"
     table = pd.read_csv(path, keep_default_na=False)
@@ -206,3 +234,83 @@ def ratios(path: Path) -> str:
         lines += [f"| {row.case} | {_plain(row.arm)} | {row.ratio:.2f} | {row.goal} |" for row in own.itertuples()]
     run = f"Run with {', then '.join(table['machine'].unique())}; as a table: [{path.name}]({path.name})."
     return "\n".join([*lines, "", run, ""])
+
+
+def reference() -> str:
+    """Every public name, in the groups of the contents page, with its signature and what it says of itself."""
+    lines = []
+    for group, names in _groups():
+        lines += [f"## {group}", ""]
+        for name in names:
+            lines += [f"### {name}", "", _told(name), ""]
+    lines += ["## Errors", "", "In `headscope.errors`; each is a `HeadscopeError`, and the builtin that fits.", ""]
+    for name in headscope.errors.__all__:
+        lines.append(f"- `{name}`: {docstrings.about(getattr(headscope.errors, name))}")
+    lines += ["", "## Figures", "", "In `headscope.reporting.figures`: each takes tables and, if wished, the axes to "]
+    lines[-1] += "draw on, and returns the axes."
+    for name in figures.__all__:
+        lines += ["", f"### {name}", "", docstrings.described(name, getattr(figures, name))]
+    return "\n".join(lines)
+
+
+def _groups() -> Iterator[tuple[str, list[str]]]:
+    """The groups of headscope/__init__.py, and the names in each."""
+    title, names = "", []
+    source = Path(headscope.__file__).read_text(encoding="utf-8")
+    for line in source[source.index("if TYPE_CHECKING:") : source.index("_PLACES = ")].splitlines():
+        if comment := re.fullmatch(r"    # (.*)", line):
+            if names:
+                yield title, names
+            title, names = comment[1][0].upper() + comment[1][1:], []
+        names += re.findall(r"(\w+) as \1\b", line)
+    yield title, names
+
+
+def _told(name: str) -> str:
+    thing = getattr(headscope, name)
+    if isinstance(thing, Registry):
+        entries = "\n".join(f"- `{entry}`: {docstrings.about(inspect.getmodule(thing[entry]))}" for entry in thing)
+        return f"The registry of each {thing.kind}: a read-only mapping from names to classes.\n\n{entries}"
+    if inspect.isfunction(thing) or inspect.isclass(thing):
+        return docstrings.described(name, thing)
+    return _alias(name)
+
+
+def _alias(name: str) -> str:
+    """A type that is an assignment, with the string beneath it."""
+    place = headscope._PLACE_OF[name].removeprefix("headscope.").replace(".", "/")
+    tree = ast.parse((Path(headscope.__file__).parent / f"{place}.py").read_text(encoding="utf-8"))
+    at = next(i for i, node in enumerate(tree.body) if isinstance(node, ast.Assign) and node.targets[0].id == name)
+    told = tree.body[at + 1].value.value
+    return f"```python\n{ast.unparse(tree.body[at])}\n```\n\n{' '.join(told.split())}"
+
+
+def changes(folder: Path = HERE / "changes") -> str:
+    """What changed since the last release, by kind.
+
+    Args:
+        folder: of the fragments.
+    """
+    found: dict[str, list[str]] = {kind: [] for kind in _KINDS}
+    for path in sorted(folder.glob("*.*.md")):
+        found[path.name.split(".")[1]].append(" ".join(path.read_text(encoding="utf-8").split()))
+    lines = [f"## {headscope.__version__}, not yet released", ""]
+    for kind, texts in found.items():
+        if texts:
+            lines += [f"### {_KINDS[kind]}", "", *(f"- {text}" for text in texts), ""]
+    return "\n".join(lines)
+
+
+PIECES = {
+    "measures": lambda: cards(MEASURES),
+    "scores": lambda: cards(SCORES),
+    "commands": commands,
+    "coverage": coverage,
+    "benchmark": ratios,
+    "reference": reference,
+    "changelog": changes,
+}
+
+
+if __name__ == "__main__":
+    write_pages(HERE)

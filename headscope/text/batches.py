@@ -23,6 +23,7 @@ _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
+"""The model's arguments by name; "document" (batch,), where there is one, is the document of each row."""
 
 
 def digest(batches: Iterable[Batch]) -> str:
