@@ -121,7 +121,7 @@ def _sections(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
         if begins:
             yield title, held
             title, held = begins[1], [f"    {begins[2]}"] if begins[2] else []
-        elif title and line and not line.startswith(" ") and not line.startswith(">>>"):
+        elif title and line and not line.startswith(" "):
             yield title, held  # prose goes on after a section
             title, held = "", [line]
         else:

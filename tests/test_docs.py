@@ -3,6 +3,7 @@
 import doctest
 import html
 import importlib.util
+import inspect
 import math
 import os
 import re
@@ -45,6 +46,7 @@ CLAIMED, ASKED = (
     ("reference", "reference-on-H100", "minilm", "gemma"),
 )  # in the order of the pages' columns
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
+PIECES = beside("pages").PIECES
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # the text whose numbers the tutorial shows; with another Python it runs all the same
 SHOWN_TEXT = "d816f8d22e0cf35d139a6b91ddbf71926779433fc91cdc3a126e599d8445e57e"
@@ -54,7 +56,7 @@ SHOWN_TEXT = "d816f8d22e0cf35d139a6b91ddbf71926779433fc91cdc3a126e599d8445e57e"
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of docs/, so that nothing is written into the checkout."""
     folder = tmp_path_factory.mktemp("sources") / "docs"
-    return Path(shutil.copytree(DOCS, folder, ignore=shutil.ignore_patterns("_build", "_generated", "__pycache__")))
+    return Path(shutil.copytree(DOCS, folder, ignore=shutil.ignore_patterns("_build", "__pycache__")))
 
 
 def build(sources: Path, out: Path) -> subprocess.CompletedProcess[str]:
@@ -146,16 +148,87 @@ def test_every_measure_and_score_stands_there_with_its_whole_card(
 ) -> None:
     read, source = words(site / f"{page}.html"), (site / f"{page}.html").read_text("utf-8")
     for name, entry in registry.items():
-        assert f'id="about-{name.replace("_", "-")}"' in source
+        assert f'id="{name.replace("_", "-")}"' in source or f'id="{name}"' in source
         for field in fields(Card):
             fact = " ".join(getattr(entry.card, field.name).replace("`", "").split())
             assert fact in read, f"{name}: {field.name}"
 
 
-def test_every_public_name_is_in_the_reference(site: Path) -> None:
-    source = (site / "reference.html").read_text("utf-8")
-    missing = [name for name in headscope.__all__ if f'id="headscope.{name}"' not in source]
-    assert not missing
+def test_every_public_name_is_in_the_reference_with_all_that_it_takes() -> None:
+    sections = re.split(r"^### ", (DOCS / "reference.md").read_text("utf-8"), flags=re.MULTILINE)
+    told = {section.split("\n", 1)[0]: section for section in sections}
+    for name in headscope.__all__:
+        thing = getattr(headscope, name)
+        assert name in told
+        if inspect.isfunction(thing):
+            missing = [
+                parameter
+                for parameter in inspect.signature(thing).parameters
+                if f"- `{parameter}`"
+                not in re.sub(
+                    r"- (`\w+`(?:, `\w+`)*): ",
+                    lambda found: "".join(f"- {one} " for one in found[1].split(", ")),
+                    told[name],
+                )
+            ]
+            assert not missing, f"{name}: {missing}"
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_page_holds_what_the_code_says_now(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text("utf-8")
+    assert page == beside("pages").filled(page, PIECES[name]()), "run: python docs/pages.py"
+
+
+def test_a_page_without_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no line"):
+        beside("pages").filled("# A page\n", "a piece")
+
+
+def test_pages_can_be_read_where_nothing_is_built() -> None:
+    """On a code host there are no directives: what only the site would show is not there."""
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        directives = re.findall(r"^(?:```|:::)\{(\w[\w-]*)\}", text, flags=re.MULTILINE)
+        assert set(directives) <= {"toctree"}, f"{page.name}: {directives}"
+        assert not re.search(r"^\([\w-]+\)=$", text, flags=re.MULTILINE), f"{page.name}: a label that shows"
+
+
+def test_docstrings_become_lists_and_examples() -> None:
+    read = beside("docstrings")
+
+    def told(a: int, b: float = 0.5, *, c: str = "x") -> int:
+        """Add.
+
+        In two lines
+        of text.
+
+        Args:
+            a, b: two numbers,
+                told together.
+            c: a word.
+
+        Returns:
+            (n,) a number.
+
+        Raises:
+            ValueError: never.
+
+        >>> 1 + 1
+        2
+        """
+        return a
+
+    shown = read.described("told", told)
+    assert shown.startswith("```python\ntold(a: int, b: float = 0.5, *, c: str = 'x') -> int\n```")
+    for part in (
+        "In two lines of text.",
+        "**Arguments**\n\n- `a`, `b`: two numbers, told together.\n- `c`: a word.",
+        "**Returns**\n\n(n,) a number.",
+        "- `ValueError`: never.",
+        "```python\n>>> 1 + 1\n2\n```",
+    ):
+        assert part in shown
 
 
 def test_every_command_and_option_stands_there(site: Path) -> None:
