@@ -1,5 +1,6 @@
 """The examples of docs/extend.md are what they say: each, put into its folder, keeps its contract."""
 
+import ast
 import re
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +37,18 @@ def added(monkeypatch: pytest.MonkeyPatch, folder: Path, package: ModuleType, re
     assert name is not None
     assert f"`{package.__name__.replace('.', '/')}/" in (DOCS / "extend.md").read_text("utf-8")
     return name[1]
+
+
+def test_examples_come_through_the_door_that_stays() -> None:
+    """`hs.` names and the figures; what stands behind them may move."""
+    examples = [block for block in blocks(DOCS / "extend.md", "python") if ".register(" in block]
+    assert len(examples) == 5
+    for source in examples:
+        modules = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+        assert {name for name in modules if name.startswith("headscope")} <= {
+            "headscope",
+            "headscope.reporting.figures",
+        }
 
 
 def test_the_new_measure_keeps_the_contract(
