@@ -1,14 +1,12 @@
 """Fixtures that any test may ask for; what they build is in tests/models.py."""
 
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches out to a model hub; set before transformers is imported
-
+import tests.shell  # noqa: F401, first: it sets the shell right before models import transformers
 from tests import models
 
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives, and much more on a busy machine
