@@ -52,6 +52,18 @@ def test_draws_repeat_and_agree_with_enumeration() -> None:
     np.testing.assert_allclose(drawn, exact, atol=0.02)
 
 
+@pytest.mark.parametrize("n_documents", [13, 40])
+def test_where_signs_are_drawn_the_observed_ones_count_among_them(n_documents: int) -> None:
+    """No drawn choice of signs comes as far as all signs alike; p is 1 of 10,000 then, and never 0."""
+    values = np.stack([1 + np.arange(n_documents) / 100, np.zeros(n_documents)])
+    low, high = sign_flip(values, np.arange(n_documents), seed=3)
+    assert high == 1.0
+    if n_documents == 40:  # one choice in 2³⁹ reaches it
+        assert low == 1 / 10_000
+    assert low >= 1 / 10_000
+    assert false_discovery(np.array([low])).item() > 0
+
+
 def test_what_cannot_be_tested_is_nan() -> None:
     assert np.isnan(sign_flip(np.ones((2, 4)), np.zeros(4, dtype=int))).all()
     assert np.isnan(sign_flip(np.array([[1.0, np.nan]]), np.array([0, 1]))).all()
