@@ -3,32 +3,28 @@
 python analyses/benchmark.py --out benchmark
 """
 
-from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 import headscope as hs
-from headscope._support.environment import machine
-from headscope._support.folders import check_free, new_folder
-from headscope.cli import refusing
+from headscope.cli import script
+from headscope.cli.options import Folder
 from headscope.models.demo import DEMO_MODELS, demo_model
 from headscope.reporting.figures import figure_of, ratios
-from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching
+from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching, put_together
 from headscope.studies.memory import bench_memory
 from headscope.studies.peers import transformer_lens
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="output folder")],
+    folder: Folder,
     model: Annotated[list[str] | None, typer.Option(help="models to watch; the demo's without it")] = None,
     rounds: Annotated[int, typer.Option(help="how often each arm is timed")] = 5,
     quick: Annotated[bool, typer.Option("--quick", help="the smallest case and the first model only")] = False,
-    force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
 ) -> None:
     """Time every arm and write the table of ratios."""
-    check_free(out, force=force)
+    folder.check()
     cases = CASES[:1] if quick else CASES
     demo = {str(demo_model(name)): DEMO_MODELS[name] for name in list(DEMO_MODELS)[: 1 if quick else None] if not model}
     frames = [bench(case, rounds) for case in cases for bench in (bench_pairs, bench_minibatch)]
@@ -41,13 +37,12 @@ def main(
         called = demo.get(name, loaded.name)
         frames.append(bench_watching(loaded.model, batches, called, rounds, peers))
         frames.append(bench_memory(loaded.model, batches, called, ("1GB", "4GB")))
-    table = pd.concat(frames, ignore_index=True).assign(machine=machine())
-    with new_folder(out, force=force) as new:
+    table = put_together(frames)
+    with folder.new() as new:
         table.to_csv(new / "benchmark.csv", index=False)
         figure_of(ratios(table)).savefig(new / "benchmark.png", dpi=150)
-    print(machine())
-    print(table.drop(columns="machine").to_string(index=False, float_format="{:.3f}".format))
+    print(table.to_string(index=False, float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":
-    refusing(lambda: typer.run(main))
+    script(main)

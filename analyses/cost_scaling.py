@@ -4,14 +4,12 @@ python analyses/cost_scaling.py --out costs
 """
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headscope._support.environment import machine
-from headscope._support.folders import check_free, new_folder
-from headscope.cli import refusing
+from headscope.cli import script
+from headscope.cli.options import Folder
 from headscope.cli.printing import progress_bar
 from headscope.reporting.figures import cost_curves
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
@@ -19,22 +17,21 @@ from headscope.tables import write_table
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="output folder")],
+    folder: Folder,
     quick: Annotated[bool, typer.Option("--quick", help="narrower, shorter, fewer rounds: a minute")] = False,
     rounds: Annotated[int | None, typer.Option(help="how often each is timed", show_default="10, or 5")] = None,
     device: Annotated[str, typer.Option(help="cpu; or cuda, where sizes are larger")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
 ) -> None:
     """Time layers of many sizes in turns, and fit how their costs grow."""
-    check_free(out, force=force)
+    folder.check()
     scaling = Scaling.quick() if quick else Scaling() if device == "cpu" else Scaling.large()
     scaling = replace(scaling, rounds=rounds or scaling.rounds, device=device)
     with progress_bar() as step:
         costs = scale_costs(scaling, progress=step)
     grown = growth(costs)
-    with new_folder(out, force=force) as new:
+    with folder.new() as new:
         for name, table in (("costs", costs), ("growth", grown)):
-            write_table(new, name, table, {"facts": {"settings": vars(scaling), "machine": machine(device)}})
+            write_table(new, name, table, {"facts": scaling.facts})
         for part in PARTS:
             for against in ("length", "heads"):
                 cost_curves(costs, part, against).savefig(new / f"{part}_{against}.png", dpi=150)
@@ -42,4 +39,4 @@ def main(
 
 
 if __name__ == "__main__":
-    refusing(lambda: typer.run(main))
+    script(main)

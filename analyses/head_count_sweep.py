@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headscope.cli import refusing
+from headscope.cli import script
 from headscope.cli.printing import progress_bar
 from headscope.studies.headcount import Settings, draw, sweep
 
@@ -30,4 +30,4 @@ def main(
 
 
 if __name__ == "__main__":
-    refusing(lambda: typer.run(main))
+    script(main)

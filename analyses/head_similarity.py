@@ -3,14 +3,13 @@
 python analyses/head_similarity.py --model ./my-model --text notes.txt --out similarity
 """
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import headscope as hs
-from headscope._support.folders import check_free, new_folder
-from headscope.cli import refusing
+from headscope.cli import script
+from headscope.cli.options import Folder, Loading, ModelOption, Sampling
 from headscope.cli.printing import progress_bar
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
@@ -21,25 +20,19 @@ EXAMPLE = "When the cat saw the dog, the cat ran. When the bird saw the fish, th
 
 
 def main(
-    model: Annotated[str, typer.Option(help="hub name, folder, or package.module:factory")],
-    out: Annotated[Path, typer.Option(help="output folder")],
-    text: Annotated[list[Path] | None, typer.Option(help="text file or folder; the default corpus without it")] = None,
-    windows: Annotated[int, typer.Option(help="windows of text; 0 for all")] = 128,
-    length: Annotated[int, typer.Option(help="tokens of a window")] = 128,
+    model: ModelOption,
+    folder: Folder,
     memory: Annotated[str, typer.Option(help="what the sums over every two heads may take")] = "4GB",
     intervals: Annotated[
         bool, typer.Option("--intervals", help="intervals across layers too, in as many passes as they take")
     ] = False,
-    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
+    sampling: Sampling = Sampling(windows=128),
+    loading: Loading = Loading(),
 ) -> None:
     """Compare heads by every measure, cluster and map them, find how many a layer needs, and name their roles."""
-    check_free(out, force=force)
-    loaded = hs.load_model(model)
-    texts = hs.read_texts(text) if text else None
-    batches = loaded.batches or hs.text_batches(
-        loaded.tokenizer, texts, length=length, windows=windows or None, seed=seed
-    )
+    folder.check()
+    texts, loaded, seed = sampling.texts(), loading.load(model), sampling.seed
+    batches = sampling.batches(loaded, texts)
     anatomy = hs.discover(loaded.model, None if loaded.batches is None else batches[0])
     every, how, no_sink = [(name, None) for name in MEASURES], How(seed=seed), How(seed=seed, skip_first=1)
     with progress_bar() as step:
@@ -60,15 +53,11 @@ def main(
         "redundancy": figures.figure_of(figures.redundancy_curve(needed)),
         "roles": figures.figure_of(figures.role_map(jobs)),
     }
-    with new_folder(out, force=force) as new:
-        for folder, tables in (
-            ("within_layers", within),
-            ("without_first", without_first),
-            ("across_layers", [across]),
-        ):
-            (new / folder).mkdir()
+    with folder.new() as new:
+        for name, tables in (("within_layers", within), ("without_first", without_first), ("across_layers", [across])):
+            (new / name).mkdir()
             for table in tables:
-                table.save(new / folder)
+                table.save(new / name)
         try:
             clusters, chart = hs.cluster(across), hs.map_heads(across, seed=seed)
             clusters.save(new)
@@ -98,4 +87,4 @@ def main(
 
 
 if __name__ == "__main__":
-    refusing(lambda: typer.run(main))
+    script(main)

@@ -3,30 +3,26 @@
 python analyses/redundancy_report.py --model ./my-model --text notes.txt --out report
 """
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 import headscope as hs
-from headscope._support.folders import check_free
-from headscope.cli import refusing
-from headscope.cli.printing import progress_bar
+from headscope.cli import script
+from headscope.cli.options import Folder, Loading, ModelOption, Reading, Seed
+from headscope.cli.story import analyzed
 
 
 def main(
-    model: Annotated[str, typer.Option(help="hub name, folder, or package.module:factory")],
-    out: Annotated[Path, typer.Option(help="output folder")],
-    text: Annotated[list[Path] | None, typer.Option(help="text file or folder; the default corpus without it")] = None,
-    force: Annotated[bool, typer.Option("--force", help="replace the output folder")] = False,
+    model: ModelOption,
+    folder: Folder,
+    reading: Reading = Reading(),
+    seed: Seed = 0,
+    loading: Loading = Loading(),
 ) -> None:
     """Analyse a model and write its report."""
-    check_free(out, force=force)
-    with progress_bar() as step:
-        run = hs.analyze(model, texts=hs.read_texts(text) if text else None, progress=step)
-    run.report(out, force=force)
+    folder.check()
+    texts, loaded = reading.texts(), loading.load(model)
+    run = analyzed(loaded, texts, hs.Budget(seed=seed))
+    run.report(folder.out, force=folder.force)
     print(run.verdict.sentence)
 
 
 if __name__ == "__main__":
-    refusing(lambda: typer.run(main))
+    script(main)

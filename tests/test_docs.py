@@ -26,6 +26,7 @@ import headscope.studies.tasks
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app
+from headscope.cli.app import spread
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.models.demo import demo_model
 from headscope.scoring.scores import SCORES
@@ -375,7 +376,7 @@ def options_of(script: str) -> Mapping[str, str]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     shell = typer.Typer()
-    shell.command()(module.main)
+    shell.command()(spread(module.main))
     return {option: "" for parameter in typer.main.get_command(shell).params for option in parameter.opts}
 
 

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from headscope.errors import HeadscopeError, InterruptedWorkError
 
-__all__ = ["GROUPS", "app", "command", "main", "refusing", "spread"]
+__all__ = ["GROUPS", "app", "command", "main", "refusing", "script", "spread"]
 
 _SENTENCE = 200  # characters: the first sentence of a command's help, whole
 _INTERRUPTED = 130  # as a shell says it: 128 and the number of the signal
@@ -135,6 +135,15 @@ def _default(field: Any) -> Any:
 def main() -> None:
     """Run the command line."""
     refusing(app)
+
+
+def script(function: Callable[..., None]) -> None:
+    """Run a function as a command of its own, as the scripts in analyses/ are.
+
+    Args:
+        function: see `spread`.
+    """
+    refusing(lambda: typer.run(spread(function)))
 
 
 def refusing(run: Callable[[], object]) -> None:

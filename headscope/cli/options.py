@@ -4,6 +4,7 @@ Help texts name what registries hold without loading them; a test holds the two 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
+    "Folder",
     "Force",
     "Loading",
     "Metric",
     "Model",
+    "ModelOption",
     "Reading",
     "Sampling",
     "Seed",
@@ -34,6 +37,7 @@ __all__ = [
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="hub name, local folder, or package.module:factory", show_default=False)
 ]
+ModelOption = Annotated[str, typer.Option("--model", help="hub name, local folder, or package.module:factory")]
 Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
@@ -108,6 +112,26 @@ class Sampling(Reading):
 
 
 @dataclass(frozen=True)
+class Folder:
+    """Where the output goes."""
+
+    out: Annotated[Path, typer.Option(help="output folder")]
+    force: Force = False
+
+    def check(self) -> None:
+        """Refuse a folder with content before any work is done."""
+        from headscope._support.folders import check_free
+
+        check_free(self.out, force=self.force)
+
+    def new(self) -> AbstractContextManager[Path]:
+        """A folder to write into, which takes its place when the block ends well, and goes away when it doesn't."""
+        from headscope._support.folders import new_folder
+
+        return new_folder(self.out, force=self.force)
+
+
+@dataclass(frozen=True)
 class Tables:
     """Where tables go, if they go anywhere."""
 
@@ -116,17 +140,13 @@ class Tables:
 
     def check(self) -> None:
         """Refuse a folder with content before any work is done."""
-        from headscope._support.folders import check_free
-
         if self.out is not None:
-            check_free(self.out, force=self.force)
+            Folder(self.out, self.force).check()
 
     def write(self, tables: Iterable[Any]) -> None:
         """Write them, all or none."""
-        from headscope._support.folders import new_folder
-
         if self.out is not None:
-            with new_folder(self.out, force=self.force) as new:
+            with Folder(self.out, self.force).new() as new:
                 for table in tables:
                     table.save(new)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.cli.options import Force
+from headscope.cli.options import Folder
 from headscope.cli.printing import print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -21,23 +21,14 @@ _SHOWN = 8  # candidates
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Folder):
     """Where the report goes."""
 
     out: Annotated[Path, typer.Option(help="output folder: index.html, tables/, figures/, run/")]
-    force: Force = False
-
-    def check(self) -> None:
-        """Refuse a folder with content before any work is done."""
-        from headscope._support.folders import check_free
-
-        check_free(self.out, force=self.force)
 
     def write(self, analysis: "Analysis", *, as_json: bool) -> None:
         """Write page and run, whole or not at all, and print the finding."""
-        from headscope._support.folders import new_folder
-
-        with new_folder(self.out, force=self.force) as new:
+        with self.new() as new:
             analysis.report(new)
             analysis.save(new / "run")
         if as_json:

@@ -15,6 +15,7 @@ import torch
 from scipy.linalg import blas
 from torch import Tensor, nn
 
+from headscope._support.environment import machine
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
@@ -64,6 +65,15 @@ def take_turns(arms: Mapping[str, Callable[[], Any]], rounds: int = 5) -> dict[s
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return {name: float(np.median(taken)) for name, taken in seconds.items()}
+
+
+def put_together(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The ratios of several pieces of work as one table, with what they were timed on in a column "machine".
+
+    Args:
+        frames: from the functions of this room that begin with bench_.
+    """
+    return pd.concat(frames, ignore_index=True).assign(machine=machine())
 
 
 def bench_pairs(case: Case, rounds: int = 5, seed: int = 0) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
+from headscope._support.environment import machine
 from headscope._support.progress import Progress
 from headscope._support.running import device_of, evaluating, last_logits, run_model
 from headscope.errors import InputError
@@ -88,6 +89,11 @@ class Scaling:
     rounds: int = 10
     device: str = "cpu"
     seed: int = 0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What tables say of it: the settings, and the machine that is timed."""
+        return {"settings": vars(self), "machine": machine(self.device)}
 
     def __post_init__(self) -> None:
         if self.rounds < 2 or len(self.lengths) < 2 or len(self.counts) < 2:
