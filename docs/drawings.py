@@ -95,7 +95,7 @@ def story() -> str:
         (middle, 194, "scoring", "what each is worth"), (right, 194, "likeness", "how alike they are"),
         (middle, 254, "head_roles", "what each looks at"), (right, 254, "surplus", "how many suffice"),
         (left, 254, "planning", "which may go"), (left, 346, "surgery", "a smaller model"),
-        (middle, 346, "evidence", "the verdict"), (right, 346, "reporting", "a page, figures"),
+        (middle, 346, "verdict", "on other text"), (right, 346, "reporting", "a page, figures"),
     ]  # fmt: skip
     parts = ['<rect x="160" y="185" width="305" height="126" rx="8" class="card line dashed"/>']
     parts += [box(x, y, 132, 48, [name, about]) for x, y, name, about in rooms]

@@ -2,22 +2,23 @@
 
 The rooms, in the order of the flow; each uses those before it:
 
+    errors        every refusal
     _support      what every room leans on: registries, folders that appear whole, progress, numbers as words
     heads, tables, plans      the words that pass between rooms: heads and sites, tables of them, plans
     text          files and texts → documents → batches; random tokens; splits
-    uncertainty   intervals by the jackknife, sign flips, false discoveries
-    statistics    sums that stream over text and merge; what follows from moments by linear prediction
-    anatomy       where a model's heads are, read off the model by a probe
+    uncertainty   blocks of documents, intervals by the jackknife, sign flips, false discoveries
+    statistics    sums that stream over text and merge; linear prediction from moments
+    anatomy       where a model's heads are, read off by a probe; ways to overhear its attention calls
     watching      hooks in, hooks out: look at tensors, or run statistics over text
     effects       metrics, and what ablation and gates do to them
     scoring       what each head is worth
     likeness      how alike heads are: pairs, clusters, maps
-    surplus       how many heads a layer is worth
+    surplus       how many of a layer's heads would suffice
     head_roles    what each head looks at
+    planning      which heads may go, from tables and from what they cost together
     surgery       from a plan to a smaller model, proven; saved and read back
     models        a model by name; the paper's reference; the demo's models
-    planning      from tables to heads that may go
-    evidence      what one pass and one sweep say, and the verdict on documents that chose nothing
+    verdict       the tables of one analysis, and what holds of them on documents that chose nothing
     reporting     from tables to a page and its figures
     studies       the paper's claims, numbers of heads, costs, coverage
     analysis, contrast        the two stories: one model, two models
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     # the whole story
     from headscope.analysis import Analysis as Analysis, analyze as analyze
-    from headscope.evidence.preparation import Budget as Budget
+    from headscope.verdict.preparation import Budget as Budget
     from headscope.contrast import Contrast as Contrast, compare as compare
     from headscope._support.progress import Progress as Progress
 
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
     # what heads are worth, and what they look at
     from headscope.scoring.rating import importance as importance
     from headscope.scoring.scores.ablation import Ablation as Ablation
-    from headscope.head_roles.scoring import roles as roles
+    from headscope.head_roles.finding import roles as roles
     from headscope.head_roles.tables import RoleTable as RoleTable
 
     # cut
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
 _PLACES = {
     # the whole story
     "analysis": "Analysis analyze",
-    "evidence.preparation": "Budget",
+    "verdict.preparation": "Budget",
     "contrast": "Contrast compare",
     "_support.progress": "Progress",
     # models and text
@@ -128,7 +129,7 @@ _PLACES = {
     # what heads are worth, and what they look at
     "scoring.rating": "importance",
     "scoring.scores.ablation": "Ablation",
-    "head_roles.scoring": "roles",
+    "head_roles.finding": "roles",
     "head_roles.tables": "RoleTable",
     # cut
     "planning.planner": "plan",

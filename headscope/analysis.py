@@ -24,10 +24,6 @@ from headscope.anatomy.examples import probe_example
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
-from headscope.evidence.gathering import gather
-from headscope.evidence.judging import Bench, judge
-from headscope.evidence.preparation import Budget, affordable_tokens, prepare
-from headscope.evidence.verdicts import Verdict
 from headscope.heads import Anatomy
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
@@ -41,6 +37,10 @@ from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.text.batches import Batch
 from headscope.text.splits import sample_batches, split_documents
+from headscope.verdict.gathering import gather
+from headscope.verdict.judging import Bench, judge
+from headscope.verdict.preparation import Budget, affordable_tokens, prepare
+from headscope.verdict.verdicts import Verdict
 
 __all__ = ["Analysis", "analyze"]
 

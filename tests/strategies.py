@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headscope.effects.sweep import Effects
 from headscope.heads import HeadId, Site
-from headscope.statistics import N_BLOCKS
+from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["Batch", "Stream", "feed", "make_effects", "make_site", "make_stream", "streams", "weights_for"]
 

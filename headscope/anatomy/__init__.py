@@ -1,4 +1,4 @@
-"""Anatomy: where a model's attention heads are, read off the model by a probe. It measures nothing."""
+"""Anatomy: where a model's heads are, read off by a probe, and routes that overhear attention. It measures nothing."""
 
 from headscope.anatomy.discovery import discover
 from headscope.anatomy.route import ROUTES, Call, Route

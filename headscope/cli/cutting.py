@@ -111,7 +111,7 @@ def _n_parameters(loaded: "Loaded") -> int:
 def _made_plan(loaded: "Loaded", texts: "Texts | None", share: float, run: Path | None, seed: int) -> "Plan":
     """A plan of so large a share, from a saved analysis or from one that is made for it."""
     from headscope.analysis import Analysis
-    from headscope.evidence.preparation import Budget
+    from headscope.verdict.preparation import Budget
 
     analysis = Analysis.load(run) if run is not None else analyzed(loaded, texts, Budget(seed=seed))
     return _planned(analysis, share, "needed", False, 1)

@@ -50,7 +50,7 @@ def analyze_(
 
     Example: headscope analyze ./my-model --text notes.txt --out report
     """
-    from headscope.evidence.preparation import Budget
+    from headscope.verdict.preparation import Budget
 
     report.check()
     texts = sampling.texts()

@@ -34,8 +34,8 @@ def demo(
     """
     report = Report(Path(f"headscope-demo-{model}") if out is None else out, force)
     report.check()
-    from headscope.evidence.preparation import Budget
     from headscope.models.demo import DEMO_MODELS, demo_model
+    from headscope.verdict.preparation import Budget
 
     loaded = replace(loading.load(demo_model(model)), name=DEMO_MODELS[model])
     report.write(analyzed(loaded, None, Budget(seed=seed)), as_json=as_json)

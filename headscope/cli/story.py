@@ -11,9 +11,9 @@ from headscope.cli.printing import print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
     from headscope.analysis import Analysis
-    from headscope.evidence.preparation import Budget
     from headscope.models.loading import Loaded
     from headscope.text.texts import Texts
+    from headscope.verdict.preparation import Budget
 
 __all__ = ["Report", "analyzed"]
 

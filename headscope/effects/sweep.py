@@ -16,7 +16,7 @@ from headscope.effects.metrics import Metric
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
 from headscope.text.batches import Batch, document_ids, row_lengths
-from headscope.watching.observation import Blocks
+from headscope.uncertainty.blocks import Blocks
 
 __all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
 

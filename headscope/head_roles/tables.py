@@ -84,7 +84,7 @@ class RoleTable(Shown):
     Attributes:
         heads: the heads, in the order of the arrays.
         role: the verdict on each head, out of `ROLES` or "mixed".
-        scores: by role, (head,); see `headscope.head_roles.scoring.roles`; NaN where the role cannot be.
+        scores: by role, (head,); see `headscope.head_roles.finding.roles`; NaN where the role cannot be.
         low, high: by role, (head,) ends of the 95% interval over documents; NaN where there is none.
         chance: by role, (head,) the score of a head that spreads its attention evenly.
         examples: for each head the query that shows its role best; None for a mixed head, or where there is none.

@@ -11,21 +11,22 @@ from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
+from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.gaps import why_no_value
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.likeness.pairing import heads_of, pair_table
-from headscope.statistics import N_BLOCKS, STATISTICS
+from headscope.likeness.passes import parse_memory, plan_passes
+from headscope.statistics import STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
 from headscope.text.batches import Batch
 from headscope.text.nulls import scramble_tokens
+from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.watching.observation import observe
-from headscope.watching.passes import parse_memory, plan_passes
-from headscope.watching.weights import output_weights, ov_factors, qk_factors
 
 __all__ = ["How", "compare_heads", "needs_text", "similarity"]
 

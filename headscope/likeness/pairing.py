@@ -11,9 +11,9 @@ from torch import Tensor
 
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import PairTable
+from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.uncertainty.intervals import jackknife, why_no_interval
 
 __all__ = ["Computed", "heads_of", "pair_table"]

@@ -5,9 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from headscope.evidence.verdicts import Verdict
 from headscope.heads import Anatomy
 from headscope.tables import HeadTable, PairTable
+from headscope.verdict.verdicts import Verdict
 
 __all__ = ["Reportable"]
 

@@ -12,6 +12,7 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
+from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
@@ -24,7 +25,6 @@ from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import Observed, observe
-from headscope.watching.weights import output_weights
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]
 

@@ -15,9 +15,7 @@ from headscope._support.registry import Registry
 from headscope.heads import Site
 from headscope.text.batches import Batch
 
-__all__ = ["N_BLOCKS", "STATISTICS", "Statistic"]
-
-N_BLOCKS = 10  # blocks of documents: enough for a delete-m jackknife, few enough to keep one set of sums each
+__all__ = ["STATISTICS", "Statistic"]
 
 
 class Statistic(ABC):

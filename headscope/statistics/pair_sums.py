@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Num
 from torch import Tensor
 
-from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import Together
+from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["PairBlocks", "PairSums", "Relate"]
 

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from headscope.errors import UnknownNameError
 from headscope.heads import Site
-from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
+from headscope.statistics import STATISTICS, Statistic
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_targets import TARGETS, View, token_ids
 from headscope.text.batches import Batch, kept_positions
+from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["RoleMasses", "RoleSums"]
 

@@ -1,8 +1,9 @@
 """Moments of heads, streamed: what pairs of heads need, and all that is said about single heads."""
 
-from headscope.statistics import N_BLOCKS, STATISTICS
+from headscope.statistics import STATISTICS
 from headscope.statistics.block_sums import BlockSums, source
 from headscope.statistics.grouped import GroupedStatistic
+from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["SummedMoments"]
 

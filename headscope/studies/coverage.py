@@ -20,7 +20,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.surplus.curve import curve_spread, fit_best, residuals, total_energy
 from headscope.surplus.effective import effective_heads, effective_spread
-from headscope.watching.observation import Blocks
+from headscope.uncertainty.blocks import Blocks
 
 __all__ = ["NAMES", "World", "coverage"]
 

@@ -14,9 +14,9 @@ from torch import nn
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
 from headscope.likeness.comparing import similarity
+from headscope.likeness.passes import parse_memory
 from headscope.studies.benchmark import plain_pass
 from headscope.text.batches import Batch
-from headscope.watching.passes import parse_memory
 
 __all__ = ["bench_memory", "peak_memory"]
 

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
+from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.evidence.gathering import Evidence
-from headscope.evidence.preparation import affordable_tokens
 from headscope.heads import Anatomy
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
@@ -29,8 +28,9 @@ from headscope.studies.training import one_thread, train
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch, digest
 from headscope.text.splits import sample_batches
+from headscope.verdict.gathering import Evidence
+from headscope.verdict.preparation import affordable_tokens
 from headscope.watching.observation import Captured, capture, observe
-from headscope.watching.weights import output_weights
 
 __all__ = ["Subject", "reference_subjects"]
 

@@ -1,1 +1,1 @@
-"""Surplus: how many heads a layer is worth, and how few of them give back all. It takes nothing out."""
+"""Surplus: how many of a layer's heads would suffice to give back what all of them write. It takes nothing out."""

@@ -13,8 +13,10 @@ from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
+from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId, Site
+from headscope.likeness.passes import MOST_DIMENSIONS, looks_across
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
@@ -25,8 +27,6 @@ from headscope.tables import read_table, write_table
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import observe
-from headscope.watching.passes import MOST_DIMENSIONS, looks_across
-from headscope.watching.weights import output_weights
 
 __all__ = ["CONSTANT", "WHOLE", "Redundancy", "rate_redundancy", "redundancy"]
 

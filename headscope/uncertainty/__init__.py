@@ -1,1 +1,1 @@
-"""Uncertainty: intervals by the jackknife, sign flips, false discoveries; of numbers and documents, not of models."""
+"""Uncertainty: blocks of documents, jackknife intervals, sign flips, false discoveries. It knows no heads."""

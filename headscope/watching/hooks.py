@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call
+from headscope.anatomy.weights import head_weights
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.heads import Site
-from headscope.watching.weights import head_weights
 
 __all__ = ["TENSORS", "SiteTensors", "watch"]
 

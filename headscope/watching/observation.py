@@ -17,13 +17,14 @@ from headscope.anatomy import discover
 from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
-from headscope.statistics import N_BLOCKS, Statistic
+from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
 from headscope.text.batches import Batch, document_ids, kept_positions, row_lengths
+from headscope.uncertainty.blocks import Blocks
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
-__all__ = ["Blocks", "Captured", "Observed", "Seen", "capture", "observe"]
+__all__ = ["Captured", "Observed", "Seen", "capture", "observe"]
 
 
 class Captured:
@@ -135,27 +136,6 @@ class Observed:
         """The same with layer_tokens in any case, so that facts of several passes can be joined."""
         own = {str(layer): n for (layer, name), n in self.tokens.items() if name == of and layer < OTHER}
         return {"documents": self.n_documents, "tokens": self.n_tokens, "layer_tokens": own}
-
-
-class Blocks:
-    """Deals documents into blocks: each new one goes to the block with the fewest positions so far."""
-
-    def __init__(self) -> None:
-        self._load = [0] * N_BLOCKS
-        self._block: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._block)
-
-    def place(self, documents: Int[Tensor, " batch"], tokens: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-        """The block of each row's document."""
-        placed = []
-        for document, count in zip(documents.tolist(), tokens.tolist(), strict=True):
-            if document not in self._block:
-                self._block[document] = min(range(N_BLOCKS), key=self._load.__getitem__)
-            self._load[self._block[document]] += count
-            placed.append(self._block[document])
-        return torch.tensor(placed, dtype=torch.long)
 
 
 def observe(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from headscope.anatomy.weights import Factors
 from headscope.effects.gradients import GateGradients
 from headscope.effects.sweep import Effects
 from headscope.heads import HeadId
@@ -12,7 +13,6 @@ from headscope.scoring.scores import SCORES
 from headscope.statistics import STATISTICS
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
-from headscope.watching.weights import Factors
 from tests.strategies import Stream, feed
 
 

@@ -24,7 +24,7 @@ class Measure(ABC):
     Class facts:
         needs: what `compare` is given. "moments": the `headscope.statistics.moments.Moments` of the heads compared;
             "halves": two Moments, of two halves of the documents; "output_weights": for each head its W_O, (width,
-            value_dim), float64; "qk_factors", "ov_factors": a `headscope.watching.weights.Factors` of each head; any
+            value_dim), float64; "qk_factors", "ov_factors": a `headscope.anatomy.weights.Factors` of each head; any
             other is the name of a `headscope.statistics.grouped.GroupedStatistic`, the sum of its blocks over those
             heads.
         symmetric: whether value(a, b) = value(b, a).

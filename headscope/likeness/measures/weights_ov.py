@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope._support.cards import Card
+from headscope.likeness.factors import factor_cosine
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.watching.weights import factor_cosine
 
 __all__ = ["WeightsOv"]
 
@@ -17,7 +17,7 @@ __all__ = ["WeightsOv"]
 @MEASURES.register("weights_ov")
 @dataclass(frozen=True)
 class WeightsOv(Measure):
-    """Cosine of W_O W_V, (width, width), from its low-rank factors; see `headscope.watching.weights.factor_cosine`."""
+    """Cosine of W_O W_V, (width, width), from its low-rank factors; see `headscope.likeness.factors.factor_cosine`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"ov_factors"})
     symmetric: ClassVar[bool] = True
@@ -37,10 +37,10 @@ class WeightsOv(Measure):
     )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
-        """(head, head); see `headscope.watching.weights.factor_cosine`.
+        """(head, head); see `headscope.likeness.factors.factor_cosine`.
 
         >>> import torch
-        >>> from headscope.watching.weights import Factors
+        >>> from headscope.anatomy.weights import Factors
         >>> o, v = torch.eye(2).double(), torch.tensor([[1.0, 0.0], [0.0, -1.0]]).double()
         >>> WeightsOv().compare({"ov_factors": [Factors(o, v), Factors(-o, v), Factors(o, o)]}).round(4)
         array([[ 1., -1.,  0.],

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope._support.cards import Card
+from headscope.likeness.factors import factor_cosine
 from headscope.likeness.measures import MEASURES, Measure
-from headscope.watching.weights import factor_cosine
 
 __all__ = ["WeightsQk"]
 
@@ -17,7 +17,7 @@ __all__ = ["WeightsQk"]
 @MEASURES.register("weights_qk")
 @dataclass(frozen=True)
 class WeightsQk(Measure):
-    """Cosine of W_Qᵀ W_K, (width, width), from its low-rank factors; see `headscope.watching.weights.factor_cosine`."""
+    """Cosine of W_Qᵀ W_K, (width, width), from its low-rank factors; see `headscope.likeness.factors.factor_cosine`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"qk_factors"})
     symmetric: ClassVar[bool] = True
@@ -38,10 +38,10 @@ class WeightsQk(Measure):
     )
 
     def compare(self, seen: Mapping[str, Any]) -> Float[np.ndarray, "head head"]:
-        """(head, head); see `headscope.watching.weights.factor_cosine`.
+        """(head, head); see `headscope.likeness.factors.factor_cosine`.
 
         >>> import torch
-        >>> from headscope.watching.weights import Factors
+        >>> from headscope.anatomy.weights import Factors
         >>> q, k = torch.eye(2).double(), torch.tensor([[0.0, 2.0], [1.0, 0.0]]).double()
         >>> WeightsQk().compare({"qk_factors": [Factors(q, k), Factors(2 * q, k), Factors(q, q)]}).round(4)
         array([[1., 1., 0.],

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.evidence.preparation import Budget
 from headscope.planning.choosing import within_budget
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
@@ -15,6 +14,7 @@ from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
+from headscope.verdict.preparation import Budget
 
 __all__ = ["Alike"]
 

@@ -11,11 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from headscope.anatomy.weights import input_weights, output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
-from headscope.watching.weights import input_weights, output_weights
 
 __all__ = ["Division"]
 

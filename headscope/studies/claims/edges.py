@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headscope._support.formatting import count
 from headscope._support.running import run_model
+from headscope.anatomy.weights import output_weights
 from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Site
@@ -24,7 +25,6 @@ from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
 from headscope.watching.observation import Captured
-from headscope.watching.weights import output_weights
 
 __all__ = ["Edges", "single_rows"]
 

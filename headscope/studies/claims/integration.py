@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from headscope.anatomy.weights import output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.statistics.moments import Moments
@@ -16,7 +17,6 @@ from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
-from headscope.watching.weights import output_weights
 
 __all__ = ["Integration"]
 

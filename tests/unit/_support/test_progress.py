@@ -8,11 +8,11 @@ import pytest
 
 import headscope as hs
 from headscope._support.progress import Progress, n_steps, part_of
-from headscope.evidence.preparation import Budget
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.studies.coverage import coverage
+from headscope.verdict.preparation import Budget
 from tests.models import build, make_batches
 
 EVERY = [(name, None) for name in MEASURES]

@@ -11,7 +11,7 @@ from headscope.effects.metrics import Drift, Kl, Loss, UserMetric
 from headscope.effects.sweep import group_effects, head_effects, place_rows
 from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
 from headscope.heads import HeadId
-from headscope.watching.observation import Blocks
+from headscope.uncertainty.blocks import Blocks
 from tests.families import HandWritten
 from tests.models import build, make_batches
 

@@ -15,7 +15,7 @@ from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka import Cka
 from headscope.text.nulls import scramble_tokens
-from headscope.watching.observation import Blocks
+from headscope.uncertainty.blocks import Blocks
 from tests import models
 from tests.families import build_any
 from tests.reference import jackknife

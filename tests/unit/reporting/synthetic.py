@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headscope.evidence.verdicts import Finding, Verdict
 from headscope.heads import Anatomy, HeadId, Site, Slices
 from headscope.planning.candidates import list_candidates
 from headscope.planning.quadrants import Lines, draw_lines, quadrants
 from headscope.tables import HeadTable, PairTable
+from headscope.verdict.verdicts import Finding, Verdict
 
 NAN = float("nan")
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from headscope.errors import StorageError
-from headscope.evidence.verdicts import Verdict
 from headscope.reporting import SECTIONS, Column, Figure, Heading, Section, Table, Text, render
+from headscope.verdict.verdicts import Verdict
 from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
 VOID = {"meta", "img", "source", "br"}

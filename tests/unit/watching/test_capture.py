@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from headscope.anatomy.weights import output_weights
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.watching.hooks import TENSORS
 from headscope.watching.observation import Captured, capture
-from headscope.watching.weights import output_weights
 from tests.families import FURTHER, HandWritten, build_any, build_further
 from tests.watched import ALL, HUGGING_FACE, NAMES, close, counted, make_inputs, spread, watched
 

@@ -15,8 +15,9 @@ import headscope as hs
 from headscope.anatomy import discover
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Site
-from headscope.statistics import N_BLOCKS, STATISTICS, Statistic
-from headscope.watching.observation import Blocks, capture, observe
+from headscope.statistics import STATISTICS, Statistic
+from headscope.uncertainty.blocks import N_BLOCKS, Blocks
+from headscope.watching.observation import capture, observe
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
 

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headscope.anatomy.weights import Factors
+from headscope.likeness.factors import factor_cosine
 from headscope.likeness.measures import MEASURES
 from headscope.statistics import minibatch_hsic
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.moments import Moments
-from headscope.watching.weights import Factors, factor_cosine
 from tests.contract.seen import seen_by_measure
 from tests.reference import similarity as reference
 from tests.strategies import Stream, feed, make_stream, streams, weights_for

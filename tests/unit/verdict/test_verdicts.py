@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from headscope.evidence.verdicts import Finding, Verdict
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines
+from headscope.verdict.verdicts import Finding, Verdict
 
 LINES = Lines(0.01, 0.5, "because")
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from headscope.errors import InputError
 from headscope.heads import Anatomy
-from headscope.statistics import N_BLOCKS
 from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import PANEL
+from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["MOST_DIMENSIONS", "looks_across", "parse_memory", "plan_passes"]
 

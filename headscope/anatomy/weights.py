@@ -3,19 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
 
-__all__ = ["Factors", "factor_cosine", "head_weights", "input_weights", "output_weights", "ov_factors", "qk_factors"]
-
-_NOTHING = 1e-14  # of ‖left‖² ‖right‖², the most that ‖M‖² can be: below it is what rounding leaves of zero
+__all__ = ["Factors", "head_weights", "input_weights", "output_weights", "ov_factors", "qk_factors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,38 +96,6 @@ def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
         if v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:
             found[site.layer] = [Factors(o[head].T, v[_value_head(site, head)]) for head in range(site.n_heads)]
     return found
-
-
-def factor_cosine(factors: Sequence[Factors]) -> Float[np.ndarray, "head head"]:
-    """⟨M_a, M_b⟩ / (‖M_a‖ ‖M_b‖) of every two heads, M = leftᵀ right, Frobenius.
-
-    Args:
-        factors: of each head.
-
-    Returns:
-        (head, head), no unit, in [-1, 1]; NaN in row and column of a head whose product is zero, and for widths that
-        differ.
-
-    Source: tr((L_aᵀR_a)ᵀ(L_bᵀR_b)) = Σ (L_a L_bᵀ) ∘ (R_a R_bᵀ), the trace being cyclic.
-    """
-    widths = np.array([own.left.shape[1] for own in factors])
-    left, right = (
-        torch.cat([pad(getattr(own, side), (0, int(widths.max()) - own.left.shape[1])) for own in factors])
-        for side in ("left", "right")
-    )
-    edges = np.cumsum([0, *(len(own.left) for own in factors)])
-    starts = edges[:-1]
-    inner = np.zeros((len(factors), len(factors)))
-    for head in range(len(factors)):
-        rows, rest = slice(edges[head], edges[head + 1]), slice(edges[head], None)
-        products = (left[rows] @ left[rest].T) * (right[rows] @ right[rest].T)
-        inner[head, head:] = np.add.reduceat(products.sum(0).numpy(), starts[head:] - starts[head])
-    inner += np.triu(inner, 1).T
-    inner[widths[:, None] != widths] = np.nan
-    own = inner.diagonal()
-    greatest = np.array([float(one.left.square().sum() * one.right.square().sum()) for one in factors])
-    scale = np.sqrt(np.where(own > _NOTHING * greatest, own, np.nan))
-    return np.asarray(inner / scale[:, None] / scale)
 
 
 def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "dim width"]]:

@@ -9,8 +9,6 @@ from torch import nn
 
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
-from headscope.evidence.gathering import Evidence, watch_moments
-from headscope.evidence.verdicts import Finding, Verdict
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.planning.quadrants import Lines
@@ -19,6 +17,8 @@ from headscope.statistics.prediction import restored_share
 from headscope.tables import PairTable
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import mean_spread
+from headscope.verdict.gathering import Evidence, watch_moments
+from headscope.verdict.verdicts import Finding, Verdict
 
 __all__ = ["Bench", "judge"]
 

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 import headscope as hs
 from headscope.errors import InputError
-from headscope.head_roles.scoring import judge, role_table
+from headscope.head_roles.finding import judge, role_table
 from headscope.head_roles.tables import ROLES
 from headscope.heads import Anatomy
 from headscope.statistics.role_masses import RoleMasses

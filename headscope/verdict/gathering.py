@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
+from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import head_effects
 from headscope.heads import Anatomy, HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
+from headscope.likeness.passes import looks_across
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
 from headscope.statistics.grouped import by_layer
@@ -21,8 +23,6 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
 from headscope.watching.observation import Observed, observe
-from headscope.watching.passes import looks_across
-from headscope.watching.weights import output_weights
 
 __all__ = ["Evidence", "gather"]
 

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import headscope as hs
-from headscope.watching.weights import Factors, factor_cosine, ov_factors, qk_factors
+from headscope.anatomy.weights import Factors, ov_factors, qk_factors
+from headscope.likeness.factors import factor_cosine
 from tests import models
 from tests.families import build_any
 from tests.reference import similarity as reference
