@@ -47,6 +47,12 @@ def test_commands_stand_in_the_order_of_the_work(run: Run) -> None:
     shown = re.findall(r"^  ([a-z]+) +[A-Z]", out, flags=re.MULTILINE)
     assert " ".join(shown) == "demo inspect analyze similarity importance compare plan prune headcount claims"
     assert "..." not in out.partition("Start:")[2], "a command's sentence is whole"
+    begins = {
+        len(line) - len(line[2:].lstrip("abcdefghijklmnopqrstuvwxyz").lstrip())
+        for line in out.splitlines()
+        if re.match(r"  [a-z]+ +[A-Z]", line)
+    }
+    assert len(begins) == 1, "in one column, through all groups"
 
 
 def test_the_nearest_command_or_option_is_offered(run: Run) -> None:
