@@ -1,5 +1,6 @@
 """Commands that measure: the whole story, how alike heads are, what each is worth, what changed."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,13 +109,7 @@ def similarity_(
         tables = compare_heads(
             loaded.model, batches, asked, how, other=None if second is None else second.model, progress=step
         )
-    saving.write(tables)
-    if as_json:
-        print_json({table.name: _as_json(table, _apart(table)) for table in tables})
-        return
-    for table in tables:
-        _print_pairs(table)
-    _say_where(saving)
+    _hand_over(tables, saving, _apart, _print_pairs, as_json=as_json)
 
 
 @command(_GROUP, "importance")
@@ -135,6 +130,7 @@ def importance_(
     """
     from headscope.scoring.rating import by_metric, importance
     from headscope.scoring.scores import SCORES
+    from headscope.tables import HeadTable
 
     saving.check()
     chosen = [SCORES[name]() for name in dict.fromkeys(score or ["ablation"])]
@@ -147,13 +143,7 @@ def importance_(
         tables = [
             importance(loaded.model, sample if by_metric(one) else batches, one, metric, **settings) for one in chosen
         ]
-    saving.write(tables)
-    if as_json:
-        print_json({table.name: _as_json(table, table.to_frame()) for table in tables})
-        return
-    for table in tables:
-        _print_heads(table)
-    _say_where(saving)
+    _hand_over(tables, saving, HeadTable.to_frame, _print_heads, as_json=as_json)
 
 
 @command(_GROUP, "compare")
@@ -214,17 +204,31 @@ def _is_analysis(folder: Path) -> bool:
     return (folder / "analysis.json").exists() or (folder / "run" / "analysis.json").exists()
 
 
+def _hand_over(
+    tables: "Sequence[Any]",
+    saving: Tables,
+    rows: "Callable[[Any], pd.DataFrame]",
+    show: Callable[[Any], None],
+    *,
+    as_json: bool,
+) -> None:
+    """Write tables where they are wanted, then print them, as JSON with these rows or as they are shown."""
+    saving.write(tables)
+    if as_json:
+        print_json({table.name: _as_json(table, rows(table)) for table in tables})
+        return
+    for table in tables:
+        show(table)
+    if saving.out is not None:
+        typer.echo(f"tables: {saving.out}")
+
+
 def _as_json(table: "PairTable | HeadTable", rows: "pd.DataFrame") -> dict[str, Any]:
     """What a table is of, and its rows."""
     from headscope.tables import PairTable
 
     about = {"of": table.of} if isinstance(table, PairTable) else {"unit": table.unit}
     return {**about, "facts": dict(table.facts), "rows": records(rows)}
-
-
-def _say_where(saving: Tables) -> None:
-    if saving.out is not None:
-        typer.echo(f"tables: {saving.out}")
 
 
 def _say_why(table: "PairTable | HeadTable") -> None:
