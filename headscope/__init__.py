@@ -29,7 +29,10 @@ the names in the last group below; rooms may be rebuilt, these names stay.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+__version__: str
 
 # Every name stands twice, for checkers and editors here and to be loaded below; tests/test_public.py compares the two.
 if TYPE_CHECKING:
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from headscope.surgery import load as load, prune as prune, save as save
 
     # when something is refused
+    from headscope import errors as errors
     from headscope.errors import HeadscopeError as HeadscopeError
 
     # to extend: registries, what to derive from, and what the pure parts are made of
@@ -156,21 +160,22 @@ _PLACES = {
 }
 _PLACE_OF = {name: f"headscope.{place}" for place, names in _PLACES.items() for name in names.split()}
 
-__all__ = sorted(_PLACE_OF)
+if not TYPE_CHECKING:  # checkers see the names above and no others
+    __all__ = sorted(_PLACE_OF)
 
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("importlib.metadata").version("headscope")
-    if name not in _PLACE_OF:
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return import_module("importlib.metadata").version("headscope")
+        if name in _PLACE_OF:
+            found = globals()[name] = getattr(import_module(_PLACE_OF[name]), name)
+            return found
+        if not name.startswith("__") and find_spec(f"headscope.{name}") is not None:
+            return import_module(f"headscope.{name}")  # a room, as hs.errors
         import difflib  # only where something is wrong
 
         near = difflib.get_close_matches(name, _PLACE_OF, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise AttributeError(f"module 'headscope' has no attribute {name!r}{hint}", name=name)
-    found = globals()[name] = getattr(import_module(_PLACE_OF[name]), name)
-    return found
 
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__, "__version__"]
+    def __dir__() -> list[str]:
+        return sorted({*__all__, "__version__"})

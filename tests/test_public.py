@@ -52,9 +52,36 @@ def _fresh(source: str) -> Any:
 
 def test_checkers_see_the_names_that_are_loaded() -> None:
     source = ast.parse(Path(headscope.__file__).read_text(encoding="utf-8"))
-    (shown,) = (node for node in source.body if isinstance(node, ast.If))
+    shown = next(node for node in source.body if isinstance(node, ast.If))
     seen = {alias.name: line.module for line in shown.body for alias in line.names}
-    assert seen == headscope._PLACE_OF
+    assert seen == headscope._PLACE_OF | {"errors": "headscope"}
+
+
+def test_a_checker_knows_which_names_there_are(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text(
+        "import headscope as hs\n"
+        "hs.similarity, hs.MEASURES, hs.errors, hs.__version__\n"
+        "hs.similarty\n"
+        "from headscope import capture, nonsense\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "mypy", "--follow-imports=skip", "--cache-dir", tmp_path / "cache",
+               "--config-file", "", tmp_path / "user.py", ROOT / "headscope/__init__.py"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    wrong = [line for line in done.stdout.splitlines() if "user.py" in line and "error" in line]
+    assert len(wrong) == 2, done.stdout + done.stderr
+    assert "similarty" in wrong[0]
+    assert "nonsense" in wrong[1]
+
+
+def test_rooms_are_there_when_they_are_asked_for() -> None:
+    assert _fresh("""
+import headscope as hs, json
+try:
+    hs.HeadId.parse("L3")
+except hs.errors.UnknownNameError as error:
+    print(json.dumps([str(error)[:4], hs.reporting.__name__, "errors" in dir(hs)]))
+""") == ["'L3'", "headscope.reporting", False]
 
 
 def test_names_are_what_they_say_whatever_was_imported_before() -> None:
@@ -119,7 +146,7 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest() -> None:
         _ = headscope.similarty
     with pytest.raises(AttributeError, match=r"no attribute 'zzz'$"):
         _ = headscope.zzz
-    assert {*headscope.__all__, "__version__"} <= set(dir(headscope))
+    assert dir(headscope) == sorted({*headscope.__all__, "__version__"})
 
 
 @pytest.mark.parametrize("name", sorted(PUBLIC))
