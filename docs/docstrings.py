@@ -41,10 +41,14 @@ def described(name: str, thing: Any) -> str:
 
 
 def _members(cls: type) -> Iterator[tuple[str, Any]]:
-    """Public methods and properties of its own, in the order of the source."""
-    for key, member in vars(cls).items():
-        if not key.startswith("_") and (inspect.isroutine(member) or isinstance(member, _PROPERTIES)):
-            yield key, member
+    """Public methods and properties in the order of the source: its own, then those that it inherits in headscope."""
+    seen = set()
+    for kind in cls.__mro__:
+        for key, member in vars(kind).items() if kind.__module__.startswith("headscope.") else ():
+            public = not key.startswith("_") and (inspect.isroutine(member) or isinstance(member, _PROPERTIES))
+            if public and key not in seen:
+                seen.add(key)
+                yield key, member
 
 
 def _member(key: str, member: Any) -> str:
@@ -79,23 +83,22 @@ def _source_of(thing: Any) -> Any:
 
 def _parameters(node: Any) -> list[str]:
     """Parameters with types and defaults, as they are written; self and cls left out."""
-    every = ast.unparse(node.args)
-    tree = ast.parse(f"def f({every}): ...").body[0]
-    arguments = tree.args  # type: ignore[attr-defined]
+    taken = node.args
+    first = [*taken.posonlyargs, *taken.args]
+    defaults = [None] * (len(first) - len(taken.defaults)) + list(taken.defaults)
     shown = []
-    plain = [*arguments.posonlyargs, *arguments.args]
-    defaults = [None] * (len(plain) - len(arguments.defaults)) + list(arguments.defaults)
-    for argument, default in zip(plain, defaults, strict=True):
+    for place, (argument, default) in enumerate(zip(first, defaults, strict=True), start=1):
         if argument.arg not in {"self", "cls"}:
             shown.append(_parameter(argument, default))
-    if arguments.vararg is not None:
-        shown.append(f"*{arguments.vararg.arg}")
-    elif arguments.kwonlyargs:
+        if place == len(taken.posonlyargs) and shown:
+            shown.append("/")
+    if taken.vararg is not None:
+        shown.append(f"*{_parameter(taken.vararg, None)}")
+    elif taken.kwonlyargs:
         shown.append("*")
-    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
-        shown.append(_parameter(argument, default))
-    if arguments.kwarg is not None:
-        shown.append(f"**{arguments.kwarg.arg}")
+    shown += [_parameter(own, default) for own, default in zip(taken.kwonlyargs, taken.kw_defaults, strict=True)]
+    if taken.kwarg is not None:
+        shown.append(f"**{_parameter(taken.kwarg, None)}")
     return shown
 
 

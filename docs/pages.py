@@ -246,8 +246,13 @@ def reference() -> str:
     lines += ["## Errors", "", "In `headscope.errors`; each is a `HeadscopeError`, and the builtin that fits.", ""]
     for name in headscope.errors.__all__:
         lines.append(f"- `{name}`: {docstrings.about(getattr(headscope.errors, name))}")
-    lines += ["", "## Figures", "", "In `headscope.reporting.figures`: each takes tables and, if wished, the axes to "]
-    lines[-1] += "draw on, and returns the axes."
+    lines += [
+        "",
+        "## Figures",
+        "",
+        "In `headscope.reporting.figures`; those that draw take tables and, if wished, the axes to ",
+    ]
+    lines[-1] += "draw on, and return the axes."
     for name in figures.__all__:
         lines += ["", f"### {name}", "", docstrings.described(name, getattr(figures, name))]
     return "\n".join(lines)
@@ -262,7 +267,7 @@ def _groups() -> Iterator[tuple[str, list[str]]]:
             if names:
                 yield title, names
             title, names = comment[1][0].upper() + comment[1][1:], []
-        names += re.findall(r"(\w+) as \1\b", line)
+        names += [name for name in re.findall(r"(\w+) as \1\b", line) if name in headscope.__all__]
     yield title, names
 
 

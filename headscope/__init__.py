@@ -3,7 +3,7 @@
 The rooms, in the order of the flow; each uses those before it:
 
     errors        every refusal
-    _support      what every room leans on: registries, folders that appear whole, progress, numbers as words
+    _support      what every room leans on: registries, whole folders, progress, numbers as words, running a model
     heads, tables, plans      the words that pass between rooms: heads and sites, tables of them, plans
     text          files and texts → documents → batches; random tokens; splits
     uncertainty   blocks of documents, intervals by the jackknife, sign flips, false discoveries

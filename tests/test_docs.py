@@ -3,7 +3,6 @@
 import doctest
 import html
 import importlib.util
-import inspect
 import math
 import os
 import re
@@ -13,7 +12,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -26,7 +24,7 @@ import headscope.studies.tasks
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app
-from headscope.cli.app import spread
+from headscope.cli.application import spread
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.models.demo import demo_model
 from headscope.scoring.scores import SCORES
@@ -37,8 +35,6 @@ from headscope.studies.headcount import Sweep
 from headscope.studies.rulings import Rulings
 from headscope.studies.subjects import Subject
 from headscope.text.texts import read_documentation
-from tests.contract import test_measures, test_scores
-from tests.contract.plugins import add_file
 from tests.pages import DOCS, ROOT, beside, blocks
 
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -47,7 +43,6 @@ CLAIMED, ASKED = (
     ("reference", "reference-on-H100", "minilm", "gemma"),
 )  # in the order of the pages' columns
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
-PIECES = beside("pages").PIECES
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 # the text whose numbers the tutorial shows; with another Python it runs all the same
 SHOWN_TEXT = "d816f8d22e0cf35d139a6b91ddbf71926779433fc91cdc3a126e599d8445e57e"
@@ -155,37 +150,6 @@ def test_every_measure_and_score_stands_there_with_its_whole_card(
             assert fact in read, f"{name}: {field.name}"
 
 
-def test_every_public_name_is_in_the_reference_with_all_that_it_takes() -> None:
-    sections = re.split(r"^### ", (DOCS / "reference.md").read_text("utf-8"), flags=re.MULTILINE)
-    told = {section.split("\n", 1)[0]: section for section in sections}
-    for name in headscope.__all__:
-        thing = getattr(headscope, name)
-        assert name in told
-        if inspect.isfunction(thing):
-            missing = [
-                parameter
-                for parameter in inspect.signature(thing).parameters
-                if f"- `{parameter}`"
-                not in re.sub(
-                    r"- (`\w+`(?:, `\w+`)*): ",
-                    lambda found: "".join(f"- {one} " for one in found[1].split(", ")),
-                    told[name],
-                )
-            ]
-            assert not missing, f"{name}: {missing}"
-
-
-@pytest.mark.parametrize("name", PIECES)
-def test_a_page_holds_what_the_code_says_now(name: str) -> None:
-    page = (DOCS / f"{name}.md").read_text("utf-8")
-    assert page == beside("pages").filled(page, PIECES[name]()), "run: python docs/pages.py"
-
-
-def test_a_page_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no line"):
-        beside("pages").filled("# A page\n", "a piece")
-
-
 def test_pages_can_be_read_where_nothing_is_built() -> None:
     """On a code host there are no directives: what only the site would show is not there."""
     for page in PAGES:
@@ -193,43 +157,6 @@ def test_pages_can_be_read_where_nothing_is_built() -> None:
         directives = re.findall(r"^(?:```|:::)\{(\w[\w-]*)\}", text, flags=re.MULTILINE)
         assert set(directives) <= {"toctree"}, f"{page.name}: {directives}"
         assert not re.search(r"^\([\w-]+\)=$", text, flags=re.MULTILINE), f"{page.name}: a label that shows"
-
-
-def test_docstrings_become_lists_and_examples() -> None:
-    read = beside("docstrings")
-
-    def told(a: int, b: float = 0.5, *, c: str = "x") -> int:
-        """Add.
-
-        In two lines
-        of text.
-
-        Args:
-            a, b: two numbers,
-                told together.
-            c: a word.
-
-        Returns:
-            (n,) a number.
-
-        Raises:
-            ValueError: never.
-
-        >>> 1 + 1
-        2
-        """
-        return a
-
-    shown = read.described("told", told)
-    assert shown.startswith("```python\ntold(a: int, b: float = 0.5, *, c: str = 'x') -> int\n```")
-    for part in (
-        "In two lines of text.",
-        "**Arguments**\n\n- `a`, `b`: two numbers, told together.\n- `c`: a word.",
-        "**Returns**\n\n(n,) a number.",
-        "- `ValueError`: never.",
-        "```python\n>>> 1 + 1\n2\n```",
-    ):
-        assert part in shown
 
 
 def test_every_command_and_option_stands_there(site: Path) -> None:
@@ -247,34 +174,6 @@ def test_pictures_are_there_and_say_what_they_show(site: Path) -> None:
             assert source is not None
             assert words_instead is not None, tag
             assert (site / source[1]).exists(), f"{page.name}: {source[1]}"
-
-
-@pytest.mark.parametrize(
-    ("package", "registry", "source"),
-    [(headscope.likeness.measures, MEASURES, test_measures.NEW), (headscope.scoring.scores, SCORES, test_scores.NEW)],
-    ids=["measure", "score"],
-)
-def test_without_a_card_there_is_no_page(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: ModuleType, registry: Registry[Measure], source: str
-) -> None:
-    pages = beside("pages")
-    assert pages.cards(registry)
-    without = "\n".join(line for line in source.splitlines() if not line.strip().startswith("card ="))
-    add_file(monkeypatch, tmp_path, package, registry, without)
-    with pytest.raises(ValueError, match="has no whole card"):
-        pages.cards(registry)
-
-
-def test_coverage_is_shown_as_it_was_found(tmp_path: Path) -> None:
-    pages = beside("pages")
-    row = {"documents": 10, "tokens_per_dimension": 20, "intervals": 100, "error": 0.01}
-    found = [("cka", "equal", 0.951), ("cka", "unequal", 0.822), ("norm", "equal", 0.9)]
-    frame = pd.DataFrame([row | {"name": n, "lengths": kind, "coverage": share} for n, kind, share in found])
-    frame.to_csv(tmp_path / "coverage.csv", index=False)
-    shown = pages.coverage(tmp_path / "coverage.csv")
-    assert "| 20 | 10 | 95.1 · **82.2** | 90.0 · – |" in shown
-    assert "2 of 3 lie within" in shown
-    assert "No result is committed" in pages.coverage(tmp_path / "absent.csv")
 
 
 def test_drawings_are_as_their_script_draws_them() -> None:

@@ -172,6 +172,12 @@ def test_files_bodies_and_signatures_stay_small(name: str) -> None:
     assert not too_large, f"{name}: {too_large}"
 
 
+@pytest.mark.parametrize("folder", ["tests", "docs", "analyses"])
+def test_files_beside_the_package_stay_small_too(folder: str) -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / folder).rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
 def test_no_module_is_named_for_nothing() -> None:
     last_names = {name.rsplit(".", 1)[-1] for name in SOURCES}
     assert not last_names & {"utils", "util", "helpers", "common", "misc"}

@@ -18,6 +18,7 @@ from headscope import errors
 from headscope._support.cards import Card
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
+from tests.heavy import HEAVY
 
 ROOT = Path(__file__).parents[1]
 PUBLIC = {name: getattr(headscope, name) for name in headscope.__all__}
@@ -98,9 +99,6 @@ strangers = [
 print(json.dumps([modules, strangers]))
 """)
     assert found == [[], []]
-
-
-HEAVY = ("torch", "transformers", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "pyarrow", "jinja2")
 
 
 def test_the_start_loads_nothing_heavy() -> None:

@@ -1,1 +1,1 @@
-"""Support: registries, folders that appear whole, progress, numbers as words. It knows nothing of heads."""
+"""Support: registries, whole folders, progress, numbers as words, running a model. It knows nothing of heads."""

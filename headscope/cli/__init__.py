@@ -4,6 +4,6 @@ What a command needs is imported when it runs, so that help, versions and mistak
 """
 
 from headscope.cli import cutting, measuring, starting, studying
-from headscope.cli.app import app, main, script
+from headscope.cli.application import app, main, script
 
 __all__ = ["app", "cutting", "main", "measuring", "script", "starting", "studying"]

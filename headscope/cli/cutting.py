@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.cli.app import command
+from headscope.cli.application import command
 from headscope.cli.options import AsJson, Force, Loading, Model, Reading, Seed
 from headscope.cli.printing import print_json
 from headscope.cli.story import analyzed
@@ -45,6 +45,10 @@ def plan_(
     Example: headscope plan report --share 0.3 --out plan.json
     """
     from headscope._support.folders import new_file
+    from headscope.errors import StorageError
+
+    if not run.is_dir():
+        raise StorageError(f"there is no folder {run}; name what `headscope analyze --out` wrote")
     from headscope.analysis import Analysis
 
     analysis = Analysis.load(run)
@@ -89,9 +93,8 @@ def prune_(
     texts = reading.texts()
     loaded = loading.load(model)
     chosen = _read_plan(plan) if plan is not None else _made_plan(loaded, texts, share or 0.0, run, seed)
-    before = _n_parameters(loaded)
     smaller = prune(loaded.model, chosen, batches=_proof(loaded, texts, seed))
-    after = sum(parameter.numel() for parameter in smaller.parameters())
+    before, after = (sum(own.numel() for own in one.parameters()) for one in (loaded.model, smaller))
     save(smaller, out, tokenizer=loaded.tokenizer, force=force)
     if as_json:
         sizes = {"parameters_before": before, "parameters_after": after}
@@ -102,10 +105,6 @@ def prune_(
         f"removed {len(chosen.heads)} heads: {before:,} → {after:,} parameters ({1 - after / before:.1%} fewer); "
         f"equal to the masked model on real input\nwritten to {out}; load it with headscope.load({str(out)!r}{own})"
     )
-
-
-def _n_parameters(loaded: "Loaded") -> int:
-    return sum(parameter.numel() for parameter in loaded.model.parameters())
 
 
 def _made_plan(loaded: "Loaded", texts: "Texts | None", share: float, run: Path | None, seed: int) -> "Plan":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headscope.cli.app import command
+from headscope.cli.application import command
 from headscope.cli.options import (
     AsJson,
     Loading,
@@ -17,6 +17,7 @@ from headscope.cli.options import (
     Tables,
     Tokens,
     check_same_tokens,
+    registered,
 )
 from headscope.cli.printing import print_json, print_table, progress_bar, records
 from headscope.cli.story import Report, analyzed
@@ -31,10 +32,7 @@ __all__: list[str] = []
 
 _GROUP = "Measure"
 _SHOWN = 10
-_MEASURES = (
-    "cka, cka_biased, cka_minibatch, cosine, pattern_cosine, pattern_js, predict, procrustes, weights_ov, weights_qk"
-)
-_SCORES = "ablation, gradient, needed, norm, replaceability"
+_MEASURES, _SCORES = registered("likeness/measures"), registered("scoring/scores")
 
 
 @command(_GROUP, "analyze")

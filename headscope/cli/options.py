@@ -3,6 +3,7 @@
 Help texts name what registries hold without loading them; a test holds the two together.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -32,7 +33,24 @@ __all__ = [
     "Tables",
     "Tokens",
     "check_same_tokens",
+    "registered",
 ]
+
+
+def registered(room: str) -> str:
+    """What the files of a folder register, as help texts list it: read as text, since importing them takes seconds.
+
+    Args:
+        room: the folder, from headscope's own on, e.g. "likeness/measures".
+    """
+    folder = Path(__file__).parents[1] / room
+    found = [
+        name
+        for file in folder.glob("*.py")
+        for name in re.findall(r'^@[A-Z]+\.register\("(\w+)"\)', file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    return ", ".join(sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]))
+
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="hub name, local folder, or package.module:factory", show_default=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.cli.app import command
+from headscope.cli.application import command
 from headscope.cli.options import AsJson, Force, Loading, Model, Seed
 from headscope.cli.printing import print_table
 from headscope.cli.story import Report, analyzed

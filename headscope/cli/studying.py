@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headscope.cli.app import command
-from headscope.cli.options import AsJson, Force, Loading, Metric, Reading, Sampling, Seed
+from headscope.cli.application import command
+from headscope.cli.options import AsJson, Force, Loading, Metric, Reading, Sampling, Seed, registered
 from headscope.cli.printing import print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _GROUP = "Study"
-_TASKS = "digits, language, lookups, maps"
-_CLAIMS = ", ".join(f"C{number}" for number in range(1, 18))
+_TASKS, _CLAIMS = registered("studies/tasks"), registered("studies/claims")
 
 
 @command(_GROUP)
@@ -181,7 +180,7 @@ def claims_(
             made = [ask_reference(folder, claim, timings=costs, quick=quick, progress=step)]
     else:
         amount = (64 if quick else 256) if windows is None else windows
-        sampling = Sampling(reading.text, reading.split, amount, length, seed)
+        sampling = Sampling(text=reading.text, split=reading.split, windows=amount, length=length, seed=seed)
         subject = _subject(model, loading, sampling, metric, quick)
         with progress_bar() as step:
             made = [ask_model(subject, claim, progress=step)]

@@ -1,1 +1,1 @@
-"""Models: by name, folder or function; the paper's reference; two that come as packages. It knows nothing of heads."""
+"""Models: by name, folder or function; the paper's reference; two that come as packages. It measures nothing."""

@@ -1,1 +1,1 @@
-"""Studies: experiments that anyone can repeat, on what users have as well; each has a script. They hook nothing."""
+"""Studies: experiments that anyone can repeat, on what users have as well. Nothing else is decided by them."""

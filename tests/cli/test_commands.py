@@ -18,13 +18,14 @@ from transformers import BertConfig, BertForMaskedLM
 
 import headscope as hs
 from headscope.cli import app, printing
-from headscope.cli.app import GROUPS
+from headscope.cli.application import GROUPS
 from headscope.effects.metrics import METRICS
 from headscope.models.demo import DEMO_MODELS
 from headscope.studies.claims import in_order
 from headscope.studies.headcount import Settings
 from tests import models
 from tests.cli.conftest import SMALL, Run, make_tokenizer
+from tests.heavy import HEAVY
 
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -62,9 +63,6 @@ def test_the_nearest_command_or_option_is_offered(run: Run) -> None:
     assert (code, "--text" in err) == (2, True)
 
 
-HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "pyarrow", "jinja2"}
-
-
 @pytest.mark.parametrize(
     "arguments",
     [("--help",), ("--version",), ("analize",), ("analyze", "--tekst"), *((name, "--help") for name in COMMANDS)],
@@ -78,7 +76,7 @@ def test_help_and_mistakes_load_nothing_heavy(arguments: tuple[str, ...]) -> Non
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert "typer" in loaded
-    assert not HEAVY & loaded
+    assert not set(HEAVY) & loaded
 
 
 def test_help_names_what_registries_hold() -> None:
@@ -268,6 +266,9 @@ def test_plans_that_do_not_fit_are_refused(run: Run, folder: Path, report: Path,
     _refused(run("plan", report, "--share", "1.5", "--out", tmp_path / "p.json"), "1.5")
     _refused(run("plan", report, "--share", "0.2", "--score", "nonsense", "--out", tmp_path / "p.json"), "nonsense")
     _refused(run("plan", tmp_path, "--share", "0.2", "--out", tmp_path / "p.json"), "analysis")
+    _refused(
+        run("plan", tmp_path / "nope", "--share", "0.2", "--out", tmp_path / "p.json"), "there is no folder", "nope"
+    )
     assert not (tmp_path / "p.json").exists()
 
 

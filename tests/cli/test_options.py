@@ -11,7 +11,7 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from headscope.cli.app import refusing, spread
+from headscope.cli.application import refusing, spread
 from headscope.cli.options import Folder, Loading, Reading, Sampling, Tables
 from headscope.cli.story import Report
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError

@@ -73,7 +73,12 @@ def command(group: str, name: str | None = None) -> Callable[[Command], Command]
     Args:
         group: one of `GROUPS`, the heading under which `headscope --help` lists it.
         name: of the command; that of the function without it.
+
+    Raises:
+        ValueError: no such group.
     """
+    if group not in GROUPS:
+        raise ValueError(f"commands stand in one of {', '.join(GROUPS)}; {group!r} is none of them")
 
     def add(function: Command) -> Command:
         app.command(name=name, rich_help_panel=group)(spread(function))
