@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -12,7 +12,7 @@ from headscope.errors import UnknownNameError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Anatomy", "HeadId", "HeadLike", "Site", "Slices"]
+__all__ = ["Anatomy", "HeadId", "HeadLike", "Heads", "Site", "Slices", "spell_out"]
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -56,6 +56,81 @@ class HeadId:
 
 
 HeadLike = HeadId | str | tuple[int, int]
+Heads = Iterable[HeadLike] | Mapping[int, Iterable[int]]
+"""Heads one by one; or {layer: its heads}; or a mask (layer, head), array or tensor: 1 = stays, 0 is meant."""
+
+
+def spell_out(heads: Heads | HeadLike, sites: "Sequence[Site]" = ()) -> tuple[HeadId, ...]:
+    """HeadIds from any of the spellings that heads have elsewhere.
+
+    Args:
+        heads: HeadIds, "L3H7", (3, 7); {3: [7, 8]}, as transformers' `prune_heads` took them; or a mask of 0 and 1, as
+            its `head_mask` was: a row for each layer, 0 for the heads that are meant.
+        sites: of the model that is meant: rows of a mask are these, and layer -1 is the last of them. Without any, rows
+            are layers 0, 1 …, and nothing is counted from the end.
+
+    Returns:
+        The heads, in the order given.
+
+    Raises:
+        UnknownNameError: it is none of these.
+
+    >>> [str(head) for head in spell_out({0: [1], 5: [0, 2]})], [str(head) for head in spell_out(["L0H1", (5, 0)])]
+    (['L0H1', 'L5H0', 'L5H2'], ['L0H1', 'L5H0'])
+    """
+    if isinstance(heads, HeadId | str):
+        return (HeadId.parse(heads),)
+    if isinstance(heads, Mapping):
+        pairs: Iterable[Any] = [(layer, head) for layer, own in heads.items() for head in _listed(layer, own)]
+    elif len(getattr(heads, "shape", ())) == 2 and _is_mask(heads):
+        pairs = _masked(heads, sites)
+    else:
+        pairs = heads
+    return tuple(_counted(pair, sites) for pair in pairs)
+
+
+def _listed(layer: Any, heads: Any) -> Iterable[Any]:
+    if isinstance(heads, str) or not isinstance(heads, Iterable):
+        raise UnknownNameError(f"{{{layer!r}: {heads!r}}} names no heads; write {{layer: [heads]}}, as {{3: [7, 8]}}")
+    return heads
+
+
+def _is_mask(array: Any) -> bool:
+    """Whether a two-dimensional array is a mask over layers and heads, and not a list of pairs."""
+    values = {value for row in array.tolist() for value in row}
+    odd = [value for value in values if value not in (0, 1)]
+    if all(type(value) is int for value in values):
+        if not odd and array.shape[1] == 2:
+            raise UnknownNameError(
+                f"an array of shape {tuple(array.shape)} that holds 0 and 1 may be pairs (layer, head) or a mask; pass "
+                "pairs as a list of tuples, a mask as booleans (True = stays)"
+            )
+        return not odd
+    if odd:
+        raise UnknownNameError(f"a mask of heads holds 1 for those that stay and 0 for the others, and here {odd[0]}")
+    return True
+
+
+def _masked(mask: Any, sites: "Sequence[Site]") -> list[tuple[int, int]]:
+    """Layer and head of each 0 in a mask."""
+    rows: list[list[Any]] = mask.tolist()
+    layers = [site.layer for site in sites] or list(range(len(rows)))
+    widest = max((max(site.head_ids, default=-1) for site in sites), default=-1) + 1
+    if len(rows) != len(layers) or mask.shape[1] < widest:
+        raise UnknownNameError(
+            f"a mask has a row for each layer and a column for each head; this one is {tuple(mask.shape)}, and the "
+            f"model has {len(layers)} layers of up to {widest} heads"
+        )
+    return [(n, head) for n, row in zip(layers, rows, strict=True) for head, stays in enumerate(row) if not stays]
+
+
+def _counted(head: Any, sites: "Sequence[Site]") -> HeadId:
+    """A head, whose layer may be counted from the end."""
+    if sites and isinstance(head, Iterable) and not isinstance(head, str):
+        layer, *rest = head
+        if len(rest) == 1 and any(layer == -back for back in range(1, len(sites) + 1)):
+            return HeadId.parse((sites[int(layer)].layer, rest[0]))
+    return HeadId.parse(head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,14 +279,14 @@ class Anatomy(Shown):
         """Query heads in all."""
         return sum(site.n_heads for site in self.sites)
 
-    def find(self, heads: Iterable[HeadLike]) -> dict[int, list[int]]:
-        """Positions on the head axis for every layer named, from any spelling of heads.
+    def find(self, heads: Heads) -> dict[int, list[int]]:
+        """Positions on the head axis for every layer named, from any spelling of heads; see `spell_out`.
 
         Raises:
             UnknownNameError: a head that the model does not have.
         """
         found: dict[int, list[int]] = {}
-        for head in map(HeadId.parse, heads):
+        for head in spell_out(heads, self.sites):
             site = self.site(head.layer)
             if head.head not in site.head_ids:
                 have = ", ".join(map(str, site.heads))

@@ -1,13 +1,13 @@
 """Which heads go, and what was done to a model that lost some: Plan and Record. Plain values, no torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Self
 
 from headscope.errors import PlanError, UnknownNameError
-from headscope.heads import Anatomy, HeadId, HeadLike
+from headscope.heads import Anatomy, HeadId, HeadLike, Heads, spell_out
 
 __all__ = ["Plan", "Record"]
 
@@ -70,7 +70,7 @@ class Plan:
     facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        heads = sorted(map(HeadId.parse, self.heads))
+        heads = sorted(spell_out(self.heads))
         twice = sorted({str(head) for head, after in pairwise(heads) if head == after})
         if twice:
             raise PlanError(f"{', '.join(twice)}: given twice in one plan; name each head once")
@@ -82,13 +82,14 @@ class Plan:
             raise PlanError(f"the facts of a plan must be JSON values: {error}") from error
 
     @classmethod
-    def of(cls, plan: "Plan | Iterable[HeadLike]") -> "Plan":
-        """A plan from itself, or from any iterable of heads; one head as text is a plan of one."""
-        if isinstance(plan, Plan):
-            return plan
-        if isinstance(plan, str):
-            return cls((HeadId.parse(plan),))
-        return cls(tuple(HeadId.parse(head) for head in plan))
+    def of(cls, plan: "Plan | Heads | HeadLike", anatomy: Anatomy | None = None) -> "Plan":
+        """A plan from itself, or from heads in any spelling; one head is a plan of one.
+
+        Args:
+            plan: see `headscope.heads.spell_out`.
+            anatomy: of the model that is meant, for layers counted from the end and for masks.
+        """
+        return plan if isinstance(plan, Plan) else cls(spell_out(plan, anatomy.sites if anatomy else ()))
 
     def check(self, anatomy: Anatomy, record: Record | None = None) -> None:
         """Refuse a plan that does not fit a model.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.heads import Anatomy, HeadLike, Site
+from headscope.heads import Anatomy, Heads, Site
 from headscope.statistics import STATISTICS
 from headscope.text.batches import Batch
 from headscope.watching.observation import observe
@@ -24,7 +24,7 @@ Fills = Mapping[int, Float[Tensor, "head value_dim"]]
 @contextmanager
 def ablate(
     model: nn.Module,
-    heads: Iterable[HeadLike],
+    heads: Heads,
     mode: str = "zero",
     batches: Iterable[Batch] | None = None,
     *,
@@ -38,7 +38,8 @@ def ablate(
 
     Args:
         model: the model that will be run inside the context; its weights are not touched.
-        heads: which, as "L3H7", (3, 7) or HeadId.
+        heads: which: "L3H7", (3, 7) or HeadId, one by one; {3: [7, 8]}; or a mask (layer, head) with 0 for those that
+            are switched off. Layer -1 is the last.
         mode: "zero": by nothing; "mean": by its mean over the positions of `batches` that count.
         batches: calibration text for "mean".
         anatomy: skips the probe.

@@ -13,7 +13,7 @@ from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example, probe_example
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
-from headscope.heads import Anatomy, HeadId, HeadLike, Site
+from headscope.heads import Anatomy, HeadId, Heads, Site
 from headscope.plans import Plan, Record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
@@ -28,7 +28,7 @@ _MOST_BATCHES = 2
 
 def prune(
     model: nn.Module,
-    plan: Plan | Iterable[HeadLike],
+    plan: Plan | Heads,
     *,
     batches: Iterable[Batch] | None = None,
     anatomy: Anatomy | None = None,
@@ -45,7 +45,8 @@ def prune(
 
     Args:
         model: the model to cut from.
-        plan: a Plan, or any heads ("L3H7", (3, 7), HeadId).
+        plan: a Plan, or any heads: "L3H7", (3, 7) or HeadId, one by one; {3: [7, 8]}; or a mask (layer, head) with 0
+            for the heads that go. Layer -1 is the last.
         batches: real input to prove the cut on: the first rows and tokens of the first two batches. Without it, the
             example.
         anatomy: skips the probe.
@@ -60,7 +61,6 @@ def prune(
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """
-    plan = Plan.of(plan)
     given: list[Batch] = [corner(batch) for batch in itertools.islice(batches or (), _MOST_BATCHES)]
     if example is None and given:
         example = probe_example(model, given[0])
@@ -68,6 +68,7 @@ def prune(
         example = make_example(model)
     anatomy = discover(model, example) if anatomy is None else anatomy
     record = record_of(model)
+    plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
     changes = _changes(plan, anatomy, record)
     exact = in_precision(model, torch.float32)

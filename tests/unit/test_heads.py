@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import HeadscopeError, UnknownNameError
-from headscope.heads import Anatomy, HeadId, Site, Slices
+from headscope.heads import Anatomy, HeadId, Site, Slices, spell_out
 
 counts = st.integers(0, 10_000)
 
@@ -142,3 +142,65 @@ def test_frame_has_a_row_per_site(anatomy: Anatomy) -> None:
     assert frame["prunable"].tolist() == [True, True, False]
     assert frame["entangled"].tolist() == ["", "", "q o"]
     assert "blocks.2" in anatomy._repr_html_()
+
+
+MASK = np.array([[1, 0, 1, 1, 1, 1], [1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        ["L0H1", "L2H3"],
+        {0: [1], 2: (3,)},
+        {0: {1}, np.int64(2): torch.tensor([3])},
+        {0: [1], -2: [3]},
+        [(0, 1), (-2, 3)],
+        torch.tensor([[0, 1], [2, 3]]),
+        MASK.astype(bool),
+        MASK.astype(np.float32),
+        torch.from_numpy(MASK),
+        torch.from_numpy(MASK).bool(),
+    ],
+    ids=[
+        "text",
+        "lists",
+        "numbers",
+        "from the end",
+        "pairs from the end",
+        "tensor of pairs",
+        "bool",
+        "float",
+        "int",
+        "tensor",
+    ],
+)
+def test_heads_as_they_are_written_elsewhere(anatomy: Anatomy, heads: object) -> None:
+    assert anatomy.find(heads) == {0: [1], 2: [2]}
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        ({3: 7}, r"write \{layer: \[heads\]\}"),
+        ({"a": [1]}, "not a head"),
+        ([("a", 1)], "not a head"),
+        ([(-4, 1)], "not a head"),
+        ([(-1, -1)], "not a head"),
+        ([0, 1], "not a head"),
+        (np.array([[1, 0], [0, 1]]), "may be pairs"),
+        (np.array([[1.0, 0.5]]), "0.5"),
+        (np.array([[1.0, np.nan]]), "nan"),
+        (MASK[:2].astype(bool), r"\(2, 6\)"),
+        (MASK[:, :4].astype(bool), r"\(3, 4\)"),
+        (1 - MASK, "does not exist"),
+    ],
+)
+def test_heads_that_are_none_are_refused(anatomy: Anatomy, heads: object, said: str) -> None:
+    with pytest.raises(UnknownNameError, match=said):
+        anatomy.find(heads)
+
+
+def test_without_a_model_rows_of_a_mask_are_layers_and_nothing_is_counted_from_the_end() -> None:
+    assert [str(head) for head in spell_out(np.array([[True, False, True], [True, True, False]]))] == ["L0H1", "L1H2"]
+    with pytest.raises(UnknownNameError, match="not a head"):
+        spell_out([(-1, 0)])
