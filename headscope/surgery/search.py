@@ -180,7 +180,8 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
 
 
 def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -> _Failure | None:
-    trial = copy.deepcopy(unit).eval()
+    trial = copy.deepcopy(unit)
+    trial.eval()  # not in one line: some modules' own train() forgets to return the module
     apply_edits(edits, trial)
     try:
         with torch.no_grad():

@@ -88,7 +88,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             fresh.__dict__["_headscope"] = record
     with _blaming(folder, f"{_WEIGHTS} cannot be read"):
         _put_weights(folder, fresh, about["tied"])
-    return fresh.train(about["training"])
+    fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
+    return fresh
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -201,3 +201,22 @@ def test_state_that_is_no_tensor_is_refused(tmp_path):
     with pytest.raises(StorageError, match="keeps state beside its tensors"):
         save(Counting(2, 2), tmp_path / "odd")
     assert not list(tmp_path.iterdir())
+
+
+class Forgetful(Reference):
+    """Its train() returns nothing, as that of modules with frozen parts often does."""
+
+    def train(self, mode=True):
+        super().train(mode)
+
+
+def test_a_module_whose_train_returns_nothing_is_cut_saved_and_loaded(tmp_path):
+    model = Forgetful(11, width=16, n_layers=2, n_heads=4, length=5, causal=True)
+    for block in model.modules():
+        if type(block).__name__ == "MultiHeadAttention":
+            block.train = lambda mode=True: None  # and neither does its attention's
+    smaller = prune(model, ["L0H1"], example={"input_ids": IDS % 11})
+    loaded = load(save(smaller, tmp_path / "saved"), model=model)
+    assert isinstance(loaded, Forgetful)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IDS % 11), smaller(IDS % 11), rtol=0, atol=0)
