@@ -1,8 +1,10 @@
 """Running a model: where it is, what it takes, one forward pass as every room makes it."""
 
 import inspect
+import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,17 @@ from torch import Tensor, nn
 
 from headscope.errors import HeadscopeError, InputError, ModelError
 
-__all__ = ["accepts", "check_takes", "device_of", "evaluating", "last_logits", "run_model"]
+__all__ = [
+    "accepts",
+    "check_takes",
+    "device_of",
+    "evaluating",
+    "is_compiled",
+    "last_logits",
+    "run_model",
+    "uncompiled",
+    "unwrapped",
+]
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -20,12 +32,72 @@ def device_of(model: nn.Module) -> torch.device:
 
 def accepts(model: nn.Module, name: str) -> bool:
     """Whether the model's forward names this argument."""
-    return name in inspect.signature(model.forward).parameters
+    return name in inspect.signature(unwrapped(model).forward).parameters
 
 
 def last_logits(model: nn.Module) -> dict[str, int]:
     """The argument that keeps a language model from making logits that nobody looks at; {} for other models."""
     return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside wrappers that do no more than run it: torch.compile's, and those of data parallelism.
+
+    Names of modules are those of the model inside, and its weights and hooks are the wrapper's too.
+    """
+    while True:
+        inside = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inside, nn.Module):
+            model = inside
+        else:
+            return model
+
+
+class _Eagerly:
+    """Keeps torch.compile's code from running while at least one context is open, in whatever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self._stance: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._open += 1
+            # where nothing was ever compiled, there is nothing to hold back, and torch's compiler is slow to load
+            if self._stance is None and "torch._dynamo.eval_frame" in sys.modules:
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0 and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_EAGERLY = _Eagerly()
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While open, nothing runs compiled: compiled code calls no hooks, and would be watched in vain.
+
+    What torch.compile made stays, and runs again afterwards. It may hold a model without the model's knowing, so this
+    does not depend on the model.
+    """
+    return _EAGERLY
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the model, or a module in it, runs what torch.compile makes of it."""
+    return any(
+        getattr(module, "_compiled_call_impl", None) is not None
+        or isinstance(getattr(module, "_orig_mod", None), nn.Module)
+        for module in model.modules()
+    )
 
 
 @contextmanager

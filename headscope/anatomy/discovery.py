@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, run_model
+from headscope._support.running import evaluating, is_compiled, run_model, uncompiled, unwrapped
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.probe import Probe, Sighting
@@ -51,6 +51,7 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         raise InputError(
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
         )
+    wrapper, model = model, unwrapped(model)
     sightings = _sight(model, example)
     if not sightings:
         raise AnatomyError(_nothing_found(model))
@@ -60,13 +61,13 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
     if isinstance(record, Record):
         sites = [_with_original_numbers(site, record) for site in sites]
     sites = _with_sharing(sites)
-    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(sites))
+    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(wrapper, sites))
 
 
 def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
     probe = Probe()
     with ExitStack() as stack:
-        for context in (evaluating(model), torch.inference_mode(False), torch.enable_grad()):
+        for context in (uncompiled(), evaluating(model), torch.inference_mode(False), torch.enable_grad()):
             stack.enter_context(context)
         # copies: tensors made under inference_mode cannot take part in gradients
         example = make_example(model) if given is None else {name: _copied(value) for name, value in given.items()}
@@ -160,8 +161,12 @@ def _fingerprint(model: nn.Module, sites: list[Site]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _remarks(sites: list[Site]) -> tuple[str, ...]:
+def _remarks(wrapper: nn.Module, sites: list[Site]) -> tuple[str, ...]:
     remarks = []
+    if is_compiled(wrapper):
+        remarks.append("compiled by torch.compile: it runs uncompiled while it is watched, or heads are switched off")
+    elif unwrapped(wrapper) is not wrapper:
+        remarks.append(f"what is described is the model inside the {type(wrapper).__name__}")
     for site in sites:
         if site.output is None:
             remarks.append(f"layer {site.layer} ({site.module_name}): no linear layer consumes z; heads cannot be cut")

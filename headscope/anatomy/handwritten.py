@@ -98,9 +98,13 @@ def _running_modules(model: nn.Module) -> Iterator[list[nn.Module]]:
     """The modules whose forward is running, outermost first."""
     running: list[nn.Module] = []
     handles = []
+
+    def end(*_: object) -> None:
+        running.pop()
+
     for module in model.modules():
         handles.append(module.register_forward_pre_hook(lambda module, _: running.append(module)))
-        handles.append(module.register_forward_hook(lambda *_: running.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(end, always_call=True))
     try:
         yield running
     finally:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from headscope._support.running import unwrapped
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import matrix
 from headscope.heads import Anatomy, Site, Slices
@@ -47,7 +48,7 @@ def output_weights(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Tensor]
     found = {}
     for site in anatomy.sites:
         if site.output is not None:
-            module = model.get_submodule(site.output.module)
+            module = unwrapped(model).get_submodule(site.output.module)
             check_finite(site.output.module, matrix(module))
             found[site.layer] = [weight.detach().cpu().double() for weight in head_weights(module, site)]
     return found
@@ -102,7 +103,7 @@ def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "di
     """Each head's rows of the one linear layer that makes it; none where there are several layers, or none."""
     if len(parts) != 1:
         return []
-    weight = matrix(model.get_submodule(parts[0].module)).detach().cpu()
+    weight = matrix(unwrapped(model).get_submodule(parts[0].module)).detach().cpu()
     check_finite(parts[0].module, weight)
     return [weight[list(own)].to(torch.float64) for own in parts[0].heads]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope._support.running import uncompiled, unwrapped
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, Heads, Site
@@ -115,11 +116,13 @@ def transform_outputs(
         anatomy: its anatomy, whole: sites that share a projection are told apart by their turn.
         transforms: by layer, from the projection's input (…, in features) to its replacement.
     """
+    model = unwrapped(model)
     turns: dict[str, list[Callable[[Tensor], Tensor] | None]] = {}
     for site in anatomy.sites:
         if site.output is not None:
             turns.setdefault(site.output.module, []).append(transforms.get(site.layer))
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         for name, functions in turns.items():
             if any(functions):
                 turn = _Turn(functions)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headscope._support.running import unwrapped
 from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example, probe_example
 from headscope.effects.ablation import ablate
@@ -61,6 +62,7 @@ def prune(
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """
+    model = unwrapped(model)
     given: list[Batch] = [corner(batch) for batch in itertools.islice(batches or (), _MOST_BATCHES)]
     if example is None and given:
         example = probe_example(model, given[0])
@@ -82,7 +84,7 @@ def prune(
 
 def record_of(model: nn.Module) -> Record | None:
     """What was cut from a model before; None for one that is whole."""
-    record = model.__dict__.get("_headscope")
+    record = unwrapped(model).__dict__.get("_headscope")
     return record if isinstance(record, Record) else None
 
 

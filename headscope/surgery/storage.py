@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from headscope._support.folders import new_folder
+from headscope._support.running import unwrapped
 from headscope.errors import StorageError
 from headscope.plans import Record
 from headscope.surgery.cut import record_of
@@ -45,6 +46,7 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: 
     Raises:
         StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor.
     """
+    model = unwrapped(model)
     odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
     if odd:
         raise StorageError(f"{type(model).__name__} keeps state beside its tensors ({odd[0]}), which cannot be saved")

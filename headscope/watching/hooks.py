@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import uncompiled, unwrapped
 from headscope.anatomy import ROUTES, Call
 from headscope.anatomy.weights import head_weights
 from headscope.errors import AnatomyError, UnknownNameError
@@ -46,9 +47,11 @@ def watch(
     if unknown:
         raise UnknownNameError(f"there is no tensor named {unknown[0]!r}; there are: {', '.join(TENSORS)}")
     _check_contributions(sites, want)
+    model = unwrapped(model)
     watcher = _Watcher(model, tuple(sites), frozenset(want), receive, on_forward)
     modules = dict(model.named_modules())
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         handle = model.register_forward_pre_hook(_on_this_thread(watcher.restart), prepend=True)
         stack.callback(handle.remove)
         if _FROM_OUTPUT & set(want):
