@@ -1,6 +1,7 @@
 """Data flows one way: a file imports its own room or an earlier one. Read off the source, so nothing is run."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -97,6 +98,12 @@ def test_every_room_is_there_and_says_what_it_is() -> None:
     for folder in folders:
         told = ast.get_docstring(SOURCES[f"headscope.{folder}"])
         assert told, f"headscope/{folder}/__init__.py says in a sentence what the room is, and what it must not know"
+
+
+def test_the_contents_page_names_the_rooms_in_their_order() -> None:
+    told = ast.get_docstring(SOURCES["headscope"]) or ""
+    named = [re.split(r"\s{2,}", line.strip())[0].split(", ") for line in told.splitlines() if line.startswith("    ")]
+    assert [room for line in named for room in line] == [room for room in ROOMS if room]
 
 
 def test_no_imports_in_a_circle() -> None:
