@@ -138,20 +138,30 @@ class Slices:
     """Which rows (or columns) of one linear layer belong to each head.
 
     Attributes:
-        module: dotted name of the linear layer.
+        module: dotted name of the linear layer; where no module is the layer, of the one that holds the parameter.
         heads: for each head the sorted indices along the layer's output (rows of q, k, v) or input (columns of o).
+        parameter: name of the weight in the module.
+        layout: from the weight to (out, in), as einops writes it; "" for a weight that its module knows how to use.
     """
 
     module: str
     heads: tuple[tuple[int, ...], ...]
+    parameter: str = "weight"
+    layout: str = ""
+
+    @property
+    def is_module(self) -> bool:
+        """Whether the layer is a module, and not an operation on a parameter."""
+        return self.parameter == "weight" and not self.layout
 
     def to_json(self) -> dict[str, Any]:
-        return {"module": self.module, "heads": [_runs(indices) for indices in self.heads]}
+        own = {"module": self.module, "heads": [_runs(indices) for indices in self.heads]}
+        return own if self.is_module else own | {"parameter": self.parameter, "layout": self.layout}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         heads = tuple(tuple(i for start, stop in runs for i in range(start, stop)) for runs in data["heads"])
-        return cls(data["module"], heads)
+        return cls(data["module"], heads, data.get("parameter", "weight"), data.get("layout", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +186,10 @@ class Site:
         gated: something stands between z and the output projection (a gate, say).
         entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
         shares_module_with: numbers of the other sites that run the same module.
+        rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
+            where they come in an order of their own, as windows do that are put together again.
+        output_call: which call of the output projection within one forward pass reads z.
+        spelling: which operations of the module's forward are the attention, where its route has to know.
     """
 
     layer: int
@@ -200,6 +214,14 @@ class Site:
     gated: bool = False
     entangled: tuple[str, ...] = ()
     shares_module_with: tuple[int, ...] = ()
+    rows: str = "b t"
+    output_call: int = 0
+    spelling: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+
+    @property
+    def reads_by_operation(self) -> bool:
+        """Whether what reads z is no module but an operation of the attention module's own forward."""
+        return self.spelling is not None and self.spelling["output"] is not None
 
     @property
     def heads(self) -> tuple[HeadId, ...]:
@@ -226,7 +248,7 @@ class Site:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` gave."""
-        data = dict(data)
+        data = {"output_call": data["call"], **data}  # as it was before it was written down
         for name in ("query", "key", "value"):
             data[name] = tuple(Slices.from_json(part) for part in data[name])
         data["output"] = None if data["output"] is None else Slices.from_json(data["output"])

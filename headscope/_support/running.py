@@ -19,6 +19,7 @@ __all__ = [
     "evaluating",
     "is_compiled",
     "last_logits",
+    "on_device",
     "run_model",
     "uncompiled",
     "unwrapped",
@@ -112,6 +113,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def on_device(model: nn.Module, value: Any) -> Any:
+    """A batch with its tensors, however deep in dicts and lists, on the model's device."""
+    device = device_of(model)
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: on_device(model, part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(on_device(model, part) for part in value)
+    return value
+
+
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     """The model's output on one batch, tensors moved to its device, "document" left out, no KV cache made.
 
@@ -123,8 +136,7 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     Raises:
         ModelError: its forward failed; the message says how, and what it was given.
     """
-    device = device_of(model)
-    inputs = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    inputs = on_device(model, batch)
     inputs.pop("document", None)
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)

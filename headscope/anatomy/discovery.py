@@ -8,7 +8,7 @@ layer whose input depends on it is the output projection, and the same gradient 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, is_compiled, run_model, uncompiled, unwrapped
+from headscope._support.running import evaluating, is_compiled, on_device, run_model, unwrapped
 from headscope.anatomy.examples import make_example
+from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.finite import check_weights
-from headscope.anatomy.probe import Probe, Sighting
-from headscope.anatomy.route import ROUTES
+from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.probe import Layer, Probe, Sighting
+from headscope.anatomy.route import ROUTES, Refusal, Scouted, key_of
+from headscope.anatomy.weights import stored_weight
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
@@ -52,9 +55,9 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
         )
     wrapper, model = model, unwrapped(model)
-    sightings = _sight(model, example)
+    sightings, refusals = _sight(model, example)
     if not sightings:
-        raise AnatomyError(_nothing_found(model))
+        raise AnatomyError(_nothing_found(model, refusals))
     names = {module: name for name, module in model.named_modules()}
     sites = [_site(index, sighting, names) for index, sighting in enumerate(sightings)]
     record = model.__dict__.get("_headscope")
@@ -64,20 +67,25 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
     return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(wrapper, sites))
 
 
-def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> list[Sighting]:
-    probe = Probe()
+def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> tuple[list[Sighting], list[Refusal]]:
+    probe = Probe(model)
     with ExitStack() as stack:
-        for context in (uncompiled(), evaluating(model), torch.inference_mode(False), torch.enable_grad()):
+        for context in (plainly(model), evaluating(model), torch.inference_mode(False), torch.enable_grad()):
             stack.enter_context(context)
         # copies: tensors made under inference_mode cannot take part in gradients
         example = make_example(model) if given is None else {name: _copied(value) for name, value in given.items()}
-        stack.enter_context(probe.watching(model))
+        example = on_device(model, example)
+        scouted: dict[str, Scouted] = {}
         for route in ROUTES.values():
-            stack.enter_context(route().listen(model, probe.receiver(route.name)))
+            scouted[route.name] = route().scout(model, tensors_in(example), lambda: run_model(model, example))
+        stack.enter_context(probe.watching())
+        for route in ROUTES.values():
+            receive = probe.receiver(route.name)
+            stack.enter_context(route().listen(model, receive, scouted[route.name].places, probe))
         run_model(model, example)
     if not all(sighting.finite for sighting in probe.sightings):
         check_weights(model)
-    return probe.sightings
+    return probe.sightings, [refusal for found in scouted.values() for refusal in found.refusals]
 
 
 def _copied(value: Any) -> Any:
@@ -87,7 +95,7 @@ def _copied(value: Any) -> Any:
 def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
     module = names[seen.module]
     parts = {part: _named(getattr(seen, part), names) for part in ("query", "key", "value")}
-    output = None if seen.output is None else Slices(names[seen.output[0]], seen.output[1])
+    output = None if seen.output is None else _named(dict([seen.output]), names)[0]
     layers = [piece.module for pieces in parts.values() for piece in pieces]
     number = re.search(r"\d+", module)
     return Site(
@@ -112,11 +120,14 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         output=output,
         gated=seen.gated,
         entangled=tuple(seen.entangled),
+        rows=seen.rows,
+        output_call=seen.output_call,
+        spelling=json.loads(seen.spelled) if seen.spelled else None,
     )
 
 
-def _named(pieces: Mapping[nn.Module, Any], names: Mapping[nn.Module, str]) -> tuple[Slices, ...]:
-    return tuple(Slices(names[module], heads) for module, heads in pieces.items())
+def _named(pieces: Mapping[Layer, Any], names: Mapping[nn.Module, str]) -> tuple[Slices, ...]:
+    return tuple(Slices(names[layer.module], heads, layer.parameter, layer.layout) for layer, heads in pieces.items())
 
 
 def _common_parent(paths: list[str], names: Mapping[nn.Module, str]) -> str:
@@ -135,27 +146,42 @@ def _common_parent(paths: list[str], names: Mapping[nn.Module, str]) -> str:
 
 def _with_original_numbers(site: Site, record: Record) -> Site:
     for original in record.anatomy.sites:
-        if (original.module_name, original.call) == (site.module_name, site.call):
+        if (original.module_name, original.call) == (site.module_name, site.call) and _alike(original, site):
             kept = tuple(head.head for head in original.heads if head not in set(record.removed))
             return replace(site, layer=original.layer, head_ids=kept)
     raise AnatomyError(f"{site.module_name} holds attention that was not there when the model was pruned")
 
 
+def _alike(original: Site, site: Site) -> bool:
+    """Whether two attentions of one module are the same one: a cut changes numbers of heads, and no operation."""
+    if original.spelling is None or site.spelling is None:
+        return original.spelling is site.spelling
+    first = (one.spelling["parts"][-1]["picks"]["z"] for one in (original, site) if one.spelling is not None)
+    return len({json.dumps(pick) for pick in first}) == 1
+
+
 def _with_sharing(sites: list[Site]) -> list[Site]:
-    by_module: dict[str, list[int]] = {}
+    by_module: dict[tuple[str, str], list[int]] = {}
     for site in sites:
-        by_module.setdefault(site.module_name, []).append(site.layer)
-    shared = {site.layer: tuple(n for n in by_module[site.module_name] if n != site.layer) for site in sites}
+        by_module.setdefault((site.module_name, key_of(site.spelling)), []).append(site.layer)
+    shared = {
+        site.layer: tuple(n for n in by_module[site.module_name, key_of(site.spelling)] if n != site.layer)
+        for site in sites
+    }
     return [replace(site, shares_module_with=shared[site.layer]) for site in sites]
 
 
 def _fingerprint(model: nn.Module, sites: list[Site]) -> str:
     # without the scaling: where it is read off a gradient, its last digits differ with the precision
-    places = [site.to_json() | {"scaling": None} for site in sites]
+    places = [
+        {name: value for name, value in site.to_json().items() if name not in ("spelling", "rows", "output_call")}
+        | {"scaling": None}
+        for site in sites
+    ]
     digest = hashlib.sha256(json.dumps([type(model).__name__, places]).encode())
     for site in sites:
         if site.output is not None:
-            weight: Tensor = model.get_submodule(site.output.module).get_parameter("weight")
+            weight = stored_weight(model, site.output)
             rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()
             digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -176,7 +202,12 @@ def _remarks(wrapper: nn.Module, sites: list[Site]) -> tuple[str, ...]:
     return tuple(remarks)
 
 
-def _nothing_found(model: nn.Module) -> str:
+def _nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
+    names = {module: name for name, module in model.named_modules()}
+    reasons = dict.fromkeys(f"{names[one.module] or type(model).__name__}: {one.reason}" for one in refusals)
+    if reasons:
+        some = "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        return f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}"
     alike = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
@@ -187,7 +218,6 @@ def _nothing_found(model: nn.Module) -> str:
     some = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
     return (
         f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
-        "Recognised are models that dispatch through transformers' AttentionInterface, scaled_dot_product_attention, "
-        "and softmax(q @ k.transpose(-2, -1), dim=-1) @ v on (batch, head, position, dim) tensors; "
-        "the example needs at least two tokens"
+        "Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
+        "operations write it; the example needs at least two rows of two tokens"
     )

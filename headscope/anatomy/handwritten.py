@@ -1,32 +1,41 @@
-"""Route: attention written by hand as softmax(q·kᵀ)·v with `@` or `matmul`, or as `scaled_dot_product_attention`.
+"""Route: attention that a module computes itself, as softmax(q·kᵀ)·v in any spelling, or by a fused function.
 
-A TorchFunctionMode follows tensors forward: a product of two 4-dimensional tensors may be a score; a softmax over the
-last axis of a score (through scaling, masks, casts, dropout) is a map; a map times something is z. Nothing is stored
-but what is on that path. Tensors must be (batch, head, position, dim).
+It is recognised once, in the graph of one forward pass (`recognise`). From then on only the few operations that matter
+are picked out of the forward of the module that runs them, by name and by how often that name has come.
 """
 
 import functools
-import threading
-from collections.abc import Callable, Collection, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from einops import EinopsError
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from headscope.anatomy.route import ROUTES, Call, Receive, Route, claiming, is_claimed
+from headscope.anatomy.layout import Layout
+from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.picking import Picking, reading
+from headscope.anatomy.recognition import recognise
+from headscope.anatomy.recording import recording
+from headscope.anatomy.registry import RegistryRoute
+from headscope.anatomy.route import (
+    ROUTES,
+    Call,
+    Place,
+    Receive,
+    Route,
+    Scores,
+    Scouted,
+    Watch,
+    claiming,
+)  # fmt: skip
+from headscope.anatomy.spelling import RESULT, Part, Pick, Spelling
+from headscope.errors import AnatomyError
 
 __all__ = ["HandwrittenRoute"]
-
-_PRODUCTS = {"matmul", "__matmul__"}
-_KEEPS_MEANING = {
-    "add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__isub__", "sub_", "mul", "__mul__",
-    "__rmul__", "__imul__", "mul_", "div", "__truediv__", "__itruediv__", "div_", "true_divide", "masked_fill",
-    "masked_fill_", "where", "clamp", "clamp_", "maximum", "minimum", "tanh", "dropout", "to", "float", "half",
-    "bfloat16", "double", "type_as", "type", "contiguous", "clone", "nan_to_num", "tril", "triu",
-}  # fmt: skip
 
 
 @ROUTES.register("handwritten")
@@ -35,228 +44,232 @@ class HandwrittenRoute(Route):
 
     name: ClassVar[str] = "handwritten"
 
+    def scout(self, model: nn.Module, given: Sequence[Tensor], run: Callable[[], object]) -> Scouted:
+        with recording(model, given) as graph, RegistryRoute().listen(model, graph.attended):
+            run()
+        found, refusals = recognise(graph)
+        places = []
+        for one in found:
+            if one.call == 0:  # the forward is the same in each call of a module
+                places.append(Place(one.module, json.loads(json.dumps(one.spelling.to_json()))))
+        return Scouted(places, refusals)
+
     @contextmanager
     def listen(
-        self, model: nn.Module, receive: Receive, modules: Collection[nn.Module] | None = None
+        self,
+        model: nn.Module,
+        receive: Receive,
+        places: Collection[Place] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[None]:
-        if modules is None:
-            with _running_modules(model) as running, _Reader(receive, lambda: tuple(running), probing=True):
-                yield
-            return
+        own: dict[nn.Module, dict[str, Spelling]] = {}
+        for place in places or ():
+            if place.spelling is not None:
+                own.setdefault(place.module, {})[place.key] = Spelling.from_json(place.spelling)
         with ExitStack() as stack:
-            for module in dict.fromkeys(modules):
-                stack.enter_context(_read_forward(module, receive))
+            for module, spellings in own.items():
+                reader = functools.partial(_Reader, module, spellings, receive, watch)
+                stack.enter_context(reading(module, reader))
             yield
 
 
-_LOCK = threading.Lock()
-
-
-@contextmanager
-def _read_forward(module: nn.Module, receive: Receive) -> Iterator[None]:
-    """Let a reader watch this module's forward on this thread, and nothing else."""
-    listener = (threading.get_ident(), receive)
-    with _LOCK:
-        reading = module.__dict__.get("forward")
-        if not isinstance(reading, _ReadForward):
-            reading = _ReadForward(module)
-        reading.listeners = (*reading.listeners, listener)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            reading.listeners = tuple(other for other in reading.listeners if other is not listener)
-            if not reading.listeners:
-                reading.remove()
-
-
-class _ReadForward:
-    """Stands in for a module's forward, as an instance attribute, while at least one listener is open."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.listeners: tuple[tuple[int, Receive], ...] = ()
-        self._module = module
-        self._forward = module.forward
-        self._own = {name: value for name, value in module.__dict__.items() if name == "forward"}
-        functools.update_wrapper(self, module.forward)  # what a model takes is read off its forward's signature
-        module.__dict__["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            for thread, receive in self.listeners:
-                if thread == threading.get_ident():
-                    stack.enter_context(_Reader(receive, lambda: (self._module,)))
-            return self._forward(*args, **kwargs)
-
-    def remove(self) -> None:
-        del self._module.__dict__["forward"]
-        self._module.__dict__.update(self._own)
-
-
-@contextmanager
-def _running_modules(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The modules whose forward is running, outermost first."""
-    running: list[nn.Module] = []
-    handles = []
-
-    def end(*_: object) -> None:
-        running.pop()
-
-    for module in model.modules():
-        handles.append(module.register_forward_pre_hook(lambda module, _: running.append(module)))
-        handles.append(module.register_forward_hook(end, always_call=True))
-    try:
-        yield running
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@dataclass(frozen=True, eq=False)
-class _Scores:
-    """A tensor that stems from q·kᵀ by operations that keep rows and columns in place."""
-
-    q: Tensor
-    k: Tensor
-    product: Tensor
-    within: tuple[nn.Module, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Map:
-    """A tensor that stems from a softmax over scores."""
-
-    scores: _Scores
-    logits: Tensor
-    pattern: Tensor
-
-
-class _Reader(TorchFunctionMode):
-    """Recognises attention as its operations go by, and tells `receive` when z has been made.
+class _Reader(Picking):
+    """Tells `receive` of a module's attention as the operations that make it go by.
 
     Args:
+        module: whose forward runs.
+        spellings: of the attention in it, by key.
         receive: is told.
-        running: tells the modules that are running, outermost first.
-        probing: whether the bare product is kept apart from what the model makes of it.
+        watch: a probe's: told of linear layers too; scores are kept as they were for it.
     """
 
-    def __init__(self, receive: Receive, running: Callable[[], tuple[nn.Module, ...]], probing: bool = False) -> None:
-        super().__init__()
-        self._receive = receive
-        self._running = running
-        self._probing = probing
-        self._tags: dict[int, tuple[Tensor, _Scores | _Map]] = {}  # the tensor is kept: ids of dead ones come again
+    def __init__(
+        self, module: nn.Module, spellings: Mapping[str, Spelling], receive: Receive, watch: Watch | None
+    ) -> None:
+        parts = [part for spelling in spellings.values() for part in spelling.parts]
+        picks = {pick.call for part in parts for pick in part.picks.values()}
+        weightings = [one for own in spellings.values() for one in own.weightings] if watch is not None else []
+        super().__init__(picks | {one.pick.call for one in weightings})
+        self._module, self._receive, self._watch = module, receive, watch
+        self._weightings = {one.pick.call: one for one in weightings}
+        self._ran: dict[tuple[str, int], _Ran] = {}
+        self._waiting = dict(spellings)
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if is_claimed():
-            return function(*args, **kwargs)
-        name = getattr(function, "__name__", "")
-        if name == "scaled_dot_product_attention":
-            return self._fused(function, args, kwargs)
+    def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entering = tensors_in((args, kwargs))
         out = function(*args, **kwargs)
-        if not isinstance(out, Tensor) or out.ndim != 4 or not out.is_floating_point():
-            return out
-        if name in _PRODUCTS:
-            return self._product(out, args, kwargs)
-        if name == "softmax":
-            self._softmax(out, args, kwargs)
-        elif name in _KEEPS_MEANING:
-            self._keep(out, args, kwargs)
+        weighting = self._weightings.get(call)
+        if weighting is not None and self._watch is not None:
+            with claiming():
+                return self._watch.weighted(self._module, weighting, entering[weighting.pick.place], out)
+        kept = out
+        if self._watch is not None and isinstance(out, Tensor):
+            out = out.clone()  # models scale and mask their scores in place
+        self._ran[call] = _Ran(function, args, kwargs, entering, kept)
+        for key in [key for key, one in self._waiting.items() if _is_complete(one, self._ran)]:
+            with claiming():  # what is done with it is no operation of the model
+                self._receive(self._told(key, self._waiting.pop(key)))
         return out
 
-    def _tag(self, tensor: Any) -> _Scores | _Map | None:
-        return self._tags.get(id(tensor), (None, None))[1] if isinstance(tensor, Tensor) else None
-
-    def _mark(self, tensor: Tensor, tag: _Scores | _Map) -> None:
-        self._tags[id(tensor)] = (tensor, tag)
-
-    def _keep(self, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for source in (*args, *kwargs.values()):
-            tag = self._tag(source)
-            if tag is not None and source.shape == out.shape:
-                self._mark(out, tag)
-                return
-
-    def _softmax(self, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        source = args[0] if args else kwargs["input"]
-        tag = self._tag(source)
-        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if isinstance(tag, _Scores) and dim in (-1, 3):
-            self._mark(out, _Map(tag, source, out))
-
-    def _product(self, out: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        left, right = args[0], args[1] if len(args) > 1 else kwargs["other"]
-        tag = self._tag(left)
-        if isinstance(tag, _Map) and right.ndim == 4:
-            return self._told(_written_call(self._running(), tag, right, out, self._probing), out)
-        if left.ndim == 4 and right.ndim == 4:
-            product, out = out, out.clone() if self._probing else out  # models scale and mask their scores in place
-            self._mark(out, _Scores(left, right.transpose(-2, -1), product, self._running()))
-        return out
-
-    def _fused(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        out: Tensor = function(*args, **kwargs)
-        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        if given["query"].ndim != 4:
-            return out
-        return self._told(_fused_call(self._running()[-1], function, given, out), out)
-
-    def _told(self, call: Call, out: Tensor) -> Tensor:
-        z = self._receive(call)
-        return out if z is None else z
+    def _told(self, key: str, spelling: Spelling) -> Call:
+        try:
+            calls = [_PartCall(part, self._ran) for part in spelling.parts]
+            if self._watch is None:
+                for call in calls:
+                    call.check()
+            return _joined(self._module, key, calls, probing=self._watch is not None)
+        except (RuntimeError, IndexError, EinopsError) as error:
+            raise AnatomyError(
+                f"{type(self._module).__name__} computes its attention in another way here than in the probe "
+                f"({type(error).__name__}: {error}); call discover again with an example like this input"
+            ) from error
 
 
-def _written_call(running: tuple[nn.Module, ...], tag: _Map, v: Tensor, z: Tensor, probing: bool) -> Call:
-    logits, scores = tag.logits, tag.scores
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """An operation that was picked."""
 
-    def bias(scaling: float) -> Tensor:
-        return logits - scaling * (scores.q @ scores.k.transpose(-2, -1))  # -inf stays -inf
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    entering: list[Tensor]
+    out: Tensor
 
-    # the smallest module that makes the scores as well as z: a module of its own may multiply map and values
-    module = next(one for one, other in reversed(list(zip(scores.within, running, strict=False))) if one is other)
-    return Call(
-        module=module,
-        q=scores.q,
-        k=scores.k,
-        v=v,
-        z=z,
-        pattern=lambda: tag.pattern,
-        bias=bias,
-        scaling=float("nan"),
-        scores=(logits, scores.product) if probing else None,
-    )
+    def take(self, pick: Pick) -> Tensor:
+        return self.out if pick.place == RESULT else self.entering[pick.place]
 
 
-def _fused_call(module: nn.Module, function: Any, given: dict[str, Any], z: Tensor) -> Call:
-    q, k, v = given["query"], given["key"], given["value"]
-    mask, scale = given.get("attn_mask"), given.get("scale")
+def _is_complete(spelling: Spelling, ran: dict[tuple[str, int], _Ran]) -> bool:
+    return all(pick.call in ran for part in spelling.parts for pick in part.picks.values())
 
-    def pattern() -> Tensor:
-        length = k.shape[-2]
-        identity = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
+
+class _PartCall:
+    """One part of a call: its tensors in headscope's order."""
+
+    def __init__(self, part: Part, ran: dict[tuple[str, int], _Ran]) -> None:
+        self.part = part
+        self._ran = ran
+        self.q, self.k, self.v, self.z = (self._read(name) for name in ("q", "k", "v", "z"))
+
+    def raw(self, name: str) -> Tensor:
+        pick = self.part.picks[name]
+        return self._ran[pick.call].take(pick)
+
+    def _read(self, name: str) -> Tensor:
+        return self.part.layouts[name].read(self.raw(name))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments of a fused call, by name."""
+        ran = self._ran[self.part.picks["z"].call]
+        return dict(zip(_ARGUMENTS, ran.args, strict=False)) | ran.kwargs
+
+    @property
+    def scaling(self) -> float:
+        if not self.part.fused:
+            return float("nan")
+        scale = self.given.get("scale")
+        return self.q.shape[-1] ** -0.5 if scale is None else float(scale)
+
+    def pattern(self) -> Tensor:
+        if self.part.fused:
+            return self._fused_pattern()
+        pattern = self._read("pattern")
+        return pattern / pattern.sum(-1, keepdim=True) if self.part.late else pattern
+
+    def _fused_pattern(self) -> Tensor:
+        """The map, as what the function makes of the identity in place of the values."""
+        given, v = self.given, self.raw("v")
+        length = v.shape[-2]
+        identity = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:-2], length, length)
         with claiming():
-            result: Tensor = function(**(given | {"value": identity, "dropout_p": 0.0}))
-        return result
+            out = self._ran[self.part.picks["z"].call].function(**(given | {"value": identity, "dropout_p": 0.0}))
+        return self.part.layouts["pattern"].read(out)
 
-    def bias(scaling: float) -> Tensor:
-        zero = q.new_zeros(1, 1, q.shape[-2], k.shape[-2])
-        if given.get("is_causal"):
+    def bias(self, scaling: float) -> Tensor:
+        if not self.part.fused:
+            # -inf stays -inf
+            logits = self.part.layouts["pattern"].read(self.raw("logits"))
+            return logits - scaling * (self.q @ _repeated(self.k, self.q.shape[1]).mT)
+        mask, causal = self.given.get("attn_mask"), self.given.get("is_causal")
+        zero = self.q.new_zeros(1, 1, self.q.shape[-2], self.k.shape[-2])
+        if causal:
             return zero.masked_fill(torch.ones_like(zero, dtype=torch.bool).triu(1), -torch.inf)
         if mask is None:
             return zero
-        return zero.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else zero + mask
+        added = (
+            torch.zeros_like(mask, dtype=self.q.dtype).masked_fill(~mask, -torch.inf)
+            if mask.dtype == torch.bool
+            else mask
+        )
+        raw = self.raw("q")
+        return self.part.layouts["pattern"].read(added.expand(*raw.shape[:-1], self.k.shape[-2]))
+
+    def scores(self) -> Scores | None:
+        """A written softmax for the probe; None for a fused one, and where more goes in than one product."""
+        if self.part.fused:
+            return None
+        pick = self.part.picks["product"]
+        ran, layout = self._ran[pick.call], self.part.layouts.get("product")
+        factor = float(ran.kwargs.get("alpha", 1)) if pick.operation in ("baddbmm", "addmm") else 1.0
+        added = ran.args[0] if pick.operation in ("baddbmm", "addmm") and len(ran.args) > 2 else None
+        bare = None
+        if layout is not None and (added is None or bool(added.isfinite().all())):
+            less = 0 if added is None else ran.kwargs.get("beta", 1) * added
+            bare = layout.read((ran.out - less).detach()) / factor
+        return Scores(self.raw("logits"), ran.out, factor, bare)
+
+    def check(self) -> None:
+        """Hold one row of the map against what met the values: cheap, and red if an operation was mistaken."""
+        if self.part.fused or not self.z.numel():
+            return
+        pattern, met = self.pattern(), self._read("met")
+        if pattern.shape != (*self.q.shape[:3], self.k.shape[2]) or pattern.shape != met.shape:
+            raise RuntimeError(f"a map of {tuple(pattern.shape)} for queries of {tuple(self.q.shape)}")
+        with torch.no_grad():
+            own, used = (
+                one[0, 0, -1].float() for one in (pattern, met / met.sum(-1, keepdim=True) if self.part.late else met)
+            )
+            stays = (used != 0) & (own > 0)  # dropout makes zeros, and what is left larger
+            factor = used[stays] / own[stays]
+        if factor.numel() and not float(factor.max() - factor.min()) <= 0.1 * float(factor.abs().max()):
+            raise RuntimeError("what meets the values is not the map")
+
+
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+
+
+def _repeated(tensor: Tensor, heads: int) -> Tensor:
+    return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+
+
+def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: bool) -> Call:
+    """The call of a site from the calls of its parts, side by side along the head axis."""
+
+    def along_heads(tensors: list[Tensor]) -> Tensor:
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
+
+    def way(layout: Layout) -> Callable[[Tensor], Tensor]:
+        return layout.read
+
+    def bias(scaling: float) -> Tensor:
+        own = [part.bias(scaling) for part in parts]
+        return (
+            own[0]
+            if len(own) == 1
+            else torch.cat([b.expand(p.q.shape[0], p.q.shape[1], -1, -1) for b, p in zip(own, parts, strict=True)], 1)
+        )
 
     return Call(
         module=module,
-        q=q,
-        k=k,
-        v=v,
-        z=z,
-        pattern=pattern,
+        q=along_heads([part.q for part in parts]),
+        k=along_heads([part.k for part in parts]),
+        v=along_heads([part.v for part in parts]),
+        z=along_heads([part.z for part in parts]),
+        made=[(part.raw("z"), way(part.part.layouts["z"])) for part in parts],
+        pattern=lambda: along_heads([part.pattern() for part in parts]),
         bias=bias,
-        scaling=q.shape[-1] ** -0.5 if scale is None else float(scale),
+        scaling=parts[0].scaling,
+        scores=parts[0].scores() if probing else None,
+        key=key,
     )

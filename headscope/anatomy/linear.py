@@ -1,19 +1,59 @@
-"""Linear layers as a probe and a surgeon see them: rows are outputs, columns are inputs, however weights are stored."""
+"""Linear layers as a probe and a surgeon see them: rows are outputs, columns are inputs, however weights are stored.
+
+A layer is what acts as one: an adapter around a projection, and what quantisation put in its place, are the layer, and
+its weight is what the whole of it does.
+"""
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["is_linear", "matrix", "stores_transposed"]
+from headscope.anatomy.route import claiming
+from headscope.errors import AnatomyError
+
+__all__ = ["is_linear", "is_plain", "linear_layers", "matrix", "stores_transposed"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_SIZES = (("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf"))
+_EXACT = 1e-3  # of the largest entry: what a layer may differ from the matrix read off it (quantised inputs, bfloat16)
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Linear layers, transformers' Conv1D, convolutions and look-alikes with a weight matrix."""
-    if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    """Linear layers, transformers' Conv1D, convolutions, and whatever says how many features enter and leave it."""
+    if isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
         return True
+    if any(all(isinstance(getattr(module, side, None), int) for side in pair) for pair in _SIZES):
+        return not isinstance(module, nn.Bilinear)
     weight: Any = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.ndim == 2 and type(module).__name__.endswith(("Linear", "Conv1D"))
+
+
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The linear layers of a model; of those inside each other (an adapter's), the outermost."""
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():  # parents come first
+        if module not in inside and is_linear(module):
+            found.append(module)
+            inside.update(module.modules())
+    return found
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether the layer is its weight: a matrix of numbers, read by its class's own forward and nothing else."""
+    own = type(module).forward
+    if own not in {nn.Linear.forward, *(kind.forward for kind in _CONVOLUTIONS)} and type(module).__name__ != "Conv1D":
+        return False
+    weight = module._parameters.get("weight")
+    return (
+        weight is not None
+        and type(weight) in (nn.Parameter, Tensor)
+        and weight.is_floating_point()
+        and not weight.is_meta
+        and "forward" not in vars(module)
+    )
 
 
 def stores_transposed(module: nn.Module) -> bool:
@@ -21,7 +61,46 @@ def stores_transposed(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D"
 
 
-def matrix(module: nn.Module) -> Float[Tensor, "out in"]:
-    """The layer's weight as (out, in)."""
-    weight: Tensor = module.get_parameter("weight")
-    return weight.T if stores_transposed(module) else weight.flatten(1)
+def matrix(module: nn.Module, name: str = "") -> Float[Tensor, "out in"]:
+    """The layer's map as (out, in): its weight, or where the layer does more than that, what it does to a basis.
+
+    Args:
+        module: a linear layer.
+        name: its dotted name, for the message.
+
+    Raises:
+        AnatomyError: it has no weight of its own, and is not a linear map either.
+    """
+    if is_plain(module):
+        weight: Tensor = module.get_parameter("weight")
+        return weight.T if stores_transposed(module) else weight.flatten(1)
+    if isinstance(module, _CONVOLUTIONS):
+        return module.weight.flatten(1)
+    return _read_off(module, name or type(module).__name__)
+
+
+def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:
+    width = next(int(getattr(module, pair[0])) for pair in _SIZES if hasattr(module, pair[0]))
+    like = next((p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.empty(0))
+    device = next((p.device for p in (*module.parameters(), *module.buffers()) if not p.is_meta), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.cat([torch.zeros(1, width), torch.eye(width), torch.randn(4, width, generator=generator)])
+    try:
+        # claimed: what watches or switches off heads here keeps silent
+        with claiming(), torch.no_grad():
+            out = module(probes.to(device, like.dtype)[None])[0]
+    except Exception as error:
+        raise AnatomyError(
+            f"{name} ({type(module).__name__}) holds no plain weight, and running it on a basis failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    bias, out = out[0], out[1:] - out[0]
+    weight = out[:width].T
+    expected = probes[width + 1 :].to(device, weight.dtype) @ weight.T
+    gap = float((out[width:] - expected).abs().max())
+    if not gap <= _EXACT * max(float(expected.abs().max()), float(bias.abs().max()), 1e-30) * 10:
+        raise AnatomyError(
+            f"{name} ({type(module).__name__}) is taken for a linear layer and is none: what it makes of a random "
+            f"input is {gap:.2e} away from what its own matrix gives"
+        )
+    return weight

@@ -1,18 +1,30 @@
 """The probe's bookkeeping during one forward: which linear layers made each head's q, k, v, and which one reads z."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from headscope.anatomy.linear import is_linear
-from headscope.anatomy.route import Call
+from headscope.anatomy.linear import linear_layers
+from headscope.anatomy.route import Call, Watch, claiming
+from headscope.anatomy.spelling import Weighting
 
-__all__ = ["Probe", "Sighting"]
+__all__ = ["Layer", "Probe", "Sighting"]
 
 HeadRows = tuple[tuple[int, ...], ...]
+
+
+class Layer(NamedTuple):
+    """A linear layer: a module; or a parameter that a forward weights data by, and how it lies there."""
+
+    module: nn.Module
+    parameter: str = "weight"
+    layout: str = ""
 
 
 @dataclass
@@ -30,98 +42,139 @@ class Sighting:
     value_dim: int
     scaling: float
     kv_of_query: tuple[int, ...]
-    query: dict[nn.Module, HeadRows]
-    key: dict[nn.Module, HeadRows]
-    value: dict[nn.Module, HeadRows]
+    query: dict[Layer, HeadRows]
+    key: dict[Layer, HeadRows]
+    value: dict[Layer, HeadRows]
     z: Tensor
     finite: bool
-    output: tuple[nn.Module, HeadRows] | None = None
+    spelled: str
+    output: tuple[Layer, HeadRows] | None = None
+    rows: str = "b t"
+    output_call: int = 0
     gated: bool = False
     entangled: list[str] = field(default_factory=list)
+    made: list[tuple[GradientEdge, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
 
-class Probe:
+@dataclass(frozen=True, eq=False)
+class _Leaf:
+    """What a linear layer put out: the graph of what comes after begins there."""
+
+    layer: Layer
+    tensor: Tensor
+    features: tuple[int, ...]
+    first: int = 0
+
+
+class Probe(Watch):
     """Collects sightings while a model runs once with gradients enabled."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.sightings: list[Sighting] = []
-        self._leaves: dict[int, tuple[nn.Module, Tensor]] = {}
-        self._calls: dict[nn.Module, int] = {}
+        self._model = model
+        self._leaves: dict[int, _Leaf] = {}
+        self._calls: dict[tuple[nn.Module, str], int] = {}
+        self._runs: Counter[Layer] = Counter()
         self._generator = torch.Generator().manual_seed(0)
 
     @contextlib.contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Hooks on every linear layer, gone again afterwards."""
-        layers = [module for module in model.modules() if is_linear(module)]
-        handles = [module.register_forward_hook(self._after_linear) for module in layers]
+        handles = [module.register_forward_hook(self._after_linear) for module in linear_layers(self._model)]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
             self._leaves.clear()
+            for sighting in self.sightings:
+                sighting.made.clear()  # a graph hangs on it
 
-    def receiver(self, route: str) -> Callable[[Call], Tensor]:
+    def receiver(self, route: str) -> Callable[[Call], None]:
         """What a route hands its calls to."""
         return lambda call: self._after_attention(call, route)
+
+    def weighted(self, module: nn.Module, weighting: Weighting, entering: Tensor, out: Tensor) -> Tensor:
+        owner, _, name = weighting.parameter.rpartition(".")
+        layer = Layer(self._model.get_submodule(owner), name, weighting.layout)
+        return self._after_layer(layer, entering, out, weighting.entering, weighting.leaving, weighting.first)
 
     def _after_linear(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
         if not isinstance(out, Tensor):
             return None
-        if args and isinstance(args[0], Tensor) and args[0].requires_grad:
-            self._find_output(module, args[0])
+        entering = args[0] if args and isinstance(args[0], Tensor) else None
+        with claiming():  # no operation of the model
+            return self._after_module(module, entering, out)
+
+    def _after_module(self, module: nn.Module, entering: Tensor | None, out: Tensor) -> Tensor:
+        axes = tuple((_feature_axis(module, one),) for one in (entering, out) if one is not None)
+        return self._after_layer(Layer(module), entering, out, axes[0], axes[-1])
+
+    def _after_layer(
+        self,
+        layer: Layer,
+        entering: Tensor | None,
+        out: Tensor,
+        ins: tuple[int, ...],
+        outs: tuple[int, ...],
+        first: int = 0,
+    ) -> Tensor:
+        if entering is not None and entering.requires_grad:
+            self._find_output(layer, entering, ins)
+        self._runs[layer] += 1
         leaf = out.detach().requires_grad_()
-        self._leaves[id(leaf)] = (module, leaf)
+        self._leaves[id(leaf)] = _Leaf(layer, leaf, outs, first)
         return leaf.clone()  # a copy: the model may go on in place, which a leaf forbids
 
-    def _after_attention(self, call: Call, route: str) -> Tensor:
+    def _after_attention(self, call: Call, route: str) -> None:
         if call.q.shape[1] == 0:  # a layer that has lost all its heads
-            return call.z
+            return
         rows = {name: self._rows(getattr(call, name)) for name in ("q", "k", "v")}
         groups, value_groups = _groups(call.k, rows["k"]), _groups(call.v, rows["v"])
-        n_kv_heads = len(set(groups))
-        kv_of_query = self._kv_of_query(call, groups)
-        z = call.z.detach().requires_grad_()
         sighting = Sighting(
             module=call.module,
-            call=self._calls.get(call.module, 0),
+            call=self._calls.get((call.module, call.key), 0),
             route=route,
             kind=_kind(call),
             n_heads=call.q.shape[1],
-            n_kv_heads=n_kv_heads,
+            n_kv_heads=len(set(groups)),
             n_value_heads=len(set(value_groups)),
             head_dim=call.q.shape[-1],
             value_dim=call.v.shape[-1],
             scaling=_scaling(call),
-            kv_of_query=kv_of_query,
+            kv_of_query=self._kv_of_query(call, groups),
             query=_own(rows["q"], range(call.q.shape[1])),
             key=_own(rows["k"], groups),
             value=_own(rows["v"], value_groups),
-            z=z,
+            z=call.z.detach().clone(),
             # all four: a fused kernel may make zeros of NaN
-            finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, z)),
+            finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
+            spelled=call.key,
+            # edges, not tensors: a model may go on in place with what it made
+            made=[(get_gradient_edge(tensor), way) for tensor, way in call.made if tensor.requires_grad],
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
-        self._calls[call.module] = sighting.call + 1
+        self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
-        return z.clone()
 
-    def _rows(self, tensor: Tensor) -> list[dict[nn.Module, frozenset[int]]]:
+    def _rows(self, tensor: Tensor) -> list[dict[Layer, frozenset[int]]]:
         """For each head of (batch, head, position, dim): the rows of each linear layer that make it."""
-        leaves = [self._leaves[id(leaf)] for leaf in _leaves_behind(tensor) if id(leaf) in self._leaves]
-        return [
-            {
-                module: touched
-                for (module, leaf), gradient in zip(leaves, self._gradients(tensor[:, head], leaves), strict=True)
-                if gradient is not None and (touched := _touched(gradient, _feature_axis(module, leaf)))
-            }
-            for head in range(tensor.shape[1])
-        ]
+        leaves = [self._leaves[id(leaf)] for leaf in _behind(tensor)[0] if id(leaf) in self._leaves]
+        found: list[dict[Layer, frozenset[int]]] = []
+        for head in range(tensor.shape[1]):
+            own: dict[Layer, frozenset[int]] = {}
+            for leaf, gradient in zip(leaves, self._gradients(tensor[:, head], leaves), strict=True):
+                touched = frozenset() if gradient is None else _touched(gradient, leaf.features)
+                if touched:
+                    moved = frozenset(row + leaf.first for row in touched)
+                    own[leaf.layer] = own.get(leaf.layer, frozenset()) | moved
+            found.append(own)
+        return found
 
-    def _gradients(self, part: Tensor, leaves: list[tuple[nn.Module, Tensor]]) -> list[Tensor | None]:
+    def _gradients(self, part: Tensor, leaves: list[_Leaf]) -> list[Tensor | None]:
         # a random functional, not the norm: behind a unit RMSNorm the norm's gradient vanishes
         direction = self._random(part)
-        inputs = [leaf for _, leaf in leaves]
+        inputs = [leaf.tensor for leaf in leaves]
         if not inputs:
             return []
         return list(torch.autograd.grad((part * direction).sum(), inputs, retain_graph=True, allow_unused=True))
@@ -136,60 +189,86 @@ class Probe:
             reads = []
             for head in range(heads):
                 part = call.z[:, head]
-                (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), call.v, retain_graph=True)
-                reads.append(int(gradient.abs().sum((0, 2, 3)).argmax()))
+                (gradient,) = torch.autograd.grad(
+                    (part * self._random(part)).sum(), call.v, retain_graph=True, allow_unused=True
+                )
+                reads.append(
+                    head * value_heads // heads if gradient is None else int(gradient.abs().sum((0, 2, 3)).argmax())
+                )
         else:
             reads = [head * call.k.shape[1] // heads for head in range(heads)]
         return tuple(groups[index] for index in reads)
 
-    def _find_output(self, module: nn.Module, entering: Tensor) -> None:
-        """If `entering` depends on a z that no linear layer has read yet, `module` is that site's output projection."""
-        waiting = {id(s.z): s for s in self.sightings if s.output is None}
+    def _find_output(self, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> None:
+        """If `entering` depends on a z that no linear layer has read yet, `layer` is that site's output projection."""
+        waiting = [sighting for sighting in self.sightings if sighting.output is None and sighting.made]
         if not waiting:
             return
-        for leaf in _leaves_behind(entering):
-            sighting = waiting.get(id(leaf))
-            if sighting is not None:
-                self._read_output(sighting, module, entering)
+        nodes = _behind(entering)[1]
+        read = [sighting for sighting in waiting if any(edge.node in nodes for edge, _ in sighting.made)]
+        for sighting in read:
+            self._read_output(sighting, layer, entering, axes)
+            sighting.output_call = self._runs[layer]
+        columns = [set().union(*one.output[1]) for one in read if one.output is not None]
+        if sum(map(len, columns)) != len(set().union(*columns)):  # chunks of a sequence, say, which it reads as one
+            for sighting in read:
+                sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
 
-    def _read_output(self, sighting: Sighting, module: nn.Module, entering: Tensor) -> None:
-        axis = _feature_axis(module, entering)
+    def _read_output(self, sighting: Sighting, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> None:
         # Jᵀw is linear in w, so its derivative by w is J: one backward a head tells the head's columns
         weight = self._random(entering).requires_grad_()
-        (back,) = torch.autograd.grad((entering * weight).sum(), sighting.z, create_graph=True)
+        edges = [edge for edge, _ in sighting.made]
+        backs = torch.autograd.grad((entering * weight).sum(), edges, create_graph=True, allow_unused=True)
+        if any(back is None for back in backs):
+            return  # it reads some heads and not others
+        back = torch.cat([way(back) for back, (_, way) in zip(backs, sighting.made, strict=True)], dim=1)
         columns = []
         for head in range(sighting.n_heads):
             part = back[:, head]
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
-            columns.append(tuple(sorted(_touched(gradient, axis))))
-        sighting.output = (module, tuple(columns))
+            columns.append(tuple(sorted(_touched(gradient, axes))))
+        sighting.output = (layer, tuple(columns))
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
-        if not (apart and axis == entering.ndim - 1 and self._keeps_order(back, weight)):
+        sighting.rows = self._order(back, weight, axes)
+        if not apart:
             sighting.entangled.append("o")
-        sighting.gated = not _is_z(entering, sighting.z, columns)
+        sighting.gated = not _is_z(entering, sighting, columns, axes)
 
-    def _keeps_order(self, back: Tensor, weight: Tensor) -> bool:
-        """Whether rows and positions enter the projection in z's order (and not, say, the sequence first)."""
+    def _order(self, back: Tensor, weight: Tensor, axes: tuple[int, ...]) -> str:
+        """How rows and positions enter the projection: "b t", or "t b" (the sequence first); "" for neither."""
         batch, _, positions, _ = back.shape
+        if _features_last(weight, axes).shape[:-1].numel() != batch * positions:
+            return ""
         part = back[-1:, :, :1]
         (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight)
-        touched = gradient.abs().amax(-1).flatten().nonzero().flatten().tolist()
-        return gradient[..., 0].numel() == batch * positions and touched == [(batch - 1) * positions]
+        touched = _features_last(gradient, axes).abs().amax(-1).flatten().nonzero().flatten().tolist()
+        orders = {(batch - 1) * positions: "b t", batch - 1: "t b"}
+        return orders.get(touched[0], "") if len(touched) == 1 else ""
 
 
-def _is_z(entering: Tensor, z: Tensor, columns: list[tuple[int, ...]]) -> bool:
+def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], axes: tuple[int, ...]) -> bool:
     """Whether the projection's input is z and nothing else, each head's columns in the order of its dimensions."""
+    z = sighting.z
     batch, _, positions, dim = z.shape
-    if any(len(own) != dim for own in columns) or entering.numel() != batch * positions * entering.shape[-1]:
+    flat = _features_last(entering.detach(), axes)
+    if any(len(own) != dim for own in columns):
         return False
-    rows = entering.reshape(batch, positions, -1)
+    if not sighting.rows:  # rows in an order of their own, some thrown away: each must be there as it is
+        rows, own = flat.flatten(0, -2), [z[:, head].flatten(0, -2) for head in range(len(columns))]
+        fewer = [
+            (rows[:, list(c)], o) if len(rows) <= len(o) else (o, rows[:, list(c)])
+            for c, o in zip(columns, own, strict=True)
+        ]
+        return all(bool(torch.isin(few, many).all()) for few, many in fewer)
+    rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
+    rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
     return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))
 
 
-def _leaves_behind(tensor: Tensor) -> list[Tensor]:
-    """Leaves of the graph that made `tensor`."""
+def _behind(tensor: Tensor) -> tuple[list[Tensor], set[Any]]:
+    """Leaves of the graph that made `tensor`, and its nodes."""
     found: dict[int, Tensor] = {}
-    seen = set()
+    seen: set[Any] = set()
     todo = [tensor.grad_fn] if tensor.grad_fn is not None else []
     while todo:
         node = todo.pop()
@@ -200,19 +279,25 @@ def _leaves_behind(tensor: Tensor) -> list[Tensor]:
         if isinstance(leaf, Tensor):
             found[id(leaf)] = leaf
         todo.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return list(found.values())
+    return list(found.values()), seen
 
 
 def _feature_axis(module: nn.Module, tensor: Tensor) -> int:
     return 1 if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else tensor.ndim - 1
 
 
-def _touched(gradient: Tensor, axis: int) -> frozenset[int]:
-    flat = gradient.detach().movedim(axis, -1).reshape(-1, gradient.shape[axis])
+def _features_last(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A tensor with these axes last, as one."""
+    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
+    return tensor.permute(*rest, *axes).flatten(len(rest))
+
+
+def _touched(gradient: Tensor, axes: tuple[int, ...]) -> frozenset[int]:
+    flat = _features_last(gradient.detach(), axes).flatten(0, -2)
     return frozenset(torch.nonzero(flat.abs().amax(0)).flatten().tolist())
 
 
-def _groups(tensor: Tensor, rows: list[dict[nn.Module, frozenset[int]]]) -> list[int]:
+def _groups(tensor: Tensor, rows: list[dict[Layer, frozenset[int]]]) -> list[int]:
     """Which heads are one and the same, repeated by the model before the call: equal, and made by the same rows."""
     heads = range(len(rows))
     first = [
@@ -223,18 +308,25 @@ def _groups(tensor: Tensor, rows: list[dict[nn.Module, frozenset[int]]]) -> list
     return [order.index(index) for index in first]
 
 
-def _own(rows: list[dict[nn.Module, frozenset[int]]], groups: list[int] | range) -> dict[nn.Module, HeadRows]:
-    """The layers in which every head has rows of its own, with those rows; what all heads share is left out."""
+def _own(rows: list[dict[Layer, frozenset[int]]], groups: list[int] | range) -> dict[Layer, HeadRows]:
+    """The layers in which every head has rows of its own, with those rows; what all heads share is left out.
+
+    Or, where each head has a layer to itself (lectures write heads as modules), those layers.
+    """
     firsts = [rows[list(groups).index(group)] for group in range(len(set(groups)))]
-    modules = dict.fromkeys(module for row in firsts for module in row)
-    own: dict[nn.Module, HeadRows] = {}
-    for module in modules:
-        sets = [row.get(module, frozenset()) for row in firsts]
+    layers = dict.fromkeys(layer for row in firsts for layer in row)
+    own: dict[Layer, HeadRows] = {}
+    apart: dict[Layer, HeadRows] = {}
+    for layer in layers:
+        sets = [row.get(layer, frozenset()) for row in firsts]
         shared = frozenset.intersection(*sets) if len(sets) > 1 else frozenset()
         sets = [part - shared for part in sets]
-        if all(sets) and sum(map(len, sets)) == len(frozenset().union(*sets)):
-            own[module] = tuple(tuple(sorted(part)) for part in sets)
-    return own
+        if sum(map(len, sets)) == len(frozenset().union(*sets)):
+            (own if all(sets) else apart)[layer] = tuple(tuple(sorted(part)) for part in sets)
+    if own or len(apart) < len(layers):
+        return own
+    owners = [sum(bool(heads[place]) for heads in apart.values()) for place in range(len(firsts))]
+    return apart if all(many == 1 for many in owners) else {}
 
 
 def _kind(call: Call) -> str:
@@ -249,13 +341,15 @@ def _scaling(call: Call) -> float:
     """The factor between q·kᵀ and the softmax's input, read off their graph where the route cannot tell."""
     if call.scores is None:
         return call.scaling
-    logits, product = call.scores
+    logits, product, factor = call.scores.logits, call.scores.product, call.scores.factor
     if not product.requires_grad:
         return call.scaling
     if logits is product:
-        return 1.0
-    (gradient,) = torch.autograd.grad(logits.sum(), product, retain_graph=True)
-    factors = gradient[gradient != 0]
+        return factor
+    if not logits.requires_grad:
+        return float("nan")
+    (gradient,) = torch.autograd.grad(logits.sum(), product, retain_graph=True, allow_unused=True)
+    factors = torch.zeros(0) if gradient is None else gradient[gradient != 0]
     if factors.numel() == 0 or not torch.allclose(factors, factors[0], rtol=1e-5, atol=0):
         return float("nan")
-    return float(factors[0])
+    return factor * float(factors[0])

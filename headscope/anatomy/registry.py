@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from headscope.anatomy.route import ROUTES, Call, Receive, Route, claiming, is_claimed
+from headscope.anatomy.route import ROUTES, Call, Place, Receive, Route, Watch, claiming, is_claimed
 
 __all__ = ["RegistryRoute"]
 
@@ -39,9 +39,14 @@ class RegistryRoute(Route):
 
     @contextmanager
     def listen(
-        self, model: nn.Module, receive: Receive, modules: Collection[nn.Module] | None = None
+        self,
+        model: nn.Module,
+        receive: Receive,
+        places: Collection[Place] | None = None,
+        watch: Watch | None = None,
     ) -> Iterator[None]:
-        listener = _Listener(frozenset(model.modules() if modules is None else modules), receive)
+        modules = model.modules() if places is None else (place.module for place in places)
+        listener = _Listener(frozenset(modules), receive)
         _LISTENERS.set((*_LISTENERS.get(), listener))
         try:
             with _WRAPPED:
@@ -112,14 +117,16 @@ def _attend(
     hearing = [listener for listener in listeners if module in listener.modules]
     if not hearing or is_claimed() or query.ndim != 4:
         return result
-    out, *rest = result
-    split = out if out.ndim == 4 else out.unflatten(-1, (query.shape[1], -1))
-    call = _Ask(function, module, query, key, value, attention_mask, args, kwargs).call(split.transpose(1, 2))
-    for listener in hearing:
-        z = listener.receive(call)
-        if z is not None:
-            out = z.transpose(1, 2).reshape(out.shape)
-    return (out, *rest)
+    call = _Ask(function, module, query, key, value, attention_mask, args, kwargs).call(result[0])
+    with claiming():
+        for listener in hearing:
+            listener.receive(call)
+    return result
+
+
+def _by_head(out: Tensor, heads: int) -> Tensor:
+    """What an attention function returned, as (batch, head, position, dim)."""
+    return (out if out.ndim == 4 else out.unflatten(-1, (heads, -1))).transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +142,8 @@ class _Ask:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def call(self, z: Tensor) -> Call:
+    def call(self, out: Tensor) -> Call:
+        way = functools.partial(_by_head, heads=self.query.shape[1])
         scaling = self.kwargs.get("scaling", self.args[0] if self.args else None)
         if scaling is None:
             scaling = self.query.shape[-1] ** -0.5
@@ -144,7 +152,8 @@ class _Ask:
             q=self.query,
             k=self.key,
             v=self.value,
-            z=z,
+            z=way(out),
+            made=[(out, way)],
             pattern=self.pattern,
             bias=self.bias,
             scaling=float(scaling),
@@ -176,7 +185,7 @@ class _Ask:
             kwargs = kwargs | {"dropout": 0.0}
         with claiming():
             out = self.function(self.module, self.query, self.key, values, self.mask, *args, **kwargs)[0]
-        return out.unflatten(-1, (self.query.shape[1], -1)).transpose(1, 2) if out.ndim == 3 else out.transpose(1, 2)
+        return _by_head(out, self.query.shape[1])
 
     def bias(self, scaling: float) -> Tensor:
         """Mask, causality and position bias as one additive tensor, broadcastable to the map."""

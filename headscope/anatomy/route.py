@@ -1,18 +1,31 @@
 """A route is one way to be told of every attention call that a model makes. A new route is one new file."""
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headscope._support.registry import Registry
 
-__all__ = ["ROUTES", "Call", "Receive", "Route", "claiming", "is_claimed"]
+__all__ = [
+    "ROUTES",
+    "Call",
+    "Place",
+    "Receive",
+    "Refusal",
+    "Route",
+    "Scouted",
+    "Watch",
+    "claiming",
+    "is_claimed",
+    "key_of",
+]
 
 _CLAIMED: ContextVar[bool] = ContextVar("headscope_claimed", default=False)
 
@@ -27,11 +40,14 @@ class Call:
         k: (batch, key head, key, head_dim); the head axis is that of q where the model repeated it before the call.
         v: (batch, value head, key, value_dim).
         z: (batch, head, query, value_dim).
+        made: the model's own tensors that z lies in, each with the way from there to z's order; side by side along the
+            head axis they are z.
         pattern: makes the map, (batch, head, query, key): after mask and bias, before dropout.
         bias: given the scaling, makes what is added to scaling·q·kᵀ before the softmax, broadcastable to the map;
             -inf (or the model's own large negative number) where masked.
         scaling: what multiplies q·kᵀ; NaN where it is not one number, or where only `scores` can tell.
-        scores: (softmax's input, bare q·kᵀ) where the probe needs them: it reads the scaling off their graph.
+        scores: what the probe needs of a written-out softmax; None for a function that keeps it to itself.
+        key: of the place where it was heard; "" where a module needs none.
     """
 
     module: nn.Module
@@ -39,13 +55,73 @@ class Call:
     k: Float[Tensor, "batch kv_head key head_dim"]
     v: Float[Tensor, "batch value_head key value_dim"]
     z: Float[Tensor, "batch head query value_dim"]
+    made: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]]
     pattern: Callable[[], Float[Tensor, "batch head query key"]]
     bias: Callable[[float], Float[Tensor, "..."]]
     scaling: float
-    scores: tuple[Tensor, Tensor] | None = None
+    scores: "Scores | None" = None
+    key: str = ""
 
 
-Receive = Callable[[Call], Tensor | None]
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A softmax written out: its input and the bare q·kᵀ, as the model has them.
+
+    Attributes:
+        logits, product: in the model's own layout; the graph between them tells the scaling.
+        factor: what q·kᵀ had been multiplied by already when `product` was made.
+        bare: q·kᵀ as the model made it, (batch, head, query, key), to be compared; None where it cannot be told.
+    """
+
+    logits: Tensor
+    product: Tensor
+    factor: float
+    bare: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a route listens: a module, and how its attention is spelled where the route needs to know."""
+
+    module: nn.Module
+    spelling: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells places of one module apart."""
+        return key_of(self.spelling)
+
+
+def key_of(spelling: Mapping[str, Any] | None) -> str:
+    """What tells attentions of one module apart: how they are spelled."""
+    return "" if spelling is None else json.dumps(spelling, sort_keys=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Refusal:
+    """What looks like attention and isn't read: the module that does it, and why not."""
+
+    module: nn.Module
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scouted:
+    """What a route found in one forward pass: where it has to listen (None: everywhere), and what it does not read."""
+
+    places: Sequence[Place] | None = None
+    refusals: Sequence[Refusal] = ()
+
+
+Receive = Callable[[Call], None]
+
+
+class Watch(ABC):
+    """What a probe wants to be told of linear layers that are no modules."""
+
+    @abstractmethod
+    def weighted(self, module: nn.Module, weighting: Any, entering: Tensor, out: Tensor) -> Tensor:
+        """Such a layer has run; what is returned takes the place of its result."""
 
 
 class Route(ABC):
@@ -53,16 +129,32 @@ class Route(ABC):
 
     name: ClassVar[str]
 
+    def scout(self, model: nn.Module, given: Sequence[Tensor], run: Callable[[], object]) -> Scouted:
+        """Look over one forward pass, where that has to be done before there is anything to listen to.
+
+        Args:
+            model: the model.
+            given: the tensors that it is given.
+            run: runs it.
+        """
+        del model, given, run
+        return Scouted()
+
     @abstractmethod
     def listen(
-        self, model: nn.Module, receive: Receive, modules: Collection[nn.Module] | None = None
+        self,
+        model: nn.Module,
+        receive: Receive,
+        places: Collection[Place] | None = None,
+        watch: Watch | None = None,
     ) -> AbstractContextManager[None]:
         """While open, hand every attention call of `model` on this thread to `receive`.
 
         Args:
             model: the model whose calls are meant; calls of other models pass untouched.
-            receive: may return a tensor shaped like z, which then takes its place.
-            modules: the attention modules to listen to; None for all (discovery).
+            receive: told of each call.
+            places: where to listen: as `scout` found them; None for everywhere.
+            watch: a probe's, told of linear layers too.
         """
 
 

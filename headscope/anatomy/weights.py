@@ -4,15 +4,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy.finite import check_finite
-from headscope.anatomy.linear import matrix
+from headscope.anatomy.linear import is_plain, matrix
 from headscope.heads import Anatomy, Site, Slices
 
-__all__ = ["Factors", "head_weights", "input_weights", "output_weights", "ov_factors", "qk_factors"]
+__all__ = [
+    "Factors",
+    "head_weights",
+    "input_weights",
+    "is_stored",
+    "output_weights",
+    "ov_factors",
+    "qk_factors",
+    "stored_weight",
+    "weight_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +38,45 @@ class Factors:
     right: Float64[Tensor, "dim width"]
 
 
-def head_weights(module: nn.Module, site: Site) -> list[Float[Tensor, "width dim"]]:
-    """W_O of each head of a site, as the projection holds it.
+def weight_of(model: nn.Module, part: Slices) -> Float[Tensor, "out in"]:
+    """The map of a linear layer: what it does, adapters and quantisation included.
 
     Args:
-        module: the site's output projection.
+        model: whose weights are read.
+        part: the layer.
+
+    Raises:
+        AnatomyError: the layer cannot be read.
+    """
+    module = unwrapped(model).get_submodule(part.module)
+    if part.is_module:
+        return matrix(module, part.module)
+    weight: Tensor = getattr(module, part.parameter)
+    return rearrange(weight, part.layout) if part.layout else weight
+
+
+def is_stored(model: nn.Module, site: Site) -> bool:
+    """Whether a site's output projection is a weight that can be read at any time, and needs no run."""
+    assert site.output is not None
+    return not site.output.is_module or is_plain(unwrapped(model).get_submodule(site.output.module))
+
+
+def stored_weight(model: nn.Module, part: Slices) -> Tensor:
+    """The numbers behind a layer as they are stored, where it is its weight; else `weight_of`."""
+    module = unwrapped(model).get_submodule(part.module)
+    weight: Tensor = module.get_parameter("weight") if part.is_module and is_plain(module) else weight_of(model, part)
+    return weight
+
+
+def head_weights(model: nn.Module, site: Site) -> list[Float[Tensor, "width dim"]]:
+    """W_O of each head of a site.
+
+    Args:
+        model: whose weights are read.
         site: where its heads are.
     """
     assert site.output is not None
-    weight = matrix(module)
+    weight = weight_of(model, site.output)
     return [weight[:, list(own)] for own in site.output.heads]
 
 
@@ -48,9 +89,10 @@ def output_weights(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Tensor]
     found = {}
     for site in anatomy.sites:
         if site.output is not None:
-            module = unwrapped(model).get_submodule(site.output.module)
-            check_finite(site.output.module, matrix(module))
-            found[site.layer] = [weight.detach().cpu().double() for weight in head_weights(module, site)]
+            weights = head_weights(model, site)
+            for weight in weights:
+                check_finite(site.output.module, weight)
+            found[site.layer] = [weight.detach().cpu().double() for weight in weights]
     return found
 
 
@@ -100,12 +142,15 @@ def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
 
 
 def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "dim width"]]:
-    """Each head's rows of the one linear layer that makes it; none where there are several layers, or none."""
-    if len(parts) != 1:
+    """Each head's rows of the one linear layer that makes it; none where it is made by several layers, or none."""
+    if not parts or any(sum(bool(part.heads[head]) for part in parts) != 1 for head in range(len(parts[0].heads))):
         return []
-    weight = matrix(unwrapped(model).get_submodule(parts[0].module)).detach().cpu()
-    check_finite(parts[0].module, weight)
-    return [weight[list(own)].to(torch.float64) for own in parts[0].heads]
+    found: dict[int, Tensor] = {}
+    for part in parts:
+        weight = weight_of(model, part).detach().cpu()
+        check_finite(part.module, weight)
+        found |= {head: weight[list(own)].to(torch.float64) for head, own in enumerate(part.heads) if own}
+    return [found[head] for head in range(len(parts[0].heads))]
 
 
 def _value_head(site: Site, head: int) -> int:

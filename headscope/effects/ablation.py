@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headscope._support.running import uncompiled, unwrapped
+from headscope._support.running import unwrapped
 from headscope.anatomy import discover
+from headscope.anatomy.entering import at_output, on_features
+from headscope.anatomy.fast_path import plainly
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.heads import Anatomy, Heads, Site
+from headscope.heads import Anatomy, Heads, Site, Slices
 from headscope.statistics import STATISTICS
 from headscope.text.batches import Batch
 from headscope.watching.observation import observe
@@ -117,34 +119,38 @@ def transform_outputs(
         transforms: by layer, from the projection's input (…, in features) to its replacement.
     """
     model = unwrapped(model)
-    turns: dict[str, list[Callable[[Tensor], Tensor] | None]] = {}
+    turns: dict[Slices, dict[int, list[Callable[[Tensor], Tensor]]]] = {}
+    sites = {site.output: site for site in anatomy.sites if site.output is not None}
     for site in anatomy.sites:
         if site.output is not None:
-            turns.setdefault(site.output.module, []).append(transforms.get(site.layer))
+            own = turns.setdefault(site.output, {}).setdefault(site.output_call, [])
+            own += [transforms[site.layer]] if site.layer in transforms else []
     with ExitStack() as stack:
-        stack.enter_context(uncompiled())
-        for name, functions in turns.items():
-            if any(functions):
+        stack.enter_context(plainly(model))
+        for output, functions in turns.items():
+            if any(functions.values()):
                 turn = _Turn(functions)
                 handle = model.register_forward_pre_hook(turn.restart, prepend=True)
                 stack.callback(handle.remove)
-                # first of all hooks there: who watches sees what enters, whichever context was opened first
-                handle = model.get_submodule(name).register_forward_pre_hook(turn.apply, prepend=True)
-                stack.callback(handle.remove)
+                # first of all there: who watches sees what enters, whichever context was opened first
+                stack.enter_context(at_output(model, sites[output], turn.apply, first=True))
         yield
 
 
 @dataclass
 class _Turn:
-    """One output projection's functions, in the order in which a forward pass reaches them."""
+    """One output projection's functions, by the call of it within a forward pass."""
 
-    functions: list[Callable[[Tensor], Tensor] | None]
+    functions: Mapping[int, list[Callable[[Tensor], Tensor]]]
     _next: int = field(default=0)
 
     def restart(self, *_: object) -> None:
         self._next = 0
 
-    def apply(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        function = self.functions[self._next % len(self.functions)]
+    def apply(self, entering: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+        functions = self.functions.get(self._next % (max(self.functions) + 1), [])
         self._next += 1
-        return None if function is None else (function(args[0]), *args[1:])
+        out = entering
+        for function in functions:
+            out = on_features(function, out, axes)
+        return out if functions else None

@@ -116,6 +116,8 @@ def _gated(site: Site, gate: Tensor) -> Callable[[Tensor], Tensor]:
         columns = list(owner)
         factors = torch.ones(len(gate), entering.shape[-1], device=entering.device, dtype=entering.dtype)
         factors[:, columns] = gate.to(entering.dtype)[:, [owner[column] for column in columns]]
+        if site.rows == "t b":
+            return (entering.reshape(-1, *factors.shape) * factors).reshape(entering.shape)
         rows = entering.reshape(len(gate), -1, entering.shape[-1])
         return (rows * factors[:, None]).reshape(entering.shape)
 

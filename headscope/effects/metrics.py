@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from headscope._support.running import accepts, last_logits, run_model, unwrapped
-from headscope.anatomy.linear import matrix
+from headscope._support.running import accepts, last_logits, run_model
+from headscope.anatomy.weights import weight_of
 from headscope.errors import MetricError, UnknownNameError
 from headscope.heads import Anatomy
 from headscope.text.batches import Batch, kept_positions, n_rows
@@ -292,10 +292,7 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
         return "drift"
     # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
-    projections = [
-        unwrapped(model).get_submodule(site.output.module) for site in anatomy.sites if site.output is not None
-    ]
-    widths = {matrix(projection).shape[0] for projection in projections}
+    widths = {weight_of(model, site.output).shape[0] for site in anatomy.sites if site.output is not None}
     named = getattr(output, "logits", None) is not None
     return "loss" if named or logits.shape[-1] not in widths else "drift"
 

@@ -105,6 +105,12 @@ def _check_cuttable(site: Site) -> None:
     place = f"layer {site.layer} ({site.module_name})"
     if site.output is None:
         raise SurgeryError(f"{place}: no linear layer was found that reads the heads' outputs, so none can be cut")
+    bare = [part for part in (*site.query, *site.key, *site.value, site.output) if not part.is_module]
+    if bare:
+        raise SurgeryError(
+            f"{place}: {bare[0].module}.{bare[0].parameter} is a parameter that the forward uses by itself, in no "
+            "layer of its own, and such a forward cannot be made smaller here; headscope.ablate switches its heads off"
+        )
     mixed = [part for part in ("q", "k", "v", "o") if part in site.entangled]
     if mixed:
         raise SurgeryError(

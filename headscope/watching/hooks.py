@@ -1,5 +1,6 @@
 """Watching: the one place where hooks meet anatomy. `capture` and `observe` are built on it."""
 
+import functools
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -8,11 +9,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import uncompiled, unwrapped
-from headscope.anatomy import ROUTES, Call
-from headscope.anatomy.weights import head_weights
+from headscope._support.running import unwrapped
+from headscope.anatomy import ROUTES, Call, Place
+from headscope.anatomy.entering import at_output, features_last
+from headscope.anatomy.fast_path import plainly
+from headscope.anatomy.route import key_of
+from headscope.anatomy.weights import head_weights, is_stored
 from headscope.errors import AnatomyError, UnknownNameError
-from headscope.heads import Site
+from headscope.heads import Site, Slices
 
 __all__ = ["TENSORS", "SiteTensors", "watch"]
 
@@ -51,15 +55,14 @@ def watch(
     watcher = _Watcher(model, tuple(sites), frozenset(want), receive, on_forward)
     modules = dict(model.named_modules())
     with ExitStack() as stack:
-        stack.enter_context(uncompiled())
+        stack.enter_context(plainly(model))
         handle = model.register_forward_pre_hook(_on_this_thread(watcher.restart), prepend=True)
         stack.callback(handle.remove)
         if _FROM_OUTPUT & set(want):
-            for name in {site.output.module for site in sites if site.output is not None}:
-                handle = modules[name].register_forward_pre_hook(_on_this_thread(watcher.before_output))
-                stack.callback(handle.remove)
+            for name, site in {site.output: site for site in sites if site.output is not None}.items():
+                stack.enter_context(at_output(model, site, functools.partial(watcher.before_output, name)))
         for route in sorted({site.route for site in sites}):
-            own = [modules[site.module_name] for site in sites if site.route == route]
+            own = [Place(modules[site.module_name], site.spelling) for site in sites if site.route == route]
             stack.enter_context(ROUTES[route]().listen(model, watcher.after_attention, own))
         yield
 
@@ -78,6 +81,11 @@ def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
                 f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by head: between z and the output "
                 "projection the heads are mixed, or there is no projection; leave it out of want= or name layers="
             )
+        if asked and not site.rows and site.gated:
+            raise AnatomyError(
+                f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by position: rows reach the output "
+                "projection in an order of their own, and changed; leave it out of want= or name layers="
+            )
 
 
 @dataclass
@@ -89,15 +97,21 @@ class _Watcher:
     want: frozenset[str]
     receive: Callable[[Site, SiteTensors], None]
     on_forward: Callable[[], None] | None
-    _calls: dict[nn.Module, int] = field(default_factory=dict)
-    _waiting: dict[nn.Module, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
+    _calls: dict[tuple[nn.Module, str], int] = field(default_factory=dict)
+    _waiting: dict[Slices, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
     _turned: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         modules = dict(self.model.named_modules())
-        self._site = {(modules[site.module_name], site.call): site for site in self.sites}
-        self._turns = {modules[s.module_name]: 1 + len(s.shares_module_with) for s in self.sites}
-        self._output = {s.layer: modules[s.output.module] for s in self.sites if s.output is not None}
+        self._site: dict[tuple[nn.Module, str, int], Site] = {}
+        self._turns: dict[tuple[nn.Module, str], int] = {}
+        for site in self.sites:
+            place = (modules[site.module_name], key_of(site.spelling))
+            self._site[*place, site.call] = site
+            self._turns[place] = 1 + len(site.shares_module_with)
+        # what has to be run to be read is read now, before anything watches it
+        asked = [site for site in self.sites if self.want & {"contribution", "written"} and site.output is not None]
+        self._read = {s.layer: torch.stack(head_weights(self.model, s)) for s in asked if not is_stored(self.model, s)}
 
     def restart(self, *_: object) -> None:
         self._calls.clear()
@@ -106,35 +120,44 @@ class _Watcher:
             self.on_forward()
 
     def after_attention(self, call: Call) -> None:
-        number = self._calls.get(call.module, 0)
-        self._calls[call.module] = number + 1
+        place = (call.module, call.key)
+        number = self._calls.get(place, 0)
+        self._calls[place] = number + 1
         # counted round: without a restart, a part of the model is run again on its own
-        site = self._site.get((call.module, number % self._turns[call.module]))
+        site = self._site.get((*place, number % self._turns[place]))
         if site is None:
             return
         tensors = {name: _take(name, site, call) for name in TENSORS if name in self.want and name not in _FROM_OUTPUT}
         if self.want & _FROM_OUTPUT:
-            self._waiting.setdefault(self._output[site.layer], []).append((site, tensors, call))
+            assert site.output is not None
+            self._waiting.setdefault(site.output, []).append((site, tensors, call))
         else:
             self.receive(site, tensors)
 
-    def before_output(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        waiting = self._waiting.get(module)
-        if not waiting:
-            return
-        site, tensors, call = waiting.pop(0)
-        gated = _by_head(args[0], site, call.z)
+    def before_output(self, name: Slices, entering: Tensor, axes: tuple[int, ...]) -> None:
+        waiting = self._waiting.get(name, [])
+        # those that this call reads: heads of two attentions may stand side by side
+        read = [one for one in waiting if one[0].output_call == waiting[0][0].output_call]
+        self._waiting[name] = waiting[len(read) :]
+        for site, tensors, call in read:
+            self._receive_written(site, tensors, call, features_last(entering, axes))
+
+    def _receive_written(self, site: Site, tensors: SiteTensors, call: Call, entering: Tensor) -> None:
+        gated = _by_head(entering, site, call.z) if site.rows else call.z
         if "gated_z" in self.want:
             tensors["gated_z"] = gated
         if "contribution" in self.want:
-            weights = torch.stack(head_weights(module, site))
-            tensors["contribution"] = torch.einsum("bhtd,hwd->bhtw", gated, weights)
+            tensors["contribution"] = torch.einsum("bhtd,hwd->bhtw", gated, self._weights(site).to(gated.dtype))
         if "written" in self.want:
             if site.layer not in self._turned:
-                weights = torch.stack(head_weights(module, site)).detach().double()
+                weights = self._weights(site).detach().double()
                 self._turned[site.layer] = torch.linalg.qr(weights, mode="r")[1].to(gated.dtype)
             tensors["written"] = torch.einsum("bhtd,hrd->bhtr", gated, self._turned[site.layer])
         self.receive(site, tensors)
+
+    def _weights(self, site: Site) -> Tensor:
+        read = self._read.get(site.layer)
+        return torch.stack(head_weights(self.model, site)) if read is None else read
 
 
 def _take(name: str, site: Site, call: Call) -> Tensor:
@@ -151,10 +174,13 @@ def _take(name: str, site: Site, call: Call) -> Tensor:
 
 
 def _by_head(entering: Tensor, site: Site, z: Tensor) -> Tensor:
-    """The projection's input as (batch, head, position, value_dim)."""
+    """The projection's input, features last, as (batch, head, position, value_dim)."""
     assert site.output is not None
     batch, _, positions, _ = z.shape
-    rows = entering.reshape(batch, positions, -1)
+    if site.rows == "t b":
+        rows = entering.reshape(positions, batch, -1).transpose(0, 1)
+    else:
+        rows = entering.reshape(batch, positions, -1)
     heads, width = site.n_heads, len(site.output.heads[0])
     columns = [column for own in site.output.heads for column in own]
     if columns != list(range(rows.shape[-1])):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope.anatomy import ROUTES, Call, Route, discover
+from headscope.anatomy import ROUTES, Call, Place, Route, discover
 from headscope.heads import Anatomy
 from headscope.watching.observation import capture
 from tests.families import HandWritten, build_any
@@ -73,9 +73,10 @@ class _Case:
         self.route: Route = ROUTES[route]()
         self.sites = [site for site in _anatomy(name).sites if site.route == route]
         self.modules = [self.model.get_submodule(site.module_name) for site in self.sites]
+        self.places = [Place(module, site.spelling) for module, site in zip(self.modules, self.sites, strict=True)]
 
-    def listen(self, receive: Callable[[Call], Tensor | None], modules: list[nn.Module] | None = None):
-        return self.route.listen(self.model, receive, self.modules if modules is None else modules)
+    def listen(self, receive: Callable[[Call], None], places: list[Place] | None = None):
+        return self.route.listen(self.model, receive, self.places if places is None else places)
 
 
 @pytest.fixture(params=list(ROUTES))
@@ -136,38 +137,27 @@ def test_asking_for_maps_and_biases_changes_no_bit(cases: list[_Case]) -> None:
         assert torch.equal(_run(case.model, case.inputs), want)
 
 
-def test_what_is_given_back_takes_the_place_of_z(cases: list[_Case]) -> None:
-    for case in cases:
-        entered: list[Tensor] = []
-
-        def note(_: nn.Module, args: tuple[Tensor], entered: list[Tensor] = entered) -> None:
-            entered.append(args[0].clone())
-
-        for site in case.sites:
-            case.model.get_submodule(site.output.module).register_forward_pre_hook(note)
-        with case.listen(lambda call: torch.full_like(call.z, 3.0)):
-            _run(case.model, case.inputs)
-        assert len(entered) == len(case.sites)
-        assert all((one == 3.0).all() for one in entered)
-
-
 def test_only_the_modules_named_and_only_this_model_are_heard(cases: list[_Case]) -> None:
     for case in cases:
         calls: list[Call] = []
         twin = copy.deepcopy(case.model)
-        with case.listen(calls.append, [case.modules[-1]]):
+        with case.listen(calls.append, [case.places[-1]]):
             _run(twin, case.inputs)
             assert calls == []
             _run(case.model, case.inputs)
         assert [call.module for call in calls] == [module for module in case.modules if module is case.modules[-1]]
 
 
-def test_without_modules_all_are_heard(cases: list[_Case]) -> None:
+def test_what_is_scouted_is_heard(cases: list[_Case]) -> None:
     for case in cases:
         calls: list[Call] = []
-        with case.route.listen(case.model, calls.append):
+        run = functools.partial(case.model, **case.inputs)
+        with torch.enable_grad():
+            found = case.route.scout(case.model, list(case.inputs.values()), run)
+        with case.route.listen(case.model, calls.append, found.places):
             _run(case.model, case.inputs)
         assert [call.module for call in calls] == case.modules
+        assert [call.key for call in calls] == [place.key for place in case.places]
 
 
 def _traces(model: nn.Module) -> list[object]:
@@ -180,10 +170,9 @@ def _traces(model: nn.Module) -> list[object]:
 def test_no_trace_is_left_also_when_the_forward_or_the_listener_raised(cases: list[_Case]) -> None:
     for case in cases:
         before = _traces(case.model)
-        for modules in (case.modules, None):
-            with pytest.raises(ZeroDivisionError), case.route.listen(case.model, lambda _: 1 / 0, modules):
-                _run(case.model, case.inputs)
-            assert _traces(case.model) == before
+        with pytest.raises(ZeroDivisionError), case.listen(lambda _: 1 / 0):
+            _run(case.model, case.inputs)
+        assert _traces(case.model) == before
         calls: list[Call] = []
         with case.listen(calls.append):
             _run(case.model, case.inputs)

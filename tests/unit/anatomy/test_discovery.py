@@ -204,11 +204,15 @@ def test_a_gate_is_seen_and_heads_stay_apart() -> None:
     assert site.output == Slices("o", _blocks(4, 4))
 
 
-@pytest.mark.parametrize("way", ["normed", "sequence first"])
-def test_what_mixes_heads_or_positions_before_the_projection_is_refused(way: str) -> None:
-    site = _site(way)
+def test_what_mixes_heads_before_the_projection_is_refused() -> None:
+    site = _site("normed")
     assert "o" in site.entangled
     assert not site.prunable
+
+
+def test_the_sequence_may_come_first() -> None:
+    site = _site("sequence first")
+    assert (site.rows, site.entangled, site.prunable, site.gated) == ("t b", (), True, False)
 
 
 class _PartlyShared(nn.Module):
@@ -233,19 +237,26 @@ def test_rows_that_all_heads_share_belong_to_none() -> None:
 
 
 class _Bare(nn.Module):
-    """Attention whose output nothing reads."""
+    """Attention whose output no layer reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, joined: bool) -> None:
         super().__init__()
+        self.joined = joined
         self.q = nn.Linear(8, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         q = self.q(x).unflatten(-1, (2, 4)).transpose(1, 2)
-        return (q @ q.mT).softmax(-1) @ q
+        z = (q @ q.mT).softmax(-1) @ q
+        return z.transpose(1, 2).flatten(2) if self.joined else z
+
+
+def test_attention_that_nothing_reads_tells_no_heads() -> None:
+    with pytest.raises(AnatomyError, match="no layer reads what it makes"):
+        discover(_Bare(joined=False), {"x": torch.randn(2, 5, 8)})
 
 
 def test_attention_without_a_projection_is_found_and_cannot_be_cut() -> None:
-    anatomy = discover(_Bare(), {"x": torch.randn(2, 5, 8)})
+    anatomy = discover(_Bare(joined=True), {"x": torch.randn(2, 5, 8)})
     (site,) = anatomy.sites
     assert site.output is None
     assert not site.prunable

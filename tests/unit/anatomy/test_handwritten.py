@@ -2,14 +2,14 @@
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope.anatomy import Call, discover
+from headscope.anatomy import Call, Place, discover
 from headscope.anatomy.handwritten import HandwrittenRoute
 from tests.families import HandWritten
 
@@ -20,9 +20,15 @@ def _x(seed: int = 0, n_heads: int = 4) -> Tensor:
     return torch.randn(2, 5, 4 * n_heads, generator=torch.Generator().manual_seed(seed))
 
 
+def _places(model: nn.Module) -> Sequence[Place]:
+    with torch.enable_grad():
+        return HandwrittenRoute().scout(model, [_x()], lambda: model(_x())).places or ()
+
+
 def _listen(model: nn.Module, *inputs: Tensor) -> list[Call]:
     calls: list[Call] = []
-    with torch.no_grad(), HandwrittenRoute().listen(model, calls.append, [model]):
+    places = _places(model)
+    with torch.no_grad(), HandwrittenRoute().listen(model, calls.append, places):
         for x in inputs:
             model(x)
     return calls
@@ -151,18 +157,19 @@ def test_the_map_is_what_the_softmax_gave_before_dropout(monkeypatch: pytest.Mon
 
 def test_forward_comes_back_also_when_it_raised_or_was_the_users_own() -> None:
     model = _build("plain")
-    with HandwrittenRoute().listen(model, lambda _: None, [model]):
+    with HandwrittenRoute().listen(model, lambda _: None, _places(model)):
         assert "forward" in model.__dict__
     assert "forward" not in model.__dict__
-    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, [model]):
+    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, _places(model)):
         model(torch.randn(2, 5, 3))
     assert "forward" not in model.__dict__
 
     own = model.__dict__["forward"] = lambda x: HandWritten.forward(model, 2 * x)
+    places = _places(model)
     with torch.no_grad():
         want = model(_x())
         calls: list[Call] = []
-        with HandwrittenRoute().listen(model, calls.append, [model]):
+        with HandwrittenRoute().listen(model, calls.append, places):
             assert torch.equal(model(_x()), want)
     assert len(calls) == 1
     assert model.__dict__["forward"] is own
@@ -170,16 +177,17 @@ def test_forward_comes_back_also_when_it_raised_or_was_the_users_own() -> None:
 
 def test_the_signature_stays_readable_while_it_listens() -> None:
     model = _build("plain")
-    with HandwrittenRoute().listen(model, lambda _: None, [model]):
+    with HandwrittenRoute().listen(model, lambda _: None, _places(model)):
         assert list(inspect.signature(model.forward).parameters) == ["x"]
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_listeners_may_close_in_any_order(order: tuple[int, int]) -> None:
     model, heard = _build("plain"), ([], [])
+    places = _places(model)
     stacks = [ExitStack(), ExitStack()]
     for stack, calls in zip(stacks, heard, strict=True):
-        stack.enter_context(HandwrittenRoute().listen(model, calls.append, [model]))
+        stack.enter_context(HandwrittenRoute().listen(model, calls.append, places))
     model(_x())
     stacks[order[0]].close()
     model(_x())
@@ -191,7 +199,7 @@ def test_listeners_may_close_in_any_order(order: tuple[int, int]) -> None:
 
 def test_another_thread_is_not_heard() -> None:
     model, calls = _build("plain"), []
-    with HandwrittenRoute().listen(model, calls.append, [model]):
+    with HandwrittenRoute().listen(model, calls.append, _places(model)):
         thread = threading.Thread(target=model, args=(_x(),))
         thread.start()
         thread.join()
@@ -200,14 +208,17 @@ def test_another_thread_is_not_heard() -> None:
 
 def test_threads_hear_their_own_calls_only() -> None:
     model, wrong = _build("plain"), []
-    barrier = threading.Barrier(2, timeout=30)
+    barrier, places = threading.Barrier(2, timeout=30), _places(model)
 
     def work(seed: int) -> None:
         try:
             want = _by_hand(model, _x(seed))[4]
             for _ in range(10):
                 barrier.wait()
-                (call,) = _listen(model, _x(seed))
+                calls: list[Call] = []
+                with torch.no_grad(), HandwrittenRoute().listen(model, calls.append, places):
+                    model(_x(seed))
+                (call,) = calls
                 torch.testing.assert_close(call.z.double(), want, rtol=0, atol=1e-5)
         except BaseException as error:
             wrong.append(error)

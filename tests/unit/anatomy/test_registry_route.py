@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
-from headscope.anatomy import Call
+from headscope.anatomy import Call, Place
 from headscope.anatomy.registry import RegistryRoute
 from tests.families import build_further
 from tests.models import build, make_batches
@@ -36,20 +36,10 @@ def test_every_call_is_heard_once_with_its_tensors() -> None:
 
 def test_only_the_modules_asked_for_are_heard_and_only_of_that_model() -> None:
     model, other, inputs, calls = build("llama"), build("llama", seed=1), _inputs("llama"), []
-    with RegistryRoute().listen(model, calls.append, [model.model.layers[1].self_attn]):
+    with RegistryRoute().listen(model, calls.append, [Place(model.model.layers[1].self_attn)]):
         _run(model, inputs)
         _run(other, inputs)
     assert [call.module for call in calls] == [model.model.layers[1].self_attn]
-
-
-def test_a_tensor_given_back_takes_the_place_of_z() -> None:
-    model, inputs, entered = build("bert"), _inputs("bert"), []
-    dense = model.encoder.layer[0].attention.output.dense
-    handle = dense.register_forward_pre_hook(lambda _, args: entered.append(args[0]))
-    with RegistryRoute().listen(model, lambda call: torch.full_like(call.z, 7.0)):
-        _run(model, inputs)
-    handle.remove()
-    assert torch.equal(entered[0], torch.full_like(entered[0], 7.0))
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -131,12 +121,11 @@ def test_a_route_tells_nothing_of_what_another_has_claimed() -> None:
 
     model, inputs = build("bert"), _inputs("bert")
     for implementation in ("eager", "sdpa"):
-        heard: dict[str, list[Call]] = {"registry": [], "handwritten": []}
+        heard: list[Call] = []
         model.set_attn_implementation(implementation)
-        with (
-            RegistryRoute().listen(model, heard["registry"].append),
-            HandwrittenRoute().listen(model, heard["handwritten"].append),
-        ):
+        with torch.enable_grad():
+            found = HandwrittenRoute().scout(model, list(inputs.values()), lambda: model(**inputs))
+        assert (found.places, found.refusals) == ([], [])
+        with RegistryRoute().listen(model, heard.append):
             _run(model, inputs)
-        assert len(heard["registry"]) == 2
-        assert heard["handwritten"] == []
+        assert len(heard) == 2

@@ -1,0 +1,76 @@
+"""What enters an output projection: looked at, or replaced, whether a module reads it or an operation."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from headscope.anatomy.picking import entering_operation
+from headscope.anatomy.route import claiming, is_claimed
+from headscope.anatomy.spelling import Spelling
+from headscope.heads import Site
+
+__all__ = ["Change", "at_output", "features_last", "on_features"]
+
+Change = Callable[[Tensor, tuple[int, ...]], Tensor | None]
+"""Given what enters and its axes of features, tells what is to enter instead, or None."""
+
+
+@contextmanager
+def at_output(model: nn.Module, site: Site, change: Change, *, first: bool = False) -> Iterator[None]:
+    """While open, what enters a site's output projection on this thread goes through `change`.
+
+    Args:
+        model: the model.
+        site: with an output projection.
+        change: called each time that the projection is reached, by whatever site.
+        first: ahead of all others there, whichever was opened first.
+    """
+    assert site.output is not None
+    if site.reads_by_operation:
+        assert site.spelling is not None
+        spelling = Spelling.from_json(site.spelling)
+        with entering_operation(model.get_submodule(site.module_name), spelling, change, first=first):
+            yield
+        return
+    thread = threading.get_ident()
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        # another thread may run the hook when it is half registered, and is told of no kwargs then
+        if threading.get_ident() != thread or is_claimed() or kwargs is None:
+            return None
+        name = None if args else next(iter(kwargs))
+        entering = args[0] if name is None else kwargs[name]
+        axis = 1 if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else entering.ndim - 1
+        with claiming():  # what is done here is no operation of the model
+            other = change(entering, (axis,))
+        if other is None:
+            return None
+        return ((other, *args[1:]), kwargs) if name is None else ((), kwargs | {name: other})
+
+    projection = model.get_submodule(site.output.module)
+    handle = projection.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def features_last(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A tensor with these axes last, as one."""
+    if axes == (tensor.ndim - 1,):
+        return tensor
+    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
+    return tensor.permute(*rest, *axes).flatten(len(rest))
+
+
+def on_features(function: Callable[[Tensor], Tensor], tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """A function of (…, features) done to a tensor whose features lie on these axes."""
+    if axes == (tensor.ndim - 1,):
+        return function(tensor)
+    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
+    order = [*rest, *axes]
+    changed = function(features_last(tensor, axes)).unflatten(-1, [tensor.shape[axis] for axis in axes])
+    return changed.permute([order.index(axis) for axis in range(tensor.ndim)])

@@ -1,0 +1,106 @@
+"""The fast path of PyTorch's own attention, off while a model is watched: it calls no forward and no hook."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope._support.running import uncompiled
+
+__all__ = ["plainly"]
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """While open, nothing of a model runs past its modules: neither compiled, nor on the fast path of PyTorch's own.
+
+    The fast path of `nn.TransformerEncoder` leaves zeros where the text is padded, where the plain way leaves numbers;
+    these zeros are made here too, so that the model's output is what it was.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(uncompiled())
+        if any(isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) for module in model.modules()):
+            for module in model.modules():
+                if isinstance(module, nn.TransformerEncoder) and len(module.layers):
+                    stack.enter_context(_zeros_in_padding(module))
+            stack.enter_context(_SLOWLY)
+        yield
+
+
+class _Slowly:
+    """Keeps the fast path off while at least one context is open, in whatever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open = 0
+        self.was_on = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self.was_on = torch.backends.mha.get_fastpath_enabled()
+                torch.backends.mha.set_fastpath_enabled(False)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._open -= 1
+            if self._open == 0:
+                torch.backends.mha.set_fastpath_enabled(self.was_on)
+
+
+_SLOWLY = _Slowly()
+
+
+@contextmanager
+def _zeros_in_padding(encoder: nn.TransformerEncoder) -> Iterator[None]:
+    padding: list[Tensor | None] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(("src", "mask", "src_key_padding_mask"), args, strict=False)) | kwargs
+        padding.append(given["src_key_padding_mask"] if _packs(encoder, **given) else None)
+
+    def last(_: nn.Module, __: Any, out: Tensor) -> Tensor | None:
+        padded = padding[-1] if padding else None
+        if padded is None:
+            return None
+        gone = padded if padded.dtype == torch.bool else padded < 0
+        return out.masked_fill(gone[..., None], 0.0)
+
+    def after(*_: Any) -> None:
+        padding.pop()
+
+    handles = [
+        encoder.register_forward_pre_hook(before, with_kwargs=True),
+        encoder.layers[-1].register_forward_hook(last),
+        encoder.register_forward_hook(after, always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _packs(
+    encoder: nn.TransformerEncoder,
+    src: Tensor,
+    mask: Tensor | None = None,
+    src_key_padding_mask: Tensor | None = None,
+    **_: Any,
+) -> bool:
+    """Whether the encoder would drop the padding on its fast path; the conditions of its own forward."""
+    layer: Any = encoder.layers[0]
+    padded = src_key_padding_mask
+    if padded is None or mask is not None or src.ndim != 3 or src.is_nested or not _SLOWLY.was_on:
+        return False
+    if not getattr(encoder, "use_nested_tensor", False) or layer.training or torch.is_autocast_enabled():
+        return False
+    gone = padded if padded.dtype == torch.bool else padded < 0
+    left_aligned = not bool((gone[:, :-1] & ~gone[:, 1:]).any())
+    if getattr(encoder, "mask_check", True) and not left_aligned:
+        return False
+    return not (torch.is_grad_enabled() and any(p.requires_grad for p in (src, *layer.parameters())))

@@ -1,0 +1,146 @@
+"""Picking: single operations of one module's forward, looked at or changed as they go by."""
+
+import functools
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from headscope.anatomy.operations import name_of, tensors_in
+from headscope.anatomy.recording import opened
+from headscope.anatomy.route import claiming, is_claimed
+from headscope.anatomy.spelling import Pick, Spelling
+
+__all__ = ["Picking", "entering_operation", "reading"]
+
+
+@contextmanager
+def entering_operation(
+    module: nn.Module,
+    spelling: Spelling,
+    change: Callable[[Tensor, tuple[int, ...]], Tensor | None],
+    *,
+    first: bool = False,
+) -> Iterator[None]:
+    """While open, what enters an output projection that is no module goes through `change` first.
+
+    Args:
+        module: the attention module, whose forward holds the projection.
+        spelling: of its attention.
+        change: given what enters and its axes of features; returns a replacement, or None.
+        first: ahead of all others that change it.
+    """
+    assert spelling.output is not None
+    weighting = spelling.weightings[spelling.output]
+    with reading(module, lambda: _Changer(weighting.pick, weighting.entering, change), first=first):
+        yield
+
+
+_LOCK = threading.Lock()
+
+
+@contextmanager
+def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: bool = False) -> Iterator[None]:
+    """Let a function mode watch this module's forward on this thread, and nothing else; a new one in each call.
+
+    Args:
+        module: the module.
+        mode: makes one.
+        first: whether it sees an operation before all others that are open.
+    """
+    listener = (threading.get_ident(), mode)
+    with _LOCK:
+        watched = module.__dict__.get("forward")
+        if not isinstance(watched, _WatchedForward):
+            watched = _WatchedForward(module)
+        # the mode that is entered last is asked first
+        watched.listeners = (*watched.listeners, listener) if first else (listener, *watched.listeners)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            watched.listeners = tuple(other for other in watched.listeners if other is not listener)
+            if not watched.listeners:
+                watched.remove()
+
+
+class _WatchedForward:
+    """Stands in for a module's forward, as an instance attribute, while at least one listener is open."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.listeners: tuple[tuple[int, Callable[[], TorchFunctionMode]], ...] = ()
+        self._module = module
+        self._forward = module.forward
+        self._own = {name: value for name, value in module.__dict__.items() if name == "forward"}
+        functools.update_wrapper(self, module.forward)  # what a model takes is read off its forward's signature
+        module.__dict__["forward"] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with ExitStack() as stack:
+            for thread, mode in self.listeners:
+                if thread == threading.get_ident():
+                    stack.enter_context(mode())
+            return self._forward(*args, **kwargs)
+
+    def remove(self) -> None:
+        del self._module.__dict__["forward"]
+        self._module.__dict__.update(self._own)
+
+
+class Picking(TorchFunctionMode):
+    """Counts operations by name, and stops at those that were asked for."""
+
+    def __init__(self, wanted: Collection[tuple[str, int]]) -> None:
+        super().__init__()
+        self._wanted = frozenset(wanted)
+        self._count: dict[str, int] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if is_claimed():
+            return function(*args, **kwargs)
+        if function is F.multi_head_attention_forward:
+            with self:
+                return opened(function)(*args, **kwargs)
+        name = name_of(function, kwargs)
+        nth = self._count[name] = self._count.get(name, -1) + 1
+        if (name, nth) not in self._wanted:
+            return function(*args, **kwargs)
+        return self.picked((name, nth), function, args, kwargs)
+
+    def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+class _Changer(Picking):
+    """Changes what enters one operation."""
+
+    def __init__(
+        self, pick: Pick, axes: tuple[int, ...], change: Callable[[Tensor, tuple[int, ...]], Tensor | None]
+    ) -> None:
+        super().__init__({pick.call})
+        self._place, self._axes, self._change = pick.place, axes, change
+
+    def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        entering = tensors_in((args, kwargs))[self._place]
+        with claiming():
+            other = self._change(entering, self._axes)
+        if other is not None:
+            args, kwargs = (_replaced(part, entering, other) for part in (args, kwargs))
+        return function(*args, **kwargs)
+
+
+def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:
+    if value is old:
+        return new
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replaced(part, old, new) for part in value)
+    if isinstance(value, dict):
+        return {name: _replaced(part, old, new) for name, part in value.items()}
+    return value

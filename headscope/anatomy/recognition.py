@@ -1,0 +1,319 @@
+"""Recognition: attention found in a recorded graph, whatever it is written in: softmax(q·kᵀ)·v, and fused calls.
+
+From each softmax, back to the product that made the scores and forward to the product with the values, through views
+and what acts on each number alone; then on to the layer that reads the result. Which axis is what is told by following
+every number (`Labels`), never by sizes: the softmax must walk over exactly one free axis of the scores, and the second
+product must sum over it; a head is what lands on columns of its own before the projection.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headscope.anatomy.coordinates import Own, of_factor, of_tensor, ranked, scattered
+from headscope.anatomy.labels import Labels, UntraceableError
+from headscope.anatomy.layout import IrregularError, Layout
+from headscope.anatomy.operations import Axes, tensors_in
+from headscope.anatomy.placing import Placed, UnlikeError, check_positions, place, reached
+from headscope.anatomy.recording import Graph, Node, product, weight_of
+from headscope.anatomy.route import Refusal
+from headscope.anatomy.softmaxes import FUSED, Softmax, softmaxes
+from headscope.anatomy.spelling import RESULT, Part, Pick, Spelling, Weighting
+from headscope.anatomy.weightings import weighting_of
+
+__all__ = ["Attention", "recognise"]
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """A site as the graph shows it: the module whose forward holds all of it, and how it is spelled there."""
+
+    module: nn.Module
+    call: int
+    spelling: Spelling
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """One softmax (or fused call) with all that belongs to it."""
+
+    nodes: dict[str, tuple[Node, int]]
+    layouts: dict[str, Layout]
+    placed: Placed
+    index: int
+    late: bool = False
+
+
+def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
+    """Every attention in a graph, in the order in which it ran, and what looks like it and is none.
+
+    Args:
+        graph: of one forward pass with at least two rows and two tokens.
+    """
+    pieces: list[_Piece] = []
+    refusals = []
+    found = [(softmax.node, lambda one=softmax: _written(one)) for softmax in softmaxes(graph)]
+    found += [(node, lambda one=node: _fused(one)) for node in graph.nodes if node.name == FUSED]
+    for node, read in found:
+        try:
+            pieces.append(read())
+        except (UnlikeError, UntraceableError, IrregularError) as error:
+            if str(error):  # without a reason it is a softmax of something else: a gate, a router
+                refusals.append(Refusal(node.frames[-1].module, str(error)))
+    by_reader: dict[int, list[_Piece]] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.index):
+        by_reader.setdefault(id(piece.placed.reader), []).append(piece)
+    return [site for own in by_reader.values() for site in _together(own, graph)], refusals
+
+
+def _written(softmax: Softmax) -> _Piece:
+    scores, value = _scores(softmax), _value(softmax)
+    placed = place(value.out, value.node, value.axes, value.of_map, value.of_values)
+    lies = {"z": Layout.of(of_tensor(placed.letters, value.axes.of_result, value.out.shape), "bhtd")}
+    check_positions(placed, lies["z"])
+    lies["v"] = Layout.of(ranked(of_tensor(placed.letters, value.of_values, value.values.shape)), "bhkd")
+    met = of_tensor(placed.letters, value.of_map, value.map.shape)
+    pattern = scattered(met, value.labels, softmax.out.shape)
+    lies |= {"pattern": Layout.of(pattern, "bhtk"), "met": Layout.of(met, "bhtk")}
+    made = scattered(pattern, scores.labels, scores.out.shape)
+    q = of_factor(made, scores.axes.of_result, scores.of_queries, scores.queries.shape, "bhtd")
+    k = of_factor(made, scores.axes.of_result, scores.of_keys, scores.keys.shape, "bhkd")
+    lies |= {"q": Layout.of(q, "bhtd"), "k": Layout.of(ranked(k), "bhkd")}
+    lies |= _where_regular("product", made)
+    nodes = {
+        "q": _pick(_factors(scores.node), scores.queries),
+        "k": _pick(_factors(scores.node), scores.keys),
+        "v": _pick(_factors(value.product), value.values),
+        "met": _pick(_factors(value.product), value.map),
+        "z": (value.node, RESULT),
+        "pattern": (softmax.node, RESULT),
+        "logits": _pick(softmax.entry, softmax.logits),
+        "product": (scores.node, RESULT),
+    }
+    return _Piece(nodes, lies, placed, softmax.node.index, late=softmax.late is not None)
+
+
+def _where_regular(name: str, coordinates: dict[str, Tensor]) -> dict[str, Layout]:
+    try:
+        return {name: Layout.of(coordinates, "bhtk")}
+    except IrregularError:  # keys that no softmax sees, say
+        return {}
+
+
+def _factors(node: Node) -> Node:
+    """The operation that takes both factors: of (a * b).sum(axis), the first."""
+    return node.source(node.args[0]) if node.name == "sum" else node
+
+
+def _pick(node: Node, tensor: Tensor) -> tuple[Node, int]:
+    return node, next(place for place, one in enumerate(tensors_in((node.args, node.kwargs))) if one is tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """q·kᵀ behind a softmax; which of its numbers each of the logits stems from."""
+
+    node: Node
+    axes: Axes
+    queries: Tensor
+    keys: Tensor
+    of_queries: Own
+    of_keys: Own
+    labels: Tensor
+
+    @property
+    def out(self) -> Tensor:
+        return self.node.outputs[0]
+
+
+def _scores(softmax: Softmax) -> _Scores:
+    both, single = _products_behind(softmax.source)
+    why = ""
+    for node in both or single:
+        axes, _, _ = _product(node)
+        labels = Labels(node, node.outputs[0]).at(softmax.source, softmax.logits)
+        walked = _walked(labels, node.outputs[0].shape, axes.of_result, softmax.dim)
+        of_right, of_left = axes.free(axes.of_right, axes.of_left), axes.free(axes.of_left, axes.of_right)
+        if len(walked) != 1 or walked[0] not in (*of_right, *of_left):
+            alone = softmax.logits.shape[softmax.dim] == 1
+            why = why or ("it sees a single key" if alone else "its softmax does not run over the keys")
+        elif not of_right or not of_left:
+            why = why or "its scores have no axis of queries"
+        elif any(_covers_more(one, softmax, labels) for one in both if one is not node):
+            raise UnlikeError("its scores are put together from several products")
+        elif walked[0] in of_right:
+            return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels)
+        else:
+            return _Scores(node, axes, axes.right, axes.left, axes.of_right, axes.of_left, labels)
+    raise UnlikeError(why)
+
+
+def _product(node: Node) -> tuple[Axes, Node, Node]:
+    made = product(node)
+    assert made is not None
+    return made
+
+
+def _products_behind(node: Node) -> tuple[list[Node], list[Node]]:
+    """Products of two tensors behind one: those of two that depend on the input, and those of which one does not."""
+    both: list[Node] = []
+    single: list[Node] = []
+    seen: set[int] = set()
+    todo = [node]
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        found = product(one)
+        if found is not None:
+            if found[1].data and found[2].data:
+                both.append(one)
+            elif weight_of(one) is None and one.linear is None:
+                single.append(one)
+        elif one.passes:
+            todo.extend(one.inputs.values())
+    return sorted(both, key=lambda n: n.index), sorted(single, key=lambda n: n.index)
+
+
+def _walked(labels: Tensor, shape: torch.Size, letters: Own, dim: int) -> list[str]:
+    """The axes of the scores along which the softmax's axis moves."""
+    before, after = _neighbours(labels, dim)
+    both = (before >= 0) & (after >= 0)
+    was, now = (torch.unravel_index(one.clamp(min=0), shape) for one in (before, after))
+    pairs = zip(letters, was, now, strict=True)
+    return [letter for letter, a, b in pairs if letter is not None and bool(((a != b) & both).any())]
+
+
+def _neighbours(tensor: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    size = tensor.shape[axis] - 1
+    return tensor.narrow(axis, 0, size), tensor.narrow(axis, 1, size)
+
+
+def _covers_more(node: Node, softmax: Softmax, labels: Tensor) -> bool:
+    other = Labels(node, node.outputs[0]).at(softmax.source, softmax.logits)
+    return bool(((other >= 0) & (labels < 0)).any())
+
+
+@dataclass(frozen=True, eq=False)
+class _Value:
+    """The product of a map and values; which of the map's numbers each of those that enter it stems from."""
+
+    node: Node
+    product: Node
+    axes: Axes
+    map: Tensor
+    values: Tensor
+    of_map: Own
+    of_values: Own
+    labels: Tensor
+    of_data: bool
+
+    @property
+    def out(self) -> Tensor:
+        return self.node.outputs[0]
+
+
+def _value(softmax: Softmax) -> _Value:
+    """The product of a map and values; where some values come from the input, that one."""
+    found: list[_Value] = []
+    why = "its map meets no values"
+    labels = Labels(softmax.node, softmax.out)
+    for node in reached(softmax.node, lambda one: product(one) is not None):
+        axes, left, right = _product(node)
+        if weight_of(node) is not None or node.linear is not None:
+            why = "its map is mixed before it meets the values"
+        elif (on_left := labels.depends(left)) != labels.depends(right):
+            sides = (axes.left, axes.right, axes.of_left, axes.of_right)
+            seen, values, of_map, of_values = sides if on_left else (sides[1], sides[0], sides[3], sides[2])
+            own = labels.at(left if on_left else right, seen)
+            if len(axes.contracted) == 1 and _sums_over(own, softmax, of_map.index(axes.contracted[0])):
+                of_data = (right if on_left else left).data
+                last = softmax.late or node
+                found.append(_Value(last, node, axes, seen, values, of_map, of_values, own, of_data))
+            else:
+                why = "its values are not summed over the axis of its softmax"
+    if not found:
+        raise UnlikeError(why)
+    if sum(one.of_data for one in found) > 1:
+        raise UnlikeError("its map is used in several pieces")
+    return next((one for one in found if one.of_data), found[0])
+
+
+def _sums_over(labels: Tensor, softmax: Softmax, axis: int) -> bool:
+    """Whether this axis of the map, and no other, runs over what the softmax ran over."""
+    key = torch.unravel_index(labels.clamp(min=0), softmax.out.shape)[softmax.dim]
+    for one in range(labels.ndim):
+        before, after = _neighbours(key, one)
+        valid = torch.stack(_neighbours(labels, one)).amin(0) >= 0
+        if labels.shape[one] > 1 and bool(((before != after) & valid).any()) != (one == axis):
+            return False
+    return True
+
+
+def _fused(node: Node) -> _Piece:
+    """scaled_dot_product_attention: which axis is what, apart from the heads, is told by its arguments."""
+    names = ("query", "key", "value")
+    given = dict(zip(names, node.args, strict=False)) | {n: node.kwargs[n] for n in names if n in node.kwargs}
+    q, k, v = (given[name] for name in names)
+    batch = tuple(f"b{axis}" for axis in range(q.ndim - 2))
+    grouped = k.ndim > 2 and k.shape[-3] != q.shape[-3]
+    of_k = (*batch[:-1], "g") if grouped else batch
+    shape = torch.Size((*q.shape[:-1], k.shape[-2]))
+    axes = Axes(q.new_empty(shape), v, (*batch, "m", "n"), (*of_k, "n", "c"), (*batch, "m", "c"))
+    placed = place(node.outputs[0], node, axes, axes.of_left, axes.of_right)
+    letters = placed.letters | {"e": {"d": torch.arange(q.shape[-1])}}
+    if grouped:
+        each = q.shape[-3] // k.shape[-3]
+        letters["g"] = {kind: places[::each] for kind, places in letters[batch[-1]].items()}
+    lies = {
+        "q": Layout.of(of_tensor(letters, (*batch, "m", "e"), q.shape), "bhtd"),
+        "k": Layout.of(ranked(of_tensor(letters, (*of_k, "n", "e"), k.shape)), "bhkd"),
+        "v": Layout.of(ranked(of_tensor(letters, (*of_k, "n", "c"), v.shape)), "bhkd"),
+        "z": Layout.of(of_tensor(letters, axes.of_result, node.outputs[0].shape), "bhtd"),
+        "pattern": Layout.of(of_tensor(letters, axes.of_left, shape), "bhtk"),
+    }
+    check_positions(placed, lies["z"])
+    nodes = {"q": _pick(node, q), "k": _pick(node, k), "v": _pick(node, v), "z": (node, RESULT)}
+    return _Piece(nodes, lies, placed, node.index)
+
+
+def _together(pieces: list[_Piece], graph: Graph) -> Iterator[Attention]:
+    """Pieces that one layer reads: one site where they are heads side by side, else a site each."""
+    pieces = sorted(pieces, key=lambda piece: piece.placed.first_column)
+    apart = len({piece.placed.first_column for piece in pieces}) == len(pieces)
+    for own in [pieces] if apart else [[piece] for piece in sorted(pieces, key=lambda piece: piece.index)]:
+        nodes = [node for piece in own for node, _ in piece.nodes.values()]
+        depth = _shared_depth(nodes)
+        if depth is not None:
+            yield _site(own, nodes[0], depth, graph)
+
+
+def _site(pieces: list[_Piece], node: Node, depth: int, graph: Graph) -> Attention:
+    def picks(piece: _Piece) -> dict[str, Pick]:
+        return {name: Pick(one.name, one.frames[depth].nth, place) for name, (one, place) in piece.nodes.items()}
+
+    parts = tuple(Part(picks(piece), piece.layouts, piece.late) for piece in pieces)
+    frame, reader = node.frames[depth], pieces[0].placed.reader
+    weightings: list[Weighting] = []
+    output = None
+    for one in graph.nodes:
+        here = one.frames[depth] if len(one.frames) > depth and one.linear is None else None
+        if here is not None and (here.module, here.call) == (frame.module, frame.call):
+            weighting = weighting_of(one, depth)
+            if weighting is not None:
+                output = len(weightings) if one is reader and pieces[0].placed.alone else output
+                weightings.append(weighting)
+    return Attention(frame.module, frame.call, Spelling(parts, tuple(weightings), output))
+
+
+def _shared_depth(nodes: list[Node]) -> int | None:
+    """How deep the innermost module stands that was running all of these operations in one call."""
+    depth = None
+    for level, frames in enumerate(zip(*(node.frames for node in nodes), strict=False)):
+        if len({(frame.module, frame.call) for frame in frames}) > 1:
+            break
+        depth = level
+    return depth
