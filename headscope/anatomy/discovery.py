@@ -62,7 +62,7 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
     sites = [_site(index, sighting, names) for index, sighting in enumerate(sightings)]
     record = model.__dict__.get("_headscope")
     if isinstance(record, Record):
-        sites = [_with_original_numbers(site, record) for site in sites]
+        sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
     return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(wrapper, sites))
 
@@ -144,20 +144,21 @@ def _common_parent(paths: list[str], names: Mapping[nn.Module, str]) -> str:
     return ".".join(shared)
 
 
-def _with_original_numbers(site: Site, record: Record) -> Site:
+def _with_original_numbers(sites: list[Site], record: Record) -> list[Site]:
+    """The sites of a pruned model as they were numbered before; those that lost all their heads are not among them."""
+    removed = set(record.removed)
+    left: dict[str, list[Site]] = {}
     for original in record.anatomy.sites:
-        if (original.module_name, original.call) == (site.module_name, site.call) and _alike(original, site):
-            kept = tuple(head.head for head in original.heads if head not in set(record.removed))
-            return replace(site, layer=original.layer, head_ids=kept)
-    raise AnatomyError(f"{site.module_name} holds attention that was not there when the model was pruned")
-
-
-def _alike(original: Site, site: Site) -> bool:
-    """Whether two attentions of one module are the same one: a cut changes numbers of heads, and no operation."""
-    if original.spelling is None or site.spelling is None:
-        return original.spelling is site.spelling
-    first = (one.spelling["parts"][-1]["picks"]["z"] for one in (original, site) if one.spelling is not None)
-    return len({json.dumps(pick) for pick in first}) == 1
+        kept = tuple(head.head for head in original.heads if head not in removed)
+        if kept:
+            left.setdefault(original.module_name, []).append(replace(original, head_ids=kept))
+    found = []
+    for site in sites:
+        if not left.get(site.module_name):
+            raise AnatomyError(f"{site.module_name} holds attention that was not there when the model was pruned")
+        original = left[site.module_name].pop(0)  # attentions of one module come in the order in which they came then
+        found.append(replace(site, layer=original.layer, head_ids=original.head_ids))
+    return found
 
 
 def _with_sharing(sites: list[Site]) -> list[Site]:

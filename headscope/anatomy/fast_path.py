@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope._support.running import uncompiled
 
-__all__ = ["plainly"]
+__all__ = ["packs", "plainly"]
 
 
 @contextmanager
@@ -36,20 +36,24 @@ class _Slowly:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open = 0
-        self.was_on = False
+        self._was_on = False
+
+    def is_wanted(self) -> bool:
+        """Whether the user has the fast path on, held off here or not."""
+        return self._was_on if self._open else torch.backends.mha.get_fastpath_enabled()
 
     def __enter__(self) -> None:
         with self._lock:
             self._open += 1
             if self._open == 1:
-                self.was_on = torch.backends.mha.get_fastpath_enabled()
+                self._was_on = torch.backends.mha.get_fastpath_enabled()
                 torch.backends.mha.set_fastpath_enabled(False)
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._open -= 1
             if self._open == 0:
-                torch.backends.mha.set_fastpath_enabled(self.was_on)
+                torch.backends.mha.set_fastpath_enabled(self._was_on)
 
 
 _SLOWLY = _Slowly()
@@ -61,7 +65,7 @@ def _zeros_in_padding(encoder: nn.TransformerEncoder) -> Iterator[None]:
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(("src", "mask", "src_key_padding_mask"), args, strict=False)) | kwargs
-        padding.append(given["src_key_padding_mask"] if _packs(encoder, **given) else None)
+        padding.append(given["src_key_padding_mask"] if packs(encoder, **given) else None)
 
     def last(_: nn.Module, __: Any, out: Tensor) -> Tensor | None:
         padded = padding[-1] if padding else None
@@ -85,19 +89,27 @@ def _zeros_in_padding(encoder: nn.TransformerEncoder) -> Iterator[None]:
             handle.remove()
 
 
-def _packs(
+def packs(
     encoder: nn.TransformerEncoder,
     src: Tensor,
     mask: Tensor | None = None,
     src_key_padding_mask: Tensor | None = None,
+    nested: bool | None = None,
     **_: Any,
 ) -> bool:
-    """Whether the encoder would drop the padding on its fast path; the conditions of its own forward."""
+    """Whether an encoder drops the padding on its fast path, as the user has it; the conditions of its own forward.
+
+    Args:
+        encoder: the encoder.
+        src, mask, src_key_padding_mask: what it is given.
+        nested: in place of its own `use_nested_tensor`.
+    """
     layer: Any = encoder.layers[0]
     padded = src_key_padding_mask
-    if padded is None or mask is not None or src.ndim != 3 or src.is_nested or not _SLOWLY.was_on:
+    nested = getattr(encoder, "use_nested_tensor", False) if nested is None else nested
+    if padded is None or mask is not None or src.ndim != 3 or src.is_nested or not _SLOWLY.is_wanted():
         return False
-    if not getattr(encoder, "use_nested_tensor", False) or layer.training or torch.is_autocast_enabled():
+    if not nested or layer.training or torch.is_autocast_enabled():
         return False
     gone = padded if padded.dtype == torch.bool else padded < 0
     left_aligned = not bool((gone[:, :-1] & ~gone[:, 1:]).any())

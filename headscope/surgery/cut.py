@@ -72,7 +72,7 @@ def prune(
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
-    changes = _changes(plan, anatomy, record)
+    changes = _changes(model, plan, anatomy, record)
     exact = in_precision(model, torch.float32)
     edits = _edits(exact, plan, anatomy, changes, example, tolerance)
     pruned = _copy(model)
@@ -88,25 +88,25 @@ def record_of(model: nn.Module) -> Record | None:
     return record if isinstance(record, Record) else None
 
 
-def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
+def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
     """What goes from each site, checked everywhere before anything is touched."""
     gone = anatomy.find(plan.heads)
     first = {site.layer: site for site in (record.anatomy if record else anatomy).sites}
     changes = []
     for site in anatomy.sites:
         if site.layer in gone:
-            _check_cuttable(site)
+            _check_cuttable(model, site)
             changes.append(SiteChange(site, tuple(sorted(gone[site.layer])), first[site.layer]))
     _check_sharing(anatomy, {change.site.layer: change for change in changes})
     return changes
 
 
-def _check_cuttable(site: Site) -> None:
+def _check_cuttable(model: nn.Module, site: Site) -> None:
     place = f"layer {site.layer} ({site.module_name})"
     if site.output is None:
         raise SurgeryError(f"{place}: no linear layer was found that reads the heads' outputs, so none can be cut")
     bare = [part for part in (*site.query, *site.key, *site.value, site.output) if not part.is_module]
-    if bare:
+    if bare and not isinstance(model.get_submodule(site.module_name), nn.MultiheadAttention):
         raise SurgeryError(
             f"{place}: {bare[0].module}.{bare[0].parameter} is a parameter that the forward uses by itself, in no "
             "layer of its own, and such a forward cannot be made smaller here; headscope.ablate switches its heads off"

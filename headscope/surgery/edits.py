@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from headscope.anatomy.linear import stores_transposed
 from headscope.errors import SurgeryError
+from headscope.surgery.pytorch import narrow_attention, pack_by_hand
 from headscope.surgery.replacements import empty_attention, map_groups, repair_sizes
 
 __all__ = [
     "Edit",
     "EmptyAttention",
     "MapGroups",
+    "NarrowAttention",
+    "PackByHand",
     "RepairSizes",
     "SetAttribute",
     "SliceInput",
@@ -156,8 +159,49 @@ class RepairSizes(Edit):
         repair_sizes(module, self.sizes)
 
 
+@dataclass(frozen=True)
+class NarrowAttention(Edit):
+    """Keep some heads of an `nn.MultiheadAttention`; see `narrow_attention`.
+
+    Attributes:
+        keep: positions of the heads that stay.
+        heads: how many there were.
+    """
+
+    kind: ClassVar[str] = "narrow_attention"
+    keep: tuple[int, ...]
+    heads: int
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.MultiheadAttention) or module.num_heads != self.heads:
+            raise SurgeryError(f"{self.module} is no nn.MultiheadAttention of {self.heads} heads")
+        narrow_attention(module, self.keep)
+
+
+@dataclass(frozen=True)
+class PackByHand(Edit):
+    """Let an `nn.TransformerEncoder` leave zeros in the padding as before; see `pack_by_hand`."""
+
+    kind: ClassVar[str] = "pack_by_hand"
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.TransformerEncoder):
+            raise SurgeryError(f"{self.module} is no nn.TransformerEncoder")
+        pack_by_hand(module)
+
+
 _KINDS: Mapping[str, type[Edit]] = {
-    kind.kind: kind for kind in (SliceOutput, SliceInput, SetAttribute, MapGroups, EmptyAttention, RepairSizes)
+    kind.kind: kind
+    for kind in (
+        SliceOutput,
+        SliceInput,
+        SetAttribute,
+        MapGroups,
+        EmptyAttention,
+        RepairSizes,
+        NarrowAttention,
+        PackByHand,
+    )
 }
 
 

@@ -8,7 +8,7 @@ one recorded there.
 import copy
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,8 @@ from headscope.surgery.edits import (
     Edit,
     EmptyAttention,
     MapGroups,
+    NarrowAttention,
+    PackByHand,
     RepairSizes,
     SetAttribute,
     SliceInput,
@@ -66,8 +68,10 @@ def find_edits(
     Raises:
         SurgeryError: no edits were found under which the unit does what it did with the heads switched off.
     """
-    fixed = (*_slices(model, changes), *_structure(model, changes, seen))
     call = seen[unit]
+    if isinstance(model.get_submodule(changes[0].site.module_name), nn.MultiheadAttention):
+        return _narrowed(model, unit, changes, call, tolerance)
+    fixed = (*_slices(model, changes), *_structure(model, changes, seen))
     failures = []
     for extra in _ladder(model.get_submodule(unit), unit, changes, fixed):
         edits = (*fixed, *extra)
@@ -76,6 +80,22 @@ def find_edits(
             return edits
         failures.append(failure)
     raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, failures, tolerance))
+
+
+def _narrowed(
+    model: nn.Module, unit: str, changes: Sequence[SiteChange], call: Seen, tolerance: float
+) -> tuple[Edit, ...]:
+    """The edits that cut PyTorch's own attention, which are known; tried all the same."""
+    name = changes[0].site.module_name
+    edits: list[Edit] = [NarrowAttention(name, changes[0].kept, changes[0].site.n_heads)]
+    # its second result is a map of the heads left, and rightly another one
+    first = replace(call, output=call.output[0]) if unit == name else call
+    failure = _try(model.get_submodule(unit), [edit.within(unit) for edit in edits], first, tolerance)
+    if failure is not None:
+        raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, [failure], tolerance))
+    parents = [name[:place] for place, letter in enumerate(name) if letter == "."]
+    packing = [one for one in ("", *parents) if isinstance(model.get_submodule(one), nn.TransformerEncoder)]
+    return (*edits, *map(PackByHand, packing))
 
 
 def _slices(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
@@ -188,6 +208,8 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
             output = trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
     except Exception as error:
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")
+    if isinstance(call.output, Tensor) and isinstance(output, tuple):
+        output = output[0]  # where a map of the heads left comes with it
     gap = difference(call.output, output)
     # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
     return None if gap <= tolerance * max(1.0, magnitude(call.output)) else _Failure(gap)
