@@ -190,6 +190,10 @@ class Site:
             where they come in an order of their own, as windows do that are put together again.
         output_call: which call of the output projection within one forward pass reads z.
         spelling: which operations of the module's forward are the attention, where its route has to know.
+        refused: tensors that cannot be had, by name, each with the reason: an equation that did not hold in the probe.
+        copied: tensors that the model changes in place once they are made, so that they are copied when they are taken.
+        batch: how rows of the site stem from rows of the batch: "b", one each; "b w", windows (tiles, frames) of a row
+            side by side; "w b", rows in turn; "" where it cannot be told.
     """
 
     layer: int
@@ -217,6 +221,9 @@ class Site:
     rows: str = "b t"
     output_call: int = 0
     spelling: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
+    copied: tuple[str, ...] = ()
+    batch: str = "b"
 
     @property
     def reads_by_operation(self) -> bool:
@@ -248,11 +255,11 @@ class Site:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` gave."""
-        data = {"output_call": data["call"], **data}  # as it was before it was written down
+        data = {"output_call": data["call"], "copied": (), **data}  # as it was before it was written down
         for name in ("query", "key", "value"):
             data[name] = tuple(Slices.from_json(part) for part in data[name])
         data["output"] = None if data["output"] is None else Slices.from_json(data["output"])
-        for name in ("head_ids", "kv_of_query", "entangled", "shares_module_with"):
+        for name in ("head_ids", "kv_of_query", "entangled", "shares_module_with", "copied"):
             data[name] = tuple(data[name])
         return cls(**data)
 

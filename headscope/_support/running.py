@@ -3,8 +3,10 @@
 import inspect
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -103,14 +105,33 @@ def is_compiled(model: nn.Module) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while open; every module's own mode comes back."""
+    """Evaluation mode while open; every module's own mode comes back, and what a forward wrote into buffers is undone.
+
+    Buffers are lent: the model runs on copies of them, for some keep their keys and values there.
+    """
     training = [(module, module.training) for module in model.modules()]
+    own = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and _may_change(buffer)
+    ]
+    copies: dict[int, Tensor] = {}
     model.eval()
     try:
+        for module, name, buffer in own:
+            module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
         yield
     finally:
+        for module, name, buffer in own:
+            module._buffers[name] = buffer
         for module, mode in training:
             module.training = mode
+
+
+def _may_change(buffer: Tensor) -> bool:
+    """Whether a forward pass may write there: not into the codes of quantised weights, which are large."""
+    return not buffer.is_meta and (buffer.is_floating_point() or buffer.ndim < 2)
 
 
 def on_device(model: nn.Module, value: Any) -> Any:
@@ -145,11 +166,47 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
         raise  # what went wrong is known, and other batches would not mend it
     except Exception as error:
-        shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
-        raise ModelError(
-            f"a forward pass of {type(model).__name__} on {shapes} failed with {type(error).__name__}: {error}; pass "
-            "batches (or example=) that its forward takes, as dicts of its arguments"
-        ) from error
+        raise ModelError(_told(model, inputs, error)) from error
+
+
+def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
+    """What failed, and whose fault it is."""
+    shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
+    what = f"{type(error).__name__}: {error}"
+    if _is_ours(error):
+        return (
+            f"headscope itself failed while {type(model).__name__} ran on {shapes}, with {what}; neither the model nor "
+            "what it was given is to blame: please report it"
+        )
+    failed = f"a forward pass of {type(model).__name__} on {shapes} failed with {what}"
+    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
+    if missing:
+        return f"{failed}; its forward needs {', '.join(missing)} too: batches (or example=) are dicts of its arguments"
+    if isinstance(error, TypeError) and "unexpected keyword" in str(error):
+        taken = ", ".join(p.name for p in named)
+        return f"{failed}; batches (or example=) are dicts of its arguments, which are {taken}"
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if kernel not in (None, "eager", "sdpa", "headscope"):
+        return f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
+    return f"{failed}; the error is the model's own, on what it was given"
+
+
+_HANDS_ON = {"__torch_function__", "picked", "__call__", "_attend", "run_model"}  # what the model does, as it is
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether what failed is what headscope does beside the model: by the innermost frame that is no library's."""
+    here, torch_is = Path(__file__).parents[1], str(Path(torch.__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if Path(frame.filename).is_relative_to(here):
+            # the models that come with headscope are models
+            return frame.name not in _HANDS_ON and not Path(frame.filename).is_relative_to(here / "models")
+        standard = "/lib/python" in frame.filename and "site-packages" not in frame.filename
+        if not standard and not frame.filename.startswith(torch_is) and "/einops/" not in frame.filename:
+            return False
+    return False
 
 
 def check_takes(model: nn.Module, batch: Mapping[str, Any]) -> None:

@@ -8,21 +8,20 @@ layer whose input depends on it is the output projection, and the same gradient 
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, is_compiled, on_device, run_model, unwrapped
+from headscope._support.running import on_device, unwrapped
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
-from headscope.anatomy.finite import check_weights
-from headscope.anatomy.operations import tensors_in
-from headscope.anatomy.probe import Layer, Probe, Sighting
-from headscope.anatomy.route import ROUTES, Refusal, Scouted, key_of
+from headscope.anatomy.probe import Layer, Sighting
+from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
+from headscope.anatomy.route import key_of
+from headscope.anatomy.trials import Findings, try_out
 from headscope.anatomy.weights import stored_weight
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import Anatomy, Site, Slices
@@ -55,41 +54,32 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
         )
     wrapper, model = model, unwrapped(model)
-    sightings, refusals = _sight(model, example)
-    if not sightings:
-        raise AnatomyError(_nothing_found(model, refusals))
+    found = _sight(model, example)
+    if not found.sightings:
+        raise AnatomyError(nothing_found(model, found.refusals))
     names = {module: name for name, module in model.named_modules()}
-    sites = [_site(index, sighting, names) for index, sighting in enumerate(sightings)]
+    sites = [_site(index, sighting, names) for index, sighting in enumerate(found.sightings)]
     record = model.__dict__.get("_headscope")
     if isinstance(record, Record):
         sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
-    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), _remarks(wrapper, sites))
+    remarks = (*wrapped(wrapper), *found.remarks, *unsettled(sites), *unread(model, sites, found))
+    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), remarks)
 
 
-def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> tuple[list[Sighting], list[Refusal]]:
-    probe = Probe(model)
-    with ExitStack() as stack:
-        for context in (plainly(model), evaluating(model), torch.inference_mode(False), torch.enable_grad()):
-            stack.enter_context(context)
+def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> Findings:
+    with plainly(model), torch.inference_mode(False):
         # copies: tensors made under inference_mode cannot take part in gradients
-        example = make_example(model) if given is None else {name: _copied(value) for name, value in given.items()}
-        example = on_device(model, example)
-        scouted: dict[str, Scouted] = {}
-        for route in ROUTES.values():
-            scouted[route.name] = route().scout(model, tensors_in(example), lambda: run_model(model, example))
-        stack.enter_context(probe.watching())
-        for route in ROUTES.values():
-            receive = probe.receiver(route.name)
-            stack.enter_context(route().listen(model, receive, scouted[route.name].places, probe))
-        run_model(model, example)
-    if not all(sighting.finite for sighting in probe.sightings):
-        check_weights(model)
-    return probe.sightings, [refusal for found in scouted.values() for refusal in found.refusals]
+        example = make_example(model) if given is None else _copied(given)
+        return try_out(model, on_device(model, example))
 
 
 def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {name: _copied(part) for name, part in value.items()}
+    return type(value)(map(_copied, value)) if type(value) in (list, tuple) else value
 
 
 def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
@@ -123,6 +113,9 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         rows=seen.rows,
         output_call=seen.output_call,
         spelling=json.loads(seen.spelled) if seen.spelled else None,
+        refused=dict(seen.refused),
+        copied=seen.copied,
+        batch=seen.batch,
     )
 
 
@@ -172,53 +165,18 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
     return [replace(site, shares_module_with=shared[site.layer]) for site in sites]
 
 
+# how heads are read, not which they are
+_UNSIGNED = ("spelling", "rows", "output_call", "refused", "copied", "batch")
+
+
 def _fingerprint(model: nn.Module, sites: list[Site]) -> str:
     # without the scaling: where it is read off a gradient, its last digits differ with the precision
-    places = [
-        {name: value for name, value in site.to_json().items() if name not in ("spelling", "rows", "output_call")}
-        | {"scaling": None}
-        for site in sites
-    ]
+    own = [{name: value for name, value in site.to_json().items() if name not in _UNSIGNED} for site in sites]
+    places = [site | {"scaling": None} for site in own]
     digest = hashlib.sha256(json.dumps([type(model).__name__, places]).encode())
     for site in sites:
-        if site.output is not None:
+        if site.output is not None and "contribution" not in site.refused:
             weight = stored_weight(model, site.output)
             rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()
             digest.update(rounded.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _remarks(wrapper: nn.Module, sites: list[Site]) -> tuple[str, ...]:
-    remarks = []
-    if is_compiled(wrapper):
-        remarks.append("compiled by torch.compile: it runs uncompiled while it is watched, or heads are switched off")
-    elif unwrapped(wrapper) is not wrapper:
-        remarks.append(f"what is described is the model inside the {type(wrapper).__name__}")
-    for site in sites:
-        if site.output is None:
-            remarks.append(f"layer {site.layer} ({site.module_name}): no linear layer consumes z; heads cannot be cut")
-        elif site.entangled:
-            mixed = ", ".join(site.entangled)
-            remarks.append(f"layer {site.layer} ({site.module_name}): heads cannot be told apart in {mixed}")
-    return tuple(remarks)
-
-
-def _nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
-    names = {module: name for name, module in model.named_modules()}
-    reasons = dict.fromkeys(f"{names[one.module] or type(model).__name__}: {one.reason}" for one in refusals)
-    if reasons:
-        some = "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        return f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}"
-    alike = [
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if re.search("attention|attn", type(module).__name__, re.IGNORECASE)
-    ]
-    if not alike:
-        return f"no attention was found in {type(model).__name__}, and no module's name looks like it"
-    some = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
-    return (
-        f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
-        "Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
-        "operations write it; the example needs at least two rows of two tokens"
-    )

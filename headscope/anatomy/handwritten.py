@@ -8,7 +8,7 @@ import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -212,7 +212,9 @@ class _PartCall:
         pick = self.part.picks["product"]
         ran, layout = self._ran[pick.call], self.part.layouts.get("product")
         factor = float(ran.kwargs.get("alpha", 1)) if pick.operation in ("baddbmm", "addmm") else 1.0
-        added = ran.args[0] if pick.operation in ("baddbmm", "addmm") and len(ran.args) > 2 else None
+        added = None
+        if pick.operation in ("baddbmm", "addmm"):
+            added = ran.args[0] if ran.args else ran.kwargs["input"]
         bare = None
         if layout is not None and (added is None or bool(added.isfinite().all())):
             less = 0 if added is None else ran.kwargs.get("beta", 1) * added
@@ -243,6 +245,14 @@ def _repeated(tensor: Tensor, heads: int) -> Tensor:
     return tensor if tensor.shape[1] == heads else tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
 
 
+def _joined_scores(parts: list[Scores | None]) -> Scores | None:
+    own = [part for part in parts if part is not None]
+    if len(own) < len(parts):
+        return None
+    bare = [part.bare for part in own if part.bare is not None]
+    return replace(own[0], bare=torch.cat(bare, dim=1) if len(bare) == len(own) else None)
+
+
 def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: bool) -> Call:
     """The call of a site from the calls of its parts, side by side along the head axis."""
 
@@ -270,6 +280,6 @@ def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: boo
         pattern=lambda: along_heads([part.pattern() for part in parts]),
         bias=bias,
         scaling=parts[0].scaling,
-        scores=parts[0].scores() if probing else None,
+        scores=_joined_scores([part.scores() for part in parts]) if probing else None,
         key=key,
     )

@@ -7,13 +7,14 @@ its weight is what the whole of it does.
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headscope.anatomy.route import claiming
 from headscope.errors import AnatomyError
 
-__all__ = ["is_linear", "is_plain", "linear_layers", "matrix", "stores_transposed"]
+__all__ = ["is_linear", "is_plain", "layer_matrix", "linear_layers", "matrix", "stores_transposed"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIZES = (("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf"))
@@ -77,6 +78,20 @@ def matrix(module: nn.Module, name: str = "") -> Float[Tensor, "out in"]:
     if isinstance(module, _CONVOLUTIONS):
         return module.weight.flatten(1)
     return _read_off(module, name or type(module).__name__)
+
+
+def layer_matrix(module: nn.Module, parameter: str, layout: str, name: str = "") -> Float[Tensor, "out in"]:
+    """`matrix` of a layer that may be an operation on a parameter.
+
+    Args:
+        module: the layer, or what holds the parameter.
+        parameter, layout: of `headscope.heads.Slices`.
+        name: the module's dotted name, for the message.
+    """
+    if parameter == "weight" and not layout:
+        return matrix(module, name)
+    weight: Tensor = getattr(module, parameter)
+    return rearrange(weight, layout) if layout else weight
 
 
 def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from headscope.anatomy.linear import linear_layers
+from headscope.anatomy.check import check_call, tolerance
+from headscope.anatomy.linear import layer_matrix, linear_layers
 from headscope.anatomy.route import Call, Watch, claiming
 from headscope.anatomy.spelling import Weighting
+from headscope.errors import AnatomyError
 
-__all__ = ["Layer", "Probe", "Sighting"]
+__all__ = ["TENSORS", "Layer", "Probe", "Sighting"]
 
+TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")  # that may be asked for
 HeadRows = tuple[tuple[int, ...], ...]
 
 
@@ -53,7 +56,15 @@ class Sighting:
     output_call: int = 0
     gated: bool = False
     entangled: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    copied: tuple[str, ...] = ()
+    batch: str = "b"
     made: list[tuple[GradientEdge, Callable[[Tensor], Tensor]]] = field(default_factory=list)
+
+    def refuse_all(self, reason: str) -> None:
+        """Nothing of this site can be had."""
+        self.refused |= dict.fromkeys(TENSORS, reason)
+        self.entangled = list(dict.fromkeys([*self.entangled, "o"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +131,8 @@ class Probe(Watch):
         first: int = 0,
     ) -> Tensor:
         if entering is not None and entering.requires_grad:
-            self._find_output(layer, entering, ins)
+            for sighting in self._find_output(layer, entering, ins):
+                self._check_output(sighting, layer, _features_last(entering, ins), _features_last(out, outs))
         self._runs[layer] += 1
         leaf = out.detach().requires_grad_()
         self._leaves[id(leaf)] = _Leaf(layer, leaf, outs, first)
@@ -154,6 +166,7 @@ class Probe(Watch):
             made=[(get_gradient_edge(tensor), way) for tensor, way in call.made if tensor.requires_grad],
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
+        sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query)
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
 
@@ -199,11 +212,11 @@ class Probe(Watch):
             reads = [head * call.k.shape[1] // heads for head in range(heads)]
         return tuple(groups[index] for index in reads)
 
-    def _find_output(self, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> None:
+    def _find_output(self, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> list[Sighting]:
         """If `entering` depends on a z that no linear layer has read yet, `layer` is that site's output projection."""
         waiting = [sighting for sighting in self.sightings if sighting.output is None and sighting.made]
         if not waiting:
-            return
+            return []
         nodes = _behind(entering)[1]
         read = [sighting for sighting in waiting if any(edge.node in nodes for edge, _ in sighting.made)]
         for sighting in read:
@@ -213,6 +226,26 @@ class Probe(Watch):
         if sum(map(len, columns)) != len(set().union(*columns)):  # chunks of a sequence, say, which it reads as one
             for sighting in read:
                 sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
+        return [sighting for sighting in read if sighting.output is not None]
+
+    def _check_output(self, sighting: Sighting, layer: Layer, entering: Tensor, out: Tensor) -> None:
+        """Whether the projection gives what its matrix makes of its input, and one bias: then heads' shares add up."""
+        name = next((name for name, module in self._model.named_modules() if module is layer.module), "")
+        try:
+            weight = layer_matrix(layer.module, layer.parameter, layer.layout, name).detach()
+            rest = (out - entering.to(weight.dtype) @ weight.T).detach().flatten(0, -2)
+            gap = float((rest - rest[:1]).abs().max()) / max(float(out.detach().abs().max()), 1e-12)
+            why = (
+                ""
+                if gap <= 10 * tolerance(out.dtype)
+                else f"it gives {gap:.1e} of its size more than its own matrix does"
+            )
+        except (AnatomyError, RuntimeError) as error:
+            why = str(error)
+        if why:
+            told = f"the output projection {name} is no plain linear map ({why})"
+            sighting.refused |= dict.fromkeys(("contribution", "written"), told)
+            sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
 
     def _read_output(self, sighting: Sighting, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> None:
         # Jᵀw is linear in w, so its derivative by w is J: one backward a head tells the head's columns
@@ -349,7 +382,12 @@ def _scaling(call: Call) -> float:
     if not logits.requires_grad:
         return float("nan")
     (gradient,) = torch.autograd.grad(logits.sum(), product, retain_graph=True, allow_unused=True)
-    factors = torch.zeros(0) if gradient is None else gradient[gradient != 0]
+    if gradient is None:
+        return float("nan")
+    moves = gradient != 0
+    if logits.shape == product.shape:
+        moves &= logits > -1e4  # masked scores stand at some model's own floor
+    factors = gradient[moves]
     if factors.numel() == 0 or not torch.allclose(factors, factors[0], rtol=1e-5, atol=0):
         return float("nan")
     return factor * float(factors[0])

@@ -141,7 +141,7 @@ def _scores(softmax: Softmax) -> _Scores:
             why = why or ("it sees a single key" if alone else "its softmax does not run over the keys")
         elif not of_right or not of_left:
             why = why or "its scores have no axis of queries"
-        elif any(_covers_more(one, softmax, labels) for one in both if one is not node):
+        elif any(_covers_more(one, softmax, labels) for one in (*both, *single) if one is not node):
             raise UnlikeError("its scores are put together from several products")
         elif walked[0] in of_right:
             return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels)
@@ -237,9 +237,12 @@ def _value(softmax: Softmax) -> _Value:
                 why = "its values are not summed over the axis of its softmax"
     if not found:
         raise UnlikeError(why)
-    if sum(one.of_data for one in found) > 1:
+    chosen = next((one for one in found if one.of_data), found[0])
+    used = set(chosen.labels.unique().tolist())
+    others = [one for one in found if one is not chosen]
+    if any(one.of_data or not used >= set(one.labels.unique().tolist()) for one in others):
         raise UnlikeError("its map is used in several pieces")
-    return next((one for one in found if one.of_data), found[0])
+    return chosen
 
 
 def _sums_over(labels: Tensor, softmax: Softmax, axis: int) -> bool:

@@ -157,6 +157,7 @@ class _Ask:
             pattern=self.pattern,
             bias=self.bias,
             scaling=float(scaling),
+            cap=self.kwargs.get("softcap"),
         )
 
     def pattern(self) -> Tensor:

@@ -46,6 +46,7 @@ class Call:
         bias: given the scaling, makes what is added to scaling·q·kᵀ before the softmax, broadcastable to the map;
             -inf (or the model's own large negative number) where masked.
         scaling: what multiplies q·kᵀ; NaN where it is not one number, or where only `scores` can tell.
+        cap: c, where scores are capped by c·tanh(scaling·q·kᵀ / c) before the bias is added.
         scores: what the probe needs of a written-out softmax; None for a function that keeps it to itself.
         key: of the place where it was heard; "" where a module needs none.
     """
@@ -59,6 +60,7 @@ class Call:
     pattern: Callable[[], Float[Tensor, "batch head query key"]]
     bias: Callable[[float], Float[Tensor, "..."]]
     scaling: float
+    cap: float | None = None
     scores: "Scores | None" = None
     key: str = ""
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy.finite import check_finite
-from headscope.anatomy.linear import is_plain, matrix
+from headscope.anatomy.linear import is_plain, layer_matrix
 from headscope.heads import Anatomy, Site, Slices
 
 __all__ = [
@@ -49,10 +48,7 @@ def weight_of(model: nn.Module, part: Slices) -> Float[Tensor, "out in"]:
         AnatomyError: the layer cannot be read.
     """
     module = unwrapped(model).get_submodule(part.module)
-    if part.is_module:
-        return matrix(module, part.module)
-    weight: Tensor = getattr(module, part.parameter)
-    return rearrange(weight, part.layout) if part.layout else weight
+    return layer_matrix(module, part.parameter, part.layout, part.module)
 
 
 def is_stored(model: nn.Module, site: Site) -> bool:

@@ -76,6 +76,12 @@ def _on_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
 def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
     asked = sorted(_FROM_OUTPUT & set(want))
     for site in sites:
+        refused = next((name for name in want if name in site.refused), None)
+        if refused is not None:
+            raise AnatomyError(
+                f"layer {site.layer} ({site.module_name}): {refused} cannot be had: {site.refused[refused]}; leave it "
+                "out of want= or name layers="
+            )
         if asked and not site.prunable:
             raise AnatomyError(
                 f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by head: between z and the output "
@@ -127,7 +133,9 @@ class _Watcher:
         site = self._site.get((*place, number % self._turns[place]))
         if site is None:
             return
-        tensors = {name: _take(name, site, call) for name in TENSORS if name in self.want and name not in _FROM_OUTPUT}
+        asked = [name for name in TENSORS if name in self.want and name not in _FROM_OUTPUT]
+        tensors = {name: _take(name, site, call) for name in asked}
+        tensors |= {name: tensors[name].clone() for name in asked if name in site.copied}
         if self.want & _FROM_OUTPUT:
             assert site.output is not None
             self._waiting.setdefault(site.output, []).append((site, tensors, call))

@@ -302,7 +302,9 @@ def test_a_model_that_does_not_say_what_it_takes_needs_anprobe_input() -> None:
 
 
 def test_a_failing_forward_says_on_what_and_keeps_the_cause() -> None:
-    with pytest.raises(ModelError, match=r"NanoGPT on \{'input_ids': \(2, 99\)\} failed with .*example=") as caught:
+    with pytest.raises(
+        ModelError, match=r"NanoGPT on \{'input_ids': \(2, 99\)\} failed with .*the model's own"
+    ) as caught:
         discover(build("nanogpt"), {"input_ids": torch.ones(2, 99, dtype=torch.long)})
     assert caught.value.__cause__ is not None
 

@@ -1,0 +1,95 @@
+"""The contract of what is captured, checked on the probe: equations that must hold between the tensors of one call.
+
+softmax(scaling·q·kᵀ + bias) is the map, up to a sink; its rows sum to 1 or less; map · v is z; what the heads add and
+the bias are what the output projection gives. A tensor of an equation that does not hold is refused where it is asked
+for, with the equation and the gap.
+"""
+
+import torch
+from torch import Tensor
+
+from headscope.anatomy.route import Call
+
+__all__ = ["check_call", "tolerance"]
+
+_TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far two ways of computing the same may lie apart, of the largest number."""
+    return _TOLERANCES.get(dtype, 5e-2)
+
+
+def check_call(call: Call, scaling: float, kv_of_query: tuple[int, ...]) -> dict[str, str]:
+    """What of a call is not what it is said to be.
+
+    Args:
+        call: as a route told it.
+        scaling: what multiplies q·kᵀ; NaN where it is not one number.
+        kv_of_query: for each query head, the key head that it reads, where these are fewer.
+
+    Returns:
+        By tensor, why it cannot be had.
+    """
+    with torch.no_grad():
+        q, k, v, z = (tensor.detach() for tensor in (call.q, call.k, call.v, call.z))
+        pattern = call.pattern().detach()
+        k, v = (_for_each(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
+        allowed = tolerance(q.dtype)
+        return {**_scores(call, q, k, pattern, scaling, allowed), **_map(pattern, v, z, allowed)}
+
+
+def _for_each(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:
+    many = tensor.shape[1]
+    if many == heads:
+        return tensor
+    if many == max(kv_of_query) + 1:
+        return tensor[:, list(kv_of_query)]
+    return tensor.repeat_interleave(heads // many, dim=1)
+
+
+def _map(pattern: Tensor, v: Tensor, z: Tensor, allowed: float) -> dict[str, str]:
+    found = {}
+    over = float(pattern.sum(-1).max()) - 1 if pattern.numel() else 0.0
+    if over > allowed or float(pattern.min()) < -allowed:
+        found["pattern"] = f"the rows of its map sum to as much as {1 + over:.2g}"
+    if pattern.shape[-1] != v.shape[2]:
+        found |= dict.fromkeys(("pattern", "v"), "its map and its values have different numbers of keys")
+        return found
+    gap = _gap(pattern.to(v.dtype) @ v, z)
+    if not gap <= allowed:
+        found |= dict.fromkeys(("pattern", "v"), f"map · v is {gap:.1e} of its size away from z")
+    return found
+
+
+def _scores(call: Call, q: Tensor, k: Tensor, pattern: Tensor, scaling: float, allowed: float) -> dict[str, str]:
+    bare = None if call.scores is None else call.scores.bare
+    if q.shape[-1] != k.shape[-1] or pattern.shape[-2:] != (q.shape[2], k.shape[2]):
+        return dict.fromkeys(("q", "k", "bias"), "its map is not made of these queries and keys alone")
+    product = q @ k.mT
+    if bare is not None and not (gap := _gap(product, bare)) <= allowed:
+        return dict.fromkeys(("q", "k", "bias"), f"q·kᵀ is {gap:.1e} of its size away from the model's own scores")
+    if scaling != scaling:
+        return {"bias": "what is done to q·kᵀ before the softmax is more than a factor and a sum"}
+    scores = scaling * product.float()
+    scores = scores if call.cap is None else call.cap * torch.tanh(scores / call.cap)
+    scores = scores + call.bias(scaling).detach().float()
+    seen = scores.amax(-1, keepdim=True) > -1e4  # a row without keys is whatever the model makes of it
+    total = pattern.float().sum(-1, keepdim=True)
+    own = torch.where(seen, scores.softmax(-1) * total, 0)  # with a sink, the rest of a row is the sink's
+    gap = float((own - torch.where(seen, pattern.float(), 0)).abs().nan_to_num(1.0).max()) if own.numel() else 0.0
+    if not gap <= allowed:
+        return {"bias": f"softmax(scaling·q·kᵀ + bias) is {gap:.1e} away from its map"}
+    return {}
+
+
+def _gap(made: Tensor, want: Tensor) -> float:
+    """The largest difference, of the largest number; masked places aside."""
+    if made.shape != want.shape:
+        return float("inf")
+    made, want = made.float(), want.float()
+    finite = want.isfinite() & (want.abs() < 1e4) if want.numel() else want.isfinite()
+    if not bool(finite.any()):
+        return 0.0
+    size = max(float(want[finite].abs().max()), 1e-12)
+    return float((made - want)[finite].abs().max()) / size

@@ -1,0 +1,117 @@
+"""Remarks: what a user has to know of a model's anatomy, in words: what is not read, and what cannot be had."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from headscope._support.running import is_compiled, unwrapped
+from headscope.anatomy.route import Refusal
+from headscope.anatomy.trials import Findings
+from headscope.heads import Site
+
+__all__ = ["nothing_found", "unread", "unsettled", "wrapped"]
+
+_LOOKS_LIKE_IT = re.compile(r"attention|attn|multi_?head|mha$", re.IGNORECASE)
+
+
+def wrapped(model: nn.Module) -> list[str]:
+    """What stands around the model that is described."""
+    if is_compiled(model):
+        return ["compiled by torch.compile: it runs uncompiled while it is watched, or heads are switched off"]
+    if unwrapped(model) is not model:
+        return [f"what is described is the model inside the {type(model).__name__}"]
+    return []
+
+
+def unsettled(sites: Sequence[Site]) -> list[str]:
+    """What of the sites that were found cannot be had, layers with the same lack together."""
+    lacks: dict[str, list[Site]] = {}
+    for site in sites:
+        for lack in _lacks(site):
+            lacks.setdefault(lack, []).append(site)
+    return [f"{_layers(own)}: {lack}" for lack, own in lacks.items()]
+
+
+def _lacks(site: Site) -> Iterable[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in site.refused.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        yield f"no {', '.join(names)}: {reason}"
+    if site.output is None:
+        yield "no linear layer consumes z; heads cannot be cut"
+    mixed = [part for part in site.entangled if not (part == "o" and "contribution" in site.refused)]
+    if mixed and site.output is not None:
+        yield f"heads cannot be told apart in {', '.join(mixed)}"
+    if not site.batch:
+        yield "its rows are not rows of the batch, and which belong to which cannot be told: no statistics"
+
+
+def _layers(sites: Sequence[Site]) -> str:
+    first = f"layer {sites[0].layer} ({sites[0].module_name})"
+    if len(sites) == 1:
+        return first
+    others = ", ".join(str(site.layer) for site in sites[1:])
+    return f"layers {sites[0].layer} ({sites[0].module_name}), {others}"
+
+
+def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str]:
+    """What looks like attention, by what it does or by its name, and is no site."""
+    names = {module: name for name, module in model.named_modules()}
+    told: dict[tuple[str, str], list[str]] = {}
+    blamed = {refusal.module for refusal in found.refusals}
+    for refusal in found.refusals:
+        told.setdefault((type(refusal.module).__name__, refusal.reason), []).append(names[refusal.module])
+    for module, name in names.items():
+        kind = type(module).__name__
+        if _LOOKS_LIKE_IT.search(kind) and not _is_covered(name, sites) and not _holds(module, blamed):
+            inside = any(_LOOKS_LIKE_IT.search(type(one).__name__) for one in list(module.modules())[1:])
+            if not inside:  # the innermost says it
+                reason = "it is not read" if module in found.ran else "it did not run on the example"
+                told.setdefault((kind, reason), []).append(name)
+    return [_told(kind, reason, list(dict.fromkeys(own))) for (kind, reason), own in told.items()]
+
+
+def _is_covered(name: str, sites: Sequence[Site]) -> bool:
+    """Whether a module is a site's, holds one, or lies in one."""
+
+    def within(inner: str, outer: str) -> bool:
+        return not outer or inner == outer or inner.startswith(f"{outer}.")
+
+    return any(
+        within(site.module_name, name) or (site.unit and within(name, site.unit)) or within(name, site.module_name)
+        for site in sites
+        if site.module_name or not name
+    )
+
+
+def _holds(module: nn.Module, others: set[nn.Module]) -> bool:
+    return any(one in others for one in module.modules())
+
+
+def _told(kind: str, reason: str, names: Sequence[str]) -> str:
+    many = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"not read: {names[0] or 'the model itself'}{many} ({kind}) looks like attention, but {reason}"
+
+
+def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
+    """Why a model has no anatomy."""
+    names = {module: name for name, module in model.named_modules()}
+    reasons = dict.fromkeys(f"{names[one.module] or type(model).__name__}: {one.reason}" for one in refusals)
+    if reasons:
+        some = "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
+        return f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}"
+    alike = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if _LOOKS_LIKE_IT.search(type(module).__name__)
+    ]
+    if not alike:
+        return f"no attention was found in {type(model).__name__}, and no module's name looks like it"
+    some = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
+    return (
+        f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
+        "Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
+        "operations write it; the example needs at least two rows of two tokens"
+    )

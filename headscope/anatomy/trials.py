@@ -1,0 +1,215 @@
+"""Trials: the few small forward passes in which a model's attention is found, and what is said of it is put to proof.
+
+One records every operation, one has gradients and tells which weights belong to which head; one runs as the model will
+be watched later, without gradients; one is left alone, under another seed; and where rows of a site are not rows of the
+batch, one has the batch upside down. All begin from the same state and leave none behind.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope._support.running import evaluating, run_model
+from headscope.anatomy.check import tolerance
+from headscope.anatomy.finite import check_weights
+from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.probe import Probe, Sighting
+from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
+
+__all__ = ["Findings", "try_out"]
+
+_SEED = 0
+
+
+@dataclass
+class Findings:
+    """What the trials found.
+
+    Attributes:
+        sightings: the attention calls, in execution order.
+        refusals: what looks like attention and is not read.
+        remarks: what else a user has to know, in words.
+        ran: the modules whose forward ran.
+    """
+
+    sightings: list[Sighting]
+    refusals: list[Refusal]
+    remarks: list[str] = field(default_factory=list)
+    ran: set[nn.Module] = field(default_factory=set)
+
+
+def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
+    """Run a model a few times on a small example.
+
+    Args:
+        model: the model, as it runs when watched.
+        example: arguments of its forward, on its device.
+    """
+    trials = _Trials(model, example)
+    sightings, refusals = trials.probe()
+    findings = Findings(sightings, refusals)
+    if not sightings:
+        return findings
+    if not all(sighting.finite for sighting in sightings):
+        check_weights(model)
+    with _noting(model, findings.ran):
+        watched = trials.watch(sightings)
+    findings.remarks += trials.compare(watched)
+    trials.place_rows(sightings)
+    return findings
+
+
+@contextmanager
+def _noting(model: nn.Module, ran: set[nn.Module]) -> Iterator[None]:
+    handles = [module.register_forward_pre_hook(lambda module, _: ran.add(module)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Trials:
+    def __init__(self, model: nn.Module, example: Mapping[str, Any]) -> None:
+        self._model, self._example = model, example
+        self._scouted: dict[str, Scouted] = {}
+
+    def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None) -> Any:
+        devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
+        with torch.random.fork_rng(devices), evaluating(self._model):
+            torch.manual_seed(seed)
+            return run_model(self._model, self._example if example is None else example)
+
+    def probe(self) -> tuple[list[Sighting], list[Refusal]]:
+        """The pass that records, and the one with gradients."""
+        probe = Probe(self._model)
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            for route in ROUTES.values():
+                self._scouted[route.name] = route().scout(self._model, tensors_in(self._example), self._run)
+            stack.enter_context(probe.watching())
+            for route in ROUTES.values():
+                receive, places = probe.receiver(route.name), self._scouted[route.name].places
+                stack.enter_context(route().listen(self._model, receive, places, probe))
+            self._run()
+        return probe.sightings, [refusal for found in self._scouted.values() for refusal in found.refusals]
+
+    @contextmanager
+    def _hearing(self, receive: Any) -> Iterator[None]:
+        with torch.no_grad(), ExitStack() as stack:
+            for route in ROUTES.values():
+                stack.enter_context(route().listen(self._model, receive, self._scouted[route.name].places))
+            yield
+
+    def watch(self, sightings: Sequence[Sighting]) -> Any:
+        """The pass without gradients: each site must be heard again, with the same z. Returns the model's output."""
+        heard: dict[tuple[nn.Module, str, int], Tensor] = {}
+        kept: dict[tuple[nn.Module, str, int], dict[str, tuple[Tensor, int]]] = {}
+
+        def receive(call: Call) -> None:
+            number = sum(place[:2] == (call.module, call.key) for place in heard)
+            place = (call.module, call.key, number)
+            heard[place] = call.z.clone()
+            own = {"q": call.q, "k": call.k, "v": call.v, "z": call.z}
+            # a tensor made under inference mode counts no versions; it is not one here
+            kept[place] = {name: (tensor, tensor._version) for name, tensor in own.items()}
+
+        with self._hearing(receive):
+            output = self._run()
+        for sighting in sightings:
+            place = (sighting.module, sighting.spelled, sighting.call)
+            z = heard.get(place)
+            if z is None:
+                sighting.refuse_all("it does not run so without gradients")
+            elif not _alike(z, sighting.z):
+                sighting.refuse_all("it gives something else without gradients")
+            else:
+                changed = [name for name, (tensor, version) in kept[place].items() if tensor._version != version]
+                sighting.copied = tuple(changed)
+        return output
+
+    def compare(self, watched: Any) -> list[str]:
+        """Two intact runs: is the output the same, watched or not, whatever the seed?"""
+        with torch.no_grad():
+            alone = self._run(seed=_SEED + 1)
+            gap = _output_gap(watched, alone)
+            if gap <= _rounding(watched):
+                return []
+            again = _output_gap(watched, self._run())
+        if again <= _rounding(watched):
+            return [f"it draws at random: its outputs differ by {gap:.1e} of their size from run to run, unless seeded"]
+        return [
+            f"two runs on the same input differ by {again:.1e} of their size, whatever the seed: its numbers are noisy"
+        ]
+
+    def place_rows(self, sightings: Sequence[Sighting]) -> None:
+        """How rows of sites stem from rows of the batch, where they are more."""
+        given = [tensor for tensor in tensors_in(dict(self._example)) if tensor.ndim]
+        rows = given[0].shape[0] if given else 1
+        odd = [sighting for sighting in sightings if sighting.z.shape[0] != rows]
+        if not odd:
+            return
+        turned = {
+            name: value.flip(0) if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows else value
+            for name, value in self._example.items()
+        }
+        heard: dict[tuple[nn.Module, str, int], Tensor] = {}
+
+        def receive(call: Call) -> None:
+            number = sum(place[:2] == (call.module, call.key) for place in heard)
+            heard[call.module, call.key, number] = call.z.clone()
+
+        with self._hearing(receive):
+            self._run(example=turned)
+        for sighting in odd:
+            z = heard.get((sighting.module, sighting.spelled, sighting.call))
+            sighting.batch = _order_of_rows(sighting.z, z, rows)
+
+
+def _order_of_rows(z: Tensor, turned: Tensor | None, rows: int) -> str:
+    """What `Site.batch` is: "b w", "w b", or "" where it cannot be told."""
+    if turned is None or turned.shape != z.shape or rows < 2 or z.shape[0] % rows:
+        return ""
+    orders = {"b w": (rows, -1), "w b": (-1, rows)}
+    for order, shape in orders.items():
+        axis = 0 if order == "b w" else 1
+        if _alike(turned.unflatten(0, shape).flip(axis).flatten(0, 1), z):
+            return order
+    return ""
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    size = max(float(b.nan_to_num(0, 0, 0).abs().max()), 1e-12) if b.numel() else 1.0
+    return bool(((a - b).nan_to_num(0, 0, 0).abs() <= tolerance(b.dtype) * size).all())
+
+
+def _output_gap(one: Any, other: Any) -> float:
+    """The largest difference between two outputs, of the largest number; infinity where they are of other shapes."""
+    pairs = list(zip(_floats(one), _floats(other), strict=False))
+    if any(a.shape != b.shape for a, b in pairs) or len(_floats(one)) != len(_floats(other)):
+        return float("inf")
+    sizes = [float(a.nan_to_num(0, 0, 0).abs().max()) for a, _ in pairs if a.numel()]
+    gaps = [float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
+    return max(gaps, default=0.0) / max(*sizes, 1e-12) if sizes else 0.0
+
+
+def _rounding(output: Any) -> float:
+    return max((tolerance(tensor.dtype) for tensor in _floats(output)), default=0.0)
+
+
+def _floats(output: Any) -> list[Tensor]:
+    return [tensor.detach() for tensor in all_tensors(output) if tensor.is_floating_point()]
+
+
+def all_tensors(value: Any) -> list[Tensor]:
+    """Tensors of an output: of tuples, dicts and dataclasses."""
+    if isinstance(value, Mapping):
+        return tensors_in(list(value.values()))
+    if hasattr(value, "__dataclass_fields__"):
+        return tensors_in([getattr(value, name) for name in value.__dataclass_fields__])
+    return tensors_in(value)
