@@ -20,7 +20,6 @@ from headscope._support.progress import Progress
 from headscope._support.running import device_of
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
@@ -179,7 +178,7 @@ def analyze(
         source = prepare(model, tokenizer, texts, batches, budget)
         check_weights(source.model)
     with clock.stage("probe"):
-        anatomy = discover(source.model, probe_example(source.model, source.batches[0]))
+        anatomy = discover(source.model, source.batches[0])
         judged_by = source.resolve(metric, anatomy)
     chosen_on, held_out = split_documents(source.batches, budget.held_out, budget.seed)
     tokens = budget.ablation_tokens or affordable_tokens(source.model, anatomy)

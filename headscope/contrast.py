@@ -18,7 +18,6 @@ from headscope._support.running import check_takes
 from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
@@ -190,7 +189,7 @@ def compare(
     if not kept or not scores:
         raise InputError("two models are compared on text, by at least one score: pass batches and scores")
     check_takes(second, kept[0])
-    anatomies = tuple(discover(model, probe_example(model, kept[0])) for model in (first, second))
+    anatomies = tuple(discover(model, kept[0]) for model in (first, second))
     judge = resolve_metric(metric, first, anatomies[0], kept[0])
     frames: list[pd.DataFrame] = []
     facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first}

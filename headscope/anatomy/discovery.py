@@ -6,6 +6,7 @@ layer whose input depends on it is the output projection, and the same gradient 
 """
 
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -52,6 +53,12 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
     if not isinstance(model, nn.Module):
         raise InputError(
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
+        )
+    if example is not None and not isinstance(example, Mapping):
+        first = next(iter(inspect.signature(unwrapped(model).forward).parameters), "x")
+        raise InputError(
+            f"an example must be a dict of tensors as the model takes them, {{{first!r}: …}} here; it was "
+            f"{type(example).__name__}"
         )
     wrapper, model = model, unwrapped(model)
     found = _sight(model, example)

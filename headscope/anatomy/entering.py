@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headscope.anatomy.features import feature_axis
 from headscope.anatomy.picking import entering_operation
 from headscope.anatomy.route import claiming, is_claimed
 from headscope.anatomy.spelling import Spelling
 from headscope.heads import Site
 
-__all__ = ["Change", "at_output", "features_last", "on_features"]
+__all__ = ["Change", "at_output"]
 
 Change = Callable[[Tensor, tuple[int, ...]], Tensor | None]
 """Given what enters and its axes of features, tells what is to enter instead, or None."""
@@ -43,9 +44,8 @@ def at_output(model: nn.Module, site: Site, change: Change, *, first: bool = Fal
             return None
         name = None if args else next(iter(kwargs))
         entering = args[0] if name is None else kwargs[name]
-        axis = 1 if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) else entering.ndim - 1
         with claiming():  # what is done here is no operation of the model
-            other = change(entering, (axis,))
+            other = change(entering, (feature_axis(module, entering),))
         if other is None:
             return None
         return ((other, *args[1:]), kwargs) if name is None else ((), kwargs | {name: other})
@@ -56,21 +56,3 @@ def at_output(model: nn.Module, site: Site, change: Change, *, first: bool = Fal
         yield
     finally:
         handle.remove()
-
-
-def features_last(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """A tensor with these axes last, as one."""
-    if axes == (tensor.ndim - 1,):
-        return tensor
-    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
-    return tensor.permute(*rest, *axes).flatten(len(rest))
-
-
-def on_features(function: Callable[[Tensor], Tensor], tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """A function of (…, features) done to a tensor whose features lie on these axes."""
-    if axes == (tensor.ndim - 1,):
-        return function(tensor)
-    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
-    order = [*rest, *axes]
-    changed = function(features_last(tensor, axes)).unflatten(-1, [tensor.shape[axis] for axis in axes])
-    return changed.permute([order.index(axis) for axis in range(tensor.ndim)])

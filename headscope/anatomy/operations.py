@@ -1,6 +1,6 @@
 """Operations as attention is written in them: what only moves numbers, what acts on each alone, what contracts two."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +86,21 @@ def is_pointwise(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Tensors in nested arguments, in order."""
+    """Tensors in nested arguments, or in an output, in order."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (list, tuple)):
         return [tensor for part in value for tensor in tensors_in(part)]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return [tensor for part in value.values() for tensor in tensors_in(part)]
+    if hasattr(value, "__dataclass_fields__"):
+        return tensors_in([getattr(value, name) for name in value.__dataclass_fields__])
     return []
+
+
+def floats_in(value: Any) -> list[Tensor]:
+    """Of these, the floating-point ones, without their graph."""
+    return [tensor.detach() for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headscope.anatomy.check import check_call, tolerance
+from headscope.anatomy.features import feature_axis, features_last
+from headscope.anatomy.finite import check_finite
+from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, touched_by
 from headscope.anatomy.linear import layer_matrix, linear_layers
 from headscope.anatomy.route import Call, Watch, claiming
 from headscope.anatomy.spelling import Weighting
@@ -19,7 +22,6 @@ from headscope.errors import AnatomyError
 __all__ = ["TENSORS", "Layer", "Probe", "Sighting"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")  # that may be asked for
-HeadRows = tuple[tuple[int, ...], ...]
 
 
 class Layer(NamedTuple):
@@ -74,7 +76,8 @@ class _Leaf:
     layer: Layer
     tensor: Tensor
     features: tuple[int, ...]
-    first: int = 0
+    first: int
+    entering: Tensor | None
 
 
 class Probe(Watch):
@@ -118,7 +121,7 @@ class Probe(Watch):
             return self._after_module(module, entering, out)
 
     def _after_module(self, module: nn.Module, entering: Tensor | None, out: Tensor) -> Tensor:
-        axes = tuple((_feature_axis(module, one),) for one in (entering, out) if one is not None)
+        axes = tuple((feature_axis(module, one),) for one in (entering, out) if one is not None)
         return self._after_layer(Layer(module), entering, out, axes[0], axes[-1])
 
     def _after_layer(
@@ -132,22 +135,22 @@ class Probe(Watch):
     ) -> Tensor:
         if entering is not None and entering.requires_grad:
             for sighting in self._find_output(layer, entering, ins):
-                self._check_output(sighting, layer, _features_last(entering, ins), _features_last(out, outs))
+                self._check_output(sighting, layer, features_last(entering, ins), features_last(out, outs))
         self._runs[layer] += 1
         leaf = out.detach().requires_grad_()
-        self._leaves[id(leaf)] = _Leaf(layer, leaf, outs, first)
+        self._leaves[id(leaf)] = _Leaf(layer, leaf, outs, first, entering)
         return leaf.clone()  # a copy: the model may go on in place, which a leaf forbids
 
     def _after_attention(self, call: Call, route: str) -> None:
         if call.q.shape[1] == 0:  # a layer that has lost all its heads
             return
         rows = {name: self._rows(getattr(call, name)) for name in ("q", "k", "v")}
-        groups, value_groups = _groups(call.k, rows["k"]), _groups(call.v, rows["v"])
+        groups, value_groups = groups_of(call.k, rows["k"]), groups_of(call.v, rows["v"])
         sighting = Sighting(
             module=call.module,
             call=self._calls.get((call.module, call.key), 0),
             route=route,
-            kind=_kind(call),
+            kind=self._kind(call),
             n_heads=call.q.shape[1],
             n_kv_heads=len(set(groups)),
             n_value_heads=len(set(value_groups)),
@@ -155,9 +158,9 @@ class Probe(Watch):
             value_dim=call.v.shape[-1],
             scaling=_scaling(call),
             kv_of_query=self._kv_of_query(call, groups),
-            query=_own(rows["q"], range(call.q.shape[1])),
-            key=_own(rows["k"], groups),
-            value=_own(rows["v"], value_groups),
+            query=own_rows(rows["q"], range(call.q.shape[1])),
+            key=own_rows(rows["k"], groups),
+            value=own_rows(rows["v"], value_groups),
             z=call.z.detach().clone(),
             # all four: a fused kernel may make zeros of NaN
             finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
@@ -170,14 +173,44 @@ class Probe(Watch):
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
 
+    def _kind(self, call: Call) -> str:
+        if self._is_cross(call):
+            return "cross"
+        with torch.no_grad():
+            pattern = call.pattern()
+            # with keys from before (a cache, a prefix) the last query sees the last key
+            ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
+        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 else "causal"
+
+    def _is_cross(self, call: Call) -> bool:
+        """Whether keys are made of something else than queries: of no tensor that these are made of, one layer on."""
+        own, keys = (self._made_of(getattr(call, name)) for name in ("q", "k"))
+        if not own or not keys:  # queries or keys that no layer made
+            return call.q.shape[2] != call.k.shape[2]
+        theirs = set(keys)
+        for tensor in keys.values():  # keys may be thinned out by a layer of their own
+            theirs |= set(self._made_of(tensor))
+        return not set(own) & theirs
+
+    def _made_of(self, tensor: Tensor) -> dict[Any, Tensor]:
+        """What enters the layers that make a tensor, each by itself and by all that it is made of in turn."""
+        found: dict[Any, Tensor] = {}
+        for leaf in (self._leaves[id(one)] for one in behind(tensor)[0] if id(one) in self._leaves):
+            if leaf.entering is not None:
+                leaves, nodes = behind(leaf.entering)
+                shared = {node for node in nodes if not hasattr(node, "variable")}  # not the weights: these are shared
+                keys = [id(one) for one in leaves if id(one) in self._leaves] + [leaf.entering.data_ptr(), *shared]
+                found |= dict.fromkeys(keys, leaf.entering)
+        return found
+
     def _rows(self, tensor: Tensor) -> list[dict[Layer, frozenset[int]]]:
         """For each head of (batch, head, position, dim): the rows of each linear layer that make it."""
-        leaves = [self._leaves[id(leaf)] for leaf in _behind(tensor)[0] if id(leaf) in self._leaves]
+        leaves = [self._leaves[id(leaf)] for leaf in behind(tensor)[0] if id(leaf) in self._leaves]
         found: list[dict[Layer, frozenset[int]]] = []
         for head in range(tensor.shape[1]):
             own: dict[Layer, frozenset[int]] = {}
             for leaf, gradient in zip(leaves, self._gradients(tensor[:, head], leaves), strict=True):
-                touched = frozenset() if gradient is None else _touched(gradient, leaf.features)
+                touched = frozenset() if gradient is None else touched_by(gradient, leaf.features)
                 if touched:
                     moved = frozenset(row + leaf.first for row in touched)
                     own[leaf.layer] = own.get(leaf.layer, frozenset()) | moved
@@ -217,7 +250,7 @@ class Probe(Watch):
         waiting = [sighting for sighting in self.sightings if sighting.output is None and sighting.made]
         if not waiting:
             return []
-        nodes = _behind(entering)[1]
+        nodes = behind(entering)[1]
         read = [sighting for sighting in waiting if any(edge.node in nodes for edge, _ in sighting.made)]
         for sighting in read:
             self._read_output(sighting, layer, entering, axes)
@@ -233,6 +266,7 @@ class Probe(Watch):
         name = next((name for name, module in self._model.named_modules() if module is layer.module), "")
         try:
             weight = layer_matrix(layer.module, layer.parameter, layer.layout, name).detach()
+            check_finite(name, weight)
             rest = (out - entering.to(weight.dtype) @ weight.T).detach().flatten(0, -2)
             gap = float((rest - rest[:1]).abs().max()) / max(float(out.detach().abs().max()), 1e-12)
             why = (
@@ -259,7 +293,7 @@ class Probe(Watch):
         for head in range(sighting.n_heads):
             part = back[:, head]
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
-            columns.append(tuple(sorted(_touched(gradient, axes))))
+            columns.append(tuple(sorted(touched_by(gradient, axes))))
         sighting.output = (layer, tuple(columns))
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
         sighting.rows = self._order(back, weight, axes)
@@ -270,11 +304,11 @@ class Probe(Watch):
     def _order(self, back: Tensor, weight: Tensor, axes: tuple[int, ...]) -> str:
         """How rows and positions enter the projection: "b t", or "t b" (the sequence first); "" for neither."""
         batch, _, positions, _ = back.shape
-        if _features_last(weight, axes).shape[:-1].numel() != batch * positions:
+        if features_last(weight, axes).shape[:-1].numel() != batch * positions:
             return ""
         part = back[-1:, :, :1]
         (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight)
-        touched = _features_last(gradient, axes).abs().amax(-1).flatten().nonzero().flatten().tolist()
+        touched = features_last(gradient, axes).abs().amax(-1).flatten().nonzero().flatten().tolist()
         orders = {(batch - 1) * positions: "b t", batch - 1: "t b"}
         return orders.get(touched[0], "") if len(touched) == 1 else ""
 
@@ -283,7 +317,7 @@ def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], 
     """Whether the projection's input is z and nothing else, each head's columns in the order of its dimensions."""
     z = sighting.z
     batch, _, positions, dim = z.shape
-    flat = _features_last(entering.detach(), axes)
+    flat = features_last(entering.detach(), axes)
     if any(len(own) != dim for own in columns):
         return False
     if not sighting.rows:  # rows in an order of their own, some thrown away: each must be there as it is
@@ -296,78 +330,6 @@ def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], 
     rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
     rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
     return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))
-
-
-def _behind(tensor: Tensor) -> tuple[list[Tensor], set[Any]]:
-    """Leaves of the graph that made `tensor`, and its nodes."""
-    found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
-    todo = [tensor.grad_fn] if tensor.grad_fn is not None else []
-    while todo:
-        node = todo.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if isinstance(leaf, Tensor):
-            found[id(leaf)] = leaf
-        todo.extend(parent for parent, _ in node.next_functions if parent is not None)
-    return list(found.values()), seen
-
-
-def _feature_axis(module: nn.Module, tensor: Tensor) -> int:
-    return 1 if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) else tensor.ndim - 1
-
-
-def _features_last(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """A tensor with these axes last, as one."""
-    rest = [axis for axis in range(tensor.ndim) if axis not in axes]
-    return tensor.permute(*rest, *axes).flatten(len(rest))
-
-
-def _touched(gradient: Tensor, axes: tuple[int, ...]) -> frozenset[int]:
-    flat = _features_last(gradient.detach(), axes).flatten(0, -2)
-    return frozenset(torch.nonzero(flat.abs().amax(0)).flatten().tolist())
-
-
-def _groups(tensor: Tensor, rows: list[dict[Layer, frozenset[int]]]) -> list[int]:
-    """Which heads are one and the same, repeated by the model before the call: equal, and made by the same rows."""
-    heads = range(len(rows))
-    first = [
-        next(i for i in heads if i == head or (rows[i] == rows[head] and torch.equal(tensor[:, i], tensor[:, head])))
-        for head in heads
-    ]
-    order = sorted(set(first))
-    return [order.index(index) for index in first]
-
-
-def _own(rows: list[dict[Layer, frozenset[int]]], groups: list[int] | range) -> dict[Layer, HeadRows]:
-    """The layers in which every head has rows of its own, with those rows; what all heads share is left out.
-
-    Or, where each head has a layer to itself (lectures write heads as modules), those layers.
-    """
-    firsts = [rows[list(groups).index(group)] for group in range(len(set(groups)))]
-    layers = dict.fromkeys(layer for row in firsts for layer in row)
-    own: dict[Layer, HeadRows] = {}
-    apart: dict[Layer, HeadRows] = {}
-    for layer in layers:
-        sets = [row.get(layer, frozenset()) for row in firsts]
-        shared = frozenset.intersection(*sets) if len(sets) > 1 else frozenset()
-        sets = [part - shared for part in sets]
-        if sum(map(len, sets)) == len(frozenset().union(*sets)):
-            (own if all(sets) else apart)[layer] = tuple(tuple(sorted(part)) for part in sets)
-    if own or len(apart) < len(layers):
-        return own
-    owners = [sum(bool(heads[place]) for heads in apart.values()) for place in range(len(firsts))]
-    return apart if all(many == 1 for many in owners) else {}
-
-
-def _kind(call: Call) -> str:
-    if call.q.shape[2] != call.k.shape[2]:
-        return "cross"
-    with torch.no_grad():
-        ahead = call.pattern().triu(1)
-    return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 else "causal"
 
 
 def _scaling(call: Call) -> float:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, run_model
+from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy.check import tolerance
+from headscope.anatomy.examples import corner
 from headscope.anatomy.finite import check_weights
-from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
 
@@ -47,8 +48,10 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
 
     Args:
         model: the model, as it runs when watched.
-        example: arguments of its forward, on its device.
+        example: arguments of its forward, on its device; a corner of it is taken.
     """
+    with torch.no_grad():
+        example = corner(example, _Trials(model, example).run_on)
     trials = _Trials(model, example)
     sightings, refusals = trials.probe()
     findings = Findings(sightings, refusals)
@@ -78,11 +81,15 @@ class _Trials:
         self._model, self._example = model, example
         self._scouted: dict[str, Scouted] = {}
 
+    def run_on(self, example: Mapping[str, Any]) -> Any:
+        """The model's output on another example."""
+        return self._run(example=example)
+
     def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None) -> Any:
         devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
         with torch.random.fork_rng(devices), evaluating(self._model):
             torch.manual_seed(seed)
-            return run_model(self._model, self._example if example is None else example)
+            return run_model(self._model, self._example if example is None else example, **last_logits(self._model))
 
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
         """The pass that records, and the one with gradients."""
@@ -190,8 +197,8 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def _output_gap(one: Any, other: Any) -> float:
     """The largest difference between two outputs, of the largest number; infinity where they are of other shapes."""
-    pairs = list(zip(_floats(one), _floats(other), strict=False))
-    if any(a.shape != b.shape for a, b in pairs) or len(_floats(one)) != len(_floats(other)):
+    pairs = list(zip(floats_in(one), floats_in(other), strict=False))
+    if any(a.shape != b.shape for a, b in pairs) or len(floats_in(one)) != len(floats_in(other)):
         return float("inf")
     sizes = [float(a.nan_to_num(0, 0, 0).abs().max()) for a, _ in pairs if a.numel()]
     gaps = [float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
@@ -199,17 +206,4 @@ def _output_gap(one: Any, other: Any) -> float:
 
 
 def _rounding(output: Any) -> float:
-    return max((tolerance(tensor.dtype) for tensor in _floats(output)), default=0.0)
-
-
-def _floats(output: Any) -> list[Tensor]:
-    return [tensor.detach() for tensor in all_tensors(output) if tensor.is_floating_point()]
-
-
-def all_tensors(value: Any) -> list[Tensor]:
-    """Tensors of an output: of tuples, dicts and dataclasses."""
-    if isinstance(value, Mapping):
-        return tensors_in(list(value.values()))
-    if hasattr(value, "__dataclass_fields__"):
-        return tensors_in([getattr(value, name) for name in value.__dataclass_fields__])
-    return tensors_in(value)
+    return max((tolerance(tensor.dtype) for tensor in floats_in(output)), default=0.0)

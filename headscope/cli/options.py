@@ -121,11 +121,10 @@ class Sampling(Reading):
     ) -> "tuple[Anatomy, Sequence[Batch]]":
         """Where the heads are, and as many of the batches' rows as a forward pass for each head allows."""
         from headscope.anatomy import discover
-        from headscope.anatomy.examples import probe_example
         from headscope.text.splits import sample_batches
         from headscope.verdict.preparation import affordable_tokens
 
-        anatomy = discover(loaded.model, probe_example(loaded.model, batches[0]))
+        anatomy = discover(loaded.model, batches[0])
         return anatomy, sample_batches(batches, tokens or affordable_tokens(loaded.model, anatomy), self.seed)
 
 

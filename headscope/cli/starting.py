@@ -48,10 +48,9 @@ def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False)
     Example: headscope inspect ./my-model
     """
     from headscope.anatomy import discover
-    from headscope.anatomy.examples import probe_example
 
     loaded = loading.load(model)
-    anatomy = discover(loaded.model, probe_example(loaded.model, loaded.batches[0]) if loaded.batches else None)
+    anatomy = discover(loaded.model, loaded.batches[0] if loaded.batches else None)
     if as_json:
         typer.echo(anatomy.to_json())
         return

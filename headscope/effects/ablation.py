@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
-from headscope.anatomy.entering import at_output, on_features
+from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
+from headscope.anatomy.features import on_features
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, Heads, Site, Slices
 from headscope.statistics import STATISTICS

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError
 from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
 from headscope.heads import Anatomy
@@ -85,7 +84,7 @@ def roles(
     kept = batches if isinstance(batches, Sequence) else list(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
-    anatomy = discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy
+    anatomy = discover(model, kept[0]) if anatomy is None else anatomy
     seen = _tokens_of(kept)
     delimiters = set() if tokenizer is None else delimiter_ids(tokenizer, seen)
     text = RoleMasses(delimiters=sorted(delimiters))

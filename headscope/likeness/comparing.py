@@ -10,7 +10,6 @@ from torch import nn
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadId
@@ -136,10 +135,10 @@ def compare_heads(
     chosen = [(MEASURES[m]() if isinstance(m, str) else m, of) for m, of in asked]
     asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(batches, asks)
-    anatomy = discover(model, _example(model, kept)) if anatomy is None else anatomy
+    anatomy = discover(model, _example(model, kept, asks)) if anatomy is None else anatomy
     if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])
-    pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept)))
+    pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept, asks)))
     tables = [_of_weights(ask, pair, how.scope) if ask.textless else None for ask in asks]
     places = [place for place, ask in enumerate(asks) if not ask.textless]
     if places:
@@ -365,5 +364,7 @@ def _kept(batches: Iterable[Batch] | None, asks: Sequence[_Ask]) -> Sequence[Bat
     return kept
 
 
-def _example(model: nn.Module, batches: Sequence[Batch]) -> dict[str, Any] | None:
-    return probe_example(model, batches[0]) if len(batches) else None
+def _example(model: nn.Module, batches: Sequence[Batch], asks: Sequence[_Ask]) -> Batch | None:
+    """What a model is probed with: for weights alone, what it says itself that it takes, where it does."""
+    says = getattr(model, "main_input_name", None) is not None
+    return None if len(batches) == 0 or (says and all(ask.textless for ask in asks)) else batches[0]

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric, resolve_metric
@@ -206,7 +205,7 @@ def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) 
     kept = batches if isinstance(batches, Sequence) else list(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure on")
-    return kept, discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy
+    return kept, discover(model, kept[0]) if anatomy is None else anatomy
 
 
 def _facts(observed: Observed, **more: Any) -> dict[str, Any]:

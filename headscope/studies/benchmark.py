@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from headscope._support.environment import machine
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.heads import Site
 from headscope.likeness.measures.cka import cka
 from headscope.statistics.minibatch_hsic import MinibatchHsic
@@ -158,7 +157,7 @@ def bench_watching(
     Returns:
         As `bench_pairs`; ratio is to the unwatched pass.
     """
-    anatomy = discover(model, probe_example(model, batches[0]))
+    anatomy = discover(model, batches[0])
 
     def watched(*want: str) -> Callable[[], None]:
         def run() -> None:

@@ -12,7 +12,6 @@ import pandas as pd
 from torch import nn
 
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.likeness.comparing import similarity
 from headscope.likeness.passes import parse_memory
 from headscope.studies.benchmark import plain_pass
@@ -39,7 +38,7 @@ def bench_memory(model: nn.Module, batches: Sequence[Batch], name: str, allowed:
         Columns as of `headscope.studies.benchmark.bench_watching`, seconds NaN; no row where the system does not tell
         what a process holds (it does on Linux).
     """
-    anatomy = discover(model, probe_example(model, batches[0]))
+    anatomy = discover(model, batches[0])
     plain = partial(plain_pass, model, batches)
     rows: list[dict[str, Any]] = []
     if _HELD.exists():

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
@@ -69,7 +68,7 @@ class Subject:
     @cached_property
     def anatomy(self) -> Anatomy:
         """Where its heads are."""
-        return self.known or discover(self.model, probe_example(self.model, self.batches[0]))
+        return self.known or discover(self.model, self.batches[0])
 
     @cached_property
     def judged_by(self) -> Metric:

@@ -11,7 +11,7 @@ from torch import nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
-from headscope.anatomy.examples import make_example, probe_example
+from headscope.anatomy.examples import corner, make_example
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import Anatomy, HeadId, Heads, Site
@@ -19,12 +19,12 @@ from headscope.plans import Plan, Record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits
-from headscope.surgery.verification import Seen, corner, distance, in_precision, output_of, recording
+from headscope.surgery.verification import Seen, distance, in_precision, output_of, recording
 from headscope.text.batches import Batch
 
 __all__ = ["prune", "record_of"]
 
-_MOST_BATCHES = 2
+_MOST_BATCHES, _TOKENS = 2, 64
 
 
 def prune(
@@ -63,9 +63,10 @@ def prune(
         NumericalError: a layer returns nothing but NaN or infinity.
     """
     model = unwrapped(model)
-    given: list[Batch] = [corner(batch) for batch in itertools.islice(batches or (), _MOST_BATCHES)]
+    first = itertools.islice(batches or (), _MOST_BATCHES)
+    given: list[Batch] = [corner(batch, lambda one: output_of(model, one), _TOKENS) for batch in first]
     if example is None and given:
-        example = probe_example(model, given[0])
+        example = given[0]
     if example is None:
         example = make_example(model)
     anatomy = discover(model, example) if anatomy is None else anatomy

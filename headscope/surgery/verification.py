@@ -14,11 +14,9 @@ from headscope._support.running import evaluating, run_model
 from headscope.errors import NumericalError
 from headscope.text.batches import Batch
 
-__all__ = ["Seen", "corner", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
+__all__ = ["Seen", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
 
 Masking = AbstractContextManager[None]
-
-_ROWS, _TOKENS = 2, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,19 +155,3 @@ def distance(
 
 def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def corner(batch: Batch) -> dict[str, Any]:
-    """The first rows and tokens of a batch: enough to compare outputs on, small beside a large vocabulary."""
-    ids = batch.get("input_ids")
-    length = ids.shape[1] if isinstance(ids, Tensor) and ids.ndim == 2 else None
-    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.ndim}
-    aligned = len({value.shape[0] for value in tensors.values()}) == 1
-
-    def cut(value: Any) -> Any:
-        if not aligned or not isinstance(value, Tensor) or value.ndim == 0:
-            return value
-        value = value[:_ROWS]
-        return value[:, :_TOKENS] if value.ndim == 2 and value.shape[1] == length else value
-
-    return {name: cut(value) for name, value in batch.items()}

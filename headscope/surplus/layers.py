@@ -12,7 +12,6 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
 from headscope.heads import Anatomy, HeadId, Site
@@ -102,7 +101,7 @@ def redundancy(
     kept = batches if isinstance(batches, Sequence) else list(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
-    anatomy = (discover(model, probe_example(model, kept[0])) if anatomy is None else anatomy).cuttable
+    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable
     layered, crossed = SummedMoments(), SummedMoments(scope="model")
     whole = looks_across(anatomy)
     statistics = [layered, crossed] if whole else [layered]

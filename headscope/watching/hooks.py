@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy import ROUTES, Call, Place
-from headscope.anatomy.entering import at_output, features_last
+from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
+from headscope.anatomy.features import features_last
 from headscope.anatomy.route import key_of
 from headscope.anatomy.weights import head_weights, is_stored
 from headscope.errors import AnatomyError, UnknownNameError

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import Statistic
@@ -179,7 +178,7 @@ def observe(
     first = next(batches, None)
     if first is None:
         raise InputError("there is no batch to observe")
-    anatomy = discover(model, probe_example(model, first)) if anatomy is None else anatomy
+    anatomy = discover(model, first) if anatomy is None else anatomy
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))

@@ -95,7 +95,6 @@ def test_how_much_text_is_read_reaches_the_batches(monkeypatch: pytest.MonkeyPat
 def test_what_effects_are_measured_on_has_the_seed_and_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("headscope.anatomy.discover", lambda model, example: (model, example))
-    monkeypatch.setattr("headscope.anatomy.examples.probe_example", lambda model, batch: batch)
     monkeypatch.setattr("headscope.verdict.preparation.affordable_tokens", lambda model, anatomy: 99)
     monkeypatch.setattr("headscope.text.splits.sample_batches", lambda *given: asked.append(given) or "sample")
     loaded = SimpleNamespace(model=nn.Identity())

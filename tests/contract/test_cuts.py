@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from headscope._support.running import run_model
 from headscope.anatomy import discover
-from headscope.anatomy.examples import probe_example
 from headscope.effects.ablation import ablate
 from headscope.planning import plan as make_plan
 from headscope.plans import Plan
@@ -134,7 +133,7 @@ def test_it_comes_back_bit_identical(case, tmp_path):
 
 def test_heads_keep_their_numbers(case):
     name, model, batches, heads = case
-    example, batch = probe_example(model, batches[0]), batches[0]
+    example, batch = batches[0], batches[0]
     before = discover(model, example)
     pruned = prune(model, heads, batches=batches, anatomy=before)
     after = discover(pruned, example)

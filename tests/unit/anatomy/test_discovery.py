@@ -16,7 +16,7 @@ from headscope.models.reference import MultiHeadAttention
 from headscope.plans import Record
 from headscope.watching.observation import capture
 from tests.families import FURTHER, HandWritten, build_any, probe_input
-from tests.models import FACTORIES, build
+from tests.models import FACTORIES, VOCABULARY, build
 
 Rows = tuple[tuple[int, ...], ...]
 
@@ -303,9 +303,9 @@ def test_a_model_that_does_not_say_what_it_takes_needs_anprobe_input() -> None:
 
 def test_a_failing_forward_says_on_what_and_keeps_the_cause() -> None:
     with pytest.raises(
-        ModelError, match=r"NanoGPT on \{'input_ids': \(2, 99\)\} failed with .*the model's own"
+        ModelError, match=r"NanoGPT on \{'input_ids': \(2, 9\)\} failed with .*the model's own"
     ) as caught:
-        discover(build("nanogpt"), {"input_ids": torch.ones(2, 99, dtype=torch.long)})
+        discover(build("nanogpt"), {"input_ids": torch.full((2, 9), VOCABULARY)})
     assert caught.value.__cause__ is not None
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
-from headscope.anatomy.examples import make_example, probe_example
-from headscope.errors import AnatomyError
+from headscope.anatomy.examples import corner, make_example
+from headscope.errors import AnatomyError, ModelError
 from tests.families import build_further
 from tests.models import VOCABULARY, build
 
@@ -83,20 +83,67 @@ def test_a_config_that_raises_instead_of_answering_is_survived() -> None:
     assert make_example(model)["input_ids"].shape == (2, 7)
 
 
-def test_a_model_is_probed_with_a_corner_of_its_batch_unless_one_can_be_made_up() -> None:
-    model = nn.Linear(2, 2)
+def _summed(batch: dict[str, object]) -> Tensor:
+    """A made-up model: rows are independent of each other, whatever the others are."""
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    positions = batch.get("positions", torch.arange(ids.shape[1]))
+    if len(positions) != ids.shape[1]:
+        raise ModelError("positions and tokens do not match")
+    return (ids * mask * positions.float()).cumsum(1)
+
+
+def test_two_rows_and_a_few_tokens_are_taken_of_a_batch() -> None:
     ids = torch.arange(100).reshape(4, 25)
-    batch = {"input_ids": ids, "attention_mask": torch.ones(4, 25), "state": torch.ones(4, 9), "flag": True,
-             "scale": torch.tensor(2.0), "document": torch.arange(4)}  # fmt: skip
-    corner = probe_example(model, batch)
-    assert corner is not None
-    assert torch.equal(corner["input_ids"], ids[:2, :16])
-    assert corner["attention_mask"].shape == (2, 16)
-    assert corner["state"].shape == (2, 9)
-    assert corner["flag"] is True
-    assert corner["scale"].ndim == 0
-    assert "document" not in corner
-    model.main_input_name = "input_ids"
-    assert probe_example(model, batch) is None
-    model.main_input_name = "input_values"
-    assert probe_example(model, batch) is not None
+    batch = {"input_ids": ids, "attention_mask": torch.ones(4, 25), "flag": True, "scale": torch.tensor(2.0),
+             "document": torch.arange(4)}  # fmt: skip
+    small = corner(batch, _summed)
+    assert torch.equal(small["input_ids"], ids[:2, :16])
+    assert small["attention_mask"].shape == (2, 16)
+    assert small["flag"] is True
+    assert small["scale"].ndim == 0
+    assert "document" not in small
+
+
+def test_of_text_that_is_padded_on_the_left_the_end_is_taken() -> None:
+    ids, mask = torch.arange(100).reshape(4, 25), torch.ones(4, 25)
+    mask[:, :12] = 0
+    small = corner({"input_ids": ids, "attention_mask": mask}, _summed)
+    assert torch.equal(small["input_ids"], ids[:2, -16:])
+
+
+@pytest.mark.parametrize("rows", [3, 10])
+def test_an_argument_without_rows_is_left_whole_however_long_it_is(rows: int) -> None:
+    """Positions (position,) beside tokens (row, position), of as many positions as there are rows too."""
+    ids = torch.arange(rows * 10).reshape(rows, 10)
+    batch = {"input_ids": ids, "attention_mask": torch.ones(rows, 10), "positions": torch.arange(10)}
+    small = corner(batch, _summed)
+    assert small["input_ids"].shape == (2, 10)
+    assert torch.equal(small["positions"], torch.arange(10))
+
+
+def test_rows_that_see_each_other_are_not_parted() -> None:
+    batch = {"input_ids": torch.arange(40).reshape(4, 10)}
+    assert (
+        corner(batch, lambda batch: batch["input_ids"] - batch["input_ids"].float().mean(0))["input_ids"].shape[0] == 4
+    )
+
+
+def test_a_row_that_is_alone_gets_another_one() -> None:
+    ids = torch.arange(1, 11)[None]
+    small = corner({"input_ids": ids, "attention_mask": torch.ones(1, 10)}, _summed)
+    assert torch.equal(small["input_ids"][0], ids[0])
+    assert not torch.equal(small["input_ids"][1], ids[0])
+
+
+def test_batches_inside_batches_are_cut_too() -> None:
+    ids = torch.arange(40).reshape(4, 10)
+    inner = {"input_ids": ids, "attention_mask": torch.ones(4, 10)}
+    small = corner({"batch": inner}, lambda batch: _summed(batch["batch"]))
+    assert torch.equal(small["batch"]["input_ids"], ids[:2])
+
+
+def test_pictures_stay_whole() -> None:
+    batch = {"input_ids": torch.ones(4, 32, dtype=torch.long), "pixels": torch.randn(4, 3, 32, 32)}
+    small = corner(batch, lambda batch: batch["pixels"].mean((1, 2, 3)) + batch["input_ids"].sum(1))
+    assert small["input_ids"].shape == (2, 32)
+    assert small["pixels"].shape == (2, 3, 32, 32)

@@ -7,7 +7,7 @@ from torch import nn
 
 from headscope.errors import NumericalError
 from headscope.models.reference import TransformerOutput
-from headscope.surgery.verification import Seen, corner, difference, distance, in_precision, magnitude, recording
+from headscope.surgery.verification import Seen, difference, distance, in_precision, magnitude, recording
 
 X = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
 
@@ -111,13 +111,3 @@ def test_float64_tells_rounding_from_error():
     gaps = [distance(a, b, batch, dtype, lambda model: nullcontext()) for dtype in (torch.float32, torch.float64)]
     assert gaps == [1, 0]
     assert a.weight.dtype == batch["x"].dtype == torch.float32
-
-
-def test_corner_is_small_and_aligned():
-    batch = {"input_ids": torch.ones(5, 200), "attention_mask": torch.ones(5, 200), "label": torch.ones(5), "k": 3}
-    small = corner(batch)
-    assert small["input_ids"].shape == small["attention_mask"].shape == (2, 64)
-    assert small["label"].shape == (2,)
-    assert small["k"] == 3
-    # patches of all rows on one axis cannot be cut by rows
-    assert corner({"input_ids": torch.ones(5, 8), "patches": torch.ones(9, 4)})["patches"].shape == (9, 4)

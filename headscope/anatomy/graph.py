@@ -1,0 +1,68 @@
+"""Reading autograd's graph: what a tensor is made of, and which rows of which layers belong to which head."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from headscope.anatomy.features import features_last
+
+__all__ = ["HeadRows", "behind", "groups_of", "own_rows", "touched_by"]
+
+HeadRows = tuple[tuple[int, ...], ...]
+_Layer = TypeVar("_Layer", bound=Hashable)
+
+
+def behind(tensor: Tensor) -> tuple[list[Tensor], set[Any]]:
+    """Leaves of the graph that made `tensor`, and its nodes."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    todo = [tensor.grad_fn] if tensor.grad_fn is not None else []
+    while todo:
+        node = todo.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor):
+            found[id(leaf)] = leaf
+        todo.extend(parent for parent, _ in node.next_functions if parent is not None)
+    return list(found.values()), seen
+
+
+def touched_by(gradient: Tensor, axes: tuple[int, ...]) -> frozenset[int]:
+    flat = features_last(gradient.detach(), axes).flatten(0, -2)
+    return frozenset(torch.nonzero(flat.abs().amax(0)).flatten().tolist())
+
+
+def groups_of(tensor: Tensor, rows: Sequence[Mapping[_Layer, frozenset[int]]]) -> list[int]:
+    """Which heads are one and the same, repeated by the model before the call: equal, and made by the same rows."""
+    heads = range(len(rows))
+    first = [
+        next(i for i in heads if i == head or (rows[i] == rows[head] and torch.equal(tensor[:, i], tensor[:, head])))
+        for head in heads
+    ]
+    order = sorted(set(first))
+    return [order.index(index) for index in first]
+
+
+def own_rows(rows: Sequence[Mapping[_Layer, frozenset[int]]], groups: list[int] | range) -> dict[_Layer, HeadRows]:
+    """The layers in which every head has rows of its own, with those rows; what all heads share is left out.
+
+    Or, where each head has a layer to itself (lectures write heads as modules), those layers.
+    """
+    firsts = [rows[list(groups).index(group)] for group in range(len(set(groups)))]
+    layers = dict.fromkeys(layer for row in firsts for layer in row)
+    own: dict[_Layer, HeadRows] = {}
+    apart: dict[_Layer, HeadRows] = {}
+    for layer in layers:
+        sets = [row.get(layer, frozenset()) for row in firsts]
+        shared = frozenset.intersection(*sets) if len(sets) > 1 else frozenset()
+        sets = [part - shared for part in sets]
+        if sum(map(len, sets)) == len(frozenset().union(*sets)):
+            (own if all(sets) else apart)[layer] = tuple(tuple(sorted(part)) for part in sets)
+    if own or len(apart) < len(layers):
+        return own
+    owners = [sum(bool(heads[place]) for heads in apart.values()) for place in range(len(firsts))]
+    return apart if all(many == 1 for many in owners) else {}
