@@ -12,7 +12,7 @@ from headscope.errors import UnknownNameError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Anatomy", "HeadId", "HeadLike", "Heads", "Site", "Slices", "spell_out"]
+__all__ = ["Anatomy", "HeadId", "HeadLike", "Heads", "Padding", "Site", "Slices", "spell_out"]
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -264,6 +264,20 @@ class Site:
         return cls(**data)
 
 
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How a mask of a model marks positions that do not count; proven by changing these positions.
+
+    Attributes:
+        mask: name of the argument.
+        marks: "zeros", "ones": what marks padding; "floor": a large negative number that is added to scores; "frames":
+            zeros over samples of sound, of which the model makes frames as it says itself.
+    """
+
+    mask: str
+    marks: str
+
+
 @dataclass(frozen=True, repr=False)
 class Anatomy(Shown):
     """Every attention site of a model, in execution order.
@@ -274,12 +288,14 @@ class Anatomy(Shown):
         fingerprint: digest of the sites and of the output projections' weights (rounded to bfloat16, so that loading
             in another precision keeps it); a plan carries it to know the model it was made for.
         remarks: what the probe could not settle, in words.
+        padding: masks beside those that are known by name, a 2-dimensional attention_mask and decoder_attention_mask.
     """
 
     model_class: str
     sites: tuple[Site, ...]
     fingerprint: str
     remarks: tuple[str, ...] = field(default=())
+    padding: tuple[Padding, ...] = field(default=())
 
     def site(self, layer: int) -> Site:
         """The site with that layer number.
@@ -346,7 +362,14 @@ class Anatomy(Shown):
         """Read back what `to_json` wrote."""
         data = json.loads(text)
         sites = tuple(Site.from_json(site) for site in data["sites"])
-        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]))
+        padding = tuple(Padding(**one) for one in data.get("padding", ()))
+        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]), padding)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every table says of the model that it was made of."""
+        told = {"remarks": list(self.remarks)} if self.remarks else {}
+        return {"model_class": self.model_class, "fingerprint": self.fingerprint, **told}
 
 
 def _is_count(part: Any) -> bool:

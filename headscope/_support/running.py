@@ -147,7 +147,7 @@ def on_device(model: nn.Module, value: Any) -> Any:
 
 
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
-    """The model's output on one batch, tensors moved to its device, "document" left out, no KV cache made.
+    """The model's output on one batch, tensors moved to its device, "document" and "kept" left out, no KV cache made.
 
     Args:
         model: the model.
@@ -158,7 +158,8 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
         ModelError: its forward failed; the message says how, and what it was given.
     """
     inputs = on_device(model, batch)
-    inputs.pop("document", None)
+    for name in ("document", "kept"):
+        inputs.pop(name, None)
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     try:

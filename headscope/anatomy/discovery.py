@@ -71,7 +71,7 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
     remarks = (*wrapped(wrapper), *found.remarks, *unsettled(sites), *unread(model, sites, found))
-    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), remarks)
+    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), remarks, tuple(found.padding))
 
 
 def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> Findings:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.errors import AnatomyError, InputError, ModelError
-from headscope.text.batches import Batch, n_rows
+from headscope.text.batches import ASIDE, Batch, n_rows
 
 __all__ = ["corner", "make_example"]
 
@@ -52,7 +52,7 @@ def corner(example: Batch, run: Callable[[Batch], Any], tokens: int = 16) -> Bat
         run: runs the model.
         tokens: how many positions of a text are enough.
     """
-    example = {name: value for name, value in example.items() if name != "document"}
+    example = {name: value for name, value in example.items() if name not in ASIDE}
     rows = _count_rows(example)
     if rows is None:
         return example

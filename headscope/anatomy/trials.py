@@ -18,8 +18,10 @@ from headscope.anatomy.check import tolerance
 from headscope.anatomy.examples import corner
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.operations import floats_in, tensors_in
+from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
+from headscope.heads import Padding
 
 __all__ = ["Findings", "try_out"]
 
@@ -35,12 +37,14 @@ class Findings:
         refusals: what looks like attention and is not read.
         remarks: what else a user has to know, in words.
         ran: the modules whose forward ran.
+        padding: how masks mark positions that do not count.
     """
 
     sightings: list[Sighting]
     refusals: list[Refusal]
     remarks: list[str] = field(default_factory=list)
     ran: set[nn.Module] = field(default_factory=set)
+    padding: list[Padding] = field(default_factory=list)
 
 
 def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
@@ -63,6 +67,8 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
         watched = trials.watch(sightings)
     findings.remarks += trials.compare(watched)
     trials.place_rows(sightings)
+    findings.padding, words = find_padding(example, trials.look, model)
+    findings.remarks += words
     return findings
 
 
@@ -137,6 +143,13 @@ class _Trials:
                 changed = [name for name, (tensor, version) in kept[place].items() if tensor._version != version]
                 sighting.copied = tuple(changed)
         return output
+
+    def look(self, example: Mapping[str, Any]) -> list[Tensor]:
+        """z of every site on another example."""
+        heard: list[Tensor] = []
+        with self._hearing(lambda call: heard.append(call.z.clone())):
+            self._run(example=example)
+        return heard
 
     def compare(self, watched: Any) -> list[str]:
         """Two intact runs: is the output the same, watched or not, whatever the seed?"""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import device_of, evaluating, run_model
+from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import place_rows
@@ -80,7 +81,8 @@ def gate_gradients(
     generator = torch.Generator().manual_seed(seed)
     values, documents, tokens = [], [], []
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
-        for batch, ids in document_ids(batches):
+        for given, ids in document_ids(batches):
+            batch = with_kept(model, anatomy, given)
             gates = _gates(model, sites, n_rows(batch))
             with transform_outputs(model, anatomy, {site.layer: _gated(site, gates[site.layer]) for site in sites}):
                 output = run_model(model, metric.inputs(model, batch))

@@ -283,7 +283,8 @@ def _from_function(function: Callable[..., Tensor]) -> UserMetric:
 def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     if type(model).__name__.endswith(("ForMaskedLM", "ForPreTraining")):
         return "mlm"
-    if any(site.kind == "self" for site in anatomy.sites):
+    kinds = {site.kind for site in anatomy.sites}
+    if "causal" not in kinds or ("self" in kinds and "decoder_input_ids" in batch):
         return "drift"
     rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
     with torch.no_grad():

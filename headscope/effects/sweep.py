@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, run_model
+from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
 from headscope.errors import InputError, NumericalError
@@ -120,7 +121,8 @@ def group_effects(
     total = len(found) * n_steps(batches)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
-        for batch, ids in document_ids(batches):
+        for given, ids in document_ids(batches):
+            batch = with_kept(model, anatomy, given)
             inputs = metric.inputs(model, batch)
             intact = run_model(model, inputs)
             before = _values(metric, intact, batch, intact)

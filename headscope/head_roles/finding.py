@@ -154,7 +154,7 @@ def role_table(
     examples = tuple(
         None if role == MIXED else _example(role, best[role][place], tokenizer) for place, role in enumerate(verdicts)
     )
-    made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
+    made_of = anatomy.facts
     return RoleTable(
         heads=anatomy.heads,
         role=verdicts,

@@ -219,7 +219,7 @@ class _Pair:
     @property
     def facts(self) -> dict[str, str]:
         """Which models they are."""
-        known = {"model_class": self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint}
+        known = self.anatomy.facts
         other = self.other_anatomy
         theirs = {} if other is None else {"other_class": other.model_class, "other_fingerprint": other.fingerprint}
         return known | theirs

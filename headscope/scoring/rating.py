@@ -160,7 +160,7 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
         without = [str(head) for index, head in enumerate(anatomy.heads) if index not in rows]
         facts["why_no_value"] = f"not for {brief_list(without)}, which cannot be taken out one by one"
     name = SCORES.name_of(score)
-    made_of = {"model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint}
+    made_of = anatomy.facts
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
 
 

@@ -108,7 +108,7 @@ def redundancy(
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
     facts = {
         **observed.facts("gated_z"), "skip_first": skip_first, "ridge": RIDGE,
-        "model_class": anatomy.model_class, "fingerprint": anatomy.fingerprint,
+        **anatomy.facts,
     }  # fmt: skip
     if why := why_no_interval(observed.n_documents):
         facts["why_no_interval"] = why

@@ -11,19 +11,23 @@ from torch import Tensor
 from headscope.errors import InputError
 
 __all__ = [
+    "ASIDE",
     "Batch",
     "digest",
     "document_ids",
     "kept_positions",
     "n_rows",
+    "row_length",
     "row_lengths",
 ]
 
+ASIDE = ("document", "kept")  # what a batch may hold that is not for the model
 _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
-"""The model's arguments by name; "document" (batch,), where there is one, is the document of each row."""
+"""The model's arguments by name. Two names are not for the model: "document" (batch,), the document of each row, and
+"kept" (batch, position), True where a position counts, where no mask of the model's own says so."""
 
 
 def digest(batches: Iterable[Batch]) -> str:
@@ -48,9 +52,13 @@ def n_rows(batch: Batch) -> int:
     first = [name for name in _ROWS if name in batch]  # position_ids, say, may be one row for all
     for name in (*first, *batch):
         value = batch[name]
-        if isinstance(value, Tensor) and name != "document" and value.ndim:
+        if isinstance(value, Tensor) and name not in ASIDE and value.ndim:
             return int(value.shape[0])
-    raise InputError(f"a batch must hold at least one tensor; got {sorted(batch)}")
+    for value in batch.values():  # a batch inside: some models take a dict, or a list
+        parts = dict(enumerate(value)) if isinstance(value, (list, tuple)) else value
+        if isinstance(parts, Mapping) and any(isinstance(part, (Tensor, Mapping)) for part in parts.values()):
+            return n_rows({str(name): part for name, part in parts.items()})
+    raise InputError(f"a batch must hold at least one tensor; got {sorted(map(str, batch))}")
 
 
 def kept_positions(batch: Batch, kind: str, length: int) -> Bool[Tensor, "batch position"]:
@@ -61,14 +69,18 @@ def kept_positions(batch: Batch, kind: str, length: int) -> Bool[Tensor, "batch 
         kind: the site's kind; in an encoder-decoder "causal" and "cross" sites query from the decoder's side.
         length: number of query positions at the site.
     """
-    names = ["attention_mask"]
-    if kind in ("causal", "cross") and "decoder_input_ids" in batch:
-        names = ["decoder_attention_mask"]
-    for name in names:
-        mask = batch.get(name)
+    decodes = kind in ("causal", "cross") and "decoder_input_ids" in batch
+    for name in ("decoder_attention_mask",) if decodes else ("kept", "attention_mask"):
+        mask = _named(batch, name)
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == length:
             return mask.bool().cpu()
     return torch.ones(n_rows(batch), length, dtype=torch.bool)
+
+
+def _named(batch: Batch, name: str) -> Any:
+    """An argument of a batch, or of the batch inside it."""
+    inside = (value.get(name) for value in batch.values() if isinstance(value, Mapping))
+    return batch[name] if name in batch else next((value for value in inside if value is not None), None)
 
 
 def document_ids(batches: Iterable[Batch]) -> Iterable[tuple[Batch, Int[Tensor, " batch"]]]:
@@ -97,6 +109,10 @@ def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
     """
     if isinstance(decoder := batch.get("decoder_input_ids"), Tensor):
         return kept_positions(batch, "causal", decoder.shape[1]).sum(1)
-    known = (batch.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))
-    length = next((own.shape[1] for own in known if isinstance(own, Tensor) and own.ndim in (2, 3)), 1)
-    return kept_positions(batch, "self", length).sum(1)
+    return kept_positions(batch, "self", row_length(batch)).sum(1)
+
+
+def row_length(batch: Batch) -> int:
+    """How many positions a row has, padding included: as its mask, tokens or embeddings; 1 where it has none."""
+    known = (_named(batch, name) for name in ("kept", "attention_mask", "input_ids", "inputs_embeds"))
+    return next((int(own.shape[1]) for own in known if isinstance(own, Tensor) and own.ndim in (2, 3)), 1)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
+from headscope.anatomy.padding import with_kept
 from headscope.errors import InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
-from headscope.text.batches import Batch, document_ids, kept_positions, row_lengths
+from headscope.text.batches import Batch, document_ids, kept_positions, row_length, row_lengths
 from headscope.uncertainty.blocks import Blocks
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
@@ -183,7 +184,8 @@ def observe(
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
     feed, n_batches = _Feed(statistics, skip_first), 0
-    for batch, documents in document_ids(chain([first], batches)):
+    for given, documents in document_ids(chain([first], batches)):
+        batch = with_kept(model, anatomy, given)
         feed.start(batch, documents, n_batches)
         for statistic in statistics:
             statistic.begin_batch(batch)
@@ -220,32 +222,65 @@ class _Feed:
         # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
         self._block = self.blocks.place(documents, row_lengths(batch))
         self._counted = False
-        self._kept: dict[tuple[str, int], Bool[Tensor, "batch position"]] = {}
+        self._kept: dict[tuple[str, str, int, int], Bool[Tensor, "batch position"]] = {}
+        self._length = row_length(batch)
 
     def take(self, site: Site, tensors: SiteTensors) -> None:
-        kept = {name: self._positions(site, name, tensor.shape[2]) for name, tensor in tensors.items()}
+        kept = {name: self._positions(site, name, *tensor.shape[:3:2]) for name, tensor in tensors.items()}
+        parts = self._parts(site, next(iter(tensors.values())).shape[0])
         if not self._counted:
             # the first site of the forward pass says how many positions the rows have, whatever kind of input it is
             counts = next(iter(kept.values())).sum(1)
             self.n_tokens += int(counts.sum())
-            self.documents |= {int(document) for document in self._documents[counts > 0]}
+            self.documents |= {int(document) for document in self._documents[parts][counts > 0]}
             self._counted = True
         for name, tensor in tensors.items():
             self._check(site, name, tensor, kept[name])
             self.tokens[site.layer, name] += int(kept[name].sum())
         for statistic in self._statistics:
             own = {name: tensor for name, tensor in tensors.items() if name in statistic.needs}
-            statistic.update(site, own, kept[next(iter(own))], self._block)
+            statistic.update(site, own, kept[next(iter(own))], self._block[parts])
 
-    def _positions(self, site: Site, name: str, length: int) -> Bool[Tensor, "batch position"]:
+    def _parts(self, site: Site, rows: int) -> Int[Tensor, " part"]:
+        """For each row of a site, the row of the batch that it is, or is a part of."""
+        given = len(self._documents)
+        if rows == given:
+            return torch.arange(given)
+        if rows % given or site.batch not in ("b w", "w b"):
+            raise InputError(
+                f"layer {site.layer} ({site.module_name}) has {rows} rows where the batch has {given}, and which belong "
+                "to which cannot be told; leave it out: pass anatomy= with the other sites (dataclasses.replace)"
+            )
+        each = rows // given
+        return torch.arange(given).repeat_interleave(each) if site.batch == "b w" else torch.arange(given).repeat(each)
+
+    def _positions(self, site: Site, name: str, rows: int, length: int) -> Bool[Tensor, "batch position"]:
         # the keys and values of a cross site stand at the positions of the encoder
         kind = "self" if site.kind == "cross" and name in ("k", "v") else site.kind
-        key = (kind, length)
+        key = (kind, site.batch, rows, length)
         if key not in self._kept:
+            each = rows // len(self._documents)
             kept = kept_positions(self._batch, kind, length)
+            if rows != len(kept):
+                kept = self._in_parts(site, kind, each, length)
             # the first that count, wherever padding stands
             self._kept[key] = kept & (kept.cumsum(1) > self._skip)
         return self._kept[key]
+
+    def _in_parts(self, site: Site, kind: str, each: int, length: int) -> Bool[Tensor, "part position"]:
+        """Which positions of the parts of rows count: all, unless rows are cut along their positions."""
+        whole = row_lengths(self._batch)
+        most = self._length
+        kept = kept_positions(self._batch, kind, most)
+        if bool(kept.all()) or int(whole.min()) == most:
+            return torch.ones(len(kept) * each, length, dtype=torch.bool)
+        if site.batch == "b w" and 0 <= each * length - most < length:  # the last part is filled up
+            filled = torch.nn.functional.pad(kept, (0, each * length - most))
+            return filled.reshape(-1, length)
+        raise InputError(
+            f"layer {site.layer} ({site.module_name}) sees parts of rows, and which of their positions are padding cannot "
+            "be told; give batches without padding, or leave the layer out: pass anatomy= with the other sites"
+        )
 
     def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:
         if bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):

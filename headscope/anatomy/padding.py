@@ -1,0 +1,185 @@
+"""Padding: which positions of a batch do not count, whatever the mask that says so is called, and however it lies.
+
+A mask is taken at its word only once it has been put to proof: with some positions marked by it, other numbers at these
+positions must move nothing at all others, and without the mark they must.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from headscope._support.running import unwrapped
+from headscope.anatomy.check import tolerance
+from headscope.errors import ModelError
+from headscope.heads import Anatomy, Padding
+from headscope.text.batches import Batch
+
+__all__ = ["find_padding", "with_kept"]
+
+_LOW = -1e3  # an additive mask says "not this one" by less than that
+_MARKED = 2  # positions that are marked in the proof
+_PLAIN = {"attention_mask": "self", "decoder_attention_mask": "causal"}  # the names that everybody knows
+_FRAMES = "_get_feat_extract_output_lengths"
+
+Look = Callable[[Batch], list[Tensor]]
+"""Runs the model and gives z of its sites, (row, head, position, dim)."""
+
+
+def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Padding], list[str]]:
+    """How the masks of an example mark padding, and in words where one does not do what its name says.
+
+    Args:
+        example: arguments of the model's forward.
+        look: runs the model on others.
+        model: the model.
+    """
+    found, remarks = [], []
+    for name, mask in _masks(example):
+        length = int(mask.shape[-1])
+        tokens = _tokens(example, name, mask.shape[0], length)
+        if not tokens:
+            continue
+        marked = slice(0, _MARKED) if _FRAMES not in _methods(model) else slice(length // 2, length)
+        marks = next(
+            (marks for marks in _senses(mask) if _holds(example, name, tokens, marks, marked, look, model)), None
+        )
+        known = name in _PLAIN and mask.ndim == 2
+        if marks == "zeros" and mask.ndim == 2 and _methods(model):
+            marks = "frames"
+        if marks is not None and not (known and marks == "zeros"):
+            found.append(Padding(name, marks))
+        elif marks is None and known:
+            remarks.append(f"its {name} does not keep padding out: other tokens there move what is made elsewhere")
+    return found, remarks
+
+
+def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
+    """A batch with "kept", (row, position), where its padding is marked in a way that is not known by name.
+
+    Args:
+        model: the model.
+        anatomy: its anatomy.
+        batch: as the user gave it; one that says itself which positions are kept is left as it is.
+    """
+    if "kept" in batch:
+        return batch
+    for padding in anatomy.padding:
+        mask = batch.get(padding.mask)
+        if isinstance(mask, Tensor):
+            return {**batch, "kept": _kept(mask, padding.marks, model)}
+    return batch
+
+
+def _kept(mask: Tensor, marks: str, model: nn.Module) -> Bool[Tensor, "batch position"]:
+    if marks == "frames":
+        reduce: Any = getattr(_methods(model)[_FRAMES], _FRAMES)
+        frames = torch.as_tensor(reduce(mask.sum(-1))).cpu()
+        return torch.arange(int(reduce(torch.tensor(mask.shape[-1])))) < frames[:, None]
+    keeps = {"zeros": mask != 0, "ones": mask == 0, "floor": mask > _LOW}[marks]
+    return keeps.flatten(1, -2).any(1).cpu() if keeps.ndim > 2 else keeps.cpu()
+
+
+def _methods(model: nn.Module) -> dict[str, nn.Module]:
+    """The module that tells how many frames a stretch of sound gives, where there is one."""
+    owner = next((one for one in unwrapped(model).modules() if hasattr(one, _FRAMES)), None)
+    return {} if owner is None else {_FRAMES: owner}
+
+
+def _masks(example: Batch) -> Iterator[tuple[str, Tensor]]:
+    """What may be a mask: of rows, and of nothing but 0 and 1, or 0 and a large negative number."""
+    for name, value in example.items():
+        if isinstance(value, Tensor) and value.ndim in (2, 3, 4) and value.numel():
+            low, high = float(value.min()), float(value.max())
+            binary = value.dtype == torch.bool or (
+                low in (0, 1) and high in (0, 1) and bool(((value == 0) | (value == 1)).all())
+            )
+            additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < _LOW)).all())
+            if (binary or additive) and ("mask" in name or value.dtype == torch.bool):
+                yield name, value
+
+
+def _senses(mask: Tensor) -> tuple[str, ...]:
+    if mask.is_floating_point() and float(mask.max()) == 0:
+        return ("floor", "ones") if float(mask.min()) < 0 else ("ones", "floor")
+    mostly = mask.float().mean() >= 0.5
+    return ("zeros", "ones") if mostly else ("ones", "zeros")
+
+
+def _tokens(example: Batch, mask: str, rows: int, length: int) -> list[str]:
+    """What stands at the positions that a mask speaks of."""
+    return [
+        name
+        for name, value in example.items()
+        if isinstance(value, Tensor) and name != mask and value.ndim > 1 and value.shape[:2] == (rows, length)
+        and name not in dict(_masks(example)) and not name.startswith(("position", "token_type", "labels"))
+    ]  # fmt: skip
+
+
+def _holds(
+    example: Batch, name: str, tokens: list[str], marks: str, marked: slice, look: Look, model: nn.Module
+) -> bool:
+    """Whether marked positions of the first row move nothing elsewhere, and unmarked ones do."""
+    length = example[name].shape[-1]
+    gaps = []
+    for is_marked in (True, False):
+        mask = _with_marks(example[name], marks, marked if is_marked else slice(0, 0), name, example)
+        own = {**example, name: mask}
+        other = {**own, **{one: _otherwise(example[one], marked) for one in tokens}}
+        try:
+            gaps.append(_moved(look(own), look(other), marked, length, mask, marks, model))
+        except ModelError:
+            return False
+    return gaps[0] == 0 and gaps[1] > 0
+
+
+def _with_marks(mask: Tensor, marks: str, marked: slice, name: str, example: Batch) -> Tensor:
+    """A mask that keeps all positions of the first row but the marked ones."""
+    mask = mask.clone()
+    keep, drop = {"zeros": (1, 0), "ones": (0, 1), "floor": (0, torch.finfo(torch.float32).min)}[marks]
+    if mask.ndim == 2:
+        mask[0] = keep
+    mask[0, ..., marked] = drop
+    return mask
+
+
+def _otherwise(value: Tensor, marked: slice) -> Tensor:
+    """Other numbers at the marked positions of the first row, such as a model takes."""
+    value = value.clone()
+    if value.is_floating_point():
+        generator = torch.Generator().manual_seed(0)
+        part = value[0, marked]
+        noise = torch.randn(part.shape, generator=generator).to(value.device, value.dtype)
+        value[0, marked] = part + noise * (value.float().std().to(value.dtype) + 1e-3)
+    else:
+        known = value.unique()
+        place = torch.searchsorted(known, value[0, marked].contiguous())
+        value[0, marked] = known[(place + 1) % len(known)]
+    return value
+
+
+def _moved(
+    before: list[Tensor], after: list[Tensor], marked: slice, length: int, mask: Tensor, marks: str, model: nn.Module
+) -> float:
+    """By how much z of the first row moves where it is not marked, beyond rounding; 0 where it does not."""
+    worst = 0.0
+    for a, b in zip(before, after, strict=True):
+        if a.shape != b.shape or a.shape[0] != mask.shape[0]:
+            continue
+        if a.shape[2] == length:
+            stays = torch.ones(length, dtype=torch.bool)
+            stays[marked] = False
+        elif _FRAMES in _methods(model) and mask.ndim == 2 and marks == "zeros":
+            frames = _kept(mask, "frames", model)
+            if frames.shape[1] != a.shape[2]:
+                continue
+            stays = frames[0]
+        else:
+            continue
+        gap = (a[0][:, stays.to(a.device)] - b[0][:, stays.to(a.device)]).float().abs().nan_to_num(0)
+        size = max(float(a[0].float().abs().nan_to_num(0, 0, 0).max()), 1e-12)
+        most = float(gap.max()) / size if gap.numel() else 0.0
+        worst = max(worst, most if most > tolerance(a.dtype) else 0.0)
+    return worst
