@@ -4,10 +4,11 @@ import inspect
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ class _Eagerly:
             if self._stance is None and "torch._dynamo.eval_frame" in sys.modules:
                 self._stance = torch.compiler.set_stance("force_eager")
                 self._stance.__enter__()
+                # by it PyTorch tells of hooks beside all modules, which here act on those that are meant
+                warnings.filterwarnings("ignore", _GLOBAL_HOOKS, UserWarning)
+                self._filter = warnings.filters[0]
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -80,8 +84,11 @@ class _Eagerly:
             if self._open == 0 and self._stance is not None:
                 self._stance.__exit__(None, None, None)
                 self._stance = None
+                with suppress(ValueError):  # somebody else may have reset the filters
+                    cast(list[Any], warnings.filters).remove(self._filter)
 
 
+_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
 _EAGERLY = _Eagerly()
 
 

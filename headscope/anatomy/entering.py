@@ -1,12 +1,12 @@
 """What enters an output projection: looked at, or replaced, whether a module reads it or an operation."""
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from headscope._support.around import around
 from headscope.anatomy.features import feature_axis
 from headscope.anatomy.picking import entering_operation
 from headscope.anatomy.route import claiming, is_claimed
@@ -36,23 +36,14 @@ def at_output(model: nn.Module, site: Site, change: Change, *, first: bool = Fal
         with entering_operation(model.get_submodule(site.module_name), spelling, change, first=first):
             yield
         return
-    thread = threading.get_ident()
-
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        # another thread may run the hook when it is half registered, and is told of no kwargs then
-        if threading.get_ident() != thread or is_claimed() or kwargs is None:
-            return None
-        name = None if args else next(iter(kwargs))
-        entering = args[0] if name is None else kwargs[name]
-        with claiming():  # what is done here is no operation of the model
-            other = change(entering, (feature_axis(module, entering),))
-        if other is None:
-            return None
-        return ((other, *args[1:]), kwargs) if name is None else ((), kwargs | {name: other})
-
     projection = model.get_submodule(site.output.module)
-    handle = projection.register_forward_pre_hook(hook, with_kwargs=True, prepend=first)
-    try:
+
+    def before(args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if is_claimed() or not args:
+            return None
+        with claiming():  # what is done here is no operation of the model
+            other = change(args[0], (feature_axis(projection, args[0]),))
+        return None if other is None else (other, *args[1:])
+
+    with around(projection, before, first=first):
         yield
-    finally:
-        handle.remove()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.around import around
 from headscope._support.running import uncompiled
 
 __all__ = ["packs", "plainly"]
@@ -61,32 +62,21 @@ _SLOWLY = _Slowly()
 
 @contextmanager
 def _zeros_in_padding(encoder: nn.TransformerEncoder) -> Iterator[None]:
-    padding: list[Tensor | None] = []
+    sources: list[Tensor] = []
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(("src", "mask", "src_key_padding_mask"), args, strict=False)) | kwargs
-        padding.append(given["src_key_padding_mask"] if packs(encoder, **given) else None)
+    def before(args: tuple[Any, ...]) -> None:
+        sources.append(args[0] if args else torch.empty(0))
 
-    def last(_: nn.Module, __: Any, out: Tensor) -> Tensor | None:
-        padded = padding[-1] if padding else None
-        if padded is None:
+    def last(args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor | None:
+        # the last layer is given the masks of the encoder
+        padded, mask = kwargs.get("src_key_padding_mask"), kwargs.get("src_mask")
+        if padded is None or not sources or not packs(encoder, sources[-1], mask, padded):
             return None
         gone = padded if padded.dtype == torch.bool else padded < 0
         return out.masked_fill(gone[..., None], 0.0)
 
-    def after(*_: Any) -> None:
-        padding.pop()
-
-    handles = [
-        encoder.register_forward_pre_hook(before, with_kwargs=True),
-        encoder.layers[-1].register_forward_hook(last),
-        encoder.register_forward_hook(after, always_call=True),
-    ]
-    try:
+    with around(encoder, before=before, leave=sources.clear), around(encoder.layers[-1], after=last):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def packs(

@@ -1,15 +1,14 @@
 """Picking: single operations of one module's forward, looked at or changed as they go by."""
 
-import functools
-import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from headscope._support.around import around
 from headscope.anatomy.operations import name_of, tensors_in
 from headscope.anatomy.recording import opened
 from headscope.anatomy.route import claiming, is_claimed
@@ -40,9 +39,6 @@ def entering_operation(
         yield
 
 
-_LOCK = threading.Lock()
-
-
 @contextmanager
 def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: bool = False) -> Iterator[None]:
     """Let a function mode watch this module's forward on this thread, and nothing else; a new one in each call.
@@ -52,43 +48,23 @@ def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: 
         mode: makes one.
         first: whether it sees an operation before all others that are open.
     """
-    listener = (threading.get_ident(), mode)
-    with _LOCK:
-        watched = module.__dict__.get("forward")
-        if not isinstance(watched, _WatchedForward):
-            watched = _WatchedForward(module)
-        # the mode that is entered last is asked first
-        watched.listeners = (*watched.listeners, listener) if first else (listener, *watched.listeners)
-    try:
-        yield
-    finally:
-        with _LOCK:
-            watched.listeners = tuple(other for other in watched.listeners if other is not listener)
-            if not watched.listeners:
-                watched.remove()
+    running: list[TorchFunctionMode] = []
 
+    def enter(_: Any) -> None:
+        running.append(mode())
+        running[-1].__enter__()
 
-class _WatchedForward:
-    """Stands in for a module's forward, as an instance attribute, while at least one listener is open."""
+    def leave() -> None:
+        if running:
+            running.pop().__exit__(None, None, None)
 
-    def __init__(self, module: nn.Module) -> None:
-        self.listeners: tuple[tuple[int, Callable[[], TorchFunctionMode]], ...] = ()
-        self._module = module
-        self._forward = module.forward
-        self._own = {name: value for name, value in module.__dict__.items() if name == "forward"}
-        functools.update_wrapper(self, module.forward)  # what a model takes is read off its forward's signature
-        module.__dict__["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with ExitStack() as stack:
-            for thread, mode in self.listeners:
-                if thread == threading.get_ident():
-                    stack.enter_context(mode())
-            return self._forward(*args, **kwargs)
-
-    def remove(self) -> None:
-        del self._module.__dict__["forward"]
-        self._module.__dict__.update(self._own)
+    # the mode that is entered last is asked first
+    with around(module, before=enter, leave=leave, first=not first):
+        try:
+            yield
+        finally:
+            while running:  # where it was stopped from outside, nothing was called after it
+                leave()
 
 
 class Picking(TorchFunctionMode):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope._support.around import around
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
 from headscope.anatomy.entering import at_output
@@ -131,8 +132,7 @@ def transform_outputs(
         for output, functions in turns.items():
             if any(functions.values()):
                 turn = _Turn(functions)
-                handle = model.register_forward_pre_hook(turn.restart, prepend=True)
-                stack.callback(handle.remove)
+                stack.enter_context(around(model, before=turn.restart, first=True))
                 # first of all there: who watches sees what enters, whichever context was opened first
                 stack.enter_context(at_output(model, sites[output], turn.apply, first=True))
         yield

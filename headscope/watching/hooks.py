@@ -1,7 +1,6 @@
 """Watching: the one place where hooks meet anatomy. `capture` and `observe` are built on it."""
 
 import functools
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from headscope._support.around import around
 from headscope._support.running import unwrapped
 from headscope.anatomy import ROUTES, Call, Place
 from headscope.anatomy.entering import at_output
@@ -57,8 +57,7 @@ def watch(
     modules = dict(model.named_modules())
     with ExitStack() as stack:
         stack.enter_context(plainly(model))
-        handle = model.register_forward_pre_hook(_on_this_thread(watcher.restart), prepend=True)
-        stack.callback(handle.remove)
+        stack.enter_context(around(model, before=watcher.restart, first=True))
         if _FROM_OUTPUT & set(want):
             for name, site in {site.output: site for site in sites if site.output is not None}.items():
                 stack.enter_context(at_output(model, site, functools.partial(watcher.before_output, name)))
@@ -66,12 +65,6 @@ def watch(
             own = [Place(modules[site.module_name], site.spelling) for site in sites if site.route == route]
             stack.enter_context(ROUTES[route]().listen(model, watcher.after_attention, own))
         yield
-
-
-def _on_this_thread(hook: Callable[..., None]) -> Callable[..., None]:
-    """A hook that stays silent on other threads, which may run the same model under watchers of their own."""
-    thread = threading.get_ident()
-    return lambda *args: hook(*args) if threading.get_ident() == thread else None
 
 
 def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:

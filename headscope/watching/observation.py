@@ -248,8 +248,8 @@ class _Feed:
             return torch.arange(given)
         if rows % given or site.batch not in ("b w", "w b"):
             raise InputError(
-                f"layer {site.layer} ({site.module_name}) has {rows} rows where the batch has {given}, and which belong "
-                "to which cannot be told; leave it out: pass anatomy= with the other sites (dataclasses.replace)"
+                f"layer {site.layer} ({site.module_name}) has {rows} rows where the batch has {given}, and which "
+                "belong to which cannot be told; leave it out: pass anatomy= with the other sites"
             )
         each = rows // given
         return torch.arange(given).repeat_interleave(each) if site.batch == "b w" else torch.arange(given).repeat(each)
@@ -278,8 +278,8 @@ class _Feed:
             filled = torch.nn.functional.pad(kept, (0, each * length - most))
             return filled.reshape(-1, length)
         raise InputError(
-            f"layer {site.layer} ({site.module_name}) sees parts of rows, and which of their positions are padding cannot "
-            "be told; give batches without padding, or leave the layer out: pass anatomy= with the other sites"
+            f"layer {site.layer} ({site.module_name}) sees parts of rows, and which of their positions are padding "
+            "cannot be told; give batches without padding, or leave it out: pass anatomy= with the other sites"
         )
 
     def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:

@@ -1,6 +1,8 @@
 """The hand-written route: every plain spelling of softmax(q·kᵀ)·v is recognised, and nothing else is."""
 
+import copy
 import inspect
+import pickle
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -155,15 +157,24 @@ def test_the_map_is_what_the_softmax_gave_before_dropout(monkeypatch: pytest.Mon
     assert not torch.allclose(call.z, call.pattern() @ call.v)
 
 
-def test_forward_comes_back_also_when_it_raised_or_was_the_users_own() -> None:
-    model = _build("plain")
-    with HandwrittenRoute().listen(model, lambda _: None, _places(model)):
-        assert "forward" in model.__dict__
-    assert "forward" not in model.__dict__
-    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, _places(model)):
-        model(torch.randn(2, 5, 3))
-    assert "forward" not in model.__dict__
+def _is_plain(model: nn.Module) -> bool:
+    return "forward" not in model.__dict__ and not model._forward_hooks and not model._forward_pre_hooks
 
+
+def test_no_trace_is_on_a_module_while_it_is_heard_nor_afterwards() -> None:
+    model = _build("plain")
+    places = _places(model)
+    with HandwrittenRoute().listen(model, lambda _: None, places):
+        assert _is_plain(model)
+        assert _is_plain(copy.deepcopy(model))
+    with pytest.raises(RuntimeError), HandwrittenRoute().listen(model, lambda _: None, places):
+        model(torch.randn(2, 5, 3))
+    assert not torch.nn.modules.module._has_any_global_hook()
+    assert torch.overrides._len_torch_function_stack() == 0
+
+
+def test_a_forward_of_the_users_own_is_heard_and_stays() -> None:
+    model = _build("plain")
     own = model.__dict__["forward"] = lambda x: HandWritten.forward(model, 2 * x)
     places = _places(model)
     with torch.no_grad():
@@ -173,6 +184,31 @@ def test_forward_comes_back_also_when_it_raised_or_was_the_users_own() -> None:
             assert torch.equal(model(_x()), want)
     assert len(calls) == 1
     assert model.__dict__["forward"] is own
+
+
+def test_a_copy_made_while_somebody_listens_is_not_heard() -> None:
+    model, calls = _build("plain"), []
+    with HandwrittenRoute().listen(model, calls.append, _places(model)):
+        for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            made(_x())
+        assert calls == []
+        model(_x())
+    assert len(calls) == 1
+
+
+def test_what_stops_a_forward_from_outside_leaves_no_mode_behind() -> None:
+    model = _build("module of its own")
+    places = _places(model)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.mix.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt), HandwrittenRoute().listen(model, lambda _: None, places):
+        model(_x())
+    handle.remove()
+    assert torch.overrides._len_torch_function_stack() == 0
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def test_the_signature_stays_readable_while_it_listens() -> None:
@@ -194,7 +230,7 @@ def test_listeners_may_close_in_any_order(order: tuple[int, int]) -> None:
     stacks[order[1]].close()
     model(_x())
     assert (len(heard[order[0]]), len(heard[order[1]])) == (1, 2)
-    assert "forward" not in model.__dict__
+    assert not torch.nn.modules.module._has_any_global_hook()
 
 
 def test_another_thread_is_not_heard() -> None:
@@ -230,4 +266,4 @@ def test_threads_hear_their_own_calls_only() -> None:
     for thread in threads:
         thread.join()
     assert not wrong, wrong
-    assert "forward" not in model.__dict__
+    assert not torch.nn.modules.module._has_any_global_hook()
