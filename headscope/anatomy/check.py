@@ -5,12 +5,15 @@ the bias are what the output projection gives. A tensor of an equation that does
 for, with the equation and the gap.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from headscope.anatomy.operations import floats_in
 from headscope.anatomy.route import Call
 
-__all__ = ["check_call", "tolerance"]
+__all__ = ["check_call", "output_gap", "rounding_of", "tolerance"]
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -93,3 +96,18 @@ def _gap(made: Tensor, want: Tensor) -> float:
         return 0.0
     size = max(float(want[finite].abs().max()), 1e-12)
     return float((made - want)[finite].abs().max()) / size
+
+
+def output_gap(one: Any, other: Any) -> float:
+    """The largest difference between two outputs, of the largest number; infinity where they are of other shapes."""
+    pairs = list(zip(floats_in(one), floats_in(other), strict=False))
+    if any(a.shape != b.shape for a, b in pairs) or len(floats_in(one)) != len(floats_in(other)):
+        return float("inf")
+    sizes = [float(a.nan_to_num(0, 0, 0).abs().max()) for a, _ in pairs if a.numel()]
+    gaps = [float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
+    return max(gaps, default=0.0) / max(*sizes, 1e-12) if sizes else 0.0
+
+
+def rounding_of(output: Any) -> float:
+    """How far two ways of computing an output may lie apart, of the largest number."""
+    return max((tolerance(tensor.dtype) for tensor in floats_in(output)), default=0.0)

@@ -20,6 +20,7 @@ from headscope._support.running import on_device, unwrapped
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.probe import Layer, Sighting
+from headscope.anatomy.records import record_of
 from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
 from headscope.anatomy.route import key_of
 from headscope.anatomy.trials import Findings, try_out
@@ -66,8 +67,8 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         raise AnatomyError(nothing_found(model, found.refusals))
     names = {module: name for name, module in model.named_modules()}
     sites = [_site(index, sighting, names) for index, sighting in enumerate(found.sightings)]
-    record = model.__dict__.get("_headscope")
-    if isinstance(record, Record):
+    record = record_of(model)
+    if record is not None:
         sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
     remarks = (*wrapped(wrapper), *found.remarks, *unsettled(sites), *unread(model, sites, found))
@@ -152,10 +153,13 @@ def _with_original_numbers(sites: list[Site], record: Record) -> list[Site]:
         kept = tuple(head.head for head in original.heads if head not in removed)
         if kept:
             left.setdefault(original.module_name, []).append(replace(original, head_ids=kept))
-    found = []
+    found, beyond = [], 1 + max(site.layer for site in record.anatomy.sites)
     for site in sites:
         if not left.get(site.module_name):
-            raise AnatomyError(f"{site.module_name} holds attention that was not there when the model was pruned")
+            # attention of a wrapper around the pruned model: counted on
+            found.append(replace(site, layer=beyond))
+            beyond += 1
+            continue
         original = left[site.module_name].pop(0)  # attentions of one module come in the order in which they came then
         found.append(replace(site, layer=original.layer, head_ids=original.head_ids))
     return found

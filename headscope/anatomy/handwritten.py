@@ -15,7 +15,6 @@ import torch
 from einops import EinopsError
 from torch import Tensor, nn
 
-from headscope.anatomy.layout import Layout
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.picking import Picking, reading
 from headscope.anatomy.recognition import recognise
@@ -108,7 +107,10 @@ class _Reader(Picking):
         self._ran[call] = _Ran(function, args, kwargs, entering, kept)
         for key in [key for key, one in self._waiting.items() if _is_complete(one, self._ran)]:
             with claiming():  # what is done with it is no operation of the model
-                self._receive(self._told(key, self._waiting.pop(key)))
+                told = self._told(key, self._waiting.pop(key))
+                z = self._receive(told)
+                # only the operation that ran last can still be given another result
+                out = told.made[0][2](z) if z is not None and len(told.made) == 1 and told.made[0][0] is kept else out
         return out
 
     def _told(self, key: str, spelling: Spelling) -> Call:
@@ -155,6 +157,10 @@ class _PartCall:
         pick = self.part.picks[name]
         return self._ran[pick.call].take(pick)
 
+    def back(self, z: Tensor) -> Tensor:
+        """z in headscope's order, as the model has it."""
+        return self.part.layouts["z"].write(z, self.raw("z"))
+
     def _read(self, name: str) -> Tensor:
         return self.part.layouts[name].read(self.raw(name))
 
@@ -170,6 +176,13 @@ class _PartCall:
             return float("nan")
         scale = self.given.get("scale")
         return self.q.shape[-1] ** -0.5 if scale is None else float(scale)
+
+    def own_map(self) -> Tensor | None:
+        """The map itself, where the model has it as headscope has."""
+        if self.part.fused or self.part.late:
+            return None
+        raw, read = self.raw("pattern"), self._read("pattern")
+        return raw if raw.shape == read.shape and raw.stride() == read.stride() else None
 
     def pattern(self) -> Tensor:
         if self.part.fused:
@@ -259,9 +272,6 @@ def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: boo
     def along_heads(tensors: list[Tensor]) -> Tensor:
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
 
-    def way(layout: Layout) -> Callable[[Tensor], Tensor]:
-        return layout.read
-
     def bias(scaling: float) -> Tensor:
         own = [part.bias(scaling) for part in parts]
         return (
@@ -276,10 +286,11 @@ def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: boo
         k=along_heads([part.k for part in parts]),
         v=along_heads([part.v for part in parts]),
         z=along_heads([part.z for part in parts]),
-        made=[(part.raw("z"), way(part.part.layouts["z"])) for part in parts],
+        made=[(part.raw("z"), part.part.layouts["z"].read, part.back) for part in parts],
         pattern=lambda: along_heads([part.pattern() for part in parts]),
         bias=bias,
         scaling=parts[0].scaling,
         scores=_joined_scores([part.scores() for part in parts]) if probing else None,
+        map=parts[0].own_map() if len(parts) == 1 else None,
         key=key,
     )

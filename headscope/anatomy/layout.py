@@ -4,6 +4,8 @@
 coordinates of each number, and kept only if it puts every number of the probe where it belongs.
 """
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -42,6 +44,17 @@ class Layout:
         start, end = self.cut
         return out[..., start : out.shape[-1] - end] if start or end else out
 
+    def write(self, tensor: Tensor, like: Tensor) -> Tensor:
+        """The way back: a tensor in headscope's order, as one like this lies."""
+        here, there = self.pattern.split(" -> ")
+        sizes = dict(self.sizes)
+        for axis, size in zip(_axes(here), like.shape, strict=True):
+            free = [name for name in axis if name not in sizes]
+            known = math.prod(sizes[name] for name in axis if name in sizes)
+            sizes |= dict.fromkeys(free, size // known)  # one at most: else it could not be read either
+        out: Tensor = rearrange(tensor, f"{there} -> {here}", **{name: sizes[name] for name in sizes if name in there})
+        return out
+
     def to_json(self) -> dict[str, Any]:
         return {"pattern": self.pattern, "sizes": dict(self.sizes), "cut": list(self.cut)}
 
@@ -76,6 +89,12 @@ class Layout:
         )
         found = cls(f"{left} -> {right}", {name: size for name, size in sizes.items() if name[0] == "h"})
         return cls(found.pattern, found.sizes, _proven(found, coordinates, order, sizes))
+
+
+def _axes(pattern: str) -> list[list[str]]:
+    """Names by axis, of one side of a pattern: "(b h) t 1" are [b, h], [t] and none."""
+    parts = re.findall(r"\([^)]*\)|\S+", pattern)
+    return [[name for name in part.strip("()").split() if name != "1"] for part in parts]
 
 
 @dataclass(frozen=True, slots=True)

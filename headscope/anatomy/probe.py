@@ -166,7 +166,7 @@ class Probe(Watch):
             finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
             spelled=call.key,
             # edges, not tensors: a model may go on in place with what it made
-            made=[(get_gradient_edge(tensor), way) for tensor, way in call.made if tensor.requires_grad],
+            made=[(get_gradient_edge(tensor), way) for tensor, way, _ in call.made if tensor.requires_grad],
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
         sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query)

@@ -141,7 +141,7 @@ class Graph:
 
     def attended(self, call: Call) -> None:
         """Attention that another route has told of: one operation, whatever it is made of."""
-        self.add("attention", _never, (call.q, call.k, call.v), {}, [tensor for tensor, _ in call.made])
+        self.add("attention", _never, (call.q, call.k, call.v), {}, [tensor for tensor, _, _ in call.made])
 
     def _node_of(self, tensor: Tensor) -> Node:
         node = self._made.get(id(tensor))

@@ -117,16 +117,22 @@ def _attend(
     hearing = [listener for listener in listeners if module in listener.modules]
     if not hearing or is_claimed() or query.ndim != 4:
         return result
-    call = _Ask(function, module, query, key, value, attention_mask, args, kwargs).call(result[0])
+    call = _Ask(function, module, query, key, value, attention_mask, args, kwargs).call(*result[:2])
+    out = result[0]
     with claiming():
         for listener in hearing:
-            listener.receive(call)
-    return result
+            z = listener.receive(call)
+            out = out if z is None else call.made[0][2](z)
+    return (out, *result[1:])
 
 
 def _by_head(out: Tensor, heads: int) -> Tensor:
     """What an attention function returned, as (batch, head, position, dim)."""
     return (out if out.ndim == 4 else out.unflatten(-1, (heads, -1))).transpose(1, 2)
+
+
+def _as_it_was(z: Tensor, like: Tensor) -> Tensor:
+    return z.transpose(1, 2).reshape(like.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +148,7 @@ class _Ask:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def call(self, out: Tensor) -> Call:
+    def call(self, out: Tensor, weights: Any = None) -> Call:
         way = functools.partial(_by_head, heads=self.query.shape[1])
         scaling = self.kwargs.get("scaling", self.args[0] if self.args else None)
         if scaling is None:
@@ -153,11 +159,12 @@ class _Ask:
             k=self.key,
             v=self.value,
             z=way(out),
-            made=[(out, way)],
+            made=[(out, way, functools.partial(_as_it_was, like=out))],
             pattern=self.pattern,
             bias=self.bias,
             scaling=float(scaling),
             cap=self.kwargs.get("softcap"),
+            map=weights if isinstance(weights, Tensor) and weights.shape[:3] == self.query.shape[:3] else None,
         )
 
     def pattern(self) -> Tensor:

@@ -40,14 +40,15 @@ class Call:
         k: (batch, key head, key, head_dim); the head axis is that of q where the model repeated it before the call.
         v: (batch, value head, key, value_dim).
         z: (batch, head, query, value_dim).
-        made: the model's own tensors that z lies in, each with the way from there to z's order; side by side along the
-            head axis they are z.
+        made: the model's own tensors that z lies in, each with the way from there to z's order, and the way back; side
+            by side along the head axis they are z.
         pattern: makes the map, (batch, head, query, key): after mask and bias, before dropout.
         bias: given the scaling, makes what is added to scaling·q·kᵀ before the softmax, broadcastable to the map;
             -inf (or the model's own large negative number) where masked.
         scaling: what multiplies q·kᵀ; NaN where it is not one number, or where only `scores` can tell.
         cap: c, where scores are capped by c·tanh(scaling·q·kᵀ / c) before the bias is added.
         scores: what the probe needs of a written-out softmax; None for a function that keeps it to itself.
+        map: the model's own map, where there is one on its graph that lies as it should.
         key: of the place where it was heard; "" where a module needs none.
     """
 
@@ -56,12 +57,13 @@ class Call:
     k: Float[Tensor, "batch kv_head key head_dim"]
     v: Float[Tensor, "batch value_head key value_dim"]
     z: Float[Tensor, "batch head query value_dim"]
-    made: Sequence[tuple[Tensor, Callable[[Tensor], Tensor]]]
+    made: Sequence[tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
     pattern: Callable[[], Float[Tensor, "batch head query key"]]
     bias: Callable[[float], Float[Tensor, "..."]]
     scaling: float
     cap: float | None = None
     scores: "Scores | None" = None
+    map: Tensor | None = None
     key: str = ""
 
 
@@ -115,7 +117,8 @@ class Scouted:
     refusals: Sequence[Refusal] = ()
 
 
-Receive = Callable[[Call], None]
+Receive = Callable[[Call], Tensor | None]
+"""Told of a call; may return z anew, the same numbers, for the model to go on with."""
 
 
 class Watch(ABC):
@@ -154,7 +157,7 @@ class Route(ABC):
 
         Args:
             model: the model whose calls are meant; calls of other models pass untouched.
-            receive: told of each call.
+            receive: told of each call; what it returns takes the place of z.
             places: where to listen: as `scout` found them; None for everywhere.
             watch: a probe's, told of linear layers too.
         """

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import evaluating, last_logits, run_model
-from headscope.anatomy.check import tolerance
+from headscope.anatomy.check import output_gap, rounding_of, tolerance
 from headscope.anatomy.examples import corner
 from headscope.anatomy.finite import check_weights
-from headscope.anatomy.operations import floats_in, tensors_in
+from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
@@ -155,11 +155,11 @@ class _Trials:
         """Two intact runs: is the output the same, watched or not, whatever the seed?"""
         with torch.no_grad():
             alone = self._run(seed=_SEED + 1)
-            gap = _output_gap(watched, alone)
-            if gap <= _rounding(watched):
+            gap = output_gap(watched, alone)
+            if gap <= rounding_of(watched):
                 return []
-            again = _output_gap(watched, self._run())
-        if again <= _rounding(watched):
+            again = output_gap(watched, self._run())
+        if again <= rounding_of(watched):
             return [f"it draws at random: its outputs differ by {gap:.1e} of their size from run to run, unless seeded"]
         return [
             f"two runs on the same input differ by {again:.1e} of their size, whatever the seed: its numbers are noisy"
@@ -206,17 +206,3 @@ def _alike(a: Tensor, b: Tensor) -> bool:
         return False
     size = max(float(b.nan_to_num(0, 0, 0).abs().max()), 1e-12) if b.numel() else 1.0
     return bool(((a - b).nan_to_num(0, 0, 0).abs() <= tolerance(b.dtype) * size).all())
-
-
-def _output_gap(one: Any, other: Any) -> float:
-    """The largest difference between two outputs, of the largest number; infinity where they are of other shapes."""
-    pairs = list(zip(floats_in(one), floats_in(other), strict=False))
-    if any(a.shape != b.shape for a, b in pairs) or len(floats_in(one)) != len(floats_in(other)):
-        return float("inf")
-    sizes = [float(a.nan_to_num(0, 0, 0).abs().max()) for a, _ in pairs if a.numel()]
-    gaps = [float((a.double() - b.double()).nan_to_num(0, 0, 0).abs().max()) for a, b in pairs if a.numel()]
-    return max(gaps, default=0.0) / max(*sizes, 1e-12) if sizes else 0.0
-
-
-def _rounding(output: Any) -> float:
-    return max((tolerance(tensor.dtype) for tensor in floats_in(output)), default=0.0)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
-from headscope._support.running import device_of, evaluating, run_model
+from headscope._support.running import device_of, evaluating
 from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
+from headscope.effects.steady import Steady
 from headscope.effects.sweep import place_rows
 from headscope.errors import MetricError
 from headscope.heads import Anatomy, HeadId, Site
@@ -79,13 +80,13 @@ def gate_gradients(
     """
     sites = [site for site in anatomy.sites if site.prunable]
     generator = torch.Generator().manual_seed(seed)
-    values, documents, tokens = [], [], []
+    values, documents, tokens, run = [], [], [], Steady(model)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
         for given, ids in document_ids(batches):
             batch = with_kept(model, anatomy, given)
             gates = _gates(model, sites, n_rows(batch))
             with transform_outputs(model, anatomy, {site.layer: _gated(site, gates[site.layer]) for site in sites}):
-                output = run_model(model, metric.inputs(model, batch))
+                output = run(metric.inputs(model, batch))
             values.append(_derivatives(metric, output, batch, list(gates.values()), directions, generator))
             documents.append(ids)
             tokens.append(row_lengths(batch))

@@ -14,6 +14,7 @@ from headscope._support.running import evaluating, run_model
 from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
+from headscope.effects.steady import Steady
 from headscope.errors import InputError, NumericalError
 from headscope.heads import Anatomy, HeadId
 from headscope.text.batches import Batch, document_ids, row_lengths
@@ -119,12 +120,13 @@ def group_effects(
     """
     found = [anatomy.find(group) for group in groups]
     total = len(found) * n_steps(batches)
+    run = Steady(model)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
         for given, ids in document_ids(batches):
             batch = with_kept(model, anatomy, given)
             inputs = metric.inputs(model, batch)
-            intact = run_model(model, inputs)
+            intact = run(inputs)
             before = _values(metric, intact, batch, intact)
             if not bool(np.isfinite(before).all()):
                 row = int(np.flatnonzero(~np.isfinite(before))[0])
@@ -135,7 +137,7 @@ def group_effects(
             after = []
             for positions in found:
                 with silence(model, anatomy, positions, fills):
-                    after.append(_values(metric, run_model(model, inputs), batch, intact) - before)
+                    after.append(_values(metric, run(inputs), batch, intact) - before)
                 if progress is not None:
                     progress("ablation", 1, total)
             intact_rows.append(before)

@@ -33,7 +33,10 @@ class Planner(ABC):
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
-            raise PlanError(f"share is the part of all heads to remove, at least 0 and less than 1; got {self.share}")
+            counted = "; for a number of heads, divide it by how many there are" if self.share >= 1 else ""
+            raise PlanError(
+                f"share is the part of all heads to remove, at least 0 and less than 1; got {self.share}{counted}"
+            )
         if type(self.keep_per_layer) is not int or self.keep_per_layer < 0:
             raise PlanError(f"keep_per_layer is a number of heads, at least 0; got {self.keep_per_layer!r}")
 

@@ -12,6 +12,7 @@ from torch import nn
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
 from headscope.anatomy.examples import corner, make_example
+from headscope.anatomy.records import leave_record, record_of
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import Anatomy, HeadId, Heads, Site
@@ -22,7 +23,7 @@ from headscope.surgery.search import find_edits
 from headscope.surgery.verification import Seen, distance, in_precision, output_of, recording
 from headscope.text.batches import Batch
 
-__all__ = ["prune", "record_of"]
+__all__ = ["prune"]
 
 _MOST_BATCHES, _TOKENS = 2, 64
 
@@ -79,14 +80,8 @@ def prune(
     pruned = _copy(model)
     apply_edits(edits, pruned)
     _verify(model, pruned, plan, anatomy, given or [example], tolerance)
-    pruned.__dict__["_headscope"] = _extended(record, anatomy, plan, edits)
+    leave_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
-
-
-def record_of(model: nn.Module) -> Record | None:
-    """What was cut from a model before; None for one that is whole."""
-    record = unwrapped(model).__dict__.get("_headscope")
-    return record if isinstance(record, Record) else None
 
 
 def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from headscope._support.folders import new_folder
 from headscope._support.running import unwrapped
+from headscope.anatomy.records import leave_record, record_of
 from headscope.errors import StorageError
 from headscope.plans import Record
-from headscope.surgery.cut import record_of
 from headscope.surgery.edits import apply_edits, edits_from_json
 
 __all__ = ["load", "save"]
@@ -87,7 +87,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         record = None if about["record"] is None else Record.from_json(about["record"])
         if record is not None:
             apply_edits(edits_from_json(record.edits), fresh)
-            fresh.__dict__["_headscope"] = record
+            leave_record(fresh, record)
     with _blaming(folder, f"{_WEIGHTS} cannot be read"):
         _put_weights(folder, fresh, about["tied"])
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module

@@ -34,6 +34,8 @@ def watch(
     want: Collection[str],
     receive: Callable[[Site, SiteTensors], None],
     on_forward: Callable[[], None] | None = None,
+    *,
+    through: bool | None = None,
 ) -> Iterator[None]:
     """While open, hand the wanted tensors of each site to `receive` as soon as they are made.
 
@@ -43,6 +45,8 @@ def watch(
         want: names out of `TENSORS`.
         receive: called once per site and forward pass, in the order in which the tensors become complete.
         on_forward: called before each forward pass of the whole model.
+        through: not None: z and the map are to lie on the model's own graph; True: also where the model has no map of
+            its own, so that gradients have to go through the one that is taken.
 
     Raises:
         UnknownNameError: a tensor that does not exist.
@@ -53,7 +57,7 @@ def watch(
         raise UnknownNameError(f"there is no tensor named {unknown[0]!r}; there are: {', '.join(TENSORS)}")
     _check_contributions(sites, want)
     model = unwrapped(model)
-    watcher = _Watcher(model, tuple(sites), frozenset(want), receive, on_forward)
+    watcher = _Watcher(model, tuple(sites), frozenset(want), receive, on_forward, through)
     modules = dict(model.named_modules())
     with ExitStack() as stack:
         stack.enter_context(plainly(model))
@@ -97,6 +101,7 @@ class _Watcher:
     want: frozenset[str]
     receive: Callable[[Site, SiteTensors], None]
     on_forward: Callable[[], None] | None
+    through: bool | None
     _calls: dict[tuple[nn.Module, str], int] = field(default_factory=dict)
     _waiting: dict[Slices, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
     _turned: dict[int, Tensor] = field(default_factory=dict)
@@ -119,22 +124,24 @@ class _Watcher:
         if self.on_forward is not None:
             self.on_forward()
 
-    def after_attention(self, call: Call) -> None:
+    def after_attention(self, call: Call) -> Tensor | None:
         place = (call.module, call.key)
         number = self._calls.get(place, 0)
         self._calls[place] = number + 1
         # counted round: without a restart, a part of the model is run again on its own
         site = self._site.get((*place, number % self._turns[place]))
         if site is None:
-            return
+            return None
         asked = [name for name in TENSORS if name in self.want and name not in _FROM_OUTPUT]
         tensors = {name: _take(name, site, call) for name in asked}
         tensors |= {name: tensors[name].clone() for name in asked if name in site.copied}
+        z = None if self.through is None else _on_the_way(site, call, tensors, self.through)
         if self.want & _FROM_OUTPUT:
             assert site.output is not None
             self._waiting.setdefault(site.output, []).append((site, tensors, call))
         else:
             self.receive(site, tensors)
+        return z
 
     def before_output(self, name: Slices, entering: Tensor, axes: tuple[int, ...]) -> None:
         waiting = self._waiting.get(name, [])
@@ -160,6 +167,37 @@ class _Watcher:
     def _weights(self, site: Site) -> Tensor:
         read = self._read.get(site.layer)
         return torch.stack(head_weights(self.model, site)) if read is None else read
+
+
+def _on_the_way(site: Site, call: Call, tensors: SiteTensors, through: bool) -> Tensor | None:
+    """z for the model to go on with, so that z and the map that were taken lie on its graph; the numbers are its own.
+
+    Where the model has no map of its own, z is made of the one that was taken, as far as gradients go, if they are to
+    go through. None where there is no gradient, or where dropout stands between the two.
+    """
+    if not call.z.requires_grad or call.module.training or not tensors.keys() & {"pattern", "z"}:
+        return None
+    if {"pattern", "v"} & site.refused.keys():
+        return None
+    own: Tensor | None
+    if call.map is not None and call.map.requires_grad:
+        own, z = call.map, call.z
+    elif not through:
+        own, z = tensors.get("pattern"), call.z
+    else:
+        taken = tensors["pattern"] if "pattern" in tensors else call.pattern()
+        own, mixed = taken, taken @ _for_each_head(call.v, site)
+        z = call.z.detach() + (mixed - mixed.detach())
+    tensors |= {name: one for name, one in (("pattern", own), ("z", z)) if name in tensors and one is not None}
+    return z
+
+
+def _for_each_head(v: Tensor, site: Site) -> Tensor:
+    many = v.shape[1]
+    if many == site.n_heads:
+        return v
+    of = site.kv_of_query if many == site.n_kv_heads else [h * many // site.n_heads for h in range(site.n_heads)]
+    return v[:, list(of)]
 
 
 def _take(name: str, site: Site, call: Call) -> Tensor:

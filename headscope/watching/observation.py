@@ -74,12 +74,15 @@ def capture(
     *,
     example: Batch | None = None,
     anatomy: Anatomy | None = None,
+    gradients: bool = False,
 ) -> Iterator[Seen]:
     """Look at per-head tensors of a model's own forward passes.
 
     Nothing about the model is switched: it runs the attention kernel it would have run, and is bit-identical
     afterwards, also when its forward raised. Works under `no_grad`, `inference_mode` and during `generate` (where the
-    last forward is the last token's).
+    last forward is the last token's). In evaluation mode with gradients q, k, v and z lie on the model's own graph, and
+    so does the map where the model makes one (eager attention): `torch.autograd.grad(out.logits.sum(),
+    seen[3].pattern)`.
 
     Args:
         model: the model that will be run inside the context.
@@ -95,6 +98,8 @@ def capture(
         layers: site numbers; all by default.
         example: for the probe, if the model cannot say what it takes.
         anatomy: skips the probe.
+        gradients: whether gradients go through the captured map also where the model's kernel has none (sdpa): its
+            outputs stay the same bits, its gradients are the same up to rounding.
 
     Yields:
         A mapping from site number to its tensors, e.g. `seen[3].q`, filled by each forward pass anew.
@@ -110,7 +115,7 @@ def capture(
     def receive(site: Site, tensors: SiteTensors) -> None:
         seen._sites[site.layer] = Captured(site, tensors)
 
-    with watch(model, sites, want, receive, on_forward=seen._sites.clear):
+    with watch(model, sites, want, receive, on_forward=seen._sites.clear, through=gradients):
         yield seen
 
 
