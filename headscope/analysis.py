@@ -224,6 +224,7 @@ def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:
 
 def _environment(model: nn.Module, anatomy: Anatomy) -> dict[str, Any]:
     return {
+        **({"remarks": "; ".join(anatomy.remarks)} if anatomy.remarks else {}),
         "model_class": anatomy.model_class,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "n_layers": len(anatomy.sites),

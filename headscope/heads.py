@@ -314,6 +314,14 @@ class Anatomy(Shown):
         """Without the sites whose heads are mixed before the output projection, or that have none."""
         return replace(self, sites=tuple(site for site in self.sites if site.prunable))
 
+    def having(self, *names: str) -> Self:
+        """Without the sites of which one of these tensors cannot be had; see `Site.refused`.
+
+        Args:
+            names: of tensors, as `headscope.capture` has them.
+        """
+        return replace(self, sites=tuple(site for site in self.sites if not site.refused.keys() & set(names)))
+
     @property
     def heads(self) -> tuple[HeadId, ...]:
         """Every query head, layer by layer."""

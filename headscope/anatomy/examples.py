@@ -1,18 +1,20 @@
 """A small input for the probe: made up for models that say what they take, else a corner of a batch."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import unwrapped
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.text.batches import ASIDE, Batch, n_rows
 
-__all__ = ["corner", "make_example"]
+__all__ = ["corner", "make_example", "placeholders"]
 
 _ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
 
@@ -167,6 +169,16 @@ def _is_text(value: Any, lengths: list[int]) -> bool:
     if not isinstance(value, Tensor):
         return not isinstance(value, (Mapping, list, tuple))
     return all(size in (1, *lengths) for size in value.shape[1:]) and value.ndim <= 4
+
+
+_STANDS_FOR = re.compile(r"(image|video|vision|audio|speech|sound|img|media)\w*(token|id|index)")
+
+
+def placeholders(model: nn.Module) -> frozenset[int]:
+    """Token ids that stand for something that is no text, such as a patch of a picture; told by a model's config."""
+    config = getattr(unwrapped(model), "config", None)
+    known = vars(config) if config is not None else {}
+    return frozenset(v for name, v in known.items() if _STANDS_FOR.match(name) and type(v) is int and v >= 0)
 
 
 def _text(config: Any, generator: torch.Generator) -> dict[str, Tensor]:

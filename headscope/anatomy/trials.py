@@ -26,6 +26,7 @@ from headscope.heads import Padding
 __all__ = ["Findings", "try_out"]
 
 _SEED = 0
+_NOISY = "whatever the seed"
 
 
 @dataclass
@@ -64,8 +65,11 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     if not all(sighting.finite for sighting in sightings):
         check_weights(model)
     with _noting(model, findings.ran):
-        watched = trials.watch(sightings)
-    findings.remarks += trials.compare(watched)
+        watched, others = trials.watch(sightings)
+    noise = trials.compare(watched)
+    findings.remarks += noise
+    for sighting in others if not (noise and _NOISY in noise[0]) else ():
+        sighting.refuse_all("it gives something else without gradients")
     trials.place_rows(sightings)
     findings.padding, words = find_padding(example, trials.look, model)
     findings.remarks += words
@@ -117,8 +121,9 @@ class _Trials:
                 stack.enter_context(route().listen(self._model, receive, self._scouted[route.name].places))
             yield
 
-    def watch(self, sightings: Sequence[Sighting]) -> Any:
-        """The pass without gradients: each site must be heard again, with the same z. Returns the model's output."""
+    def watch(self, sightings: Sequence[Sighting]) -> tuple[Any, list[Sighting]]:
+        """The pass without gradients: each site must be heard again. Returns the output, and sites of another z."""
+        others = []
         heard: dict[tuple[nn.Module, str, int], Tensor] = {}
         kept: dict[tuple[nn.Module, str, int], dict[str, tuple[Tensor, int]]] = {}
 
@@ -138,11 +143,11 @@ class _Trials:
             if z is None:
                 sighting.refuse_all("it does not run so without gradients")
             elif not _alike(z, sighting.z):
-                sighting.refuse_all("it gives something else without gradients")
+                others.append(sighting)
             else:
                 changed = [name for name, (tensor, version) in kept[place].items() if tensor._version != version]
                 sighting.copied = tuple(changed)
-        return output
+        return output, others
 
     def look(self, example: Mapping[str, Any]) -> list[Tensor]:
         """z of every site on another example."""

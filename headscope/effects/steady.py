@@ -1,6 +1,7 @@
 """Steady: runs that differ by nothing but what is done to the heads, also of models that draw at random."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -39,13 +40,16 @@ class Steady:
     def _run(self, inputs: Mapping[str, Any], seeded: bool) -> Any:
         if not seeded:
             return run_model(self._model, inputs)
-        devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
-        with torch.random.fork_rng(devices):
+        with self._aside():
             torch.manual_seed(_SEED)
             return run_model(self._model, inputs)
 
+    def _aside(self) -> AbstractContextManager[None]:
+        """While open, nothing is drawn from the user's own generators."""
+        return torch.random.fork_rng([p.device for p in self._model.parameters() if p.device.type == "cuda"][:1])
+
     def _draws(self, inputs: Mapping[str, Any]) -> bool:
-        with torch.no_grad():
+        with torch.no_grad(), self._aside():
             first = self._run(inputs, seeded=False)
             if output_gap(first, self._run(inputs, seeded=False)) <= rounding_of(first):
                 return False

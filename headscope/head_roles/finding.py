@@ -84,7 +84,7 @@ def roles(
     kept = batches if isinstance(batches, Sequence) else list(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
-    anatomy = discover(model, kept[0]) if anatomy is None else anatomy
+    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).having("pattern")
     seen = _tokens_of(kept)
     delimiters = set() if tokenizer is None else delimiter_ids(tokenizer, seen)
     text = RoleMasses(delimiters=sorted(delimiters))

@@ -10,6 +10,7 @@ from torch import nn
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes
 from headscope.anatomy import discover
+from headscope.anatomy.examples import placeholders
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Anatomy, HeadId
@@ -149,7 +150,7 @@ def compare_heads(
             made = [replace(t, facts={**t.facts, **why}) if t.of == "pattern" else t for t in made]
         elif any(ask.of == "pattern" for ask in reading):
             maps = [ask for ask in reading if ask.of == "pattern"]
-            scrambled = list(scramble_tokens(kept, how.seed))
+            scrambled = list(scramble_tokens(kept, how.seed, placeholders(model)))
             nulls = _read(pair, scrambled, maps, how, part_of(progress, "random tokens"))
             by_ask = dict(zip(maps, nulls, strict=True))
             made = [replace(t, null=by_ask[a].matrix) if a in by_ask else t for a, t in zip(reading, made, strict=True)]
@@ -224,6 +225,10 @@ class _Pair:
         theirs = {} if other is None else {"other_class": other.model_class, "other_fingerprint": other.fingerprint}
         return known | theirs
 
+    def having(self, *names: str) -> "_Pair":
+        theirs = None if self.other_anatomy is None else self.other_anatomy.having(*names)
+        return replace(self, anatomy=self.anatomy.having(*names), other_anatomy=theirs)
+
     @property
     def cuttable(self) -> "_Pair":
         theirs = None if self.other_anatomy is None else self.other_anatomy.cuttable
@@ -236,6 +241,7 @@ def _read(
     """Tables of measures that need text, in as many passes as fit into memory."""
     if any(ask.of == "contribution" for ask in asks):
         pair = pair.cuttable
+    pair = pair.having(*(ask.streamed for ask in asks))
     blocks, parts = _plan(pair, asks, how)
     tables: list[PairTable] = []
     met = False

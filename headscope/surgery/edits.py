@@ -234,7 +234,8 @@ def _slice(module: nn.Module, edit: SliceOutput | SliceInput, side: str, axis: i
     if not {"weight"} <= parameters <= {"weight", "bias"} or getattr(module, "groups", 1) != 1:
         raise SurgeryError(
             f"{edit.module} ({type(module).__name__}) cannot be sliced: it holds {', '.join(sorted(parameters))} or "
-            "works in groups, and only plain weight and bias are understood; merge adapters into the weight first"
+            "works in groups, and only plain weight and bias are understood; merge adapters into the weight, or "
+            "dequantise the model, first"
         )
     weight = module.get_parameter("weight")
     if weight.shape[axis] != edit.size:

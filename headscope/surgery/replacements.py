@@ -179,6 +179,8 @@ class _Repair(TorchFunctionMode):
             shape = tuple(args[1]) if isinstance(args[1], (tuple, list)) else args[1:]
             if all(isinstance(size, int) and size >= 0 for size in shape):
                 return function(args[0], self._fitting(args[0], shape), **kwargs)
+        if function in (Tensor.unflatten, torch.unflatten) and len(args) == 3:
+            return function(args[0], args[1], self._divided(args[0].shape[args[1]], tuple(args[2])))
         if function in (Tensor.split, torch.split) and len(args) > 1 and isinstance(args[1], int):
             axis = kwargs.get("dim", args[2] if len(args) > 2 else 0)
             return function(args[0], self._dividing(args[0].shape[axis], args[1]), axis)
@@ -193,6 +195,12 @@ class _Repair(TorchFunctionMode):
                 if shape[place] == stale and math.prod(repaired) == tensor.numel():
                     return repaired
         return shape
+
+    def _divided(self, length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes into which an axis of features is divided: (heads, -1) with the heads that are left."""
+        rights = [right for stale, right in self._sizes if stale == sizes[0] and right and length % right == 0]
+        left = [right for right in rights if any(length // right == other for _, other in self._sizes)]
+        return (left[0], *sizes[1:]) if len(sizes) == 2 and sizes[1] == -1 and left else sizes
 
     def _dividing(self, length: int, part: int) -> int:
         rights = [right for stale, right in self._sizes if stale == part and right and length % right == 0]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope.anatomy.linear import stores_transposed
+from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.heads import Site
 from headscope.surgery.change import SiteChange, Stale
@@ -105,10 +105,21 @@ def _slices(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
             gone.setdefault((name, side), set()).update(own)
     for (name, side), indices in gone.items():
         module = model.get_submodule(name)
-        size = module.get_parameter("weight").shape[0 if stores_transposed(module) == (side == "input") else 1]
+        size = _width(name, module, side)
         keep = runs(set(range(size)) - indices)
         if indices:
             yield SliceOutput(name, keep, size) if side == "output" else SliceInput(name, keep, size)
+
+
+def _width(name: str, module: nn.Module, side: str) -> int:
+    """How many features a layer puts out, or takes in."""
+    weight = module._parameters.get("weight")
+    if weight is None or not is_plain(module):
+        raise SurgeryError(
+            f"{name} ({type(module).__name__}) cannot be sliced: it is not its weight alone; merge adapters into the "
+            "weight, or dequantise the model, first; headscope.ablate switches heads off as it is"
+        )
+    return int(weight.shape[0 if stores_transposed(module) == (side == "input") else 1])
 
 
 def _structure(model: nn.Module, changes: Sequence[SiteChange], seen: Mapping[str, Seen]) -> Iterator[Edit]:

@@ -1,6 +1,6 @@
 """Text that means nothing: the same tokens in no order, for what a number would be without meaning."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from headscope.text.repetition import SIDES, kept_of, row_ends
 __all__ = ["scramble_tokens"]
 
 
-def scramble_tokens(batches: Sequence[Batch], seed: int = 0) -> Iterator[dict[str, Any]]:
+def scramble_tokens(batches: Sequence[Batch], seed: int = 0, fixed: Collection[int] = ()) -> Iterator[dict[str, Any]]:
     """Batches of the same shape whose tokens are drawn, with replacement, from all tokens of the text.
 
     What every row of the text begins or ends with ([CLS], BOS, [SEP]) stays, and so does padding. A decoder's tokens
@@ -23,11 +23,16 @@ def scramble_tokens(batches: Sequence[Batch], seed: int = 0) -> Iterator[dict[st
         batches: with "input_ids" and, for a decoder, "decoder_input_ids" (batch, position); others are handed on as
             they are.
         seed: of the draws.
+        fixed: tokens that stay where they are, and are not drawn: they stand for a picture's patch, say.
     """
     generator = torch.Generator().manual_seed(seed)
     names = [name for name in SIDES if all(_has_tokens(batch, name) for batch in batches)]
     ends = {name: row_ends(batches, name) for name in names}
-    inner = {name: [_inner(kept_of(batch, name), *ends[name]) for batch in batches] for name in names}
+    stay = torch.tensor(sorted(fixed), dtype=torch.long)
+    inner = {
+        name: [_inner(kept_of(b, name), *ends[name]) & ~torch.isin(b[name].cpu(), stay) for b in batches]
+        for name in names
+    }
     pools = {
         name: torch.cat([batch[name].cpu()[own] for batch, own in zip(batches, inner[name], strict=True)])
         for name in names

@@ -11,6 +11,7 @@ from headscope.errors import AnatomyError, UnknownNameError
 from headscope.watching.hooks import TENSORS
 from headscope.watching.observation import Captured, capture
 from tests.families import FURTHER, HandWritten, build_any, build_further
+from tests.spellings import WIDTH, Spelled
 from tests.watched import ALL, HUGGING_FACE, NAMES, close, counted, make_inputs, spread, watched
 
 
@@ -258,3 +259,42 @@ def test_no_layer_at_all_is_nothing_seen() -> None:
     with torch.no_grad(), capture(model, layers=[]) as seen:
         model(**inputs)
     assert len(seen) == 0
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_gradients_by_map_and_z_are_those_of_the_models_own_maps(name: str, kernel: str) -> None:
+    model, inputs = build_any(name), make_inputs(name)
+    model.set_attn_implementation("eager")
+    out = model(**inputs, output_attentions=True)
+    direction = torch.randn(out[0].shape, generator=torch.Generator().manual_seed(0))
+    want = torch.autograd.grad((out[0] * direction).sum(), out.attentions)
+    model.set_attn_implementation(kernel)
+    bits = model(**inputs)[0]
+    with capture(model, ("pattern", "z", "v"), gradients=True) as seen:
+        out = model(**inputs)
+    assert torch.equal(out[0], bits)
+    maps, zs = [seen[layer].pattern for layer in seen], [seen[layer].z for layer in seen]
+    made = torch.autograd.grad((out[0] * direction).sum(), [*maps, *zs])
+    for own, other in zip(want, made[: len(want)], strict=True):
+        torch.testing.assert_close(other, own, rtol=1e-3, atol=1e-5 * float(own.abs().max()))
+    # a map's gradient is that of z times the values: z = map · v
+    for gradient, z, layer in zip(made[: len(want)], made[len(want) :], seen, strict=True):
+        v = seen[layer].v.repeat_interleave(z.shape[1] // seen[layer].v.shape[1], 1)
+        torch.testing.assert_close(z @ v.mT, gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("way", ["bmm", "einsum heads last", "sequence first", "fused with merged heads"])
+def test_gradients_go_through_hand_written_maps_too(way: str) -> None:
+    torch.manual_seed(0)
+    model, x = Spelled(way).eval(), torch.randn(3, 6, WIDTH)
+    bits = model(x)
+    want = torch.autograd.grad(bits.square().sum(), list(model.parameters()), allow_unused=True)
+    with capture(model, ("pattern", "z"), example={"x": x}, gradients=True) as seen:
+        out = model(x)
+    assert torch.equal(out, bits)
+    made = torch.autograd.grad(out.square().sum(), [seen[0].pattern, seen[0].z, *model.parameters()], allow_unused=True)
+    assert all(part is not None and part.abs().max() > 0 for part in made[:2])
+    for own, other in zip(want, made[2:], strict=True):
+        if own is not None:
+            torch.testing.assert_close(other, own, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,163 @@
+"""Recognition: every spelling gives the tensors that are computed by hand, at sizes that the probe never saw."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from headscope.anatomy import discover
+from headscope.errors import AnatomyError, HeadscopeError
+from headscope.heads import Anatomy
+from headscope.surgery import prune
+from headscope.watching.observation import capture
+from tests.spellings import DIM, HEADS, REFUSED, WAYS, WIDTH, Spelled, by_hand
+
+# sizes in which equal numbers would mislead whoever went by them: as many rows as heads, as many tokens as dimensions
+SIZES = [(2, 5), (HEADS, 5), (2, DIM), (HEADS, DIM), (2, 2), (5, 2)]
+
+
+def _build(way: str) -> Spelled:
+    torch.manual_seed(0)
+    model = Spelled(way).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.4)
+    return model
+
+
+def _x(rows: int, length: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(rows, length, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tensors_are_those_computed_by_hand(way: str) -> None:
+    model = _build(way)
+    for rows, length in SIZES:
+        anatomy = discover(model, {"x": _x(rows, length)})
+        (site,) = anatomy.sites
+        assert (site.n_heads, site.n_kv_heads, site.head_dim, site.kind) == (HEADS, HEADS, DIM, "self")
+        assert (site.entangled, site.refused, anatomy.remarks) == ((), {}, ())
+        for other in ((4, 7), (1, 3), (HEADS, HEADS)):
+            x = _x(*other, seed=1)
+            want = by_hand(model, x)
+            with torch.no_grad(), capture(model, anatomy=anatomy) as seen:
+                out = model(x)
+            torch.testing.assert_close(out.double(), want["output"], rtol=0, atol=1e-5)
+            scaled = seen[0].q.double() @ seen[0].k.double().mT * site.scaling
+            torch.testing.assert_close(scaled.softmax(-1), want["pattern"], rtol=0, atol=1e-5)
+            for name in ("v", "pattern", "z"):
+                torch.testing.assert_close(getattr(seen[0], name).double(), want[name], rtol=0, atol=1e-5)
+            settled = seen[0].contribution.double().sum(1) + model.o.bias.double()
+            torch.testing.assert_close(settled, want["output"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_rows_of_each_head_are_its_own(way: str) -> None:
+    (site,) = discover(_build(way), {"x": _x(2, 5)}).sites
+    own = tuple(tuple(range(h * DIM, (h + 1) * DIM)) for h in range(HEADS))
+    for parts, name in ((site.query, "q"), (site.key, "k"), (site.value, "v")):
+        assert [(part.module, part.heads) for part in parts] == [(name, own)]
+    assert site.output is not None
+    assert (site.output.module, site.output.heads) == ("o", own)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("functional", "baddbmm")])
+def test_heads_are_cut(way: str) -> None:
+    model, x = _build(way), _x(4, 7, seed=1)
+    smaller = prune(model, ["L0H1"], batches=[{"x": _x(2, 5)}])
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.o.weight[:, DIM : 2 * DIM] = 0
+        torch.testing.assert_close(smaller(x), twin(x), rtol=0, atol=1e-5)
+    assert discover(smaller, {"x": x}).sites[0].head_ids == (0, 2)
+
+
+def test_an_anatomy_written_down_and_read_again_is_the_same_and_watches_the_same() -> None:
+    model = _build("sequence first")
+    anatomy = discover(model, {"x": _x(2, 5)})
+    again = Anatomy.from_json(anatomy.to_json())
+    assert again == anatomy
+    with torch.no_grad(), capture(model, ("pattern",), anatomy=again) as seen:
+        model(_x(3, 4))
+    assert seen[0].pattern.shape == (3, HEADS, 4, 4)
+
+
+@pytest.mark.parametrize("way", REFUSED)
+@pytest.mark.parametrize(("rows", "length"), [*SIZES, (1, 5)])
+def test_what_is_no_attention_of_heads_is_refused(way: str, rows: int, length: int) -> None:
+    with pytest.raises(AnatomyError, match=r"no attention was (found|recognised) in Spelled"):
+        discover(_build(way), {"x": _x(rows, length)})
+
+
+@pytest.mark.parametrize(
+    ("way", "reason"),
+    [
+        ("softmax over queries", "its values are not summed over the axis of its softmax"),
+        ("softmax over heads", "its softmax does not run over the keys"),
+        ("talking heads", "its map is mixed before it meets the values"),
+    ],
+)
+def test_the_reason_is_told(way: str, reason: str) -> None:
+    with pytest.raises(AnatomyError, match=reason):
+        discover(_build(way), {"x": _x(2, 5)})
+
+
+class _Beside(nn.Module):
+    """A layer that is read, beside one that is not."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__()
+        self.read, self.other = _build("einsum"), _build(other)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.other(self.read(x))
+
+
+@pytest.mark.parametrize("other", ["talking heads", "softmax over queries"])
+def test_what_is_not_read_is_a_remark(other: str) -> None:
+    anatomy = discover(_Beside(other), {"x": _x(2, 5)})
+    assert [site.module_name for site in anatomy.sites] == ["read"]
+    (remark,) = anatomy.remarks
+    assert remark.startswith("not read: other (Spelled) looks like attention, but its ")
+    assert anatomy.facts["remarks"] == [remark]
+
+
+class _OddAttention(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.cumsum(1)
+
+
+class _Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.odd, self.idle = _build("einsum"), _OddAttention(), _OddAttention()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.odd(self.read(x))
+
+
+def test_what_bears_the_name_and_is_not_read_is_a_remark() -> None:
+    remarks = discover(_Named(), {"x": _x(2, 5)}).remarks
+    assert remarks == (
+        "not read: odd (_OddAttention) looks like attention, but it is not read",
+        "not read: idle (_OddAttention) looks like attention, but it did not run on the example",
+    )
+
+
+class _Fickle(nn.Module):
+    """It goes another way without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = _build("einsum"), _build("bmm")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(x) if torch.is_grad_enabled() else self.other(x)
+
+
+def test_a_site_that_does_not_run_without_gradients_is_refused() -> None:
+    anatomy = discover(_Fickle(), {"x": _x(2, 5)})
+    assert "it does not run so without gradients" in anatomy.remarks[-1]
+    with pytest.raises(HeadscopeError, match="does not run so without gradients"), capture(_Fickle(), anatomy=anatomy):
+        pass

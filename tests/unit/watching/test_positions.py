@@ -1,0 +1,161 @@
+"""Which positions count, and whose documents rows of a site are: against the same text without padding or windows."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, SwinConfig, SwinModel, Wav2Vec2Config, Wav2Vec2Model
+
+from headscope.anatomy import discover
+from headscope.errors import InputError
+from headscope.heads import Padding
+from headscope.likeness.comparing import similarity
+from headscope.scoring.rating import importance
+from headscope.statistics import STATISTICS
+from headscope.watching.observation import observe
+
+_SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+
+
+def _bert() -> BertModel:
+    torch.manual_seed(0)
+    return BertModel(BertConfig(vocab_size=90, **_SMALL)).eval()
+
+
+class _Renamed(nn.Module):
+    """BERT whose mask has another name, says the contrary, or is added to the scores."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.way = _bert(), way
+
+    def forward(self, tokens: Tensor, padding_mask: Tensor) -> Tensor:
+        keep = {"ones": ~padding_mask.bool(), "zeros": padding_mask.bool(), "floor": padding_mask}[self.way]
+        return self.inner(tokens, attention_mask=keep if self.way == "floor" else keep.long()).last_hidden_state
+
+
+_IDS = torch.randint(3, 90, (3, 12), generator=torch.Generator().manual_seed(0))
+_GONE = torch.zeros(3, 12, dtype=torch.bool)
+_GONE[0, 7:] = _GONE[2, 10:] = True
+
+
+def _mask(way: str) -> Tensor:
+    if way == "floor":
+        return torch.zeros(3, 1, 12, 12).masked_fill(_GONE[:, None, None], torch.finfo(torch.float32).min)
+    return _GONE if way == "ones" else (~_GONE).float()
+
+
+def _rows(way: str) -> list[dict[str, Tensor]]:
+    """The same text, a row at a time, without padding."""
+    mask, found = _mask(way), []
+    for row in range(3):
+        n = int((~_GONE[row]).sum())
+        own = mask[row : row + 1, ..., :n] if way != "floor" else mask[row : row + 1, :, :n, :n]
+        found.append({"tokens": _IDS[row : row + 1, :n], "padding_mask": own})
+    return found
+
+
+@pytest.mark.parametrize("way", ["ones", "zeros", "floor"])
+def test_padding_is_known_by_what_it_does(way: str) -> None:
+    model, batch = _Renamed(way).eval(), {"tokens": _IDS, "padding_mask": _mask(way)}
+    assert discover(model, batch).padding == (Padding("padding_mask", way),)
+    padded, plain = (importance(model, batches, score="norm") for batches in ([batch], _rows(way)))
+    assert padded.facts["tokens"] == plain.facts["tokens"] == int((~_GONE).sum())
+    np.testing.assert_allclose(padded.score, plain.score, rtol=1e-5)
+    likeness = [similarity(model, batches, measure="cka").matrix for batches in ([batch], _rows(way))]
+    np.testing.assert_allclose(likeness[0], likeness[1], atol=1e-5)
+
+
+class _Deaf(nn.Module):
+    """It takes a mask, and looks at nothing but the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _bert()
+
+    def forward(self, tokens: Tensor, attention_mask: Tensor) -> Tensor:
+        del attention_mask
+        return self.inner(tokens).last_hidden_state
+
+
+def test_a_mask_that_masks_nothing_is_not_believed_and_it_is_said() -> None:
+    batch = {"tokens": _IDS, "attention_mask": (~_GONE).long()}
+    anatomy = discover(_Deaf().eval(), batch)
+    assert anatomy.padding == ()
+    assert "its attention_mask does not keep padding out" in anatomy.remarks[0]
+
+
+def test_the_user_may_say_what_is_kept() -> None:
+    model, batch = _bert(), {"input_ids": _IDS, "kept": ~_GONE}
+    table = importance(model, [batch], score="norm")
+    assert table.facts["tokens"] == int((~_GONE).sum())
+
+
+def _speech() -> Wav2Vec2Model:
+    torch.manual_seed(0)
+    return Wav2Vec2Model(Wav2Vec2Config(
+        vocab_size=32, **_SMALL, conv_dim=(16, 16, 16), conv_stride=(5, 4, 4), conv_kernel=(10, 8, 4),
+        num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+        feat_extract_norm="layer",
+    )).eval()  # fmt: skip
+
+
+def test_frames_of_sound_follow_the_models_own_reduction() -> None:
+    model, sound, mask = _speech(), torch.randn(2, 6000), torch.ones(2, 6000, dtype=torch.long)
+    mask[1, 2400:], sound[1, 2400:] = 0, 0
+    one = [{"input_values": sound[:1], "attention_mask": mask[:1]},
+           {"input_values": sound[1:, :2400], "attention_mask": mask[1:, :2400]}]  # fmt: skip
+    padded = importance(model, [{"input_values": sound, "attention_mask": mask}], score="norm")
+    plain = importance(model, one, score="norm")
+    assert padded.facts["tokens"] == plain.facts["tokens"]
+    np.testing.assert_allclose(padded.score, plain.score, rtol=1e-4)
+
+
+def test_windows_keep_the_document_of_their_row() -> None:
+    torch.manual_seed(0)
+    model = SwinModel(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4)
+    ).eval()
+    pixels = torch.randn(4, 3, 32, 32)
+    anatomy = discover(model, {"pixel_values": pixels})
+    assert [site.batch for site in anatomy.sites] == ["b w", "b"]
+    halves = [{"pixel_values": pixels[:2]}, {"pixel_values": pixels[2:]}]
+    whole, parted = (importance(model, batches, score="norm") for batches in ([{"pixel_values": pixels}], halves))
+    assert whole.facts["documents"] == parted.facts["documents"] == 4
+    np.testing.assert_allclose(whole.score, parted.score, rtol=1e-5)
+    np.testing.assert_allclose(whole.high, parted.high, rtol=1e-5)
+
+
+class _Channels(nn.Module):
+    """Channels of a series, each a row of its own, in turn: (channel, row)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.qkv, self.o = nn.Linear(1, 8), nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, series: Tensor) -> Tensor:
+        rows = self.enter(series.permute(2, 0, 1).flatten(0, 1)[..., None])
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(rows).chunk(3, -1))
+        z = (q @ k.mT).softmax(-1) @ v
+        return self.o(z.transpose(1, 2).flatten(2)).unflatten(0, (series.shape[2], -1)).transpose(0, 1)
+
+
+def test_rows_that_take_turns_keep_their_documents_too() -> None:
+    torch.manual_seed(0)
+    model, series = _Channels().eval(), torch.randn(3, 6, 2)
+    anatomy = discover(model, {"series": series})
+    assert anatomy.sites[0].batch == "w b"
+    means = STATISTICS["means"]()
+    seen = observe(model, [{"series": series}], [means], anatomy=anatomy)
+    assert (seen.n_documents, seen.n_tokens) == (3, 36)
+
+
+def test_rows_that_cannot_be_told_are_refused_by_name() -> None:
+    from dataclasses import replace
+
+    torch.manual_seed(0)
+    model, series = _Channels().eval(), torch.randn(3, 6, 2)
+    anatomy = discover(model, {"series": series})
+    lost = replace(anatomy, sites=tuple(replace(site, batch="") for site in anatomy.sites))
+    with pytest.raises(InputError, match=r"layer 0 \(the model|layer 0 \(\) has 6 rows where the batch has 3"):
+        observe(model, [{"series": series}], [STATISTICS["means"]()], anatomy=lost)
