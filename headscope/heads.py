@@ -315,11 +315,7 @@ class Anatomy(Shown):
         return replace(self, sites=tuple(site for site in self.sites if site.prunable))
 
     def having(self, *names: str) -> Self:
-        """Without the sites of which one of these tensors cannot be had; see `Site.refused`.
-
-        Args:
-            names: of tensors, as `headscope.capture` has them.
-        """
+        """Without the sites that refuse one of these tensors; see `Site.refused`."""
         return replace(self, sites=tuple(site for site in self.sites if not site.refused.keys() & set(names)))
 
     @property
