@@ -14,7 +14,7 @@ from headscope.anatomy.check import check_call, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, touched_by
-from headscope.anatomy.linear import layer_matrix, linear_layers
+from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
 from headscope.anatomy.route import Call, Watch, claiming
 from headscope.anatomy.spelling import Weighting
 from headscope.errors import AnatomyError
@@ -59,6 +59,7 @@ class Sighting:
     gated: bool = False
     entangled: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     copied: tuple[str, ...] = ()
     batch: str = "b"
     made: list[tuple[GradientEdge, Callable[[Tensor], Tensor]]] = field(default_factory=list)
@@ -269,11 +270,11 @@ class Probe(Watch):
             check_finite(name, weight)
             rest = (out - entering.to(weight.dtype) @ weight.T).detach().flatten(0, -2)
             gap = float((rest - rest[:1]).abs().max()) / max(float(out.detach().abs().max()), 1e-12)
-            why = (
-                ""
-                if gap <= 10 * tolerance(out.dtype)
-                else f"it gives {gap:.1e} of its size more than its own matrix does"
-            )
+            allowed = 10 * tolerance(out.dtype)
+            rounds = layer.parameter == "weight" and not is_plain(layer.module) and allowed < gap <= NEARLY
+            if rounds:
+                sighting.notes.append(f"{name} rounds what enters it: its weights are read to {gap:.0e} of their size")
+            why = "" if rounds or gap <= allowed else f"it gives {gap:.1e} of its size more than its own matrix does"
         except (AnatomyError, RuntimeError) as error:
             why = str(error)
         if why:

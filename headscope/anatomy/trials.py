@@ -70,6 +70,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     findings.remarks += noise
     for sighting in others if not (noise and _NOISY in noise[0]) else ():
         sighting.refuse_all("it gives something else without gradients")
+    findings.remarks += dict.fromkeys(note for sighting in sightings for note in sighting.notes)
     trials.place_rows(sightings)
     findings.padding, words = find_padding(example, trials.look, model)
     findings.remarks += words

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import evaluating, run_model
-from headscope.errors import NumericalError
+from headscope.errors import ModelError, NumericalError, SurgeryError
 from headscope.text.batches import Batch
 
 __all__ = ["Seen", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
@@ -150,7 +150,14 @@ def distance(
     with masking(finer := in_precision(model, dtype)):
         expected = output_of(finer, batch)
     del finer  # a copy, maybe: the next one needs its room
-    return difference(expected, output_of(in_precision(other, dtype), batch), batch)
+    try:
+        made = output_of(in_precision(other, dtype), batch)
+    except ModelError as error:
+        raise SurgeryError(
+            f"the cut {type(other).__name__} does not run any more ({error.__cause__}): something beside the layers cut "
+            "holds numbers for each head, such as a position bias that layers share; the model was left as it was"
+        ) from error
+    return difference(expected, made, batch)
 
 
 def _is_float(value: Any) -> bool:

@@ -185,6 +185,10 @@ def observe(
     if first is None:
         raise InputError("there is no batch to observe")
     anatomy = discover(model, first) if anatomy is None else anatomy
+    if not anatomy.sites:
+        raise InputError(
+            f"none of the attention layers of {anatomy.model_class} can be taken for this: {'; '.join(anatomy.remarks)}"
+        )
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))

@@ -184,3 +184,27 @@ def test_a_projection_that_is_no_linear_map_has_no_contributions_and_it_is_said(
     anatomy = discover(Attends(), {"x": torch.randn(2, 5, 8)})
     assert not anatomy.sites[0].prunable
     assert any("no plain linear map" in remark for remark in anatomy.remarks)
+
+
+class Rounding(nn.Module):
+    """It rounds what enters, row by row, as dynamic quantisation does: nearly a linear map."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.in_features, self.out_features = base, base.in_features, base.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = x.abs().amax(-1, keepdim=True).clamp(min=1e-9) / 63
+        return self.base((x / step).round() * step)
+
+
+def test_a_projection_that_rounds_what_enters_is_read_and_it_is_said() -> None:
+    torch.manual_seed(0)
+    model = build("llama")
+    for layer in model.model.layers:
+        layer.self_attn.o_proj = Rounding(layer.self_attn.o_proj)
+    anatomy = discover(model)
+    assert all(site.prunable for site in anatomy.sites)
+    assert "o_proj rounds what enters it: its weights are read to" in anatomy.remarks[0]
+    table = importance(model, make_batches("llama"), score="norm")
+    assert "rounds what enters it" in table.facts["remarks"][0]

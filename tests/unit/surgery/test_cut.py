@@ -195,3 +195,15 @@ def test_the_first_rows_of_the_batches_are_what_it_is_proven_on(gpt2, monkeypatc
     batches = models.make_batches("gpt2", n_batches=5, rows=6)
     prune(gpt2, ["L0H1"], batches=iter(batches))
     assert [batch["input_ids"].tolist() for batch in looked_at] == [b["input_ids"][:2].tolist() for b in batches[:2]]
+
+
+def test_a_cut_after_which_the_model_does_not_run_is_the_cuts_fault():
+    from tests.families import build_further
+
+    torch.manual_seed(0)
+    model = build_further("t5")
+    ids = torch.randint(3, 50, (2, 9))
+    batch = {"input_ids": ids, "decoder_input_ids": ids[:, :5]}
+    cross = next(site for site in discover(model, batch).sites if site.kind == "cross")
+    with pytest.raises(SurgeryError, match=r"does not run any more|was given up"):
+        prune(model, [cross.heads[1]], batches=[batch])
