@@ -154,7 +154,7 @@ def distance(
         made = output_of(in_precision(other, dtype), batch)
     except ModelError as error:
         raise SurgeryError(
-            f"the cut {type(other).__name__} does not run any more ({error.__cause__}): something beside the layers cut "
+            f"the cut {type(other).__name__} does not run any more ({error.__cause__}): something beside its layers "
             "holds numbers for each head, such as a position bias that layers share; the model was left as it was"
         ) from error
     return difference(expected, made, batch)
