@@ -127,15 +127,22 @@ def transform_outputs(
         if site.output is not None:
             own = turns.setdefault(site.output, {}).setdefault(site.output_call, [])
             own += [transforms[site.layer]] if site.layer in transforms else []
+    acting: dict[Slices, _Turn] = {}
     with ExitStack() as stack:
         stack.enter_context(plainly(model))
         for output, functions in turns.items():
             if any(functions.values()):
-                turn = _Turn(functions)
+                turn = acting[output] = _Turn(functions)
                 stack.enter_context(around(model, before=turn.restart, first=True))
                 # first of all there: who watches sees what enters, whichever context was opened first
                 stack.enter_context(at_output(model, sites[output], turn.apply, first=True))
         yield
+    idle = [output.module for output, turn in acting.items() if turn.ran and not turn.acted]
+    if idle:
+        raise AnatomyError(
+            f"{type(model).__name__} ran, and {', '.join(idle)} did not, so nothing was switched off there; was the "
+            "anatomy made for another model, or with another input?"
+        )
 
 
 @dataclass
@@ -143,15 +150,17 @@ class _Turn:
     """One output projection's functions, by the call of it within a forward pass."""
 
     functions: Mapping[int, list[Callable[[Tensor], Tensor]]]
+    ran: bool = False
+    acted: bool = False
     _next: int = field(default=0)
 
     def restart(self, *_: object) -> None:
-        self._next = 0
+        self._next, self.ran = 0, True
 
     def apply(self, entering: Tensor, axes: tuple[int, ...]) -> Tensor | None:
         functions = self.functions.get(self._next % (max(self.functions) + 1), [])
         self._next += 1
-        out = entering
+        out, self.acted = entering, self.acted or bool(functions)
         for function in functions:
             out = on_features(function, out, axes)
         return out if functions else None

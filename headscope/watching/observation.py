@@ -15,7 +15,7 @@ from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.padding import with_kept
-from headscope.errors import InputError, NumericalError, UnknownNameError
+from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
 from headscope.heads import Anatomy, Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
@@ -106,17 +106,28 @@ def capture(
 
     Raises:
         UnknownNameError: a tensor or layer that does not exist.
-        AnatomyError: no attention was found, or contributions were asked of a site whose heads are entangled there.
+        AnatomyError: no attention was found, or none was heard though the model ran; or contributions were asked of a
+            site whose heads are entangled there.
     """
     anatomy = discover(model, example) if anatomy is None else anatomy
-    seen = Seen()
+    seen, ran = Seen(), False
     sites = anatomy.sites if layers is None else tuple(anatomy.site(layer) for layer in layers)
 
     def receive(site: Site, tensors: SiteTensors) -> None:
         seen._sites[site.layer] = Captured(site, tensors)
 
-    with watch(model, sites, want, receive, on_forward=seen._sites.clear, through=gradients):
+    def begin() -> None:
+        nonlocal ran
+        ran = True
+        seen._sites.clear()
+
+    with watch(model, sites, want, receive, on_forward=begin, through=gradients):
         yield seen
+    if ran and sites and not seen:
+        raise AnatomyError(
+            f"{type(model).__name__} ran, and none of its attention layers was heard: {_layers(sites)}; was the "
+            "anatomy made for another model, or with another input?"
+        )
 
 
 @dataclass(frozen=True)
@@ -205,9 +216,19 @@ def observe(
         n_batches += 1
         if progress is not None:
             progress("watching", 1, total)
+    idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in feed.tokens)]
+    if idle:
+        raise InputError(
+            f"{_layers(idle)} of {anatomy.model_class} did not run on these batches, though the anatomy has them: "
+            "bring batches with what they read (pictures, say), or leave them out: pass anatomy= with the other sites"
+        )
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
     return Observed(len(feed.documents), feed.n_tokens, n_batches, feed.tokens)
+
+
+def _layers(sites: Sequence[Site]) -> str:
+    return f"layer{'s' * (len(sites) > 1)} {', '.join(f'{site.layer} ({site.module_name})' for site in sites)}"
 
 
 def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:

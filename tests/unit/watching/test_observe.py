@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 import headscope as hs
 from headscope.anatomy import discover
-from headscope.errors import InputError, NumericalError
+from headscope.effects.ablation import ablate
+from headscope.errors import AnatomyError, InputError, NumericalError
 from headscope.heads import Site
 from headscope.statistics import STATISTICS, Statistic
 from headscope.uncertainty.blocks import N_BLOCKS, Blocks
 from headscope.watching.observation import capture, observe
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
+from tests.spellings import WIDTH, Spelled
 
 MASKED = ["gpt2", "llama", "bert", "gemma3", "encoder", "causal"]
 
@@ -345,3 +347,39 @@ def test_text_without_a_position_that_counts_is_refused() -> None:
     model, batches = build("gpt2"), make_batches("gpt2", padded=False)
     with pytest.raises(InputError, match="no position counts"):
         observe(model, batches, [STATISTICS["moments"]()], skip_first=99)
+
+
+class _TwoWays(nn.Module):
+    """A text side that always runs, and a picture side that runs where there is a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.picture = Spelled("einsum"), Spelled("bmm")
+
+    def forward(self, x: Tensor, pixels: Tensor | None = None) -> Tensor:
+        return self.text(x) + (0 if pixels is None else self.picture(pixels).mean(1, keepdim=True))
+
+
+def test_a_layer_that_was_found_and_does_not_run_is_an_error_and_no_empty_table() -> None:
+    torch.manual_seed(0)
+    model, x = _TwoWays().eval(), torch.randn(2, 5, WIDTH)
+    anatomy = discover(model, {"x": x, "pixels": torch.randn(2, 7, WIDTH)})
+    assert [site.module_name for site in anatomy.sites] == ["text", "picture"]
+    with pytest.raises(InputError, match=r"layer 1 \(picture\) of _TwoWays did not run on these batches"):
+        observe(model, [{"x": x}], [_Recorder()], anatomy=anatomy)
+    with (
+        pytest.raises(AnatomyError, match=r"_TwoWays ran, and picture.o did not, so nothing was switched off there"),
+        torch.no_grad(),
+        ablate(model, ["L1H0"], anatomy=anatomy),
+    ):
+        model(x)
+    with (
+        pytest.raises(AnatomyError, match=r"none of its attention layers was heard: layer 1 \(picture\)"),
+        capture(model, ("z",), [1], anatomy=anatomy),
+    ):
+        model(x)
+    with pytest.raises(ZeroDivisionError), capture(model, ("z",), [1], anatomy=anatomy):
+        model(x)
+        1 / 0  # noqa: B018 - the user's own error comes through
+    with ablate(model, ["L0H0"], anatomy=anatomy):
+        model(x)
