@@ -201,7 +201,14 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
     return f"{failed}; the error is the model's own, on what it was given"
 
 
-_HANDS_ON = {"__torch_function__", "picked", "__call__", "_attend", "run_model"}  # what the model does, as it is
+_HANDS_ON = {
+    "__torch_function__",
+    "heard",
+    "picked",
+    "__call__",
+    "_attend",
+    "run_model",
+}  # what the model does, as it is
 
 
 def _is_ours(error: Exception) -> bool:

@@ -1,17 +1,17 @@
 """Picking: single operations of one module's forward, looked at or changed as they go by."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from headscope._support.around import around
-from headscope.anatomy.operations import name_of, tensors_in
-from headscope.anatomy.recording import opened
-from headscope.anatomy.route import claiming, is_claimed
+from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.overhearing import Overhearing
+from headscope.anatomy.route import claiming
 from headscope.anatomy.spelling import Pick, Spelling
 
 __all__ = ["Picking", "entering_operation", "reading"]
@@ -67,31 +67,27 @@ def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: 
                 leave()
 
 
-class Picking(TorchFunctionMode):
-    """Counts operations by name, and stops at those that were asked for."""
+class Picking(Overhearing):
+    """Counts operations by name, and stops at those that were asked for.
+
+    Args:
+        wanted: by name and by how many of that name ran before.
+    """
 
     def __init__(self, wanted: Collection[tuple[str, int]]) -> None:
         super().__init__()
         self._wanted = frozenset(wanted)
         self._count: dict[str, int] = {}
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if is_claimed():
-            return function(*args, **kwargs)
-        if function is F.multi_head_attention_forward:
-            with self:
-                return opened(function)(*args, **kwargs)
-        name = name_of(function, kwargs)
+    def heard(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nth = self._count[name] = self._count.get(name, -1) + 1
         if (name, nth) not in self._wanted:
             return function(*args, **kwargs)
         return self.picked((name, nth), function, args, kwargs)
 
+    @abstractmethod
     def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError
+        """Run an operation that was asked for, and give what it gives."""
 
 
 class _Changer(Picking):

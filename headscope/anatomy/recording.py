@@ -1,15 +1,12 @@
 """Recording: the graph of the operations of one forward pass, with where in the model each of them ran."""
 
-import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from headscope.anatomy.linear import linear_layers
 from headscope.anatomy.operations import (
@@ -20,12 +17,12 @@ from headscope.anatomy.operations import (
     Axes,
     axes_of,
     is_pointwise,
-    name_of,
     tensors_in,
 )
-from headscope.anatomy.route import Call, is_claimed
+from headscope.anatomy.overhearing import Overhearing
+from headscope.anatomy.route import Call
 
-__all__ = ["Frame", "Graph", "Node", "opened", "recording"]
+__all__ = ["Frame", "Graph", "Node", "recording"]
 
 _FORGETS_DATA = {"zeros_like", "ones_like", "empty_like", "new_zeros", "new_ones", "new_empty", "full_like", "new_full",
                  "new_tensor", "size", "arange", "argsort", "argmax", "rand_like", "randn_like"}  # fmt: skip
@@ -141,7 +138,7 @@ class Graph:
 
     def attended(self, call: Call) -> None:
         """Attention that another route has told of: one operation, whatever it is made of."""
-        self.add("attention", _never, (call.q, call.k, call.v), {}, [tensor for tensor, _, _ in call.made])
+        self.add("attention", type(call), (call.q, call.k, call.v), {}, [tensor for tensor, _, _ in call.made])
 
     def _node_of(self, tensor: Tensor) -> Node:
         node = self._made.get(id(tensor))
@@ -235,29 +232,6 @@ def _parameter_behind(node: Node, depth: int = 8) -> Node | None:
     return None
 
 
-_OPENED: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-
-def opened(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`F.multi_head_attention_forward` with its look for overrides taken out, so that what it does is seen.
-
-    A mode is off inside its own handler, and this function would hand itself to the handler again and again.
-    """
-    if function not in _OPENED:
-        names = dict(function.__globals__)
-        names |= {name: _never for name in names if name.startswith("has_torch_function")}
-        open_one = types.FunctionType(
-            function.__code__, names, function.__name__, function.__defaults__, function.__closure__
-        )
-        open_one.__kwdefaults__ = function.__kwdefaults__
-        _OPENED[function] = open_one
-    return _OPENED[function]
-
-
-def _never(*_: Any, **__: Any) -> bool:
-    return False
-
-
 class _Stack:
     """The modules whose forward is running, outermost first, with how often each operation has run in each."""
 
@@ -284,21 +258,12 @@ class _Stack:
         return next((module for module, _, _ in self._running if module in kinds), None)
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(Overhearing):
     def __init__(self, graph: Graph, stack: _Stack, layers: set[nn.Module]) -> None:
         super().__init__()
         self._graph, self._stack, self._layers = graph, stack, layers
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if is_claimed():
-            return function(*args, **kwargs)
-        if function is F.multi_head_attention_forward:
-            with self:
-                return opened(function)(*args, **kwargs)
-        name = name_of(function, kwargs)
+    def heard(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frames = self._stack.tick(name)
         out = function(*args, **kwargs)
         self._graph.add(name, function, args, kwargs, out, frames, self._stack.innermost(self._layers))
