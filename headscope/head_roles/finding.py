@@ -15,7 +15,7 @@ from headscope.heads import Anatomy
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, kept_batches
 from headscope.text.repetition import repeated_sequences
 from headscope.text.tokens import Decoder, delimiter_ids, spell
 from headscope.uncertainty.intervals import jackknife, why_no_interval
@@ -81,7 +81,7 @@ def roles(
     Source: Voita et al. 2019, arXiv:1905.09418, section 5; Clark et al. 2019, arXiv:1906.04341, section 3; induction
         (prefix matching on repeated random tokens): Olsson et al. 2022, arXiv:2209.11895. The rule is our own.
     """
-    kept = batches if isinstance(batches, Sequence) else list(batches)
+    kept = kept_batches(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).having("pattern")

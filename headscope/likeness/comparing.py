@@ -23,7 +23,7 @@ from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, kept_batches
 from headscope.text.nulls import scramble_tokens
 from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.watching.observation import observe
@@ -364,7 +364,7 @@ def _source_of(measure: Measure, of: str | None) -> str:
 def _kept(batches: Iterable[Batch] | None, asks: Sequence[_Ask]) -> Sequence[Batch]:
     if batches is None:
         batches = []
-    kept = batches if isinstance(batches, Sequence) else list(batches)
+    kept = kept_batches(batches)
     if len(kept) == 0 and not all(ask.textless for ask in asks):
         raise InputError("there is no batch to measure on; pass batches")
     return kept

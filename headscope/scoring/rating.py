@@ -21,7 +21,7 @@ from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, kept_batches
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import Observed, observe
 
@@ -202,7 +202,7 @@ def _rate(score: Score, seen: dict[str, Any]) -> Rating:
 
 
 def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:
-    kept = batches if isinstance(batches, Sequence) else list(batches)
+    kept = kept_batches(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure on")
     return kept, discover(model, kept[0]) if anatomy is None else anatomy

@@ -23,7 +23,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_best
 from headscope.surplus.effective import effective_spread
 from headscope.tables import read_table, write_table
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, kept_batches
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import observe
 
@@ -98,7 +98,7 @@ def redundancy(
     Raises:
         InputError: no batch, or no position that counts.
     """
-    kept = batches if isinstance(batches, Sequence) else list(batches)
+    kept = kept_batches(batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable

@@ -1,7 +1,7 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ __all__ = [
     "Batch",
     "digest",
     "document_ids",
+    "kept_batches",
     "kept_positions",
     "n_rows",
     "row_length",
@@ -39,6 +40,19 @@ def digest(batches: Iterable[Batch]) -> str:
                 summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return summed.hexdigest()
+
+
+def kept_batches(batches: Iterable[Batch]) -> Sequence[Batch]:
+    """Batches that can be gone through again: as they are, or from a generator as a list.
+
+    Raises:
+        InputError: it is one batch, and no sequence of them.
+    """
+    if isinstance(batches, Mapping):
+        raise InputError(
+            f"batches are a list of dicts, and this is one dict ({', '.join(map(str, batches))}): pass [batch]"
+        )
+    return batches if isinstance(batches, Sequence) else list(batches)
 
 
 def n_rows(batch: Batch) -> int:

@@ -13,7 +13,7 @@ from headscope.effects.metrics import MaskedLoss, Metric, resolve_metric
 from headscope.errors import InputError
 from headscope.heads import Anatomy
 from headscope.models.loading import Loaded, load_model
-from headscope.text.batches import Batch, digest
+from headscope.text.batches import Batch, digest, kept_batches
 from headscope.text.corpus import text_batches
 
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
@@ -121,7 +121,7 @@ def prepare(
     if batches is not None:
         if texts is not None:
             raise InputError("give texts or batches, not both")
-        kept = batches if isinstance(batches, Sequence) else list(batches)
+        kept = kept_batches(batches)
         if len(kept) == 0:
             raise InputError("there is no batch to analyse")
         own: dict[str, Any] = {

@@ -142,3 +142,15 @@ def test_where_effects_are_not_tested_the_table_says_why() -> None:
     assert "never negative" in plain.facts["why_no_test"]
     assert set(sized.columns) == {"p_value", "q_value"}
     assert "why_no_test" not in sized.facts
+
+
+def test_one_batch_in_place_of_a_list_of_them_is_refused_with_what_to_pass() -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    for call in (
+        lambda: hs.importance(model, batches[0], score="norm"),
+        lambda: hs.similarity(model, batches[0]),
+        lambda: hs.redundancy(model, batches[0]),
+        lambda: hs.roles(model, batches[0]),
+    ):
+        with pytest.raises(InputError, match=r"this is one dict \(input_ids.*\): pass \[batch\]"):
+            call()
