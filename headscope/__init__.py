@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from headscope.text.texts import read_texts as read_texts
 
     # where the heads are
-    from headscope.anatomy import discover as discover
+    from headscope.anatomy import Description as Description, describe as describe, discover as discover
     from headscope.heads import Anatomy as Anatomy, HeadId as HeadId, Site as Site
 
     # look
@@ -120,7 +120,7 @@ _PLACES = {
     "text.corpus": "text_batches",
     "text.texts": "read_texts",
     # where the heads are
-    "anatomy": "discover",
+    "anatomy": "Description describe discover",
     "heads": "Anatomy HeadId Site",
     # look
     "watching.observation": "capture observe",

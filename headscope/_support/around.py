@@ -32,6 +32,7 @@ class _Entry:
     before: Before | None
     after: After | None
     leave: Callable[[], None] | None
+    early: bool
 
 
 class _Everywhere:
@@ -46,7 +47,8 @@ class _Everywhere:
         with self._lock:
             own = self._entries.get(module, ())
             # never changed in place: a forward pass may be going through it
-            self._entries = {**self._entries, module: (entry, *own) if first else (*own, entry)}
+            own = (entry, *own) if first else (*own, entry)
+            self._entries = {**self._entries, module: tuple(sorted(own, key=lambda one: not one.early))}
             if not self._handles:
                 self._handles = (
                     register_module_forward_pre_hook(self._before),  # type: ignore[arg-type]
@@ -102,6 +104,7 @@ def around(
     leave: Callable[[], None] | None = None,
     *,
     first: bool = False,
+    early: bool = False,
 ) -> Iterator[None]:
     """While open, call these each time that the module runs on this thread.
 
@@ -111,8 +114,9 @@ def around(
         after: given its arguments and its output; returns another output, or None.
         leave: called when it has run, also when it raised.
         first: ahead of all others that were asked for.
+        early: ahead even of those that are to be first later on.
     """
-    entry = _Entry(threading.get_ident(), before, after, leave)
+    entry = _Entry(threading.get_ident(), before, after, leave, early)
     _EVERYWHERE.add(module, entry, first)
     try:
         yield

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from headscope.anatomy.operations import floats_in
 from headscope.anatomy.route import Call
+from headscope.errors import AnatomyError
 
-__all__ = ["check_call", "output_gap", "rounding_of", "tolerance"]
+__all__ = ["check_call", "gap_of", "output_gap", "rounding_of", "tolerance"]
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -36,7 +37,10 @@ def check_call(call: Call, scaling: float, kv_of_query: tuple[int, ...]) -> dict
     """
     with torch.no_grad():
         q, k, v, z = (tensor.detach() for tensor in (call.q, call.k, call.v, call.z))
-        pattern = call.pattern().detach()
+        try:
+            pattern = call.pattern().detach()
+        except AnatomyError as error:
+            return dict.fromkeys(("pattern", "bias", "q", "k"), str(error))
         k, v = (_for_each(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
         allowed = tolerance(q.dtype)
         return {**_scores(call, q, k, pattern, scaling, allowed), **_map(pattern, v, z, allowed)}
@@ -59,7 +63,7 @@ def _map(pattern: Tensor, v: Tensor, z: Tensor, allowed: float) -> dict[str, str
     if pattern.shape[-1] != v.shape[2]:
         found |= dict.fromkeys(("pattern", "v"), "its map and its values have different numbers of keys")
         return found
-    gap = _gap(pattern.to(v.dtype) @ v, z)
+    gap = gap_of(pattern.to(v.dtype) @ v, z)
     if not gap <= allowed:
         found |= dict.fromkeys(("pattern", "v"), f"map · v is {gap:.1e} of its size away from z")
     return found
@@ -70,13 +74,17 @@ def _scores(call: Call, q: Tensor, k: Tensor, pattern: Tensor, scaling: float, a
     if q.shape[-1] != k.shape[-1] or pattern.shape[-2:] != (q.shape[2], k.shape[2]):
         return dict.fromkeys(("q", "k", "bias"), "its map is not made of these queries and keys alone")
     product = q @ k.mT
-    if bare is not None and not (gap := _gap(product, bare)) <= allowed:
+    if bare is not None and not (gap := gap_of(product, bare)) <= allowed:
         return dict.fromkeys(("q", "k", "bias"), f"q·kᵀ is {gap:.1e} of its size away from the model's own scores")
+    try:
+        bias = call.bias(scaling).detach().float()
+    except AnatomyError as error:
+        return dict.fromkeys(("q", "k", "bias"), str(error))
     if scaling != scaling:
         return {"bias": "what is done to q·kᵀ before the softmax is more than a factor and a sum"}
     scores = scaling * product.float()
     scores = scores if call.cap is None else call.cap * torch.tanh(scores / call.cap)
-    scores = scores + call.bias(scaling).detach().float()
+    scores = scores + bias
     seen = scores.amax(-1, keepdim=True) > -1e4  # a row without keys is whatever the model makes of it
     total = pattern.float().sum(-1, keepdim=True)
     own = torch.where(seen, scores.softmax(-1) * total, 0)  # with a sink, the rest of a row is the sink's
@@ -86,11 +94,11 @@ def _scores(call: Call, q: Tensor, k: Tensor, pattern: Tensor, scaling: float, a
     return {}
 
 
-def _gap(made: Tensor, want: Tensor) -> float:
+def gap_of(made: Tensor, want: Tensor) -> float:
     """The largest difference, of the largest number; masked places aside."""
     if made.shape != want.shape:
         return float("inf")
-    made, want = made.float(), want.float()
+    made, want = made.detach().float(), want.detach().float()
     finite = want.isfinite() & (want.abs() < 1e4) if want.numel() else want.isfinite()
     if not bool(finite.any()):
         return 0.0

@@ -1,6 +1,7 @@
 """The probe's bookkeeping during one forward: which linear layers made each head's q, k, v, and which one reads z."""
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from headscope._support.around import around
 from headscope.anatomy.check import check_call, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
@@ -94,13 +96,13 @@ class Probe(Watch):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Hooks on every linear layer, gone again afterwards."""
-        handles = [module.register_forward_hook(self._after_linear) for module in linear_layers(self._model)]
+        """Listen to every linear layer."""
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                for module in linear_layers(self._model):
+                    stack.enter_context(around(module, after=functools.partial(self._after_linear, module)))
+                yield
         finally:
-            for handle in handles:
-                handle.remove()
             self._leaves.clear()
             for sighting in self.sightings:
                 sighting.made.clear()  # a graph hangs on it
@@ -114,7 +116,7 @@ class Probe(Watch):
         layer = Layer(self._model.get_submodule(owner), name, weighting.layout)
         return self._after_layer(layer, entering, out, weighting.entering, weighting.leaving, weighting.first)
 
-    def _after_linear(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
+    def _after_linear(self, module: nn.Module, args: tuple[Any, ...], _: Any, out: Any) -> Tensor | None:
         if not isinstance(out, Tensor):
             return None
         entering = args[0] if args and isinstance(args[0], Tensor) else None
@@ -145,6 +147,8 @@ class Probe(Watch):
     def _after_attention(self, call: Call, route: str) -> None:
         if call.q.shape[1] == 0:  # a layer that has lost all its heads
             return
+        if route == "described":
+            self._drop_within(call)
         rows = {name: self._rows(getattr(call, name)) for name in ("q", "k", "v")}
         groups, value_groups = groups_of(call.k, rows["k"]), groups_of(call.v, rows["v"])
         sighting = Sighting(
@@ -174,11 +178,20 @@ class Probe(Watch):
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
 
+    def _drop_within(self, call: Call) -> None:
+        """What the user described holds whatever was recognised between its q, k, v and its z."""
+        nodes = behind(call.z)[1]
+        within = [one for one in self.sightings if one.output is None and any(e.node in nodes for e, _ in one.made)]
+        self.sightings = [one for one in self.sightings if one not in within]
+
     def _kind(self, call: Call) -> str:
         if self._is_cross(call):
             return "cross"
         with torch.no_grad():
-            pattern = call.pattern()
+            try:
+                pattern = call.pattern()
+            except AnatomyError:
+                return "self"
             # with keys from before (a cache, a prefix) the last query sees the last key
             ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
         return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 else "causal"

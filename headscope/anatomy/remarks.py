@@ -14,6 +14,8 @@ __all__ = ["nothing_found", "unread", "unsettled", "wrapped"]
 
 _LOOKS_LIKE_IT = re.compile(r"attention|attn|multi_?head|mha$", re.IGNORECASE)
 
+_TELL = "tell which modules make q, k and v and which reads the result: headscope.describe, or --describe"
+
 
 def wrapped(model: nn.Module) -> list[str]:
     """What stands around the model that is described."""
@@ -60,8 +62,10 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
     """What looks like attention, by what it does or by its name, and is no site."""
     names = {module: name for name, module in model.named_modules()}
     told: dict[tuple[str, str], list[str]] = {}
-    blamed = {refusal.module for refusal in found.refusals}
-    for refusal in found.refusals:
+    described = [site for site in sites if site.route == "described"]
+    refusals = [one for one in found.refusals if not _is_within(names[one.module], described)]
+    blamed = {refusal.module for refusal in refusals}
+    for refusal in refusals:
         told.setdefault((type(refusal.module).__name__, refusal.reason), []).append(names[refusal.module])
     for module, name in names.items():
         kind = type(module).__name__
@@ -75,15 +79,20 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
 
 def _is_covered(name: str, sites: Sequence[Site]) -> bool:
     """Whether a module is a site's, holds one, or lies in one."""
-
-    def within(inner: str, outer: str) -> bool:
-        return not outer or inner == outer or inner.startswith(f"{outer}.")
-
-    return any(
-        within(site.module_name, name) or (site.unit and within(name, site.unit)) or within(name, site.module_name)
+    return _is_within(name, sites) or any(
+        _lies_in(site.module_name, name) or (site.unit and _lies_in(name, site.unit))
         for site in sites
         if site.module_name or not name
     )
+
+
+def _is_within(name: str, sites: Sequence[Site]) -> bool:
+    """Whether a module is a site's or lies in one."""
+    return any(_lies_in(name, site.module_name) for site in sites if site.module_name or not name)
+
+
+def _lies_in(inner: str, outer: str) -> bool:
+    return not outer or inner == outer or inner.startswith(f"{outer}.")
 
 
 def _holds(module: nn.Module, others: set[nn.Module]) -> bool:
@@ -101,17 +110,23 @@ def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
     reasons = dict.fromkeys(f"{names[one.module] or type(model).__name__}: {one.reason}" for one in refusals)
     if reasons:
         some = "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
-        return f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}"
+        return (
+            f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}; "
+            f"if one is attention, {_TELL}"
+        )
     alike = [
         f"{name} ({type(module).__name__})"
         for name, module in model.named_modules()
         if _LOOKS_LIKE_IT.search(type(module).__name__)
     ]
     if not alike:
-        return f"no attention was found in {type(model).__name__}, and no module's name looks like it"
+        return (
+            f"no attention was found in {type(model).__name__}, and no module's name looks like it; if it has some, "
+            f"{_TELL}"
+        )
     some = ", ".join(alike[:3]) + (f" and {len(alike) - 3} more" if len(alike) > 3 else "")
     return (
         f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
-        "Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
-        "operations write it; the example needs at least two rows of two tokens"
+        f"Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
+        "operations write it; the example needs at least two rows of two tokens. For any other, {_TELL}"
     )

@@ -42,7 +42,8 @@ class Call:
         z: (batch, head, query, value_dim).
         made: the model's own tensors that z lies in, each with the way from there to z's order, and the way back; side
             by side along the head axis they are z.
-        pattern: makes the map, (batch, head, query, key): after mask and bias, before dropout.
+        pattern: makes the map, (batch, head, query, key): after mask and bias, before dropout; raises AnatomyError, as
+            bias does, where there is none that can be trusted.
         bias: given the scaling, makes what is added to scaling·q·kᵀ before the softmax, broadcastable to the map;
             -inf (or the model's own large negative number) where masked.
         scaling: what multiplies q·kᵀ; NaN where it is not one number, or where only `scores` can tell.

@@ -20,6 +20,7 @@ from headscope.anatomy.finite import check_weights
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
+from headscope.anatomy.proving import prove_descriptions
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
 from headscope.heads import Padding
 
@@ -70,6 +71,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     findings.remarks += noise
     for sighting in others if not (noise and _NOISY in noise[0]) else ():
         sighting.refuse_all("it gives something else without gradients")
+    prove_descriptions([one for one in sightings if one.route == "described"], trials.run)
     findings.remarks += dict.fromkeys(note for sighting in sightings for note in sighting.notes)
     trials.place_rows(sightings)
     findings.padding, words = find_padding(example, trials.look, model)
@@ -95,6 +97,10 @@ class _Trials:
     def run_on(self, example: Mapping[str, Any]) -> Any:
         """The model's output on another example."""
         return self._run(example=example)
+
+    def run(self) -> Any:
+        """The model's output on the example."""
+        return self._run()
 
     def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None) -> Any:
         devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]

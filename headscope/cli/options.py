@@ -76,12 +76,20 @@ class Loading:
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")
     ] = False
+    describe: Annotated[
+        Path | None, typer.Option("--describe", help="YAML file that tells where attention is that is not recognised")
+    ] = None
 
     def load(self, model: str | Path) -> "Loaded":
         """The model of that name, with its tokenizer or batches."""
+        from headscope.anatomy.descriptions import describe, read_descriptions
         from headscope.models.loading import load_model
 
-        return load_model(model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+        described = read_descriptions(self.describe) if self.describe is not None else ()
+        loaded = load_model(model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
+        if described:
+            describe(loaded.model, *described)
+        return loaded
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,20 @@ def test_wrong_usage_is_exit_code_2(run: Run, folder: Path, tmp_path: Path) -> N
     assert run("prune", folder, "--out", tmp_path / "x", "--plan", "p", "--share", "0.1")[0] == 2
 
 
+def test_a_description_tells_what_is_not_recognised(run: Run, folder: Path, tmp_path: Path) -> None:
+    layer = "{module: model.layers.*.self_attn, heads: 8, kv_heads: 2, query: q_proj, key: k_proj, value: v_proj, "
+    (tmp_path / "own.yaml").write_text(layer + "output: o_proj}")
+    code, out, err = run("inspect", folder, "--describe", tmp_path / "own.yaml")
+    assert (code, err) == (0, "")
+    assert "described" in out
+    assert "name a module that makes it as pattern=" in " ".join(out.split())
+    (tmp_path / "wrong.yaml").write_text(
+        layer.replace("heads: 8, kv_heads: 2", "heads: 4, kv_heads: 1") + "output: o_proj}"
+    )
+    _refused(run("importance", folder, "--describe", tmp_path / "wrong.yaml"), "as if query had 8 heads")
+    _refused(run("inspect", folder, "--describe", tmp_path / "none.yaml"), "none.yaml cannot be read")
+
+
 def test_inspect_prints_the_anatomy(run: Run, folder: Path) -> None:
     code, out, err = run("inspect", folder)
     assert (code, err) == (0, "")
