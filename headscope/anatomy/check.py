@@ -14,7 +14,7 @@ from headscope.anatomy.operations import floats_in
 from headscope.anatomy.route import Call
 from headscope.errors import AnatomyError
 
-__all__ = ["check_call", "gap_of", "output_gap", "rounding_of", "tolerance"]
+__all__ = ["check_call", "for_each_head", "gap_of", "output_gap", "rounding_of", "tolerance"]
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -41,12 +41,13 @@ def check_call(call: Call, scaling: float, kv_of_query: tuple[int, ...]) -> dict
             pattern = call.pattern().detach()
         except AnatomyError as error:
             return dict.fromkeys(("pattern", "bias", "q", "k"), str(error))
-        k, v = (_for_each(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
+        k, v = (for_each_head(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
         allowed = tolerance(q.dtype)
         return {**_scores(call, q, k, pattern, scaling, allowed), **_map(pattern, v, z, allowed)}
 
 
-def _for_each(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:
+def for_each_head(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:
+    """Keys or values as each query head reads them."""
     many = tensor.shape[1]
     if many == heads:
         return tensor

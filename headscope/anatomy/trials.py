@@ -18,6 +18,7 @@ from headscope.anatomy.check import output_gap, rounding_of, tolerance
 from headscope.anatomy.examples import corner
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.own_maps import Mixing, compare_maps, hands_out_maps, maps_heard
 from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.proving import prove_descriptions
@@ -67,6 +68,8 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
         check_weights(model)
     with _noting(model, findings.ran):
         watched, others = trials.watch(sightings)
+    if hands_out_maps(model, sightings):
+        findings.remarks += compare_maps(sightings, lambda: trials.read_maps(sightings), watched)
     noise = trials.compare(watched)
     findings.remarks += noise
     for sighting in others if not (noise and _NOISY in noise[0]) else ():
@@ -102,11 +105,12 @@ class _Trials:
         """The model's output on the example."""
         return self._run()
 
-    def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None) -> Any:
+    def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None, **extra: Any) -> Any:
         devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
         with torch.random.fork_rng(devices), evaluating(self._model):
             torch.manual_seed(seed)
-            return run_model(self._model, self._example if example is None else example, **last_logits(self._model))
+            extra |= last_logits(self._model)
+            return run_model(self._model, self._example if example is None else example, **extra)
 
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
         """The pass that records, and the one with gradients."""
@@ -155,6 +159,12 @@ class _Trials:
                 changed = [name for name, (tensor, version) in kept[place].items() if tensor._version != version]
                 sighting.copied = tuple(changed)
         return output, others
+
+    def read_maps(self, sightings: Sequence[Sighting]) -> tuple[Any, dict[int, Mixing]]:
+        """The output with its own maps, and the maps of the sites as they are read meanwhile."""
+        maps, receive = maps_heard(sightings)
+        with self._hearing(receive):
+            return self._run(output_attentions=True), maps
 
     def look(self, example: Mapping[str, Any]) -> list[Tensor]:
         """z of every site on another example."""
