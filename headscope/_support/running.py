@@ -30,8 +30,13 @@ __all__ = [
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU for a model without parameters."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    """The device of the model's first parameter; where all are offloaded, the one that they are brought to to run.
+
+    The CPU for a model without parameters.
+    """
+    devices = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    brought = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
+    return next(devices, None) or torch.device(next((one for one in brought if one is not None), "cpu"))
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -142,10 +147,11 @@ def _may_change(buffer: Tensor) -> bool:
 
 
 def on_device(model: nn.Module, value: Any) -> Any:
-    """A batch with its tensors, however deep in dicts and lists, on the model's device."""
+    """A batch with its tensors, however deep in dicts and lists, on the model's device; such as gradients take."""
     device = device_of(model)
     if isinstance(value, Tensor):
-        return value.to(device)
+        barred = value.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        return value.clone().to(device) if barred else value.to(device)
     if isinstance(value, Mapping):
         return {name: on_device(model, part) for name, part in value.items()}
     if type(value) in (list, tuple):

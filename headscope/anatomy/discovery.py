@@ -25,7 +25,7 @@ from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
 from headscope.anatomy.route import key_of
 from headscope.anatomy.trials import Findings, try_out
 from headscope.anatomy.weights import stored_weight
-from headscope.errors import AnatomyError, InputError
+from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
 
@@ -62,6 +62,11 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
             f"{type(example).__name__}"
         )
     wrapper, model = model, unwrapped(model)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} was made under torch.inference_mode(), and such weights take no gradients, by "
+            "which heads are found; load it outside of that, or pass a copy.deepcopy of it that is made outside"
+        )
     found = _sight(model, example)
     if not found.sightings:
         raise AnatomyError(nothing_found(model, found.refusals))

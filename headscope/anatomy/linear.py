@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope.anatomy.check import tolerance
 from headscope.anatomy.route import claiming
 from headscope.errors import AnatomyError
 
@@ -44,17 +45,25 @@ def linear_layers(model: nn.Module) -> list[nn.Module]:
 
 def is_plain(module: nn.Module) -> bool:
     """Whether the layer is its weight: a matrix of numbers, read by its class's own forward and nothing else."""
-    own = type(module).forward
-    if own not in {nn.Linear.forward, *(kind.forward for kind in _CONVOLUTIONS)} and type(module).__name__ != "Conv1D":
-        return False
     weight = module._parameters.get("weight")
-    return (
-        weight is not None
-        and type(weight) in (nn.Parameter, Tensor)
-        and weight.is_floating_point()
-        and not weight.is_meta
-        and "forward" not in vars(module)
-    )
+    if weight is None or type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point() or weight.is_meta:
+        return False
+    known = {nn.Linear.forward, *(kind.forward for kind in _CONVOLUTIONS)}
+    if (type(module).forward in known or type(module).__name__ == "Conv1D") and "forward" not in vars(module):
+        return True
+    return isinstance(module, nn.Linear) and _does_as_its_weight(module, weight)
+
+
+def _does_as_its_weight(module: nn.Linear, weight: Tensor) -> bool:
+    """Whether a linear layer with a forward of its own gives what its weight and bias would."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, module.in_features, generator=generator).to(weight.device, weight.dtype)
+    try:
+        with claiming(), torch.no_grad():
+            gap = (module(x) - nn.functional.linear(x, weight, module.bias)).abs().max()
+            return bool(gap <= tolerance(weight.dtype) * weight.abs().max())
+    except Exception:  # whatever its forward needs beside
+        return False
 
 
 def stores_transposed(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
@@ -116,10 +117,23 @@ def _width(name: str, module: nn.Module, side: str) -> int:
     weight = module._parameters.get("weight")
     if weight is None or not is_plain(module):
         raise SurgeryError(
-            f"{name} ({type(module).__name__}) cannot be sliced: it is not its weight alone; merge adapters into the "
-            "weight, or dequantise the model, first; headscope.ablate switches heads off as it is"
+            f"{name} ({type(module).__name__}) cannot be sliced: {_why_not(module)}; headscope.ablate switches heads "
+            "off as it is"
         )
     return int(weight.shape[0 if stores_transposed(module) == (side == "input") else 1])
+
+
+def _why_not(module: nn.Module) -> str:
+    """Why a layer is not its weight, and what to do about it."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return "its weight is offloaded (device_map); load the model whole to cut it"
+    if parametrize.is_parametrized(module) or "weight_orig" in module._parameters:
+        return "its weight is computed (a parametrisation or a mask); make it a plain one first"
+    if any(not one.is_floating_point() for one in (*module.parameters(), *module.buffers())):
+        return "its weight is quantised; dequantise the model first"
+    if next(module.children(), None) is not None:
+        return "it is more than its weight, as adapters are; merge them into it first"
+    return "its weight alone does not tell what it does"
 
 
 def _structure(model: nn.Module, changes: Sequence[SiteChange], seen: Mapping[str, Seen]) -> Iterator[Edit]:

@@ -1,0 +1,168 @@
+"""Models as people run them: with a cache, packed, offloaded, under inference mode: right, or refused."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
+from headscope.errors import ModelError, SurgeryError
+from headscope.likeness.comparing import similarity
+from headscope.scoring.rating import importance
+from headscope.surgery import prune
+from headscope.watching.observation import capture
+
+IDS = torch.randint(3, 99, (2, 6), generator=torch.Generator().manual_seed(0))
+PADDED = torch.ones_like(IDS)
+PADDED[0, :2] = 0  # on the left, as for generation
+TENSORS = ("q", "k", "v", "pattern", "z", "contribution")
+GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+
+
+def _llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=99, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def _bloom() -> BloomForCausalLM:
+    torch.manual_seed(0)
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return BloomForCausalLM(BloomConfig(vocab_size=99, hidden_size=32, n_layer=2, n_head=4, **tokens)).eval()
+
+
+@pytest.mark.parametrize("make", [_llama, _bloom])
+def test_generation_with_a_cache_is_seen_as_the_whole_text_is(make: Any) -> None:
+    model = make()
+    with capture(model, TENSORS) as seen:
+        out = model.generate(input_ids=IDS, attention_mask=PADDED, **GREEDY)
+    mask = torch.cat([PADDED, torch.ones(2, 4, dtype=torch.long)], 1)
+    positions = {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)} if make is _llama else {}
+    with capture(model, TENSORS) as whole:
+        model(input_ids=out[:, :-1], attention_mask=mask, **positions)
+    for layer in seen:
+        assert seen[layer].q.shape[2] == 1
+        for name in ("q", "pattern", "z", "contribution"):
+            last = getattr(whole[layer], name)[:, :, -1:]
+            torch.testing.assert_close(getattr(seen[layer], name), last, atol=1e-6, rtol=1e-5)
+        for name in ("k", "v"):
+            kept = (
+                [getattr(one[layer], name)[1] for one in (seen, whole)],
+                [getattr(one[layer], name)[0, :, 2:] for one in (seen, whole)],
+            )  # what stands where the padding is, nobody reads
+            for own, want in kept:
+                torch.testing.assert_close(own, want, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("heads", [["L0H1"], ["L0H0", "L0H1"], ["L1H0", "L1H1", "L1H2", "L1H3"]])
+def test_a_cut_model_generates_as_the_masked_one_whatever_its_cache(heads: list[str], cache: str) -> None:
+    model = _llama()
+    smaller: Any = prune(model, heads)
+    text = {"input_ids": IDS, "attention_mask": PADDED} | GREEDY
+    with ablate(model, heads):
+        want = model.generate(**text, use_cache=False)
+    assert torch.equal(smaller.generate(**text, cache_implementation=cache), want)
+
+
+def test_texts_packed_in_one_row_do_not_see_each_other() -> None:
+    model = _llama()
+    packed = {"input_ids": IDS.reshape(1, -1), "position_ids": torch.arange(6).repeat(2)[None]}
+    anatomy = discover(model, packed)
+    assert anatomy == discover(model)
+    with capture(model, TENSORS, anatomy=anatomy) as seen:
+        model(**packed, use_cache=False)
+    with capture(model, TENSORS, anatomy=anatomy) as alone:
+        model(input_ids=IDS[1:])
+    for layer in seen:
+        torch.testing.assert_close(seen[layer].z[:, :, 6:], alone[layer].z)
+        torch.testing.assert_close(seen[layer].pattern[:, :, 6:, 6:], alone[layer].pattern)
+        assert seen[layer].pattern[:, :, 6:, :6].abs().max() == 0
+
+
+def test_batches_made_under_inference_mode_take_gradients() -> None:
+    model = _llama()
+    with torch.inference_mode():
+        batch = {"input_ids": IDS.clone(), "attention_mask": PADDED.clone()}
+    for score in ("gradient", "ablation", "norm"):
+        want = (
+            importance(model, [{"input_ids": IDS, "attention_mask": PADDED}], score=score)
+            .to_frame()["score"]
+            .to_numpy()
+        )
+        assert (importance(model, [batch], score=score).to_frame()["score"].to_numpy() == want).all()
+        with torch.inference_mode():
+            assert (importance(model, [batch], score=score).to_frame()["score"].to_numpy() == want).all()
+
+
+def test_weights_made_under_inference_mode_are_refused_with_the_way_out() -> None:
+    with torch.inference_mode():
+        model = _llama()
+    with pytest.raises(ModelError, match=r"was made under torch\.inference_mode\(\).*copy\.deepcopy"):
+        discover(model)
+    assert discover(copy.deepcopy(model)).n_heads == 12
+
+
+def test_a_kernel_that_does_not_run_here_is_named() -> None:
+    model = _llama()
+    model.set_attn_implementation("flex_attention")
+    with pytest.raises(ModelError, match=r"its attention is 'flex_attention'.*set_attn_implementation\('sdpa'\)"):
+        discover(model)
+    with pytest.raises(ModelError, match="flex_attention"):
+        prune(model, ["L0H0"])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model."""
+    folder = tmp_path_factory.mktemp("models") / "whole"
+    _llama().save_pretrained(folder)
+    return folder
+
+
+def _offloaded(whole: Path, tmp_path: Path, resident: bool) -> nn.Module:
+    """A model whose last two layers, or all of it, are read from disk when they run."""
+    near = "cpu" if resident else "disk"
+    parts = {"model.embed_tokens": near, "model.layers.0": near, "model.norm": near, "lm_head": near}
+    parts |= {"model.rotary_emb": "cpu", "model.layers.1": "disk", "model.layers.2": "disk"}
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(whole, device_map=parts, offload_folder=tmp_path)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    return model.eval()
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_offloaded_model_gives_what_the_whole_one_gives(whole: Path, tmp_path: Path, resident: bool) -> None:
+    model, plain = _offloaded(whole, tmp_path, resident), _llama()
+    batch = {"input_ids": IDS, "attention_mask": PADDED}
+    anatomy = discover(model)
+    assert anatomy == discover(plain)
+    with capture(model, TENSORS, anatomy=anatomy) as seen:
+        model(**batch)
+    with capture(plain, TENSORS, anatomy=anatomy) as want:
+        plain(**batch)
+    for layer in seen:
+        for name in TENSORS:
+            assert torch.equal(getattr(seen[layer], name), getattr(want[layer], name))
+    for score in ("ablation", "gradient", "norm"):
+        pair = [
+            importance(one, [batch], score=score, anatomy=anatomy).to_frame()["score"].to_numpy()
+            for one in (model, plain)
+        ]
+        assert (pair[0] == pair[1]).all()
+    for measure in ("weights_qk", "weights_ov"):
+        same = [similarity(one, [batch], measure=measure, anatomy=anatomy).matrix for one in (model, plain)]
+        np.testing.assert_array_equal(same[0], same[1])
+    with pytest.raises(SurgeryError, match=r"its weight is offloaded \(device_map\); load the model whole to cut it"):
+        prune(model, ["L1H0"], anatomy=anatomy)
+    if resident:  # what is there can be cut
+        cut, without = prune(model, ["L0H0"], anatomy=anatomy), prune(plain, ["L0H0"], anatomy=anatomy)
+        assert torch.equal(cut(**batch).logits, without(**batch).logits)
