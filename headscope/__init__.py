@@ -4,7 +4,7 @@ The rooms, in the order of the flow; each uses those before it:
 
     errors        every refusal
     _support      what every room leans on: registries, whole folders, progress, numbers as words, running a model
-    heads, tables, plans      the words that pass between rooms: heads and sites, tables of them, plans
+    heads, sites, tables, plans      the words that pass between rooms: heads and sites, tables of them, plans
     text          files and texts → documents → batches; random tokens; splits
     uncertainty   blocks of documents, intervals by the jackknife, sign flips, false discoveries
     statistics    sums that stream over text and merge; linear prediction from moments
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
     # where the heads are
     from headscope.anatomy import Description as Description, describe as describe, discover as discover
-    from headscope.heads import Anatomy as Anatomy, HeadId as HeadId, Site as Site
+    from headscope.heads import HeadId as HeadId
+    from headscope.sites import Anatomy as Anatomy, Site as Site
 
     # look
     from headscope.watching.observation import capture as capture, observe as observe
@@ -121,7 +122,8 @@ _PLACES = {
     "text.texts": "read_texts",
     # where the heads are
     "anatomy": "Description describe discover",
-    "heads": "Anatomy HeadId Site",
+    "heads": "HeadId",
+    "sites": "Anatomy Site",
     # look
     "watching.observation": "capture observe",
     "effects.ablation": "ablate",

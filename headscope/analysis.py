@@ -23,12 +23,12 @@ from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
-from headscope.heads import Anatomy
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
 from headscope.planning.choosing import choose_redundant, within_budget
 from headscope.planning.quadrants import draw_lines
 from headscope.reporting import render
+from headscope.sites import Anatomy
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims

@@ -1,18 +1,14 @@
-"""Names and places of heads: HeadId, Slices, Site, Anatomy. Plain values, no torch; each can be written as JSON."""
+"""Names of heads: HeadId, and every spelling of many of them. Plain values, no torch."""
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Self
 
-from headscope._support.shown import Shown
 from headscope.errors import UnknownNameError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Anatomy", "HeadId", "HeadLike", "Heads", "Padding", "Site", "Slices", "spell_out"]
+__all__ = ["HeadId", "HeadLike", "Heads", "spell_out"]
 
 _HEAD = re.compile(r"L(\d+)H(\d+)")
 
@@ -60,14 +56,20 @@ Heads = Iterable[HeadLike] | Mapping[int, Iterable[int]]
 """Heads one by one; or {layer: its heads}; or a mask (layer, head), array or tensor: 1 = stays, 0 is meant."""
 
 
-def spell_out(heads: Heads | HeadLike, sites: "Sequence[Site]" = ()) -> tuple[HeadId, ...]:
+Layers = Mapping[int, Sequence[int]]
+"""The heads that each layer has, by its number, in order."""
+
+_UNKNOWN: Layers = MappingProxyType({})
+
+
+def spell_out(heads: Heads | HeadLike, layers: Layers = _UNKNOWN) -> tuple[HeadId, ...]:
     """HeadIds from any of the spellings that heads have elsewhere.
 
     Args:
         heads: HeadIds, "L3H7", (3, 7); {3: [7, 8]}, as transformers' `prune_heads` took them; or a mask of 0 and 1, as
             its `head_mask` was: a row for each layer, 0 for the heads that are meant.
-        sites: of the model that is meant: rows of a mask are these, and layer -1 is the last of them. Without any, rows
-            are layers 0, 1 …, and nothing is counted from the end.
+        layers: of the model that is meant: rows of a mask are these, and layer -1 is the last of them. Without any,
+            rows are layers 0, 1 …, and nothing is counted from the end.
 
     Returns:
         The heads, in the order given.
@@ -83,10 +85,10 @@ def spell_out(heads: Heads | HeadLike, sites: "Sequence[Site]" = ()) -> tuple[He
     if isinstance(heads, Mapping):
         pairs: Iterable[Any] = [(layer, head) for layer, own in heads.items() for head in _listed(layer, own)]
     elif len(getattr(heads, "shape", ())) == 2 and _is_mask(heads):
-        pairs = _masked(heads, sites)
+        pairs = _masked(heads, layers)
     else:
         pairs = heads
-    return tuple(_counted(pair, sites) for pair in pairs)
+    return tuple(_counted(pair, layers) for pair in pairs)
 
 
 def _listed(layer: Any, heads: Any) -> Iterable[Any]:
@@ -111,11 +113,11 @@ def _is_mask(array: Any) -> bool:
     return True
 
 
-def _masked(mask: Any, sites: "Sequence[Site]") -> list[tuple[int, int]]:
+def _masked(mask: Any, known: Layers) -> list[tuple[int, int]]:
     """Layer and head of each 0 in a mask."""
     rows: list[list[Any]] = mask.tolist()
-    layers = [site.layer for site in sites] or list(range(len(rows)))
-    widest = max((max(site.head_ids, default=-1) for site in sites), default=-1) + 1
+    layers = list(known) or list(range(len(rows)))
+    widest = max((max(own, default=-1) for own in known.values()), default=-1) + 1
     if len(rows) != len(layers) or mask.shape[1] < widest:
         raise UnknownNameError(
             f"a mask has a row for each layer and a column for each head; this one is {tuple(mask.shape)}, and the "
@@ -124,256 +126,13 @@ def _masked(mask: Any, sites: "Sequence[Site]") -> list[tuple[int, int]]:
     return [(n, head) for n, row in zip(layers, rows, strict=True) for head, stays in enumerate(row) if not stays]
 
 
-def _counted(head: Any, sites: "Sequence[Site]") -> HeadId:
+def _counted(head: Any, layers: Layers) -> HeadId:
     """A head, whose layer may be counted from the end."""
-    if sites and isinstance(head, Iterable) and not isinstance(head, str):
+    if layers and isinstance(head, Iterable) and not isinstance(head, str):
         layer, *rest = head
-        if len(rest) == 1 and any(layer == -back for back in range(1, len(sites) + 1)):
-            return HeadId.parse((sites[int(layer)].layer, rest[0]))
+        if len(rest) == 1 and any(layer == -back for back in range(1, len(layers) + 1)):
+            return HeadId.parse((list(layers)[int(layer)], rest[0]))
     return HeadId.parse(head)
-
-
-@dataclass(frozen=True, slots=True)
-class Slices:
-    """Which rows (or columns) of one linear layer belong to each head.
-
-    Attributes:
-        module: dotted name of the linear layer; where no module is the layer, of the one that holds the parameter.
-        heads: for each head the sorted indices along the layer's output (rows of q, k, v) or input (columns of o).
-        parameter: name of the weight in the module.
-        layout: from the weight to (out, in), as einops writes it; "" for a weight that its module knows how to use.
-    """
-
-    module: str
-    heads: tuple[tuple[int, ...], ...]
-    parameter: str = "weight"
-    layout: str = ""
-
-    @property
-    def is_module(self) -> bool:
-        """Whether the layer is a module, and not an operation on a parameter."""
-        return self.parameter == "weight" and not self.layout
-
-    def to_json(self) -> dict[str, Any]:
-        own = {"module": self.module, "heads": [_runs(indices) for indices in self.heads]}
-        return own if self.is_module else own | {"parameter": self.parameter, "layout": self.layout}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        heads = tuple(tuple(i for start, stop in runs for i in range(start, stop)) for runs in data["heads"])
-        return cls(data["module"], heads, data.get("parameter", "weight"), data.get("layout", ""))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """One attention call of a forward pass, and which weights belong to which of its heads.
-
-    Attributes:
-        layer: number of the call in execution order, from 0; the number in every id and table.
-        kind: "self", "causal" or "cross".
-        block: first integer in the module's name, or None.
-        module_name: dotted name of the attention module ("" is the model itself).
-        call: which call of that module this is within one forward pass (0 unless the module is shared).
-        unit: dotted name of the smallest module that holds the attention call and every linear layer below.
-        route: name of the route that found it.
-        n_heads, n_kv_heads, n_value_heads: query heads; key heads; value heads.
-        head_dim, value_dim: width of one query (key); of one value.
-        scaling: what multiplies q·kᵀ; NaN where it is not one number.
-        head_ids: the heads' original numbers (differ from 0, 1, 2 … in a pruned model).
-        kv_of_query: for each query head, the key head that it reads.
-        query, key, value: the linear layers that make each head's q, k, v; empty where entangled.
-        output: the linear layer that consumes z, with each head's columns; None where there is none.
-        gated: something stands between z and the output projection (a gate, say).
-        entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
-        shares_module_with: numbers of the other sites that run the same module.
-        rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
-            where they come in an order of their own, as windows do that are put together again.
-        output_call: which call of the output projection within one forward pass reads z.
-        spelling: which operations of the module's forward are the attention, where its route has to know.
-        refused: tensors that cannot be had, by name, each with the reason: an equation that did not hold in the probe.
-        copied: tensors that the model changes in place once they are made, so that they are copied when they are taken.
-        batch: how rows of the site stem from rows of the batch: "b", one each; "b w", windows (tiles, frames) of a row
-            side by side; "w b", rows in turn; "" where it cannot be told.
-    """
-
-    layer: int
-    kind: str
-    block: int | None
-    module_name: str
-    call: int
-    unit: str
-    route: str
-    n_heads: int
-    n_kv_heads: int
-    n_value_heads: int
-    head_dim: int
-    value_dim: int
-    scaling: float
-    head_ids: tuple[int, ...]
-    kv_of_query: tuple[int, ...]
-    query: tuple[Slices, ...]
-    key: tuple[Slices, ...]
-    value: tuple[Slices, ...]
-    output: Slices | None
-    gated: bool = False
-    entangled: tuple[str, ...] = ()
-    shares_module_with: tuple[int, ...] = ()
-    rows: str = "b t"
-    output_call: int = 0
-    spelling: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
-    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
-    copied: tuple[str, ...] = ()
-    batch: str = "b"
-
-    @property
-    def reads_by_operation(self) -> bool:
-        """Whether what reads z is no module but an operation of the attention module's own forward."""
-        return self.spelling is not None and self.spelling["output"] is not None
-
-    @property
-    def heads(self) -> tuple[HeadId, ...]:
-        """The query heads, by their original numbers."""
-        return tuple(HeadId(self.layer, head) for head in self.head_ids)
-
-    @property
-    def prunable(self) -> bool:
-        """Whether single heads can be cut: their outputs reach the output projection apart from each other."""
-        return self.output is not None and "o" not in self.entangled
-
-    def position(self, head: HeadId) -> int:
-        """Index of a head on this site's head axis."""
-        return self.head_ids.index(head.head)
-
-    def to_json(self) -> dict[str, Any]:
-        """The site as JSON values."""
-        data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("query", "key", "value"):
-            data[name] = [part.to_json() for part in data[name]]
-        data["output"] = None if self.output is None else self.output.to_json()
-        return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Read back what `to_json` gave."""
-        data = {"output_call": data["call"], "copied": (), **data}  # as it was before it was written down
-        for name in ("query", "key", "value"):
-            data[name] = tuple(Slices.from_json(part) for part in data[name])
-        data["output"] = None if data["output"] is None else Slices.from_json(data["output"])
-        for name in ("head_ids", "kv_of_query", "entangled", "shares_module_with", "copied"):
-            data[name] = tuple(data[name])
-        return cls(**data)
-
-
-@dataclass(frozen=True, slots=True)
-class Padding:
-    """How a mask of a model marks positions that do not count; proven by changing these positions.
-
-    Attributes:
-        mask: name of the argument.
-        marks: "zeros", "ones": what marks padding; "floor": a large negative number that is added to scores; "frames":
-            zeros over samples of sound, of which the model makes frames as it says itself.
-    """
-
-    mask: str
-    marks: str
-
-
-@dataclass(frozen=True, repr=False)
-class Anatomy(Shown):
-    """Every attention site of a model, in execution order.
-
-    Attributes:
-        model_class: name of the model's class.
-        sites: the sites; `anatomy.site(3)` finds one by its layer number.
-        fingerprint: digest of the sites and of the output projections' weights (rounded to bfloat16, so that loading
-            in another precision keeps it); a plan carries it to know the model it was made for.
-        remarks: what the probe could not settle, in words.
-        padding: masks beside those that are known by name, a 2-dimensional attention_mask and decoder_attention_mask.
-    """
-
-    model_class: str
-    sites: tuple[Site, ...]
-    fingerprint: str
-    remarks: tuple[str, ...] = field(default=())
-    padding: tuple[Padding, ...] = field(default=())
-
-    def site(self, layer: int) -> Site:
-        """The site with that layer number.
-
-        Raises:
-            UnknownNameError: no such layer.
-        """
-        for site in self.sites:
-            if site.layer == layer:
-                return site
-        known = ", ".join(str(site.layer) for site in self.sites)
-        raise UnknownNameError(f"there is no layer {layer} in {self.model_class}; attention layers: {known}")
-
-    @property
-    def cuttable(self) -> Self:
-        """Without the sites whose heads are mixed before the output projection, or that have none."""
-        return replace(self, sites=tuple(site for site in self.sites if site.prunable))
-
-    def having(self, *names: str) -> Self:
-        """Without the sites that refuse one of these tensors; see `Site.refused`."""
-        return replace(self, sites=tuple(site for site in self.sites if not site.refused.keys() & set(names)))
-
-    @property
-    def heads(self) -> tuple[HeadId, ...]:
-        """Every query head, layer by layer."""
-        return tuple(head for site in self.sites for head in site.heads)
-
-    @property
-    def n_heads(self) -> int:
-        """Query heads in all."""
-        return sum(site.n_heads for site in self.sites)
-
-    def find(self, heads: Heads) -> dict[int, list[int]]:
-        """Positions on the head axis for every layer named, from any spelling of heads; see `spell_out`.
-
-        Raises:
-            UnknownNameError: a head that the model does not have.
-        """
-        found: dict[int, list[int]] = {}
-        for head in spell_out(heads, self.sites):
-            site = self.site(head.layer)
-            if head.head not in site.head_ids:
-                have = ", ".join(map(str, site.heads))
-                raise UnknownNameError(f"{head} does not exist: layer {head.layer} has {site.n_heads} heads ({have})")
-            found.setdefault(head.layer, []).append(site.position(head))
-        return found
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One row per site, the facts that a person asks for first."""
-        import pandas as pd
-
-        columns = ("layer", "kind", "module_name", "n_heads", "n_kv_heads", "head_dim", "value_dim", "scaling", "route")
-        frame = pd.DataFrame([{name: getattr(site, name) for name in columns} for site in self.sites])
-        frame["prunable"] = [site.prunable for site in self.sites]
-        frame["entangled"] = [" ".join(site.entangled) for site in self.sites]
-        return frame
-
-    def _tables(self) -> "dict[str, pd.DataFrame]":
-        return {f"attention of {self.model_class}": self.to_frame()}
-
-    def to_json(self) -> str:
-        """The anatomy as JSON text."""
-        data = asdict(self) | {"sites": [site.to_json() for site in self.sites]}
-        return json.dumps(data, indent=1)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read back what `to_json` wrote."""
-        data = json.loads(text)
-        sites = tuple(Site.from_json(site) for site in data["sites"])
-        padding = tuple(Padding(**one) for one in data.get("padding", ()))
-        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]), padding)
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What every table says of the model that it was made of."""
-        told = {"remarks": list(self.remarks)} if self.remarks else {}
-        return {"model_class": self.model_class, "fingerprint": self.fingerprint, **told}
 
 
 def _is_count(part: Any) -> bool:
@@ -381,20 +140,3 @@ def _is_count(part: Any) -> bool:
         return not isinstance(part, bool) and int(part) == part >= 0
     except (TypeError, ValueError, OverflowError):
         return False
-
-
-def _runs(indices: tuple[int, ...]) -> list[list[int]]:
-    """Sorted indices as [start, stop) runs: a head's 64 rows are one pair in the file, not 64 numbers."""
-    return [[start, stop] for start, stop in _run_bounds(indices)]
-
-
-def _run_bounds(indices: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    start = previous = None
-    for index in indices:
-        if previous is None or index != previous + 1:
-            if start is not None and previous is not None:
-                yield start, previous + 1
-            start = index
-        previous = index
-    if start is not None and previous is not None:
-        yield start, previous + 1

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any, Self
 
 from headscope.errors import PlanError, UnknownNameError
-from headscope.heads import Anatomy, HeadId, HeadLike, Heads, spell_out
+from headscope.heads import HeadId, HeadLike, Heads, spell_out
+from headscope.sites import Anatomy
 
 __all__ = ["Plan", "Record"]
 
@@ -89,7 +90,7 @@ class Plan:
             plan: see `headscope.heads.spell_out`.
             anatomy: of the model that is meant, for layers counted from the end and for masks.
         """
-        return plan if isinstance(plan, Plan) else cls(spell_out(plan, anatomy.sites if anatomy else ()))
+        return plan if isinstance(plan, Plan) else cls(spell_out(plan, anatomy.layers if anatomy else {}))
 
     def check(self, anatomy: Anatomy, record: Record | None = None) -> None:
         """Refuse a plan that does not fit a model.

@@ -1,7 +1,7 @@
 """What the analyses return: one number per head, or per pair of heads, with what it was measured on."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HeadTable",
     "PairTable",
+    "block_columns",
     "find_head",
     "read_table",
     "settle_tokens",
@@ -56,12 +57,16 @@ class HeadTable(Shown):
         return float(self.score[find_head(self.heads, head)])
 
     def to_frame(self) -> "pd.DataFrame":
-        """Columns layer, head, score, low, high, those of `columns`, n_documents, n_tokens; a row per head."""
+        """Columns layer, (block,) head, score, low, high, those of `columns`, n_documents, n_tokens; a row per head.
+
+        "block" is where the layer stands, as "decoder.block.3 cross", in models whose layers' numbers do not tell it.
+        """
         import pandas as pd  # here and below: who captures tensors makes no frame, and pandas is slow to load
 
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
+                **block_columns(self.facts, block=self.heads),
                 "head": [head.head for head in self.heads],
                 "score": self.score,
                 "low": self.low,
@@ -135,9 +140,9 @@ class PairTable(Shown):
         return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
     def to_frame(self) -> "pd.DataFrame":
-        """Columns head_a, head_b, value, low, high, (null,) n_documents, n_tokens.
+        """Columns head_a, head_b, (block_a, block_b,) value, low, high, (null,) n_documents, n_tokens.
 
-        One row per ordered pair that has a value, self-pairs included.
+        One row per ordered pair that has a value, self-pairs included; blocks as in `HeadTable.to_frame`.
         """
         rows, columns = np.nonzero(~np.isnan(self.matrix))
         names_a, names_b = (np.array([*map(str, h)], dtype=object) for h in (self.heads, self.column_heads))
@@ -148,6 +153,7 @@ class PairTable(Shown):
             {
                 "head_a": names_a[rows],
                 "head_b": names_b[columns],
+                **self._blocks(rows, columns),
                 "value": self.matrix[rows, columns],
                 "low": self.low[rows, columns],
                 "high": self.high[rows, columns],
@@ -155,6 +161,13 @@ class PairTable(Shown):
                 "n_documents": self.facts.get("documents"),
                 "n_tokens": token_counts(self.facts, [self.heads[row].layer for row in rows]),
             }
+        )
+
+    def _blocks(self, rows: Iterable[int], columns: Iterable[int]) -> dict[str, list[str]]:
+        if self.other is not None:
+            return {}
+        return block_columns(
+            self.facts, block_a=[self.heads[row] for row in rows], block_b=[self.heads[column] for column in columns]
         )
 
     def _tables(self) -> "dict[str, pd.DataFrame]":
@@ -214,6 +227,14 @@ def token_counts(facts: Mapping[str, Any], layers: Sequence[int | str]) -> Any:
     return whole if by_layer is None else [by_layer.get(str(layer), whole) for layer in layers]
 
 
+def block_columns(facts: Mapping[str, Any], **columns: Sequence[HeadId]) -> dict[str, list[str]]:
+    """Columns that tell where the heads' layers stand, where the facts know; else none."""
+    blocks = facts.get("blocks")
+    if blocks is None:
+        return {}
+    return {name: [blocks.get(str(head.layer), "") for head in heads] for name, heads in columns.items()}
+
+
 def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:
     """Where a head stands among those of a table.
 
@@ -263,7 +284,7 @@ def read_table(
 
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-        text = {"layer", "head", "head_a", "head_b", "n_documents", "n_tokens", *words}
+        text = {"layer", "head", "head_a", "head_b", "block", "block_a", "block_b", "n_documents", "n_tokens", *words}
         path = folder / f"{name}.csv"
         numbers = {column: _read_number for column in pd.read_csv(path, nrows=0) if column not in text}
         frame = pd.read_csv(path, converters=numbers)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import strategies as st
 
 from headscope.effects.sweep import Effects
-from headscope.heads import HeadId, Site
+from headscope.heads import HeadId
+from headscope.sites import Site
 from headscope.uncertainty.blocks import N_BLOCKS
 
 __all__ = ["Batch", "Stream", "feed", "make_effects", "make_site", "make_stream", "streams", "weights_for"]

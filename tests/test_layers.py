@@ -15,6 +15,7 @@ ROOMS = (
     "errors",
     "_support",
     "heads",
+    "sites",
     "tables",
     "plans",
     "text",

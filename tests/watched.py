@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.heads import Anatomy, Site
+from headscope.sites import Anatomy, Site
 from headscope.watching.observation import Seen, capture
 from tests.models import FACTORIES, make_batches
 

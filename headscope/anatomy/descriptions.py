@@ -13,7 +13,7 @@ from torch import nn
 from headscope._support.running import unwrapped
 from headscope.anatomy.records import record_of
 from headscope.errors import InputError
-from headscope.heads import Site
+from headscope.sites import Site
 
 __all__ = ["Description", "describe", "described_in", "read_descriptions"]
 

@@ -26,8 +26,8 @@ from headscope.anatomy.route import key_of
 from headscope.anatomy.trials import Findings, try_out
 from headscope.anatomy.weights import stored_weight
 from headscope.errors import AnatomyError, InputError, ModelError
-from headscope.heads import Anatomy, Site, Slices
 from headscope.plans import Record
+from headscope.sites import Anatomy, Site, Slices
 
 __all__ = ["discover"]
 

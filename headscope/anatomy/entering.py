@@ -11,7 +11,7 @@ from headscope.anatomy.features import feature_axis
 from headscope.anatomy.picking import entering_operation
 from headscope.anatomy.route import claiming, is_claimed
 from headscope.anatomy.spelling import Spelling
-from headscope.heads import Site
+from headscope.sites import Site
 
 __all__ = ["Change", "at_output"]
 

@@ -94,7 +94,7 @@ def layer_matrix(module: nn.Module, parameter: str, layout: str, name: str = "")
 
     Args:
         module: the layer, or what holds the parameter.
-        parameter, layout: of `headscope.heads.Slices`.
+        parameter, layout: of `headscope.sites.Slices`.
         name: the module's dotted name, for the message.
     """
     if parameter == "weight" and not layout:

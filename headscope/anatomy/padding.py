@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headscope._support.running import unwrapped
 from headscope.anatomy.check import tolerance
 from headscope.errors import ModelError
-from headscope.heads import Anatomy, Padding
+from headscope.sites import Anatomy, Padding
 from headscope.text.batches import Batch
 
 __all__ = ["find_padding", "with_kept"]

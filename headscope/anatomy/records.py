@@ -6,8 +6,9 @@ from dataclasses import replace
 from torch import nn
 
 from headscope._support.running import unwrapped
-from headscope.heads import Anatomy, HeadId, Site, Slices
+from headscope.heads import HeadId
 from headscope.plans import Record
+from headscope.sites import Anatomy, Site, Slices
 
 __all__ = ["leave_record", "record_of"]
 

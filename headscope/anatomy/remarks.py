@@ -8,7 +8,7 @@ from torch import nn
 from headscope._support.running import is_compiled, unwrapped
 from headscope.anatomy.route import Refusal
 from headscope.anatomy.trials import Findings
-from headscope.heads import Site
+from headscope.sites import Site
 
 __all__ = ["nothing_found", "unread", "unsettled", "wrapped"]
 

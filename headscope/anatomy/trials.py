@@ -23,7 +23,7 @@ from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.proving import prove_descriptions
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
-from headscope.heads import Padding
+from headscope.sites import Padding
 
 __all__ = ["Findings", "try_out"]
 

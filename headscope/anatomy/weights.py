@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from headscope._support.running import unwrapped
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import is_plain, layer_matrix
-from headscope.heads import Anatomy, Site, Slices
+from headscope.sites import Anatomy, Site, Slices
 
 __all__ = [
     "Factors",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from headscope.heads import Anatomy
     from headscope.models.loading import Loaded
+    from headscope.sites import Anatomy
     from headscope.text.batches import Batch
     from headscope.text.texts import Texts
 

@@ -12,7 +12,7 @@ from headscope.cli.printing import print_table
 from headscope.cli.story import Report, analyzed
 
 if TYPE_CHECKING:
-    from headscope.heads import Anatomy
+    from headscope.sites import Anatomy
 
 __all__: list[str] = []
 

@@ -14,7 +14,8 @@ from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import on_features
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.heads import Anatomy, Heads, Site, Slices
+from headscope.heads import Heads
+from headscope.sites import Anatomy, Site, Slices
 from headscope.statistics import STATISTICS
 from headscope.text.batches import Batch
 from headscope.watching.observation import observe

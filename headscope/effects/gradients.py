@@ -17,7 +17,8 @@ from headscope.effects.metrics import Metric
 from headscope.effects.steady import Steady
 from headscope.effects.sweep import place_rows
 from headscope.errors import MetricError
-from headscope.heads import Anatomy, HeadId, Site
+from headscope.heads import HeadId
+from headscope.sites import Anatomy, Site
 from headscope.text.batches import Batch, document_ids, n_rows, row_lengths
 
 __all__ = ["GateGradients", "gate_gradients"]

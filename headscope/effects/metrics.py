@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from headscope._support.running import accepts, last_logits, run_model
 from headscope.anatomy.weights import weight_of
 from headscope.errors import MetricError, UnknownNameError
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.text.batches import Batch, kept_positions, n_rows
 
 __all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]

@@ -16,7 +16,8 @@ from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
 from headscope.effects.steady import Steady
 from headscope.errors import InputError, NumericalError
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
+from headscope.sites import Anatomy
 from headscope.text.batches import Batch, document_ids, row_lengths
 from headscope.uncertainty.blocks import Blocks
 

@@ -11,7 +11,7 @@ from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
 from headscope.errors import InputError
 from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids

@@ -11,7 +11,7 @@ import pandas as pd
 
 from headscope._support.shown import Shown, reasons
 from headscope.heads import HeadId, HeadLike
-from headscope.tables import find_head, read_table, token_counts, write_table
+from headscope.tables import block_columns, find_head, read_table, token_counts, write_table
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
 
@@ -114,12 +114,13 @@ class RoleTable(Shown):
         return np.array([numbers[role][i] if role in numbers else np.nan for i, role in enumerate(self.role)], float)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per head: layer, head, role, its score, low and high, an example; then every role's own numbers.
+        """A row per head: layer, (block,) head, role, its score, low, high, an example; then every role's own numbers.
 
         Of a role R: R its score, R_low, R_high, R_chance.
         """
         columns: dict[str, Any] = {
             "layer": [head.layer for head in self.heads],
+            **block_columns(self.facts, block=self.heads),
             "head": [head.head for head in self.heads],
             "role": list(self.role),
             "score": self.score,

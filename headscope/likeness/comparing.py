@@ -13,11 +13,12 @@ from headscope.anatomy import discover
 from headscope.anatomy.examples import placeholders
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, UnknownNameError
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.likeness.gaps import why_no_value
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.likeness.pairing import heads_of, pair_table
 from headscope.likeness.passes import parse_memory, plan_passes
+from headscope.sites import Anatomy
 from headscope.statistics import STATISTICS
 from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic

@@ -16,7 +16,7 @@ from sklearn.manifold import smacof
 from headscope._support.shown import Shown, reasons
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.tables import PairTable, read_table, token_counts, write_table
+from headscope.tables import PairTable, block_columns, read_table, token_counts, write_table
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
 
@@ -63,13 +63,14 @@ class Clusters(Shown):
         return int(self.labels.max())
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns layer, head, cluster, place (along the tree, from 0), n_documents, n_tokens.
+        """Columns layer, (block,) head, cluster, place (along the tree, from 0), n_documents, n_tokens.
 
         A row per head that was grouped.
         """
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
+                **block_columns(self.facts, block=self.heads),
                 "head": [head.head for head in self.heads],
                 "cluster": self.labels,
                 "place": np.argsort(self.order),
@@ -128,10 +129,11 @@ class HeadMap(Shown):
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Columns layer, head, x, y (radians), n_documents, n_tokens; a row per head on the map."""
+        """Columns layer, (block,) head, x, y (radians), n_documents, n_tokens; a row per head on the map."""
         return pd.DataFrame(
             {
                 "layer": [head.layer for head in self.heads],
+                **block_columns(self.facts, block=self.heads),
                 "head": [head.head for head in self.heads],
                 "x": self.points[:, 0],
                 "y": self.points[:, 1],

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES, Measure
+from headscope.sites import Anatomy
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import PairTable
 from headscope.uncertainty.blocks import N_BLOCKS

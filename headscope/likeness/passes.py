@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 
 from headscope.errors import InputError
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.statistics.arrivals import OTHER
 from headscope.statistics.moments import PANEL
 from headscope.uncertainty.blocks import N_BLOCKS

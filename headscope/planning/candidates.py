@@ -9,7 +9,7 @@ import pandas as pd
 from headscope._support.formatting import number
 from headscope.heads import HeadId
 from headscope.planning.quadrants import QUADRANTS, Lines, quadrants
-from headscope.tables import HeadTable, PairTable
+from headscope.tables import HeadTable, PairTable, block_columns
 
 __all__ = ["list_candidates"]
 
@@ -38,7 +38,7 @@ def list_candidates(
         n_chosen: how many of them stay within the budget.
 
     Returns:
-        Columns rank, head, layer, importance, low, high, replaceability, needed, norm, gradient, stand_in,
+        Columns rank, head, layer, (block,) importance, low, high, replaceability, needed, norm, gradient, stand_in,
         stand_in_share, stand_in_cka, quadrant, chosen, reason.
     """
     ablation = scores["ablation"]
@@ -46,6 +46,7 @@ def list_candidates(
         {
             "head": [str(head) for head in ablation.heads],
             "layer": [head.layer for head in ablation.heads],
+            **block_columns(ablation.facts, block=ablation.heads),
             "importance": ablation.score,
             "low": ablation.low,
             "high": ablation.high,

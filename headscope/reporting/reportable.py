@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.tables import HeadTable, PairTable
 from headscope.verdict.verdicts import Verdict
 

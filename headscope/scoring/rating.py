@@ -16,8 +16,9 @@ from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.scoring.scores import SCORES, Rating, Score
+from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from headscope._support.registry import Registry
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.text.batches import Batch
 
 __all__ = ["STATISTICS", "Statistic"]

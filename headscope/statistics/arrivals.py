@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int, Num
 from torch import Tensor
 
 from headscope.errors import InputError, UnknownNameError
-from headscope.heads import Site
+from headscope.sites import Site
 
 __all__ = ["OTHER", "SCOPES", "Arrivals", "Together", "own_layer", "side_of"]
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self, TypeVar
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import Arrivals, Together, side_of
 from headscope.statistics.block_sums import head_rows

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.statistics import STATISTICS, Statistic
 from headscope.statistics.block_sums import head_rows
 

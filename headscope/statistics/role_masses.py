@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from headscope.errors import UnknownNameError
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.statistics import STATISTICS, Statistic
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_targets import TARGETS, View, token_ids

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from headscope._support.environment import machine
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
-from headscope.heads import Site
 from headscope.likeness.measures.cka import cka
+from headscope.sites import Site
 from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site

@@ -1,6 +1,6 @@
 """Made-up attention sites, for studies that feed statistics numbers of their own."""
 
-from headscope.heads import Site
+from headscope.sites import Site
 
 __all__ = ["make_site"]
 

@@ -15,9 +15,9 @@ from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.heads import Anatomy
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
+from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments

@@ -8,7 +8,7 @@ from torch import nn
 
 from headscope.anatomy.linear import is_linear
 from headscope.errors import SurgeryError
-from headscope.heads import Site, Slices
+from headscope.sites import Site, Slices
 
 __all__ = ["SiteChange", "Stale"]
 

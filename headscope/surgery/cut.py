@@ -15,8 +15,9 @@ from headscope.anatomy.examples import corner, make_example
 from headscope.anatomy.records import leave_record, record_of
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
-from headscope.heads import Anatomy, HeadId, Heads, Site
+from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
+from headscope.sites import Anatomy, Site
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.surgery.change import SiteChange, Stale
 from headscope.surgery.edits import (
     Edit,

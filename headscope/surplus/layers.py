@@ -14,8 +14,9 @@ from headscope._support.shown import Shown, reasons
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
-from headscope.heads import Anatomy, HeadId, Site
+from headscope.heads import HeadId
 from headscope.likeness.passes import MOST_DIMENSIONS, looks_across
+from headscope.sites import Anatomy, Site
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
@@ -162,6 +163,9 @@ def rate_redundancy(
     ]  # fmt: skip
     one, other = pd.DataFrame(effective, columns=_EFFECTIVE), pd.DataFrame(curve, columns=_CURVE)
     one["n_documents"] = other["n_documents"] = facts.get("documents")
+    if "blocks" in facts:
+        for frame in (one, other):
+            frame.insert(1, "block", [facts["blocks"].get(str(layer), "") for layer in frame["layer"]])
     return Redundancy(one, other, facts)
 
 

@@ -10,12 +10,13 @@ from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import head_effects
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
 from headscope.likeness.passes import looks_across
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
+from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import best_stand_in

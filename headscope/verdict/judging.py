@@ -9,9 +9,10 @@ from torch import nn
 
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import group_effects
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.planning.quadrants import Lines
+from headscope.sites import Anatomy
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import restored_share
 from headscope.tables import PairTable

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from headscope.effects.metrics import MaskedLoss, Metric, resolve_metric
 from headscope.errors import InputError
-from headscope.heads import Anatomy
 from headscope.models.loading import Loaded, load_model
+from headscope.sites import Anatomy
 from headscope.text.batches import Batch, digest, kept_batches
 from headscope.text.corpus import text_batches
 

@@ -17,7 +17,7 @@ from headscope.anatomy.features import features_last
 from headscope.anatomy.route import key_of
 from headscope.anatomy.weights import head_weights, is_stored
 from headscope.errors import AnatomyError, UnknownNameError
-from headscope.heads import Site, Slices
+from headscope.sites import Site, Slices
 
 __all__ = ["TENSORS", "SiteTensors", "watch"]
 

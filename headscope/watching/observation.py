@@ -16,7 +16,7 @@ from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.padding import with_kept
 from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
-from headscope.heads import Anatomy, Site
+from headscope.sites import Anatomy, Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import ROUTES, Call, Place, Route, discover
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.watching.observation import capture
 from tests.families import HandWritten, build_any
 from tests.models import FACTORIES, build

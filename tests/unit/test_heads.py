@@ -1,7 +1,6 @@
-"""HeadId, Slices, Site and Anatomy: plain values with a text form that comes back the same."""
+"""HeadId, and heads as they are written elsewhere: plain values with a text form that comes back the same."""
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,41 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import HeadscopeError, UnknownNameError
-from headscope.heads import Anatomy, HeadId, Site, Slices, spell_out
+from headscope.heads import HeadId, spell_out
 
 counts = st.integers(0, 10_000)
-
-
-def _site(layer: int = 0, n_heads: int = 4, **changes: object) -> Site:
-    rows = Slices(f"blocks.{layer}.qkv", tuple(tuple(range(4 * head, 4 * head + 4)) for head in range(n_heads)))
-    settings = {
-        "layer": layer,
-        "kind": "causal",
-        "block": layer,
-        "module_name": f"blocks.{layer}",
-        "call": 0,
-        "unit": f"blocks.{layer}",
-        "route": "handwritten",
-        "n_heads": n_heads,
-        "n_kv_heads": n_heads,
-        "n_value_heads": n_heads,
-        "head_dim": 4,
-        "value_dim": 4,
-        "scaling": 0.5,
-        "head_ids": tuple(range(n_heads)),
-        "kv_of_query": tuple(range(n_heads)),
-        "query": (rows,),
-        "key": (rows,),
-        "value": (rows,),
-        "output": Slices(f"blocks.{layer}.o", rows.heads),
-    }
-    return Site(**settings | changes)
-
-
-@pytest.fixture
-def anatomy() -> Anatomy:
-    mixed = _site(3, entangled=("q", "o"), gated=True)
-    return Anatomy("Model", (_site(0), _site(2, head_ids=(0, 1, 3, 5)), mixed), "abc", ("layer 3: mixed",))
 
 
 @settings(deadline=None)
@@ -82,122 +49,6 @@ def test_an_unknown_name_is_a_key_error_with_a_readable_message() -> None:
         HeadId.parse("nonsense")
     assert isinstance(caught.value, HeadscopeError)
     assert str(caught.value).startswith("'nonsense' is not a head")  # KeyError alone would quote the whole
-
-
-@settings(deadline=None)
-@given(st.lists(st.sets(st.integers(0, 40)), max_size=5))
-def test_slices_come_back_from_json(sets: list[set[int]]) -> None:
-    slices = Slices("a.b", tuple(tuple(sorted(part)) for part in sets))
-    assert Slices.from_json(slices.to_json()) == slices
-
-
-def test_slices_are_written_as_runs() -> None:
-    assert Slices("a", ((0, 1, 2, 7, 8), (), (5,))).to_json() == {
-        "module": "a",
-        "heads": [[[0, 3], [7, 9]], [], [[5, 6]]],
-    }
-
-
-def test_anatomy_comes_back_from_json(anatomy: Anatomy) -> None:
-    assert Anatomy.from_json(anatomy.to_json()) == anatomy
-
-
-def test_a_site_without_projection_or_scaling_comes_back_too() -> None:
-    bare = _site(output=None, block=None, scaling=float("nan"), query=(), entangled=("q",))
-    back = Site.from_json(bare.to_json())
-    assert np.isnan(back.scaling)
-    assert replace(back, scaling=0.0) == replace(bare, scaling=0.0)
-    assert not back.prunable
-
-
-def test_sites_and_heads_go_by_their_own_numbers(anatomy: Anatomy) -> None:
-    assert anatomy.site(2) is anatomy.sites[1]
-    assert anatomy.n_heads == 12 == len(anatomy.heads)
-    assert [str(head) for head in anatomy.heads[4:8]] == ["L2H0", "L2H1", "L2H3", "L2H5"]
-    assert anatomy.sites[1].position(HeadId(2, 5)) == 3
-
-
-def test_find_takes_any_spelling_and_gives_positions(anatomy: Anatomy) -> None:
-    assert anatomy.find(["L2H5", (0, 3), HeadId(2, 0)]) == {2: [3, 0], 0: [3]}
-    assert anatomy.find([]) == {}
-
-
-def test_a_head_or_layer_that_is_not_there_is_named_with_those_that_are(anatomy: Anatomy) -> None:
-    with pytest.raises(UnknownNameError, match=r"L2H2 does not exist: layer 2 has 4 heads .L2H0, L2H1, L2H3, L2H5."):
-        anatomy.find(["L2H2"])
-    with pytest.raises(UnknownNameError, match="no layer 1 in Model; attention layers: 0, 2, 3"):
-        anatomy.find(["L1H0"])
-
-
-def test_only_heads_that_reach_the_projection_apart_are_cuttable(anatomy: Anatomy) -> None:
-    assert [site.prunable for site in anatomy.sites] == [True, True, False]
-    assert [site.layer for site in anatomy.cuttable.sites] == [0, 2]
-    assert anatomy.cuttable.fingerprint == anatomy.fingerprint
-    assert not replace(anatomy.sites[0], output=None).prunable
-
-
-def test_frame_has_a_row_per_site(anatomy: Anatomy) -> None:
-    frame = anatomy.to_frame()
-    assert frame["layer"].tolist() == [0, 2, 3]
-    assert frame["prunable"].tolist() == [True, True, False]
-    assert frame["entangled"].tolist() == ["", "", "q o"]
-    assert "blocks.2" in anatomy._repr_html_()
-
-
-MASK = np.array([[1, 0, 1, 1, 1, 1], [1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1]])
-
-
-@pytest.mark.parametrize(
-    "heads",
-    [
-        ["L0H1", "L2H3"],
-        {0: [1], 2: (3,)},
-        {0: {1}, np.int64(2): torch.tensor([3])},
-        {0: [1], -2: [3]},
-        [(0, 1), (-2, 3)],
-        torch.tensor([[0, 1], [2, 3]]),
-        MASK.astype(bool),
-        MASK.astype(np.float32),
-        torch.from_numpy(MASK),
-        torch.from_numpy(MASK).bool(),
-    ],
-    ids=[
-        "text",
-        "lists",
-        "numbers",
-        "from the end",
-        "pairs from the end",
-        "tensor of pairs",
-        "bool",
-        "float",
-        "int",
-        "tensor",
-    ],
-)
-def test_heads_as_they_are_written_elsewhere(anatomy: Anatomy, heads: object) -> None:
-    assert anatomy.find(heads) == {0: [1], 2: [2]}
-
-
-@pytest.mark.parametrize(
-    ("heads", "said"),
-    [
-        ({3: 7}, r"write \{layer: \[heads\]\}"),
-        ({"a": [1]}, "not a head"),
-        ([("a", 1)], "not a head"),
-        ([(-4, 1)], "not a head"),
-        ([(-1, -1)], "not a head"),
-        ([0, 1], "not a head"),
-        (np.array([[1, 0], [0, 1]]), "may be pairs"),
-        (np.array([[1.0, 0.5]]), "0.5"),
-        (np.array([[1.0, np.nan]]), "nan"),
-        (MASK[:2].astype(bool), r"\(2, 6\)"),
-        (MASK[:, :4].astype(bool), r"\(3, 4\)"),
-        (1 - MASK, "does not exist"),
-    ],
-)
-def test_heads_that_are_none_are_refused(anatomy: Anatomy, heads: object, said: str) -> None:
-    with pytest.raises(UnknownNameError, match=said):
-        anatomy.find(heads)
 
 
 def test_without_a_model_rows_of_a_mask_are_layers_and_nothing_is_counted_from_the_end() -> None:

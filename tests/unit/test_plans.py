@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headscope.errors import PlanError, UnknownNameError
-from headscope.heads import Anatomy, HeadId, Site, Slices
+from headscope.heads import HeadId
 from headscope.plans import Plan, Record
+from headscope.sites import Anatomy, Site, Slices
 
 
 def site(layer, n_heads=4):

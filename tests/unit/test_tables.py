@@ -120,6 +120,22 @@ def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Pat
     assert PairTable.load(tmp_path, "cka").matrix.shape == (3, 0)
 
 
+def test_blocks_stand_beside_the_numbers_of_layers_and_come_back(tmp_path: Path) -> None:
+    blocks = {"0": "encoder.0", "1": "decoder.0 cross"}
+    heads = (HeadId(0, 0), HeadId(1, 0))
+    none = np.full(2, np.nan)
+    scores = HeadTable("norm", "", heads, np.ones(2), none, none, {"blocks": blocks})
+    assert scores.to_frame()["block"].tolist() == ["encoder.0", "decoder.0 cross"]
+    scores.save(tmp_path)
+    assert HeadTable.load(tmp_path, "norm").to_frame().equals(scores.to_frame())
+    gone = np.full((2, 2), np.nan)
+    pairs = PairTable("cka", "z", heads, np.ones((2, 2)), gone, gone, {"blocks": blocks})
+    frame = pairs.to_frame()
+    assert frame[["block_a", "block_b"]].iloc[1].tolist() == ["encoder.0", "decoder.0 cross"]
+    pairs.save(tmp_path)
+    assert PairTable.load(tmp_path, "cka").to_frame().equals(frame)
+
+
 def test_one_measure_of_two_tensors_has_files_of_its_own(tmp_path: Path) -> None:
     z, q = _pair_table(np.eye(2)), _pair_table(np.full((2, 2), 0.5))
     z.save(tmp_path)

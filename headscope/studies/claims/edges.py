@@ -17,8 +17,8 @@ from headscope._support.running import run_model
 from headscope.anatomy.weights import output_weights
 from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
-from headscope.heads import Site
 from headscope.reporting.figures import figure_of, strip
+from headscope.sites import Site
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from headscope._support.formatting import count
 from headscope.anatomy.weights import input_weights
-from headscope.heads import Site
 from headscope.reporting.figures import layer_dots
+from headscope.sites import Site
 from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from headscope._support.formatting import number
 from headscope.errors import AnatomyError
-from headscope.heads import Site
 from headscope.reporting.figures import figure_of, layer_dots
+from headscope.sites import Site
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
+from headscope.sites import Anatomy
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import Case
 from headscope.studies.tasks import Task, inputs

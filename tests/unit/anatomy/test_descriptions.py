@@ -14,8 +14,8 @@ from headscope.anatomy import Description, describe, discover
 from headscope.anatomy.descriptions import described_in, read_descriptions
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError, InputError
-from headscope.heads import Anatomy
 from headscope.scoring.rating import importance
+from headscope.sites import Anatomy
 from headscope.surgery import load, prune, save
 from headscope.watching.observation import capture
 from tests.models import build

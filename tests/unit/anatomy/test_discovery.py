@@ -11,9 +11,9 @@ from headscope._support.running import evaluating, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.linear import stores_transposed
 from headscope.errors import AnatomyError, ModelError, NumericalError
-from headscope.heads import Anatomy, Site, Slices
 from headscope.models.reference import MultiHeadAttention
 from headscope.plans import Record
+from headscope.sites import Anatomy, Site, Slices
 from headscope.watching.observation import capture
 from tests.families import FURTHER, HandWritten, build_any, probe_input
 from tests.models import FACTORIES, VOCABULARY, build

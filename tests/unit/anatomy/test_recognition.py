@@ -8,7 +8,7 @@ from torch import nn
 
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, HeadscopeError
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.surgery import prune
 from headscope.watching.observation import capture
 from tests.spellings import DIM, HEADS, REFUSED, WAYS, WIDTH, Spelled, by_hand

@@ -11,7 +11,8 @@ from headscope.anatomy import discover
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric
 from headscope.errors import InputError, MetricError
-from headscope.heads import Anatomy, HeadId
+from headscope.heads import HeadId
+from headscope.sites import Anatomy
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
 

@@ -10,7 +10,7 @@ import headscope as hs
 from headscope.errors import InputError
 from headscope.head_roles.finding import judge, role_table
 from headscope.head_roles.tables import ROLES
-from headscope.heads import Anatomy
+from headscope.sites import Anatomy
 from headscope.statistics.role_masses import RoleMasses
 from headscope.watching.observation import observe
 from tests.families import build_any

@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope.errors import InputError, NumericalError, UnknownNameError
-from headscope.heads import Anatomy
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka import Cka
+from headscope.sites import Anatomy
 from headscope.text.nulls import scramble_tokens
 from headscope.uncertainty.blocks import Blocks
 from tests import models

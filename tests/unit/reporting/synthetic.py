@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from headscope.heads import Anatomy, HeadId, Site, Slices
+from headscope.heads import HeadId
 from headscope.planning.candidates import list_candidates
 from headscope.planning.quadrants import Lines, draw_lines, quadrants
+from headscope.sites import Anatomy, Site, Slices
 from headscope.tables import HeadTable, PairTable
 from headscope.verdict.verdicts import Finding, Verdict
 

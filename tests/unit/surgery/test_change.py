@@ -2,7 +2,7 @@ import pytest
 from torch import nn
 
 from headscope.errors import SurgeryError
-from headscope.heads import Site, Slices
+from headscope.sites import Site, Slices
 from headscope.surgery.change import SiteChange
 
 

@@ -15,7 +15,7 @@ import headscope as hs
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError, InputError, NumericalError
-from headscope.heads import Site
+from headscope.sites import Site
 from headscope.statistics import STATISTICS, Statistic
 from headscope.uncertainty.blocks import N_BLOCKS, Blocks
 from headscope.watching.observation import capture, observe

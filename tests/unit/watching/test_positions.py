@@ -8,9 +8,9 @@ from transformers import BertConfig, BertModel, SwinConfig, SwinModel, Wav2Vec2C
 
 from headscope.anatomy import discover
 from headscope.errors import InputError
-from headscope.heads import Padding
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
+from headscope.sites import Padding
 from headscope.statistics import STATISTICS
 from headscope.watching.observation import observe
 
