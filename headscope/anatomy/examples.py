@@ -175,10 +175,14 @@ _STANDS_FOR = re.compile(r"(image|video|vision|audio|speech|sound|img|media)\w*(
 
 
 def placeholders(model: nn.Module) -> frozenset[int]:
-    """Token ids that stand for something that is no text, such as a patch of a picture; told by a model's config."""
-    config = getattr(unwrapped(model), "config", None)
-    known = vars(config) if config is not None else {}
-    return frozenset(v for name, v in known.items() if _STANDS_FOR.match(name) and type(v) is int and v >= 0)
+    """Token ids that stand for something that is no text, such as a patch of a picture; told by a model's configs."""
+    found: set[int] = set()
+    todo = [getattr(unwrapped(model), "config", None)]
+    while todo:
+        known = getattr(todo.pop(), "__dict__", {})
+        found |= {v for name, v in known.items() if _STANDS_FOR.match(name) and type(v) is int and v >= 0}
+        todo += [value for name, value in known.items() if name.endswith("config")]
+    return frozenset(found)
 
 
 def _text(config: Any, generator: torch.Generator) -> dict[str, Tensor]:

@@ -323,7 +323,7 @@ class Probe(Watch):
         part = back[-1:, :, :1]
         (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight)
         touched = features_last(gradient, axes).abs().amax(-1).flatten().nonzero().flatten().tolist()
-        orders = {(batch - 1) * positions: "b t", batch - 1: "t b"}
+        orders = {batch - 1: "t b", (batch - 1) * positions: "b t"}  # where both are the same, rows come first
         return orders.get(touched[0], "") if len(touched) == 1 else ""
 
 

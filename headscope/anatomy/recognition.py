@@ -219,7 +219,8 @@ class _Value:
 def _value(softmax: Softmax) -> _Value:
     """The product of a map and values; where some values come from the input, that one."""
     found: list[_Value] = []
-    why = "its map meets no values"
+    # nobody reads it, as where a model makes a map for show
+    why = "its map meets no values" if reached(softmax.node, lambda one: not one.passes) else ""
     labels = Labels(softmax.node, softmax.out)
     for node in reached(softmax.node, lambda one: product(one) is not None):
         axes, left, right = _product(node)

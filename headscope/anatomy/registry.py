@@ -209,5 +209,7 @@ class _Ask:
         causal = getattr(self.module, "is_causal", True) if causal is None else causal
         if causal and queries > 1:
             hidden = torch.ones(queries, keys, dtype=torch.bool, device=bias.device).triu(1)
-            bias = bias.masked_fill(hidden, -torch.inf)
+            # functions that are written out read the mask alone, whatever else they are told
+            if not bool(self.pattern().detach()[..., hidden].any()):
+                bias = bias.masked_fill(hidden, -torch.inf)
         return bias

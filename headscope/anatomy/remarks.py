@@ -47,7 +47,10 @@ def _lacks(site: Site) -> Iterable[str]:
     if mixed and site.output is not None:
         yield f"heads cannot be told apart in {', '.join(mixed)}"
     if not site.batch:
-        yield "its rows are not rows of the batch, and which belong to which cannot be told: no statistics"
+        yield (
+            "its rows are not rows of the batch, and which belong to which cannot be told: all of a batch is one "
+            "document there, every position counts, and no gradient is told by row"
+        )
 
 
 def _layers(sites: Sequence[Site]) -> str:

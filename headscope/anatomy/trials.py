@@ -182,10 +182,8 @@ class _Trials:
                 return []
             again = output_gap(watched, self._run())
         if again <= rounding_of(watched):
-            return [f"it draws at random: its outputs differ by {gap:.1e} of their size from run to run, unless seeded"]
-        return [
-            f"two runs on the same input differ by {again:.1e} of their size, whatever the seed: its numbers are noisy"
-        ]
+            return [f"it draws at random: its outputs {_apart(gap)} from run to run, unless seeded"]
+        return [f"two runs on the same input {_apart(again)}, whatever the seed: its numbers are noisy"]
 
     def place_rows(self, sightings: Sequence[Sighting]) -> None:
         """How rows of sites stem from rows of the batch, where they are more."""
@@ -209,6 +207,10 @@ class _Trials:
         for sighting in odd:
             z = heard.get((sighting.module, sighting.spelled, sighting.call))
             sighting.batch = _order_of_rows(sighting.z, z, rows)
+
+
+def _apart(gap: float) -> str:
+    return f"differ by {gap:.1e} of their size" if gap < float("inf") else "have other shapes"
 
 
 def _order_of_rows(z: Tensor, turned: Tensor | None, rows: int) -> str:

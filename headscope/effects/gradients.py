@@ -21,7 +21,7 @@ from headscope.heads import HeadId
 from headscope.sites import Anatomy, Site
 from headscope.text.batches import Batch, document_ids, n_rows, row_lengths
 
-__all__ = ["GateGradients", "gate_gradients"]
+__all__ = ["GateGradients", "gate_gradients", "tells_rows"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -71,7 +71,8 @@ def gate_gradients(
         model: run in evaluation mode, left as it was.
         batches: what the metric is measured on.
         metric: a differentiable one.
-        anatomy: the heads; those of sites that are not prunable are left out.
+        anatomy: the heads; those of sites that are not prunable are left out, and those whose rows cannot be told
+            are NaN.
         directions: for a distance, how many random directions are averaged.
         seed: of the directions.
         progress: told of each batch.
@@ -79,7 +80,10 @@ def gate_gradients(
     Raises:
         MetricError: the metric has no gradient.
     """
-    sites = [site for site in anatomy.sites if site.prunable]
+    every = [site for site in anatomy.sites if site.prunable]
+    sites = [site for site in every if tells_rows(site)]
+    if every and not sites:
+        raise MetricError(f"no layer of {anatomy.model_class} tells its gradients by row: {'; '.join(anatomy.remarks)}")
     generator = torch.Generator().manual_seed(seed)
     values, documents, tokens, run = [], [], [], Steady(model)
     with evaluating(model), torch.inference_mode(False), torch.enable_grad():
@@ -94,9 +98,13 @@ def gate_gradients(
             if progress is not None:
                 progress("gradients", 1, n_steps(batches))
     rows = place_rows(documents, tokens)
+    heads = tuple(head for site in every for head in site.heads)
+    told = np.array([tells_rows(site) for site in every for _ in site.heads])
+    derivatives = np.full((len(heads), len(rows.document)), np.nan)
+    derivatives[told] = np.concatenate(values, axis=1)
     return GateGradients(
-        heads=tuple(head for site in sites for head in site.heads),
-        values=np.concatenate(values, axis=1),
+        heads=heads,
+        values=derivatives,
         document=rows.document,
         block=rows.block,
         metric=metric.name,
@@ -104,6 +112,11 @@ def gate_gradients(
         is_distance=metric.is_distance,
         n_tokens=rows.n_tokens,
     )
+
+
+def tells_rows(site: Site) -> bool:
+    """Whether what enters a site's output projection is known to come row by row of the batch."""
+    return (site.rows, site.batch) in {("b t", "b"), ("b t", "b w"), ("t b", "b")}
 
 
 def _gates(model: nn.Module, sites: list[Site], rows: int) -> dict[int, Tensor]:

@@ -12,7 +12,7 @@ from headscope._support.running import check_takes
 from headscope.anatomy import discover
 from headscope.anatomy.examples import placeholders
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
-from headscope.errors import AnatomyError, InputError, UnknownNameError
+from headscope.errors import AnatomyError, InputError, ModelError, UnknownNameError
 from headscope.heads import HeadId
 from headscope.likeness.gaps import why_no_value
 from headscope.likeness.measures import MEASURES, Measure
@@ -150,14 +150,32 @@ def compare_heads(
             why = {"why_no_null": "the model takes no token ids, so there are no random tokens to compare on"}
             made = [replace(t, facts={**t.facts, **why}) if t.of == "pattern" else t for t in made]
         elif any(ask.of == "pattern" for ask in reading):
-            maps = [ask for ask in reading if ask.of == "pattern"]
-            scrambled = list(scramble_tokens(kept, how.seed, placeholders(model)))
-            nulls = _read(pair, scrambled, maps, how, part_of(progress, "random tokens"))
-            by_ask = dict(zip(maps, nulls, strict=True))
-            made = [replace(t, null=by_ask[a].matrix) if a in by_ask else t for a, t in zip(reading, made, strict=True)]
+            made = _beside_nulls(pair, kept, reading, made, how, part_of(progress, "random tokens"))
         for place, table in zip(places, made, strict=True):
             tables[place] = table
     return [_explained(table) for table in tables if table is not None]
+
+
+def _beside_nulls(
+    pair: "_Pair",
+    kept: Sequence[Batch],
+    reading: "Sequence[_Ask]",
+    made: Sequence[PairTable],
+    how: How,
+    progress: Progress | None,
+) -> list[PairTable]:
+    """Tables of maps with the same on random tokens beside them; with the reason, where the model takes none."""
+    maps = [ask for ask in reading if ask.of == "pattern"]
+    try:
+        nulls = _read(pair, list(scramble_tokens(kept, how.seed, placeholders(pair.model))), maps, how, progress)
+    except ModelError as error:
+        why = {"why_no_null": f"the model does not take random tokens: {error}"}
+        return [replace(table, facts={**table.facts, **why}) if table.of == "pattern" else table for table in made]
+    by_ask = dict(zip(maps, nulls, strict=True))
+    return [
+        replace(table, null=by_ask[ask].matrix) if ask in by_ask else table
+        for ask, table in zip(reading, made, strict=True)
+    ]
 
 
 def _explained(table: PairTable) -> PairTable:

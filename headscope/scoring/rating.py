@@ -12,7 +12,7 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
-from headscope.effects.gradients import gate_gradients
+from headscope.effects.gradients import gate_gradients, tells_rows
 from headscope.effects.metrics import Metric, resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
@@ -116,6 +116,9 @@ def rate_heads(
     if "gate_gradients" in needs:
         slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy, progress=progress)
         facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
+        if untold := [site.layer for site in anatomy.cuttable.sites if not tells_rows(site)]:
+            layers = ", ".join(map(str, untold))
+            facts["why_no_value"] = f"not for layers {layers}, whose rows cannot be told from each other"
     if "moments" in needs:
         statistic = SummedMoments()
         observed = observe(

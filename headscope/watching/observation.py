@@ -213,6 +213,7 @@ def observe(
             _run_watched(network, sites, batch, want, feed)
         for statistic in statistics:
             statistic.end_batch()
+        feed.finish()
         n_batches += 1
         if progress is not None:
             progress("watching", 1, total)
@@ -246,24 +247,22 @@ class _Feed:
         self.documents: set[int] = set()
         self._statistics = statistics
         self._skip = skip_first
+        self._spare: tuple[int, set[int]] | None = None
 
     def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int) -> None:
+        """Begin a batch."""
         self._batch, self._documents, self._number = batch, documents, number
         # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
         self._block = self.blocks.place(documents, row_lengths(batch))
         self._counted = False
+        self._spare = None
         self._kept: dict[tuple[str, str, int, int], Bool[Tensor, "batch position"]] = {}
         self._length = row_length(batch)
 
     def take(self, site: Site, tensors: SiteTensors) -> None:
         kept = {name: self._positions(site, name, *tensor.shape[:3:2]) for name, tensor in tensors.items()}
         parts = self._parts(site, next(iter(tensors.values())).shape[0])
-        if not self._counted:
-            # the first site of the forward pass says how many positions the rows have, whatever kind of input it is
-            counts = next(iter(kept.values())).sum(1)
-            self.n_tokens += int(counts.sum())
-            self.documents |= {int(document) for document in self._documents[parts][counts > 0]}
-            self._counted = True
+        self._count(site, next(iter(kept.values())).sum(1), parts)
         for name, tensor in tensors.items():
             self._check(site, name, tensor, kept[name])
             self.tokens[site.layer, name] += int(kept[name].sum())
@@ -271,16 +270,42 @@ class _Feed:
             own = {name: tensor for name, tensor in tensors.items() if name in statistic.needs}
             statistic.update(site, own, kept[next(iter(own))], self._block[parts])
 
-    def _parts(self, site: Site, rows: int) -> Int[Tensor, " part"]:
-        """For each row of a site, the row of the batch that it is, or is a part of."""
+    def finish(self) -> None:
+        """End a batch."""
+        if not self._counted and self._spare is not None:
+            self.n_tokens += self._spare[0]
+            self.documents |= self._spare[1]
+
+    def _count(self, site: Site, counts: Int[Tensor, " part"], parts: Int[Tensor, " part"]) -> None:
+        """The first site of a forward pass says how many positions the rows have, whatever kind of input it is.
+
+        The first whose rows are those of the batch, if there is one.
+        """
+        if self._counted:
+            return
+        found = int(counts.sum()), {int(document) for document in self._documents[parts][counts > 0]}
+        if site.batch and self._is_told(site, len(parts)):
+            self.n_tokens += found[0]
+            self.documents |= found[1]
+            self._counted = True
+        elif self._spare is None:
+            self._spare = found
+
+    def _is_told(self, site: Site, rows: int) -> bool:
+        """Whether it is known which row of the batch each row of a site belongs to."""
         given = len(self._documents)
+        return rows == given or (rows % given == 0 and site.batch in ("b w", "w b"))
+
+    def _parts(self, site: Site, rows: int) -> Int[Tensor, " part"]:
+        """For each row of a site, the row of the batch that it is, or is a part of; where that is not known, the first.
+
+        So all of a batch is one document there: nothing that may belong together is taken for independent.
+        """
+        given = len(self._documents)
+        if not self._is_told(site, rows):
+            return torch.zeros(rows, dtype=torch.long)
         if rows == given:
             return torch.arange(given)
-        if rows % given or site.batch not in ("b w", "w b"):
-            raise InputError(
-                f"layer {site.layer} ({site.module_name}) has {rows} rows where the batch has {given}, and which "
-                "belong to which cannot be told; leave it out: pass anatomy= with the other sites"
-            )
         each = rows // given
         return torch.arange(given).repeat_interleave(each) if site.batch == "b w" else torch.arange(given).repeat(each)
 
@@ -289,10 +314,12 @@ class _Feed:
         kind = "self" if site.kind == "cross" and name in ("k", "v") else site.kind
         key = (kind, site.batch, rows, length)
         if key not in self._kept:
-            each = rows // len(self._documents)
-            kept = kept_positions(self._batch, kind, length)
-            if rows != len(kept):
-                kept = self._in_parts(site, kind, each, length)
+            if self._is_told(site, rows):
+                kept = kept_positions(self._batch, kind, length)
+                if rows != len(kept):
+                    kept = self._in_parts(site, kind, rows // len(self._documents), length)
+            else:
+                kept = torch.ones(rows, length, dtype=torch.bool)
             # the first that count, wherever padding stands
             self._kept[key] = kept & (kept.cumsum(1) > self._skip)
         return self._kept[key]

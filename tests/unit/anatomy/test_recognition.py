@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope.anatomy import discover
 from headscope.errors import AnatomyError, HeadscopeError
@@ -161,3 +161,22 @@ def test_a_site_that_does_not_run_without_gradients_is_refused() -> None:
     assert "it does not run so without gradients" in anatomy.remarks[-1]
     with pytest.raises(HeadscopeError, match="does not run so without gradients"), capture(_Fickle(), anatomy=anatomy):
         pass
+
+
+class _ForShow(nn.Module):
+    """Makes a map that nobody reads, and then attends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Spelled("einsum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, _ = self.inner._split(x)
+        (q @ k.mT).softmax(-1)
+        out: Tensor = self.inner(x)
+        return out
+
+
+def test_a_map_that_nobody_reads_is_no_attention() -> None:
+    anatomy = discover(_ForShow(), {"x": torch.randn(2, 5, WIDTH)})
+    assert (len(anatomy.sites), anatomy.remarks) == (1, ())

@@ -5,10 +5,12 @@ import threading
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AlignTextConfig, AlignTextModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from headscope.anatomy import Call, Place
 from headscope.anatomy.registry import RegistryRoute
+from headscope.watching.observation import capture
 from tests.families import build_further
 from tests.models import build, make_batches
 
@@ -129,3 +131,16 @@ def test_a_route_tells_nothing_of_what_another_has_claimed() -> None:
         with RegistryRoute().listen(model, heard.append):
             _run(model, inputs)
         assert len(heard) == 2
+
+
+def test_a_function_that_reads_the_mask_alone_has_no_causal_bias() -> None:
+    """Its attention says nothing of causality, which sdpa takes for causal; a function that is written out does not."""
+    config = AlignTextConfig(
+        vocab_size=90, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48,
+    )  # fmt: skip
+    model = AlignTextModel(config).eval()
+    ids = torch.randint(3, 90, (2, 7))
+    with capture(model, ("q", "k", "pattern", "bias"), example={"input_ids": ids}) as seen:
+        model(input_ids=ids)
+    own = seen[0]
+    torch.testing.assert_close((8**-0.5 * own.q @ own.k.mT + own.bias).softmax(-1), own.pattern)

@@ -161,6 +161,29 @@ def test_maps_of_a_model_without_tokens_have_no_null(measure: str) -> None:
     assert "no token ids" in table.facts["why_no_null"]
 
 
+class _Picky(nn.Module):
+    """A model that takes only what it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = models.build("bert")
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if not bool((input_ids[:, 1:] >= input_ids[:, :-1]).all()):
+            raise ValueError("tokens come in order")
+        return self.inner(input_ids).last_hidden_state
+
+
+def test_a_model_that_takes_no_random_tokens_keeps_its_numbers() -> None:
+    batch = {"input_ids": torch.arange(3, 17).repeat(3, 1)}
+    table, other = compare_heads(_Picky().eval(), [batch], [("pattern_js", None), ("cka", None)], How(seed=1))
+    assert table.null is None
+    assert "does not take random tokens" in table.facts["why_no_null"]
+    assert "tokens come in order" in table.facts["why_no_null"]
+    assert np.isfinite(table.matrix).any()
+    assert "why_no_null" not in other.facts
+
+
 def test_a_null_is_the_value_on_scrambled_tokens_of_both_sides() -> None:
     model, inputs = build_any("t5"), make_inputs("t5")
     batch = {**inputs, "decoder_input_ids": inputs["input_ids"][:, 2:9]}

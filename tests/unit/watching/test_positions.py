@@ -1,13 +1,17 @@
 """Which positions count, and whose documents rows of a site are: against the same text without padding or windows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel, Wav2Vec2Config, Wav2Vec2Model
 
 from headscope.anatomy import discover
-from headscope.errors import InputError
+from headscope.errors import MetricError
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
 from headscope.sites import Padding
@@ -150,12 +154,79 @@ def test_rows_that_take_turns_keep_their_documents_too() -> None:
     assert (seen.n_documents, seen.n_tokens) == (3, 36)
 
 
-def test_rows_that_cannot_be_told_are_refused_by_name() -> None:
-    from dataclasses import replace
+class _Packed(nn.Module):
+    """Patches of all pictures in one row, as towers of vision–language models have them; then a layer as usual."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.o, self.text_qkv, self.text_o = (nn.Linear(8, n) for n in (24, 8, 24, 8))
+
+    def forward(self, patches: Tensor, pictures: int = 2) -> Tensor:
+        rows, length = patches.shape[:2]
+        own = torch.arange(rows).repeat_interleave(length)
+        flat = patches.flatten(0, 1)[None]
+        x = self._attend(flat, self.qkv, self.o, own[:, None] == own[None])
+        x = x.unflatten(1, (rows, length))[0]
+        return self._attend(x, self.text_qkv, self.text_o)
+
+    @staticmethod
+    def _attend(x: Tensor, qkv: nn.Linear, o: nn.Linear, seen: Tensor | None = None) -> Tensor:
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in qkv(x).chunk(3, -1))
+        return o(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+
+
+def test_where_rows_cannot_be_told_a_batch_is_one_document_and_it_is_said() -> None:
     torch.manual_seed(0)
-    model, series = _Channels().eval(), torch.randn(3, 6, 2)
-    anatomy = discover(model, {"series": series})
-    lost = replace(anatomy, sites=tuple(replace(site, batch="") for site in anatomy.sites))
-    with pytest.raises(InputError, match=r"layer 0 \(the model|layer 0 \(\) has 6 rows where the batch has 3"):
-        observe(model, [{"series": series}], [STATISTICS["means"]()], anatomy=lost)
+    model, batches = _Packed().eval(), [{"patches": torch.randn(3, 5, 8)} for _ in range(4)]
+    anatomy = discover(model, batches[0])
+    assert [site.batch for site in anatomy.sites] == ["", "b"]
+    assert "all of a batch is one document there" in anatomy.remarks[0]
+    norm = importance(model, batches, score="norm", anatomy=anatomy)
+    assert (norm.facts["documents"], norm.facts["tokens"]) == (12, 60)
+    # by hand: what each head adds, and a document for each batch (delete one of four)
+    squares = np.stack([_squared_lengths(model, batch["patches"]) for batch in batches])
+    np.testing.assert_allclose(norm.score[:2], np.sqrt(squares.mean(0)), rtol=1e-5)
+    without = np.sqrt([np.delete(squares, place, axis=0).mean(0) for place in range(4)])
+    apart = np.sqrt(3 * without.var(0))
+    np.testing.assert_allclose((norm.high - norm.low)[:2] / 2, stats.t.ppf(0.975, 3) * apart, rtol=1e-4)
+    gradient = importance(model, batches, score="gradient", metric=_squares, anatomy=anatomy)
+    assert np.isnan(gradient.score[:2]).all()
+    assert np.isfinite(gradient.score[2:]).all()
+    assert "not for layers 0, whose rows cannot be told from each other" in gradient.facts["why_no_value"]
+    ablation = importance(model, batches, score="ablation", metric=_squares, anatomy=anatomy)
+    assert np.isfinite(ablation.score).all()
+
+
+def _squares(output: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return output.square().mean((1, 2))
+
+
+def _squared_lengths(model: _Packed, patches: Tensor) -> np.ndarray:
+    """The mean squared length of what each head of the first layer adds."""
+    weight = model.o.weight.detach().double()
+    found = []
+    for picture in patches.double():
+        q, k, v = (picture @ model.qkv.weight.double().T + model.qkv.bias.double()).chunk(3, -1)
+        z = [((q[:, own] @ k[:, own].T / 2).softmax(-1) @ v[:, own]) for own in (slice(0, 4), slice(4, 8))]
+        found.append(torch.stack([(z[h] @ weight[:, 4 * h : 4 * h + 4].T).square().sum(-1) for h in range(2)]))
+    return torch.cat(found, dim=1).mean(1).detach().numpy()
+
+
+def test_gradients_of_rows_that_take_turns_are_not_told_and_those_of_windows_are_right() -> None:
+    torch.manual_seed(0)
+    model, series = _Channels().eval(), {"series": torch.randn(3, 6, 2)}
+    anatomy = discover(model, series)
+    with pytest.raises(MetricError, match="tells its gradients by row"):
+        importance(model, [series], score="gradient", metric=lambda out, batch: out.flatten(1).sum(1), anatomy=anatomy)
+    swin = SwinModel(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4)
+    ).eval()
+    pixels = torch.randn(3, 3, 32, 32)
+
+    def metric(output: Any, batch: dict[str, Tensor]) -> Tensor:
+        rows: Tensor = output.pooler_output.square().sum(1)
+        return rows
+
+    whole = importance(swin, [{"pixel_values": pixels}], score="gradient", metric=metric)
+    alone = importance(swin, [{"pixel_values": one[None]} for one in pixels], score="gradient", metric=metric)
+    np.testing.assert_allclose(whole.score, alone.score, rtol=1e-4)
