@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.sites import Site
+from headscope.surgery.by_head import beside_projections
 from headscope.surgery.change import SiteChange, Stale
 from headscope.surgery.edits import (
     Edit,
@@ -80,7 +81,7 @@ def find_edits(
         if failure is None:
             return edits
         failures.append(failure)
-    raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, failures, tolerance))
+    raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, failures, tolerance, call))
 
 
 def _narrowed(
@@ -93,7 +94,7 @@ def _narrowed(
     first = replace(call, output=call.output[0]) if unit == name else call
     failure = _try(model.get_submodule(unit), [edit.within(unit) for edit in edits], first, tolerance)
     if failure is not None:
-        raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, [failure], tolerance))
+        raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, [failure], tolerance, first))
     parents = [name[:place] for place, letter in enumerate(name) if letter == "."]
     packing = [one for one in ("", *parents) if isinstance(model.get_submodule(one), nn.TransformerEncoder)]
     return (*edits, *map(PackByHand, packing))
@@ -241,15 +242,22 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
 
 
 def _explain(
-    unit: str, module: nn.Module, changes: Sequence[SiteChange], failures: Sequence[_Failure], tolerance: float
+    unit: str,
+    module: nn.Module,
+    changes: Sequence[SiteChange],
+    failures: Sequence[_Failure],
+    tolerance: float,
+    call: Seen,
 ) -> str:
     best = min(failures, key=lambda failure: failure.gap)
     why = best.error or (f"it is {best.gap:.2e} away" if best.gap < float("inf") else "shapes differ")
     places = "; ".join(_place(change.site) for change in changes)
+    beside = beside_projections(module, unit, [change.site for change in changes], call)
+    told = f"There is more for each head than its rows of q, k, v and its columns of o: {beside}. " if beside else ""
     return (
         f"cutting {', '.join(_heads(changes))} was given up: {type(module).__name__} ({unit or 'the whole model'}) "
         f"does not return what it returned with these heads switched off, up to {tolerance:.0e}; {len(failures)} ways "
-        f"were tried, in the best {why}. The model was left as it was; {places}. {_advice(changes)}"
+        f"were tried, in the best {why}. {told}The model was left as it was; {places}. {_advice(changes)}"
     )
 
 
