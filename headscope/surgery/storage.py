@@ -18,7 +18,7 @@ from headscope._support.running import unwrapped
 from headscope.anatomy.records import leave_record, record_of
 from headscope.errors import StorageError
 from headscope.plans import Record
-from headscope.surgery.edits import apply_edits, edits_from_json
+from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
 
 __all__ = ["load", "save"]
 
@@ -44,12 +44,14 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: 
         The folder.
 
     Raises:
-        StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor.
+        StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor,
+            weights that are elsewhere, or adapters around a layer that was cut.
     """
     model = unwrapped(model)
     odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
     if odd:
         raise StorageError(f"{type(model).__name__} keeps state beside its tensors ({odd[0]}), which cannot be saved")
+    _check_whole(model)
     with new_folder(folder, force=force) as new:
         tensors, tied = _distinct(_state(model))
         save_file(tensors, new / _WEIGHTS)
@@ -92,6 +94,23 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         _put_weights(folder, fresh, about["tied"])
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
     return fresh
+
+
+def _check_whole(model: nn.Module) -> None:
+    """Refuse what `load` could not bring back."""
+    kind = type(model).__name__
+    away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
+    if away is not None:
+        raise StorageError(f"{away} of {kind} is offloaded (device_map) and cannot be saved; load the model whole")
+    record = record_of(model)
+    for edit in edits_from_json(record.edits) if record is not None else ():
+        layer = model.get_submodule(edit.module)
+        if isinstance(edit, SliceOutput | SliceInput) and layer._parameters.get("weight") is None:
+            raise StorageError(
+                f"{edit.module} ({type(layer).__name__}) of {kind} was cut and wrapped since, as adapters do, so the "
+                "cut could not be made again around them; merge them, or save the cut model without them "
+                "(headscope.save, before they are added) and them with their own save_pretrained"
+            )
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

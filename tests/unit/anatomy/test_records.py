@@ -1,6 +1,7 @@
 """The record of a cut, wherever the pruned model is put: numbers of heads, saving, loading, cutting again."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from transformers import BertConfig, BertModel
 
 from headscope.anatomy import discover
 from headscope.anatomy.records import record_of
+from headscope.errors import StorageError
 from headscope.surgery import load, prune, save
 from tests.spellings import WIDTH, Spelled
 
@@ -84,3 +86,25 @@ def test_two_cut_models_in_one_are_counted_on() -> None:
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: nn.Sequential(model)])
 def test_a_whole_model_has_none(wrap: object) -> None:
     assert record_of(wrap(_bert())) is None
+
+
+class _Adapter(nn.Module):
+    """A low-rank change of a layer's output, around it, as PEFT has it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer, self.in_features, self.out_features = base, base.in_features, base.out_features
+        self.down, self.up = nn.Linear(base.in_features, 2, bias=False), nn.Linear(2, base.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def test_adapters_around_a_cut_keep_the_heads_numbers_and_are_not_saved_with_it(tmp_path: Path) -> None:
+    cut = prune(_bert(), ["L0H1"], batches=[_BATCH])
+    for layer in cut.encoder.layer:
+        layer.attention.output.dense = _Adapter(layer.attention.output.dense)
+    assert _numbers(cut)[0] == (0, (0, 2, 3))
+    with pytest.raises(StorageError, match=r"layer\.0\.attention\.output\.dense \(_Adapter\) .* was cut and wrapped"):
+        save(cut, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, Ll
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.errors import ModelError, SurgeryError
+from headscope.errors import ModelError, StorageError, SurgeryError
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
-from headscope.surgery import prune
+from headscope.surgery import prune, save
 from headscope.watching.observation import capture
 
 IDS = torch.randint(3, 99, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -163,6 +163,8 @@ def test_an_offloaded_model_gives_what_the_whole_one_gives(whole: Path, tmp_path
         np.testing.assert_array_equal(same[0], same[1])
     with pytest.raises(SurgeryError, match=r"its weight is offloaded \(device_map\); load the model whole to cut it"):
         prune(model, ["L1H0"], anatomy=anatomy)
+    with pytest.raises(StorageError, match=r"is offloaded \(device_map\) and cannot be saved"):
+        save(model, tmp_path / "saved")
     if resident:  # what is there can be cut
         cut, without = prune(model, ["L0H0"], anatomy=anatomy), prune(plain, ["L0H0"], anatomy=anatomy)
         assert torch.equal(cut(**batch).logits, without(**batch).logits)
