@@ -34,9 +34,11 @@ def device_of(model: nn.Module) -> torch.device:
 
     The CPU for a model without parameters.
     """
-    devices = (parameter.device for parameter in model.parameters() if not parameter.is_meta)
+    devices = [parameter.device for parameter in model.parameters()]
     brought = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
-    return next(devices, None) or torch.device(next((one for one in brought if one is not None), "cpu"))
+    here = (device for device in devices if device.type != "meta")
+    run = (torch.device(device) for device in brought if device is not None)
+    return next((device for own in (here, run, devices) for device in own), torch.device("cpu"))
 
 
 def accepts(model: nn.Module, name: str) -> bool:

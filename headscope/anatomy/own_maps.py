@@ -5,7 +5,6 @@ causal mask out), and if they are maps: some models hand out scores, or averages
 than dimensions, several maps give the same z, and only the model can say which of them is its own.
 """
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import unwrapped
+from headscope._support.running import accepts
 from headscope.anatomy.check import for_each_head, gap_of, output_gap, rounding_of, tolerance
 from headscope.anatomy.probe import Sighting
 from headscope.anatomy.route import Call
@@ -38,16 +37,15 @@ Read = Callable[[], tuple[Any, dict[int, Mixing]]]
 def hands_out_maps(model: nn.Module, sightings: Sequence[Sighting]) -> bool:
     """Whether a model may give its maps if it is asked, without taking another kernel for it.
 
+    Those that do not name the argument hang hooks on themselves to answer (transformers 5), and keep them.
+
     Args:
         model: the model.
         sightings: of its attention.
     """
-    config = getattr(model, "config", None)
-    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
-    asked = any(p.name == "output_attentions" for p in parameters)
-    asked = asked or (config is not None and any(p.kind is p.VAR_KEYWORD for p in parameters))
-    switches = any(sighting.route == "registry" for sighting in sightings)
-    return asked and (not switches or getattr(config, "_attn_implementation", None) == "eager")
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    switches = kernel != "eager" and any(sighting.route == "registry" for sighting in sightings)
+    return accepts(model, "output_attentions") and not switches
 
 
 def compare_maps(sightings: Sequence[Sighting], read: Read, intact: Any) -> list[str]:

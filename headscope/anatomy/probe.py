@@ -194,7 +194,8 @@ class Probe(Watch):
                 return "self"
             # with keys from before (a cache, a prefix) the last query sees the last key
             ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
-        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 else "causal"
+        # a single query tells nothing
+        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
 
     def _is_cross(self, call: Call) -> bool:
         """Whether keys are made of something else than queries: of no tensor that these are made of, one layer on."""

@@ -129,8 +129,10 @@ class _Scores:
 
 
 def _scores(softmax: Softmax) -> _Scores:
-    both, single = _products_behind(softmax.source)
-    why = ""
+    both, single, mixers = _products_behind(softmax.source)
+    # between the products and the softmax a layer mixes numbers: talking heads, say
+    mixed = any(not _mixes_values(made) for one in mixers for made in _products_behind(one)[0])
+    why = "its scores are mixed before the softmax" if mixed else ""
     for node in both or single:
         axes, _, _ = _product(node)
         labels = Labels(node, node.outputs[0]).at(softmax.source, softmax.logits)
@@ -156,10 +158,27 @@ def _product(node: Node) -> tuple[Axes, Node, Node]:
     return made
 
 
-def _products_behind(node: Node) -> tuple[list[Node], list[Node]]:
-    """Products of two tensors behind one: those of two that depend on the input, and those of which one does not."""
+def _mixes_values(product: Node) -> bool:
+    """Whether one of its factors is a map, so that it makes no scores."""
+    todo, seen = list(product.inputs.values()), set()
+    while todo:
+        one = todo.pop()
+        if id(one) not in seen:
+            seen.add(id(one))
+            if "softmax" in one.name:
+                return True
+            todo.extend(one.inputs.values() if one.passes else ())
+    return False
+
+
+def _products_behind(node: Node) -> tuple[list[Node], list[Node], list[Node]]:
+    """Products of two tensors behind one: of two that depend on the input, and of which one does not.
+
+    And what stands behind layers that come first.
+    """
     both: list[Node] = []
     single: list[Node] = []
+    layered: list[Node] = []
     seen: set[int] = set()
     todo = [node]
     while todo:
@@ -175,7 +194,9 @@ def _products_behind(node: Node) -> tuple[list[Node], list[Node]]:
                 single.append(one)
         elif one.passes:
             todo.extend(one.inputs.values())
-    return sorted(both, key=lambda n: n.index), sorted(single, key=lambda n: n.index)
+        if one.linear is not None or weight_of(one) is not None:
+            layered += [source for source in one.inputs.values() if source.data]
+    return sorted(both, key=lambda n: n.index), sorted(single, key=lambda n: n.index), layered
 
 
 def _walked(labels: Tensor, shape: torch.Size, letters: Own, dim: int) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope.anatomy import ROUTES, Call, Place, Route, discover
+from headscope.anatomy import ROUTES, Call, Description, Place, Route, describe, discover
 from headscope.sites import Anatomy
 from headscope.watching.observation import capture
 from tests.families import HandWritten, build_any
@@ -33,6 +33,12 @@ def _hand_written(**settings: object) -> nn.Module:
     return HandWritten(**settings).eval()  # type: ignore[arg-type]
 
 
+def _described() -> nn.Module:
+    model = _hand_written()
+    describe(model, Description(module="", heads=4, query="q", key="k", value="v", output="o"))
+    return model
+
+
 Make = Callable[[], nn.Module]
 Inputs = Callable[[int], dict[str, Tensor]]
 MODELS: dict[str, tuple[Make, Inputs]] = {
@@ -44,6 +50,7 @@ MODELS: dict[str, tuple[Make, Inputs]] = {
     ),
     "hand-written": (lambda: _hand_written(), _numbers),
     "hand-written, grouped": (lambda: _hand_written(way="in place", n_kv_heads=2), _numbers),
+    "described": (_described, _numbers),
 }
 
 

@@ -160,10 +160,13 @@ def test_another_number_of_heads_is_refused_with_what_moves(kind: str, heads: in
     [
         ({"key": "v", "value": "k"}, "the first feature of key head 0 moves columns 0 of"),
         ({"query": "gate"}, "gate, told to make its query, did not run"),
-        ({"kv_heads": 2}, "is no 2 heads laid out as 'b t \\(h d\\)' \\(16 numbers a head, and 8 in its query"),
+        (
+            {"kv_heads": 2},
+            "comes out of k: no 2 heads laid out as 'b t \\(h d\\)' \\(16 numbers a head, and 8 in its query",
+        ),
         ({"layouts": {"query": "b t (d h)"}}, "query head 1 moves columns 0–7 of what o reads"),
         ({"layouts": {"output": "b t (d h)"}}, "should move"),
-        ({"layouts": {"query": "b h t d"}}, "is no 4 heads laid out as 'b h t d'"),
+        ({"layouts": {"query": "b h t d"}}, "comes out of q: no 4 heads laid out as 'b h t d'"),
         ({"output": "q"}, "q, told to be its output, read nothing after q, k and v were made"),
     ],
 )

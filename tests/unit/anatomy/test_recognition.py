@@ -180,3 +180,42 @@ class _ForShow(nn.Module):
 def test_a_map_that_nobody_reads_is_no_attention() -> None:
     anatomy = discover(_ForShow(), {"x": torch.randn(2, 5, WIDTH)})
     assert (len(anatomy.sites), anatomy.remarks) == (1, ())
+
+
+class _Router(nn.Module):
+    """Attention without an output projection, whose result a router weighs: no scores are mixed there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.router = Spelled("einsum"), nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner._split(x)
+        x = x + ((q @ k.mT / DIM**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        gates = self.router(x).softmax(-1)
+        out: Tensor = self.inner(x * gates[..., :1])
+        return out
+
+
+def test_a_router_behind_attention_is_no_attention() -> None:
+    anatomy = discover(_Router(), {"x": torch.randn(2, 5, WIDTH)})
+    assert not [remark for remark in anatomy.remarks if "mixed before the softmax" in remark]
+    assert len(anatomy.sites) == 2
+
+
+class _TalkingBefore(nn.Module):
+    """Heads that talk to each other before the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.mix = Spelled("einsum"), nn.Linear(HEADS, HEADS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner._split(x)
+        scores = self.mix((q @ k.mT / DIM**0.5).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.inner._join(scores.softmax(-1) @ v)
+
+
+def test_heads_that_talk_before_the_softmax_are_refused_with_the_reason() -> None:
+    with pytest.raises(AnatomyError, match="its scores are mixed before the softmax"):
+        discover(_TalkingBefore(), {"x": torch.randn(2, 5, WIDTH)})
