@@ -151,7 +151,8 @@ class _PartCall:
     def __init__(self, part: Part, ran: dict[tuple[str, int], _Ran]) -> None:
         self.part = part
         self._ran = ran
-        self.q, self.k, self.v, self.z = (self._read(name) for name in ("q", "k", "v", "z"))
+        self.z = self._read("z")
+        self.q, self.k, self.v = (self._for_each_row(self._read(name)) for name in ("q", "k", "v"))
 
     def raw(self, name: str) -> Tensor:
         pick = self.part.picks[name]
@@ -160,6 +161,10 @@ class _PartCall:
     def back(self, z: Tensor) -> Tensor:
         """z in headscope's order, as the model has it."""
         return self.part.layouts["z"].write(z, self.raw("z"))
+
+    def _for_each_row(self, tensor: Tensor) -> Tensor:
+        """Learned queries (keys, values) stand there once for all rows."""
+        return tensor.expand(self.z.shape[0], *tensor.shape[1:]) if tensor.shape[0] == 1 else tensor
 
     def _read(self, name: str) -> Tensor:
         return self.part.layouts[name].read(self.raw(name))

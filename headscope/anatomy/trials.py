@@ -23,6 +23,7 @@ from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.proving import prove_descriptions
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
+from headscope.errors import AnatomyError
 from headscope.sites import Padding
 
 __all__ = ["Findings", "try_out"]
@@ -67,7 +68,11 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     if not all(sighting.finite for sighting in sightings):
         check_weights(model)
     with _noting(model, findings.ran):
-        watched, others = trials.watch(sightings)
+        try:
+            watched, others = trials.watch(sightings)
+        except AnatomyError:  # a route could not follow
+            trials.drop_odd(sightings)
+            watched, others = trials.watch(sightings)
     if hands_out_maps(model, sightings):
         findings.remarks += compare_maps(sightings, lambda: trials.read_maps(sightings), watched)
     noise = trials.compare(watched)
@@ -132,6 +137,22 @@ class _Trials:
                 stack.enter_context(route().listen(self._model, receive, self._scouted[route.name].places))
             yield
 
+    def drop_odd(self, sightings: Sequence[Sighting]) -> None:
+        """Listen no more where a route cannot follow without gradients, so that the others are still heard."""
+        scouted = dict(self._scouted)
+        for name in scouted:
+            for place in scouted[name].places or ():
+                self._scouted = {route: Scouted(()) for route in scouted} | {name: Scouted([place])}
+                try:
+                    self.look(self._example)
+                except AnatomyError as error:
+                    kept = [one for one in scouted[name].places or () if one is not place]
+                    scouted[name] = Scouted(kept, scouted[name].refusals)
+                    for sighting in sightings:
+                        if (sighting.module, sighting.spelled) == (place.module, place.key):
+                            sighting.refuse_all(str(error))
+        self._scouted = scouted
+
     def watch(self, sightings: Sequence[Sighting]) -> tuple[Any, list[Sighting]]:
         """The pass without gradients: each site must be heard again. Returns the output, and sites of another z."""
         others = []
@@ -151,8 +172,10 @@ class _Trials:
         for sighting in sightings:
             place = (sighting.module, sighting.spelled, sighting.call)
             z = heard.get(place)
-            if z is None:
+            if z is None and "z" not in sighting.refused:
                 sighting.refuse_all("it does not run so without gradients")
+            elif z is None:
+                continue
             elif not _alike(z, sighting.z):
                 others.append(sighting)
             else:

@@ -60,10 +60,10 @@ def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False)
 def _print_anatomy(anatomy: "Anatomy") -> None:
     rows = []
     for site in anatomy.sites:
-        cut = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
+        apart = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
         counts = site.n_heads, site.n_kv_heads, site.head_dim
-        rows.append((str(site.layer), site.kind, site.module_name, *map(str, counts), site.route, cut))
-    columns = ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "can be cut")
+        rows.append((str(site.layer), site.kind, site.module_name, *map(str, counts), site.route, apart))
+    columns = ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "heads apart")
     print_table(f"{anatomy.model_class}: {anatomy.n_heads} heads in {len(anatomy.sites)} layers", columns, rows)
     for remark in anatomy.remarks:
         typer.echo(remark)

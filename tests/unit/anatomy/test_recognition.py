@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
@@ -161,6 +162,63 @@ def test_a_site_that_does_not_run_without_gradients_is_refused() -> None:
     assert "it does not run so without gradients" in anatomy.remarks[-1]
     with pytest.raises(HeadscopeError, match="does not run so without gradients"), capture(_Fickle(), anatomy=anatomy):
         pass
+
+
+class _Lost(nn.Module):
+    """One layer as it should be, and one that sees a further key without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = _build("einsum"), _build("einsum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        q, k, v = self.other._split(x)
+        scores = q @ k.mT / DIM**0.5
+        if not torch.is_grad_enabled():
+            scores, v = F.pad(scores, (0, 1)), F.pad(v, (0, 0, 0, 1))
+        return self.other._join(scores.softmax(-1) @ v)
+
+
+def test_a_site_that_cannot_be_followed_is_refused_and_the_others_stay() -> None:
+    anatomy = discover(_Lost(), {"x": _x(2, 5)})
+    assert [site.module_name for site in anatomy.sites] == ["one", ""]
+    assert anatomy.sites[0].refused == {}
+    assert "another way here than in the probe" in anatomy.sites[1].refused["z"]
+    with capture(_Lost(), ("z",), anatomy=anatomy.having("z")) as seen:
+        assert list(seen) == []
+
+
+class _Latent(nn.Module):
+    """Learned queries, or learned keys and values, once for all rows."""
+
+    def __init__(self, learned: str) -> None:
+        super().__init__()
+        self.inner, self.learned, self.rows = Spelled("einsum"), learned, nn.Parameter(torch.randn(1, 4, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner._split(x)
+        own = self.inner._split(self.rows)
+        q = own[0] if self.learned == "queries" else q
+        k, v = own[1:] if self.learned == "keys" else (k, v)
+        return self.inner._join((q @ k.mT / DIM**0.5).softmax(-1) @ v)
+
+
+@pytest.mark.parametrize("learned", ["queries", "keys"])
+def test_what_is_learned_is_read_as_what_is_not(learned: str) -> None:
+    torch.manual_seed(0)
+    model, x = _Latent(learned).eval(), _x(3, 6)
+    anatomy = discover(model, {"x": x})
+    assert anatomy.sites[0].refused == {}
+    with capture(model, ("q", "k", "v", "pattern", "z"), anatomy=anatomy) as seen:
+        model(x)
+    own = seen[0]
+    # queries stand there for every row; where keys are the same for all rows, nothing tells rows from positions
+    rows, positions = (3, 4) if learned == "queries" else (1, 18)
+    assert own.q.shape == own.z.shape == (rows, HEADS, positions, DIM)
+    assert bool(anatomy.remarks) == (learned == "keys")
+    torch.testing.assert_close((DIM**-0.5 * own.q @ own.k.mT).softmax(-1), own.pattern)
+    torch.testing.assert_close(own.pattern @ own.v, own.z)
 
 
 class _ForShow(nn.Module):

@@ -174,3 +174,51 @@ def test_attention_of_bare_parameters_is_watched_and_refuses_to_be_cut() -> None
     torch.testing.assert_close(seen[0].contribution.sum(1), out, rtol=0, atol=1e-5)
     with pytest.raises(SurgeryError, match=r"a parameter that the forward uses by itself"):
         prune(model, ["L0H0"], batches=[batch])
+
+
+class _Translates(nn.Module):
+    """nn.Transformer whole: an encoder, a decoder with causal and cross attention, padding on both sides."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.first = batch_first
+        self.whole = nn.Transformer(
+            _WIDTH, _HEADS, num_encoder_layers=2, num_decoder_layers=2, dim_feedforward=32, batch_first=batch_first
+        )
+
+    def forward(self, source: Tensor, target: Tensor, padding: Tensor) -> Tensor:
+        later = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        if not self.first:
+            source, target = source.transpose(0, 1), target.transpose(0, 1)
+        masks = {"src_key_padding_mask": padding, "memory_key_padding_mask": padding}
+        out = self.whole(source, target, tgt_mask=later, tgt_is_causal=True, **masks)
+        return out if self.first else out.transpose(0, 1)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_a_whole_transformer_is_watched_and_cut(batch_first: bool) -> None:
+    torch.manual_seed(0)
+    model = _Translates(batch_first).eval()
+    padding = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    batch = {"source": torch.randn(2, 6, _WIDTH), "target": torch.randn(2, 5, _WIDTH), "padding": padding}
+    with torch.no_grad():
+        alone = model(**batch)
+    anatomy = discover(model, batch)
+    assert [site.kind for site in anatomy.sites] == ["self", "self", "causal", "cross", "causal", "cross"]
+    assert anatomy.remarks == ()
+    with torch.no_grad(), capture(model, ("pattern", "v", "z"), anatomy=anatomy) as seen:
+        torch.testing.assert_close(model(**batch), alone, rtol=0, atol=1e-6)
+    for site in anatomy.sites:
+        own = seen[site.layer]
+        torch.testing.assert_close(own.pattern @ own.v, own.z, rtol=1e-4, atol=1e-6)
+        if site.kind != "causal":
+            assert own.pattern[1, :, :, 4:].abs().max() == 0  # padding is not looked at
+    heads = ["L0H1", "L2H0", "L3H3"]
+    smaller = prune(model, heads, anatomy=anatomy, batches=[batch])
+    twin = copy.deepcopy(model)
+    decoder = twin.whole.decoder.layers[0]
+    cut = [(twin.whole.encoder.layers[0].self_attn, 1), (decoder.self_attn, 0), (decoder.multihead_attn, 3)]
+    with torch.no_grad():
+        for attention, head in cut:
+            attention.out_proj.weight[:, head * _DIM : (head + 1) * _DIM] = 0
+        torch.testing.assert_close(smaller(**batch), twin(**batch), rtol=0, atol=2e-6)
