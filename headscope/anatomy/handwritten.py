@@ -88,7 +88,8 @@ class _Reader(Picking):
         parts = [part for spelling in spellings.values() for part in spelling.parts]
         picks = {pick.call for part in parts for pick in part.picks.values()}
         weightings = [one for own in spellings.values() for one in own.weightings] if watch is not None else []
-        super().__init__(picks | {one.pick.call for one in weightings})
+        most = {name: total for spelling in spellings.values() for name, total in spelling.totals.items()}
+        super().__init__(picks | {one.pick.call for one in weightings}, most)
         self._module, self._receive, self._watch = module, receive, watch
         self._weightings = {one.pick.call: one for one in weightings}
         self._ran: dict[tuple[str, int], _Ran] = {}

@@ -1,7 +1,7 @@
 """Picking: single operations of one module's forward, looked at or changed as they go by."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.overhearing import Overhearing
 from headscope.anatomy.route import claiming
 from headscope.anatomy.spelling import Pick, Spelling
+from headscope.errors import AnatomyError
 
 __all__ = ["Picking", "entering_operation", "reading"]
 
@@ -72,15 +73,22 @@ class Picking(Overhearing):
 
     Args:
         wanted: by name and by how many of that name ran before.
+        most: by name, how many there may be.
     """
 
-    def __init__(self, wanted: Collection[tuple[str, int]]) -> None:
+    def __init__(self, wanted: Collection[tuple[str, int]], most: Mapping[str, int] | None = None) -> None:
         super().__init__()
         self._wanted = frozenset(wanted)
+        self._most = most or {}
         self._count: dict[str, int] = {}
 
     def heard(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nth = self._count[name] = self._count.get(name, -1) + 1
+        if nth >= self._most.get(name, nth + 1):
+            raise AnatomyError(
+                f"{name} runs more often here than the {self._most[name]} times that it ran in the probe: this forward "
+                "goes through a longer input piece by piece, and what is done to the pieces cannot be read"
+            )
         if (name, nth) not in self._wanted:
             return function(*args, **kwargs)
         return self.picked((name, nth), function, args, kwargs)

@@ -64,6 +64,7 @@ class Sighting:
     notes: list[str] = field(default_factory=list)
     copied: tuple[str, ...] = ()
     batch: str = "b"
+    lands: range = range(0)
     made: list[tuple[GradientEdge, Callable[[Tensor], Tensor]]] = field(default_factory=list)
 
     def refuse_all(self, reason: str) -> None:
@@ -270,11 +271,29 @@ class Probe(Watch):
         for sighting in read:
             self._read_output(sighting, layer, entering, axes)
             sighting.output_call = self._runs[layer]
+        read = self._one_of_each(read)
         columns = [set().union(*one.output[1]) for one in read if one.output is not None]
         if sum(map(len, columns)) != len(set().union(*columns)):  # chunks of a sequence, say, which it reads as one
             for sighting in read:
                 sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
         return [sighting for sighting in read if sighting.output is not None]
+
+    def _one_of_each(self, read: list[Sighting]) -> list[Sighting]:
+        """Calls of one module for one part of a sequence after the other, which is read at once: one site.
+
+        Some models call the attention function for each picture of a batch.
+        """
+        kept: list[Sighting] = []
+        for one in read:
+            same = [other for other in kept if (other.module, other.spelled) == (one.module, one.spelled)]
+            if same and one.output == same[0].output and one.lands and same[0].lands.stop == one.lands.start:
+                same[0].lands = range(same[0].lands.start, one.lands.stop)
+                same[0].rows = "b t"
+                self.sightings.remove(one)
+                self._calls[one.module, one.spelled] -= 1
+            else:
+                kept.append(one)
+        return kept
 
     def _check_output(self, sighting: Sighting, layer: Layer, entering: Tensor, out: Tensor) -> None:
         """Whether the projection gives what its matrix makes of its input, and one bias: then heads' shares add up."""
@@ -309,6 +328,7 @@ class Probe(Watch):
             part = back[:, head]
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
             columns.append(tuple(sorted(touched_by(gradient, axes))))
+            sighting.lands = _run_of(features_last(gradient, axes).abs().amax(-1).flatten())
         sighting.output = (layer, tuple(columns))
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
         sighting.rows = self._order(back, weight, axes)
@@ -345,6 +365,12 @@ def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], 
     rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
     rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
     return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))
+
+
+def _run_of(values: Tensor) -> range:
+    """Where numbers are that are not 0, if they are side by side; else nothing."""
+    places = values.nonzero().flatten().tolist()
+    return range(places[0], places[-1] + 1) if places and len(places) == places[-1] + 1 - places[0] else range(0)
 
 
 def _scaling(call: Call) -> float:

@@ -6,6 +6,7 @@ every number (`Labels`), never by sizes: the softmax must walk over exactly one 
 product must sum over it; a head is what lands on columns of its own before the projection.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -331,7 +332,21 @@ def _site(pieces: list[_Piece], node: Node, depth: int, graph: Graph) -> Attenti
             if weighting is not None:
                 output = len(weightings) if one is reader and pieces[0].placed.alone else output
                 weightings.append(weighting)
-    return Attention(frame.module, frame.call, Spelling(parts, tuple(weightings), output))
+    totals = _totals([piece.nodes.get("pattern", piece.nodes["z"])[0] for piece in pieces], depth, graph)
+    return Attention(frame.module, frame.call, Spelling(parts, tuple(weightings), output, totals))
+
+
+def _totals(makers: list[Node], depth: int, graph: Graph) -> dict[str, int]:
+    """How often operations run in the call of the module that these ran in, by name."""
+    place = (makers[0].frames[depth].module, makers[0].frames[depth].call)
+    names = {node.name for node in makers}
+    runs = [
+        one.name
+        for one in graph.nodes
+        if one.name in names and len(one.frames) > depth
+        and (one.frames[depth].module, one.frames[depth].call) == place
+    ]  # fmt: skip
+    return dict(Counter(runs))
 
 
 def _shared_depth(nodes: list[Node]) -> int | None:

@@ -1,7 +1,7 @@
 """Spelling: which operations of a module's forward are its attention, and how their tensors lie; plain data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from headscope.anatomy.layout import Layout
@@ -101,17 +101,21 @@ class Spelling:
         parts: its heads, those that are computed together in one part.
         weightings: operations of the same call that act as linear layers without being modules.
         output: which of these reads z; None where a module does.
+        totals: how often the operations that make maps run in such a call, by name: a forward that goes through a long
+            text piece by piece runs them more often, and would be seen in part.
     """
 
     parts: tuple[Part, ...]
     weightings: tuple[Weighting, ...] = ()
     output: int | None = None
+    totals: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "parts": [part.to_json() for part in self.parts],
             "weightings": [one.to_json() for one in self.weightings],
             "output": self.output,
+            "totals": dict(self.totals),
         }
 
     @classmethod
@@ -120,4 +124,5 @@ class Spelling:
             tuple(map(Part.from_json, data["parts"])),
             tuple(map(Weighting.from_json, data["weightings"])),
             data["output"],
+            dict(data.get("totals", {})),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from headscope._support.around import around
 from headscope._support.running import unwrapped
@@ -19,7 +20,7 @@ from headscope.anatomy.weights import head_weights, is_stored
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.sites import Site, Slices
 
-__all__ = ["TENSORS", "SiteTensors", "watch"]
+__all__ = ["TENSORS", "SiteTensors", "joined", "watch"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
 _FROM_OUTPUT = {"gated_z", "contribution", "written"}
@@ -62,9 +63,9 @@ def watch(
     with ExitStack() as stack:
         stack.enter_context(plainly(model))
         stack.enter_context(around(model, before=watcher.restart, first=True))
-        if _FROM_OUTPUT & set(want):
-            for name, site in {site.output: site for site in sites if site.output is not None}.items():
-                stack.enter_context(at_output(model, site, functools.partial(watcher.before_output, name)))
+        for name, site in {site.output: site for site in sites if watcher.waits(site)}.items():
+            assert name is not None
+            stack.enter_context(at_output(model, site, functools.partial(watcher.before_output, name)))
         for route in sorted({site.route for site in sites}):
             own = [Place(modules[site.module_name], site.spelling) for site in sites if site.route == route]
             stack.enter_context(ROUTES[route]().listen(model, watcher.after_attention, own))
@@ -124,19 +125,27 @@ class _Watcher:
         if self.on_forward is not None:
             self.on_forward()
 
+    def waits(self, site: Site) -> bool:
+        """Whether a site's tensors are handed on only when its projection reads them.
+
+        Some models call the attention function once for each picture of a batch, and read all pictures at once.
+        """
+        return site.output is not None and (site.route == "registry" or bool(self.want & _FROM_OUTPUT))
+
     def after_attention(self, call: Call) -> Tensor | None:
         place = (call.module, call.key)
         number = self._calls.get(place, 0)
-        self._calls[place] = number + 1
         # counted round: without a restart, a part of the model is run again on its own
         site = self._site.get((*place, number % self._turns[place]))
+        if site is None or not (self.waits(site) and site.route == "registry"):
+            self._calls[place] = number + 1
         if site is None:
             return None
         asked = [name for name in TENSORS if name in self.want and name not in _FROM_OUTPUT]
         tensors = {name: _take(name, site, call) for name in asked}
         tensors |= {name: tensors[name].clone() for name in asked if name in site.copied}
         z = None if self.through is None else _on_the_way(site, call, tensors, self.through)
-        if self.want & _FROM_OUTPUT:
+        if self.waits(site):
             assert site.output is not None
             self._waiting.setdefault(site.output, []).append((site, tensors, call))
         else:
@@ -148,11 +157,21 @@ class _Watcher:
         # those that this call reads: heads of two attentions may stand side by side
         read = [one for one in waiting if one[0].output_call == waiting[0][0].output_call]
         self._waiting[name] = waiting[len(read) :]
-        for site, tensors, call in read:
-            self._receive_written(site, tensors, call, features_last(entering, axes))
+        by_site: dict[int, list[tuple[Site, SiteTensors, Call]]] = {}
+        for one in read:
+            by_site.setdefault(one[0].layer, []).append(one)
+        for (site, _, call), *_ in by_site.values():
+            if site.route == "registry":
+                self._calls[call.module, call.key] = self._calls.get((call.module, call.key), 0) + 1
+        for own in by_site.values():
+            site, tensors = own[0][0], joined([tensors for _, tensors, _ in own])
+            z = torch.cat([call.z for _, _, call in own], dim=2) if len(own) > 1 else own[0][2].z
+            if self.want & _FROM_OUTPUT:
+                self._add_written(site, tensors, z, features_last(entering, axes))
+            self.receive(site, tensors)
 
-    def _receive_written(self, site: Site, tensors: SiteTensors, call: Call, entering: Tensor) -> None:
-        gated = _by_head(entering, site, call.z) if site.rows else call.z
+    def _add_written(self, site: Site, tensors: SiteTensors, z: Tensor, entering: Tensor) -> None:
+        gated = _by_head(entering, site, z) if site.rows else z
         if "gated_z" in self.want:
             tensors["gated_z"] = gated
         if "contribution" in self.want:
@@ -162,11 +181,39 @@ class _Watcher:
                 weights = self._weights(site).detach().double()
                 self._turned[site.layer] = torch.linalg.qr(weights, mode="r")[1].to(gated.dtype)
             tensors["written"] = torch.einsum("bhtd,hrd->bhtr", gated, self._turned[site.layer])
-        self.receive(site, tensors)
 
     def _weights(self, site: Site) -> Tensor:
         read = self._read.get(site.layer)
         return torch.stack(head_weights(self.model, site)) if read is None else read
+
+
+def joined(calls: Sequence[SiteTensors]) -> SiteTensors:
+    """The tensors of several calls that are one text (one picture after another) in one sequence.
+
+    Queries of one call do not see the keys of another: there the map is 0, and the bias -inf.
+
+    Args:
+        calls: by name, (batch, head, position, …) each; maps (batch, head, query, key).
+    """
+    if len(calls) == 1:
+        return calls[0]
+    made: SiteTensors = {}
+    for name in calls[0]:
+        parts = [call[name] for call in calls]
+        if name not in ("pattern", "bias"):
+            made[name] = torch.cat(parts, dim=2)
+            continue
+        heads = max(part.shape[1] for part in parts)
+        sizes = [part.shape[-2:] for part in parts]
+        keys = sum(size[1] for size in sizes)
+        rows, before = [], 0
+        for part, (_, own) in zip(parts, sizes, strict=True):
+            whole = part.expand(part.shape[0], heads, -1, -1)
+            value = 0.0 if name == "pattern" else -torch.inf
+            rows.append(functional.pad(whole, (before, keys - before - own), value=value))
+            before += own
+        made[name] = torch.cat(rows, dim=2)
+    return made
 
 
 def _on_the_way(site: Site, call: Call, tensors: SiteTensors, through: bool) -> Tensor | None:
@@ -217,6 +264,11 @@ def _by_head(entering: Tensor, site: Site, z: Tensor) -> Tensor:
     """The projection's input, features last, as (batch, head, position, value_dim)."""
     assert site.output is not None
     batch, _, positions, _ = z.shape
+    if entering.shape[:-1].numel() != batch * positions:
+        raise AnatomyError(
+            f"layer {site.layer} ({site.module_name}): its output projection reads {entering.shape[:-1].numel()} rows "
+            f"where attention made {batch * positions}; it runs another way on this input than in the probe"
+        )
     if site.rows == "t b":
         rows = entering.reshape(positions, batch, -1).transpose(0, 1)
     else:

@@ -189,6 +189,32 @@ def test_a_site_that_cannot_be_followed_is_refused_and_the_others_stay() -> None
         assert list(seen) == []
 
 
+class _Piecewise(nn.Module):
+    """It attends for eight queries at a time."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.inner, self.fused = Spelled("einsum"), fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner._split(x)
+        made = [F.scaled_dot_product_attention(own, k, v) if self.fused else
+                (own @ k.mT / DIM**0.5).softmax(-1) @ v for own in q.split(8, 2)]  # fmt: skip
+        return self.inner._join(torch.cat(made, dim=2))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("want", ["z", "pattern", "contribution"])
+def test_a_text_that_is_gone_through_in_pieces_is_refused_and_not_seen_in_part(fused: bool, want: str) -> None:
+    model = _Piecewise(fused)
+    anatomy = discover(model, {"x": _x(2, 6)})
+    with capture(model, (want,), anatomy=anatomy) as seen:
+        model(_x(2, 8))
+    assert getattr(seen[0], want).shape[2] == 8
+    with pytest.raises(AnatomyError, match="runs more often here"), capture(model, (want,), anatomy=anatomy):
+        model(_x(2, 20))
+
+
 class _Latent(nn.Module):
     """Learned queries, or learned keys and values, once for all rows."""
 
