@@ -12,7 +12,14 @@ from headscope.cli import script
 from headscope.cli.options import Folder
 from headscope.models.demo import DEMO_MODELS, demo_model
 from headscope.reporting.figures import figure_of, ratios
-from headscope.studies.benchmark import CASES, bench_minibatch, bench_pairs, bench_watching, put_together
+from headscope.studies.benchmark import (
+    CASES,
+    bench_discovery,
+    bench_minibatch,
+    bench_pairs,
+    bench_watching,
+    put_together,
+)
 from headscope.studies.memory import bench_memory
 from headscope.studies.peers import transformer_lens
 
@@ -35,6 +42,7 @@ def main(
         if why_none:
             print(f"without peers: {why_none}")
         called = demo.get(name, loaded.name)
+        frames.append(bench_discovery(loaded.model, batches[0], called, rounds))
         frames.append(bench_watching(loaded.model, batches, called, rounds, peers))
         frames.append(bench_memory(loaded.model, batches, called, ("1GB", "4GB")))
     table = put_together(frames)

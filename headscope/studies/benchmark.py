@@ -24,11 +24,20 @@ from headscope.statistics.minibatch_hsic import MinibatchHsic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
 from headscope.studies.peers import Peer
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, n_rows
 from headscope.watching.hooks import watch
 from headscope.watching.observation import observe
 
-__all__ = ["CASES", "Case", "bench_minibatch", "bench_pairs", "bench_watching", "plain_pass", "take_turns"]
+__all__ = [
+    "CASES",
+    "Case",
+    "bench_discovery",
+    "bench_minibatch",
+    "bench_pairs",
+    "bench_watching",
+    "plain_pass",
+    "take_turns",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -197,6 +206,31 @@ def bench_watching(
     goals = {"q, k, v, z": "at most 1.10", "maps": "at most 1.6"}
     goals |= dict.fromkeys(("second moments", "second moments, more text"), "at most 1.30")
     return _rows("watching one pass", name, take_turns(arms, rounds), "unwatched", goals)
+
+
+def bench_discovery(model: nn.Module, batch: Batch, name: str, rounds: int = 5) -> pd.DataFrame:
+    """Finding the heads, the check included, against one unwatched pass over a batch.
+
+    Args:
+        model: the model.
+        batch: what is passed over, and what the heads are found on; of a model that says what it takes, they are found
+            on a made-up text too.
+        name: what the model is called.
+        rounds: of timing.
+
+    Returns:
+        As `bench_pairs`; ratio is to the unwatched pass.
+    """
+    rows = n_rows(batch)
+    arms: dict[str, Callable[[], Any]] = {
+        "unwatched": lambda: plain_pass(model, [batch]),
+        "discover, on the batch": lambda: discover(model, batch),
+    }
+    if "input_ids" in batch:
+        arms["discover, on a made-up text"] = lambda: discover(model)
+    case = f"{name}, {rows} × {batch['input_ids'].shape[1]}" if "input_ids" in batch else f"{name}, {rows} rows"
+    goals = {arm: "at most 6" for arm in arms if arm != "unwatched"}
+    return _rows("finding the heads", case, take_turns(arms, rounds), "unwatched", goals)
 
 
 def plain_pass(model: nn.Module, batches: Sequence[Batch], **extra: Any) -> None:

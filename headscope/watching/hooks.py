@@ -62,7 +62,7 @@ def watch(
     modules = dict(model.named_modules())
     with ExitStack() as stack:
         stack.enter_context(plainly(model))
-        stack.enter_context(around(model, before=watcher.restart, first=True))
+        stack.enter_context(around(model, before=watcher.restart, leave=watcher.end, first=True))
         for name, site in {site.output: site for site in sites if watcher.waits(site)}.items():
             assert name is not None
             stack.enter_context(at_output(model, site, functools.partial(watcher.before_output, name)))
@@ -106,6 +106,7 @@ class _Watcher:
     _calls: dict[tuple[nn.Module, str], int] = field(default_factory=dict)
     _waiting: dict[Slices, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
     _turned: dict[int, Tensor] = field(default_factory=dict)
+    _whole: bool = False
 
     def __post_init__(self) -> None:
         modules = dict(self.model.named_modules())
@@ -119,7 +120,11 @@ class _Watcher:
         asked = [site for site in self.sites if self.want & {"contribution", "written"} and site.output is not None]
         self._read = {s.layer: torch.stack(head_weights(self.model, s)) for s in asked if not is_stored(self.model, s)}
 
+    def end(self) -> None:
+        self._whole = False
+
     def restart(self, *_: object) -> None:
+        self._whole = True
         self._calls.clear()
         self._waiting.clear()
         if self.on_forward is not None:
@@ -135,6 +140,11 @@ class _Watcher:
     def after_attention(self, call: Call) -> Tensor | None:
         place = (call.module, call.key)
         number = self._calls.get(place, 0)
+        if self._whole and number >= self._turns[place]:
+            raise AnatomyError(
+                f"{type(call.module).__name__} attends more often in one forward pass here than the "
+                f"{self._turns[place]} times that it did in the probe; call discover with an example like this input"
+            )
         # counted round: without a restart, a part of the model is run again on its own
         site = self._site.get((*place, number % self._turns[place]))
         if site is None or not (self.waits(site) and site.route == "registry"):
