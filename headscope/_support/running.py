@@ -34,11 +34,14 @@ def device_of(model: nn.Module) -> torch.device:
 
     The CPU for a model without parameters.
     """
-    devices = [parameter.device for parameter in model.parameters()]
+    first = None
+    for parameter in model.parameters():
+        if not parameter.is_meta:
+            return parameter.device
+        first = parameter.device
     brought = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
-    here = (device for device in devices if device.type != "meta")
-    run = (torch.device(device) for device in brought if device is not None)
-    return next((device for own in (here, run, devices) for device in own), torch.device("cpu"))
+    run = next((device for device in brought if device is not None), first)
+    return torch.device("cpu") if run is None else torch.device(run)
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -151,14 +154,16 @@ def _may_change(buffer: Tensor) -> bool:
 def on_device(model: nn.Module, value: Any) -> Any:
     """A batch with its tensors, however deep in dicts and lists, on the model's device; such as gradients take."""
     device = device_of(model)
-    if isinstance(value, Tensor):
-        barred = value.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        return value.clone().to(device) if barred else value.to(device)
-    if isinstance(value, Mapping):
-        return {name: on_device(model, part) for name, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(on_device(model, part) for part in value)
-    return value
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            barred = part.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+            return part.clone().to(device) if barred else part.to(device)
+        if isinstance(part, Mapping):
+            return {name: moved(one) for name, one in part.items()}
+        return type(part)(map(moved, part)) if type(part) in (list, tuple) else part
+
+    return moved(value)
 
 
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
