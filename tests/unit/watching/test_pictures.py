@@ -20,24 +20,26 @@ _WIDTH, _HEADS, _DIM = 12, 3, 4
 class _Layer(nn.Module):
     """As towers of vision–language models have it: the attention function is called once for each picture."""
 
-    def __init__(self, order: int = 1) -> None:
+    def __init__(self, gated: bool = False) -> None:
         super().__init__()
+        self.gate, self.gated = nn.Linear(_WIDTH, _WIDTH), gated
         self.qkv, self.proj = nn.Linear(_WIDTH, 3 * _WIDTH), nn.Linear(_WIDTH, _WIDTH)
-        self.num_heads, self.is_causal, self.num_key_value_groups, self.order = _HEADS, False, 1, order
+        self.num_heads, self.is_causal, self.num_key_value_groups = _HEADS, False, 1
 
     def forward(self, x: Tensor, sizes: list[int]) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, _DIM)).permute(1, 2, 0, 3)[:, None].unbind(0)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface("sdpa", None)
         parts = zip(*(tensor.split(sizes, dim=2) for tensor in (q, k, v)), strict=True)
         out = [attend(self, *part, None, scaling=_DIM**-0.5)[0] for part in parts]
-        return self.proj(torch.cat(out, dim=1)[0].flatten(1))
+        z = torch.cat(out, dim=1)[0].flatten(1)
+        return self.proj(z * self.gate(x).sigmoid() if self.gated else z)
 
 
 class _Tower(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, gated: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.ModuleList(_Layer() for _ in range(2))
+        self.layers = nn.ModuleList(_Layer(gated) for _ in range(2))
 
     def forward(self, patches: Tensor, sizes: Tensor) -> Tensor:
         for layer in self.layers:
@@ -83,6 +85,18 @@ def test_one_site_a_layer_whatever_the_pictures(probe: tuple[int, ...], seen_on:
     torch.testing.assert_close((own.q @ own.k.mT / 2 + own.bias).softmax(-1), own.pattern)
     score = importance(model, [batch], score="norm", anatomy=anatomy).score[:_HEADS]
     np.testing.assert_allclose(score, np.sqrt(np.square(adds).sum(-1).mean(-1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("probe", [(6,), (4, 5)])
+def test_a_gate_before_the_projection_counts_for_each_picture(probe: tuple[int, ...]) -> None:
+    model, batch = _Tower(gated=True).eval(), _batch(4, 6)
+    anatomy = discover(model, _batch(*probe))
+    assert {site.gated for site in anatomy.sites} == {True}
+    with torch.no_grad(), capture(model, ("contribution",), anatomy=anatomy) as seen:
+        model(**batch)
+        out = model.layers[0](batch["patches"], [4, 6])
+    total = seen[0].contribution.sum(1)[0] + model.layers[0].proj.bias  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(total, out)
 
 
 def test_heads_of_all_pictures_are_switched_off_and_cut() -> None:

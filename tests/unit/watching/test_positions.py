@@ -1,5 +1,6 @@
 """Which positions count, and whose documents rows of a site are: against the same text without padding or windows."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,12 @@ def test_gradients_of_rows_that_take_turns_are_not_told_and_those_of_windows_are
     whole = importance(swin, [{"pixel_values": pixels}], score="gradient", metric=metric)
     alone = importance(swin, [{"pixel_values": one[None]} for one in pixels], score="gradient", metric=metric)
     np.testing.assert_allclose(whole.score, alone.score, rtol=1e-4)
+
+
+def test_several_rows_that_cannot_be_told_are_one_document_too() -> None:
+    torch.manual_seed(0)
+    model, series = _Channels().eval(), torch.randn(3, 6, 2)
+    anatomy = discover(model, {"series": series})
+    lost = replace(anatomy, sites=tuple(replace(site, batch="") for site in anatomy.sites))
+    seen = observe(model, [{"series": series}], [STATISTICS["means"]()], anatomy=lost)
+    assert (seen.n_documents, seen.n_tokens) == (1, 36)
