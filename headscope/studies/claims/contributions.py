@@ -5,18 +5,29 @@ from math import inf
 from typing import ClassVar
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from headscope._support.formatting import number
 from headscope._support.running import run_model
+from headscope.anatomy.features import feature_axis, features_last
+from headscope.anatomy.linear import is_plain
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
+from headscope.sites import Site
 from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
 from headscope.studies.subjects import Subject
 from headscope.watching.observation import capture
 
 __all__ = ["Contributions"]
+
+
+def _as_heads_have_it(out: Tensor, module: nn.Module, site: Site, shape: torch.Size) -> Tensor:
+    """What a projection puts out, as (batch, position, width)."""
+    rows = features_last(out, (feature_axis(module, out),)).detach()
+    batch, positions, width = shape
+    return rows.reshape(positions, batch, width).transpose(0, 1) if site.rows == "t b" else rows.reshape(shape)
 
 
 @CLAIMS.register("C4")
@@ -44,9 +55,12 @@ class Contributions(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
-        sites = subject.anatomy.cuttable.sites
+        every = subject.anatomy.cuttable.having("contribution").sites
+        sites = [site for site in every if site.rows and not site.reads_by_operation]
         if not sites:
-            raise AnatomyError("heads are mixed before the output projection in every layer, or there is none")
+            raise AnatomyError(
+                "in every layer heads are mixed before the output projection, or it is no module of its own"
+            )
         rows = []
         for site in sites:
             assert site.output is not None
@@ -62,13 +76,13 @@ class Contributions(ModelClaim):
                     summed = seen[site.layer].contribution.double().sum(1)
             finally:
                 handle.remove()
-            turn = [s.layer for s in sites if s.output is not None and s.output.module == site.output.module].index(
-                site.layer
-            )
+            real = _as_heads_have_it(out[site.output_call], module, site, summed.shape).double()
+            rest = (real - summed).flatten(0, -2)
             bias = getattr(module, "bias", None)
-            made = summed if bias is None else summed + bias.detach().double()
-            real = out[turn].double().reshape(made.shape)
-            rows.append({"layer": site.layer, "difference": float((made - real).abs().max() / real.abs().max())})
+            if not isinstance(bias, Tensor):  # of what is no plain layer, whatever it adds everywhere
+                bias = torch.zeros(1) if is_plain(module) else rest[0]
+            apart = (rest - bias.detach().double()).abs().max()
+            rows.append({"layer": site.layer, "difference": float(apart / real.abs().max())})
         table = pd.DataFrame(rows)
         worst = float(table["difference"].max())
         numbers = {"heads": float(sum(site.n_heads for site in sites)), "layers": float(len(sites))}

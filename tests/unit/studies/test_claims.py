@@ -8,8 +8,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from transformers import SqueezeBertConfig, SqueezeBertModel
 
-from headscope.errors import InputError, UnknownNameError
+from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.models.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
@@ -21,6 +22,7 @@ from headscope.studies.claims.integration import Integration
 from headscope.studies.rulings import Rulings
 from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
+from tests.spellings import Spelled
 
 FACTS = (
     "about", "about_ja", "says", "says_ja", "where_ja", "measured", "unit", "unit_ja", "rule", "drawn", "limits",
@@ -330,3 +332,30 @@ def test_a_distance_without_unit_has_none_in_the_figure_after_it_was_read_back(t
         with styling():
             figure = claim_named("C12").draw(Rulings.load(tmp_path / name)["C12"].table)
         assert figure.axes[0].get_ylabel() == label
+
+
+class _Sequences(nn.Module):
+    """PyTorch's attention by itself, whose projection is no module that runs; beside a layer that has one."""
+
+    def __init__(self, only: bool) -> None:
+        super().__init__()
+        self.tokens, self.first, self.only = nn.Embedding(50, 24), nn.MultiheadAttention(24, 4, batch_first=True), only
+        self.second = nn.Identity() if only else Spelled("sequence first")
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        x = self.tokens(input_ids)
+        return self.second(self.first(x, x, x, need_weights=False)[0])
+
+
+def test_contributions_sum_to_what_any_kind_of_projection_puts_out() -> None:
+    torch.manual_seed(0)
+    ids = [{"input_ids": torch.randint(3, 50, (4, 7))}]
+    config = SqueezeBertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
+        embedding_size=32,
+    )  # fmt: skip
+    for model in (SqueezeBertModel(config).eval(), _Sequences(only=False).eval()):  # features second; positions first
+        made = CLAIMS["C4"]().measure(Subject("small", model, ids))
+        assert made.effect < 1e-5
+    with pytest.raises(AnatomyError, match="it is no module of its own"):
+        CLAIMS["C4"]().measure(Subject("small", _Sequences(only=True).eval(), ids))
