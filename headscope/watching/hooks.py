@@ -106,6 +106,7 @@ class _Watcher:
     _calls: dict[tuple[nn.Module, str], int] = field(default_factory=dict)
     _waiting: dict[Slices, list[tuple[Site, SiteTensors, Call]]] = field(default_factory=dict)
     _turned: dict[int, Tensor] = field(default_factory=dict)
+    _ahead: dict[tuple[nn.Module, str], list[Site]] = field(default_factory=dict)
     _whole: bool = False
 
     def __post_init__(self) -> None:
@@ -126,6 +127,7 @@ class _Watcher:
     def restart(self, *_: object) -> None:
         self._whole = True
         self._calls.clear()
+        self._ahead.clear()
         self._waiting.clear()
         if self.on_forward is not None:
             self.on_forward()
@@ -138,17 +140,7 @@ class _Watcher:
         return site.output is not None and (site.route == "registry" or bool(self.want & _FROM_OUTPUT))
 
     def after_attention(self, call: Call) -> Tensor | None:
-        place = (call.module, call.key)
-        number = self._calls.get(place, 0)
-        if self._whole and number >= self._turns[place]:
-            raise AnatomyError(
-                f"{type(call.module).__name__} attends more often in one forward pass here than the "
-                f"{self._turns[place]} times that it did in the probe; call discover with an example like this input"
-            )
-        # counted round: without a restart, a part of the model is run again on its own
-        site = self._site.get((*place, number % self._turns[place]))
-        if site is None or not (self.waits(site) and site.route == "registry"):
-            self._calls[place] = number + 1
+        site = self._next((call.module, call.key), call)
         if site is None:
             return None
         asked = [name for name in TENSORS if name in self.want and name not in _FROM_OUTPUT]
@@ -162,6 +154,25 @@ class _Watcher:
             self.receive(site, tensors)
         return z
 
+    def _next(self, place: tuple[nn.Module, str], call: Call) -> Site | None:
+        """Which site a call is; None for one that nobody watches."""
+        ahead = self._ahead.setdefault(place, [])
+        number, turns = self._calls.get(place, 0) + len(ahead), self._turns[place]
+        if ahead and number >= turns:
+            return ahead[-1]  # nothing has read that one yet: a further picture
+        if self._whole and number >= turns:
+            raise AnatomyError(
+                f"{type(call.module).__name__} attends more often in one forward pass here than the {turns} times that "
+                "it did in the probe; call discover with an example like this input"
+            )
+        # counted round: without a restart, a part of the model is run again on its own
+        site = self._site.get((*place, number % turns))
+        if site is not None and self.waits(site) and site.route == "registry":
+            ahead.append(site)
+        else:
+            self._calls[place] = self._calls.get(place, 0) + 1
+        return site
+
     def before_output(self, name: Slices, entering: Tensor, axes: tuple[int, ...]) -> None:
         waiting = self._waiting.get(name, [])
         # those that this call reads: heads of two attentions may stand side by side
@@ -171,8 +182,10 @@ class _Watcher:
         for one in read:
             by_site.setdefault(one[0].layer, []).append(one)
         for (site, _, call), *_ in by_site.values():
-            if site.route == "registry":
-                self._calls[call.module, call.key] = self._calls.get((call.module, call.key), 0) + 1
+            place = (call.module, call.key)
+            if site in self._ahead.get(place, []):
+                self._ahead[place].remove(site)
+                self._calls[place] = self._calls.get(place, 0) + 1
         for own in by_site.values():
             site, tensors = own[0][0], joined([tensors for _, tensors, _ in own])
             z = torch.cat([call.z for _, _, call in own], dim=2) if len(own) > 1 else own[0][2].z

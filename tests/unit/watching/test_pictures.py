@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import DiffLlamaConfig, DiffLlamaModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
+from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
 from headscope.surgery import prune
 from headscope.watching.hooks import joined
@@ -135,3 +137,26 @@ def test_maps_of_several_calls_stand_apart() -> None:
     assert whole["z"].shape == (1, 2, 3, 3)
     assert whole["pattern"][0, 0].tolist() == [[1, 1, 0, 0, 0], [0, 0, 1, 1, 1], [0, 0, 1, 1, 1]]
     assert joined(calls[:1]) is calls[0]
+
+
+def test_two_attentions_that_are_read_at_once_stay_two() -> None:
+    """DiffLlama's layer calls its attention twice, and its projection reads the difference."""
+    torch.manual_seed(0)
+    config = DiffLlamaConfig(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=48,
+    )  # fmt: skip
+    model = DiffLlamaModel(config).eval()
+    ids = torch.randint(3, 60, (2, 7))
+    anatomy = discover(model, {"input_ids": ids})
+    assert [(site.block, site.call) for site in anatomy.sites] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    with torch.no_grad(), capture(model, ("z", "pattern"), anatomy=anatomy) as seen:
+        model(input_ids=ids)
+    assert not torch.equal(seen[0].z, seen[1].z)
+    for layer in range(4):
+        assert seen[layer].z.shape[2] == 7
+        with torch.no_grad(), capture(model, ("z",), [layer], anatomy=anatomy) as alone:
+            model(input_ids=ids)
+        assert torch.equal(alone[layer].z, seen[layer].z)
+    frame = similarity(model, [{"input_ids": ids}], "pattern_cosine", anatomy=anatomy).to_frame()
+    assert len(frame) == 4 * 16
