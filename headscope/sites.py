@@ -73,6 +73,7 @@ class Site:
         rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
             where they come in an order of their own, as windows do that are put together again.
         output_call: which call of the output projection within one forward pass reads z.
+        output_runs: how many calls of it there are; 0 where that is not known.
         spelling: which operations of the module's forward are the attention, where its route has to know.
         refused: tensors that cannot be had, by name, each with the reason: an equation that did not hold in the probe.
         copied: tensors that the model changes in place once they are made, so that they are copied when they are taken.
@@ -104,6 +105,7 @@ class Site:
     shares_module_with: tuple[int, ...] = ()
     rows: str = "b t"
     output_call: int = 0
+    output_runs: int = 0
     spelling: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
     refused: Mapping[str, str] = field(default_factory=dict, hash=False)
     copied: tuple[str, ...] = ()
@@ -155,7 +157,8 @@ class Padding:
     Attributes:
         mask: name of the argument.
         marks: "zeros", "ones": what marks padding; "floor": a large negative number that is added to scores; "frames":
-            zeros over samples of sound, of which the model makes frames as it says itself.
+            zeros over samples of sound, of which the model makes frames as it says itself; "lengths", "last": how many
+            positions of a row count, from its start, or the last of them.
     """
 
     mask: str

@@ -125,6 +125,7 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         entangled=tuple(seen.entangled),
         rows=seen.rows,
         output_call=seen.output_call,
+        output_runs=seen.output_runs,
         spelling=json.loads(seen.spelled) if seen.spelled else None,
         refused=dict(seen.refused),
         copied=seen.copied,
@@ -182,7 +183,7 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
 
 
 # how heads are read, not which they are
-_UNSIGNED = ("spelling", "rows", "output_call", "refused", "copied", "batch")
+_UNSIGNED = ("spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch")
 
 
 def _fingerprint(model: nn.Module, sites: list[Site]) -> str:

@@ -120,6 +120,7 @@ class _Reader(Picking):
             if self._watch is None:
                 for call in calls:
                     call.check()
+                    call.whole = not self._module.training
             return _joined(self._module, key, calls, probing=self._watch is not None)
         except (RuntimeError, IndexError, EinopsError) as error:
             raise AnatomyError(
@@ -151,6 +152,7 @@ class _PartCall:
 
     def __init__(self, part: Part, ran: dict[tuple[str, int], _Ran]) -> None:
         self.part = part
+        self.whole = False  # whether all of the map must meet the values: nothing is dropped
         self._ran = ran
         self.z = self._read("z")
         self.q, self.k, self.v = (self._for_each_row(self._read(name)) for name in ("q", "k", "v"))
@@ -194,6 +196,11 @@ class _PartCall:
         if self.part.fused:
             return self._fused_pattern()
         pattern = self._read("pattern")
+        if self.whole and bool(((self._read("met")[:, :, -1] == 0) & (pattern[:, :, -1] > 1e-4)).any()):
+            raise AnatomyError(
+                "weights of the map are dropped before they meet the values, which was not so in the probe; call "
+                "discover with an example like this input"
+            )
         return pattern / pattern.sum(-1, keepdim=True) if self.part.late else pattern
 
     def _fused_pattern(self) -> Tensor:
@@ -241,16 +248,15 @@ class _PartCall:
         return Scores(self.raw("logits"), ran.out, factor, bare)
 
     def check(self) -> None:
-        """Hold one row of the map against what met the values: cheap, and red if an operation was mistaken."""
+        """Hold one row of each map against what met the values: cheap, and red if an operation was mistaken."""
         if self.part.fused or not self.z.numel():
             return
         pattern, met = self.pattern(), self._read("met")
         if pattern.shape != (*self.q.shape[:3], self.k.shape[2]) or pattern.shape != met.shape:
             raise RuntimeError(f"a map of {tuple(pattern.shape)} for queries of {tuple(self.q.shape)}")
         with torch.no_grad():
-            own, used = (
-                one[0, 0, -1].float() for one in (pattern, met / met.sum(-1, keepdim=True) if self.part.late else met)
-            )
+            own, used = (one[:, :, -1].float() for one in (pattern, met))
+            used = used / used.sum(-1, keepdim=True) if self.part.late else used
             stays = (used != 0) & (own > 0)  # dropout makes zeros, and what is left larger
             factor = used[stays] / own[stays]
         if factor.numel() and not float(factor.max() - factor.min()) <= 0.1 * float(factor.abs().max()):

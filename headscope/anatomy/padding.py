@@ -22,6 +22,7 @@ __all__ = ["find_padding", "with_kept"]
 _LOW = -1e3  # an additive mask says "not this one" by less than that
 _MARKED = 2  # positions that are marked in the proof
 _PLAIN = {"attention_mask": "self", "decoder_attention_mask": "causal"}  # the names that everybody knows
+_NO_MASKS = ("position", "token_type", "labels", "kept")  # what names tell to be something else
 _FRAMES = "_get_feat_extract_output_lengths"
 
 Look = Callable[[Batch], list[Tensor]]
@@ -37,12 +38,12 @@ def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Pad
         model: the model.
     """
     found, remarks = [], []
-    for name, mask in _masks(example):
-        length = int(mask.shape[-1])
+    for name, mask, length in (*_masks(example), *_counts(example)):
         tokens = _tokens(example, name, mask.shape[0], length)
         if not tokens:
             continue
         marked = slice(0, _MARKED) if _FRAMES not in _methods(model) else slice(length // 2, length)
+        marked = slice(length - _MARKED, length) if mask.ndim == 1 else marked
         marks = next(
             (marks for marks in _senses(mask) if _holds(example, name, tokens, marks, marked, look, model)), None
         )
@@ -69,15 +70,19 @@ def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
     for padding in anatomy.padding:
         mask = batch.get(padding.mask)
         if isinstance(mask, Tensor):
-            return {**batch, "kept": _kept(mask, padding.marks, model)}
+            return {**batch, "kept": _kept(mask, padding.marks, model, batch)}
     return batch
 
 
-def _kept(mask: Tensor, marks: str, model: nn.Module) -> Bool[Tensor, "batch position"]:
+def _kept(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Tensor, "batch position"]:
     if marks == "frames":
         reduce: Any = getattr(_methods(model)[_FRAMES], _FRAMES)
         frames = torch.as_tensor(reduce(mask.sum(-1))).cpu()
         return torch.arange(int(reduce(torch.tensor(mask.shape[-1])))) < frames[:, None]
+    if marks in ("lengths", "last"):
+        # as many as the text has, whatever is the longest that counts
+        length = next(int(one.shape[1]) for one in batch.values() if isinstance(one, Tensor) and one.ndim > 1)
+        return torch.arange(length) < (mask.cpu() + (marks == "last"))[:, None]
     keeps = {"zeros": mask != 0, "ones": mask == 0, "floor": mask > _LOW}[marks]
     return keeps.flatten(1, -2).any(1).cpu() if keeps.ndim > 2 else keeps.cpu()
 
@@ -88,8 +93,8 @@ def _methods(model: nn.Module) -> dict[str, nn.Module]:
     return {} if owner is None else {_FRAMES: owner}
 
 
-def _masks(example: Batch) -> Iterator[tuple[str, Tensor]]:
-    """What may be a mask: of rows, and of nothing but 0 and 1, or 0 and a large negative number."""
+def _masks(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
+    """What may be a mask: of rows, and of nothing but 0 and 1, or 0 and a large negative number; over how many."""
     for name, value in example.items():
         if isinstance(value, Tensor) and value.ndim in (2, 3, 4) and value.numel():
             low, high = float(value.min()), float(value.max())
@@ -97,11 +102,24 @@ def _masks(example: Batch) -> Iterator[tuple[str, Tensor]]:
                 low in (0, 1) and high in (0, 1) and bool(((value == 0) | (value == 1)).all())
             )
             additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < _LOW)).all())
-            if (binary or additive) and ("mask" in name or value.dtype == torch.bool):
-                yield name, value
+            if (binary or additive) and not name.startswith(_NO_MASKS):
+                yield name, value, int(value.shape[-1])
+
+
+def _counts(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
+    """What may say how many positions of each row count, or which is the last; of how many."""
+    texts = [one for one in example.values() if isinstance(one, Tensor) and one.ndim > 1]
+    for name, value in example.items():
+        if isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int32, torch.int64):
+            lengths = {int(one.shape[1]) for one in texts if one.shape[0] == value.shape[0]}
+            fits = len(lengths) == 1 and int(value.min()) >= 0 and int(value.max()) <= min(lengths)
+            if fits and min(lengths) > _MARKED and not name.startswith(_NO_MASKS):
+                yield name, value, min(lengths)
 
 
 def _senses(mask: Tensor) -> tuple[str, ...]:
+    if mask.ndim == 1:
+        return ("lengths", "last")
     if mask.is_floating_point() and float(mask.max()) == 0:
         return ("floor", "ones") if float(mask.min()) < 0 else ("ones", "floor")
     mostly = mask.float().mean() >= 0.5
@@ -114,7 +132,7 @@ def _tokens(example: Batch, mask: str, rows: int, length: int) -> list[str]:
         name
         for name, value in example.items()
         if isinstance(value, Tensor) and name != mask and value.ndim > 1 and value.shape[:2] == (rows, length)
-        and name not in dict(_masks(example)) and not name.startswith(("position", "token_type", "labels"))
+        and name not in {mask for mask, _, _ in _masks(example)} and not name.startswith(_NO_MASKS)
     ]  # fmt: skip
 
 
@@ -122,11 +140,11 @@ def _holds(
     example: Batch, name: str, tokens: list[str], marks: str, marked: slice, look: Look, model: nn.Module
 ) -> bool:
     """Whether marked positions of the first row move nothing elsewhere, and unmarked ones do."""
-    length = example[name].shape[-1]
+    length = example[name].shape[-1] if example[name].ndim > 1 else int(example[tokens[0]].shape[1])
     gaps = []
     # what everybody calls a mask is believed to be one, if it does what a mask does
     for is_marked in (True,) if name in _PLAIN and marks == "zeros" else (True, False):
-        mask = _with_marks(example[name], marks, marked if is_marked else slice(0, 0), name, example)
+        mask = _with_marks(example[name], marks, marked if is_marked else slice(length, length), length)
         own = {**example, name: mask}
         other = {**own, **{one: _otherwise(example[one], marked) for one in tokens}}
         try:
@@ -136,9 +154,12 @@ def _holds(
     return gaps[0] == 0 and (len(gaps) == 1 or gaps[1] > 0)
 
 
-def _with_marks(mask: Tensor, marks: str, marked: slice, name: str, example: Batch) -> Tensor:
+def _with_marks(mask: Tensor, marks: str, marked: slice, length: int) -> Tensor:
     """A mask that keeps all positions of the first row but the marked ones."""
     mask = mask.clone()
+    if marks in ("lengths", "last"):
+        mask[0] = marked.start - (marks == "last")
+        return mask
     keep, drop = {"zeros": (1, 0), "ones": (0, 1), "floor": (0, torch.finfo(torch.float32).min)}[marks]
     if mask.ndim == 2:
         mask[0] = keep
@@ -173,7 +194,7 @@ def _moved(
             stays = torch.ones(length, dtype=torch.bool)
             stays[marked] = False
         elif _FRAMES in _methods(model) and mask.ndim == 2 and marks == "zeros":
-            frames = _kept(mask, "frames", model)
+            frames = _kept(mask, "frames", model, {})
             if frames.shape[1] != a.shape[2]:
                 continue
             stays = frames[0]

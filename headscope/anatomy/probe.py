@@ -58,6 +58,7 @@ class Sighting:
     output: tuple[Layer, HeadRows] | None = None
     rows: str = "b t"
     output_call: int = 0
+    output_runs: int = 0
     gated: bool = False
     entangled: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
@@ -106,6 +107,7 @@ class Probe(Watch):
         finally:
             self._leaves.clear()
             for sighting in self.sightings:
+                sighting.output_runs = 0 if sighting.output is None else self._runs[sighting.output[0]]
                 sighting.made.clear()  # a graph hangs on it
 
     def receiver(self, route: str) -> Callable[[Call], None]:

@@ -133,8 +133,8 @@ def transform_outputs(
         stack.enter_context(plainly(model))
         for output, functions in turns.items():
             if any(functions.values()):
-                turn = acting[output] = _Turn(functions)
-                stack.enter_context(around(model, before=turn.restart, first=True))
+                turn = acting[output] = _Turn(functions, output.module, sites[output].output_runs)
+                stack.enter_context(around(model, before=turn.restart, leave=turn.end, first=True))
                 # first of all there: who watches sees what enters, whichever context was opened first
                 stack.enter_context(at_output(model, sites[output], turn.apply, first=True))
         yield
@@ -151,14 +151,25 @@ class _Turn:
     """One output projection's functions, by the call of it within a forward pass."""
 
     functions: Mapping[int, list[Callable[[Tensor], Tensor]]]
+    name: str
+    most: int
     ran: bool = False
     acted: bool = False
     _next: int = field(default=0)
+    _whole: bool = field(default=False)
 
     def restart(self, *_: object) -> None:
-        self._next, self.ran = 0, True
+        self._next, self.ran, self._whole = 0, True, True
+
+    def end(self) -> None:
+        self._whole = False
 
     def apply(self, entering: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+        if self._whole and self.most and self._next >= self.most:
+            raise AnatomyError(
+                f"{self.name} runs more often in one forward pass here than the {self.most} times that it did in the "
+                "probe, so which of its calls reads which heads is not known; call discover with an example like this"
+            )
         functions = self.functions.get(self._next % (max(self.functions) + 1), [])
         self._next += 1
         out, self.acted = entering, self.acted or bool(functions)

@@ -206,7 +206,7 @@ def observe(
     feed, n_batches = _Feed(statistics, skip_first), 0
     for given, documents in document_ids(chain([first], batches)):
         batch = with_kept(model, anatomy, given)
-        feed.start(batch, documents, n_batches)
+        feed.start(batch, documents, n_batches, said="kept" in given)
         for statistic in statistics:
             statistic.begin_batch(batch)
         for network, sites in watched:
@@ -249,8 +249,9 @@ class _Feed:
         self._skip = skip_first
         self._spare: tuple[int, set[int]] | None = None
 
-    def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int) -> None:
-        """Begin a batch."""
+    def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int, *, said: bool = False) -> None:
+        """Begin a batch; `said`: the user says which of its positions are kept."""
+        self._said = said
         self._batch, self._documents, self._number = batch, documents, number
         # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
         self._block = self.blocks.place(documents, row_lengths(batch))
@@ -271,7 +272,19 @@ class _Feed:
             statistic.update(site, own, kept[next(iter(own))], self._block[parts])
 
     def finish(self) -> None:
-        """End a batch."""
+        """End a batch.
+
+        Raises:
+            InputError: the user says what is kept, and no layer has as many rows and positions.
+        """
+        given = self._batch.get("kept")
+        shape = tuple(getattr(given, "shape", ()))
+        if self._said and shape not in {(rows, n) for _, _, rows, n in self._kept}:
+            seen = ", ".join(f"{rows} × {n}" for _, _, rows, n in self._kept)
+            raise InputError(
+                f"kept is {shape or type(given).__name__} in batch {self._number}, and no layer has as many rows and "
+                f"positions (they have {seen}); it is (row, position), True where a position counts"
+            )
         if not self._counted and self._spare is not None:
             self.n_tokens += self._spare[0]
             self.documents |= self._spare[1]

@@ -149,7 +149,7 @@ def _dropping(model: HandWritten) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def test_the_map_is_what_the_softmax_gave_before_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _build("module of its own")
+    model = _build("module of its own").train()
     monkeypatch.setattr(model.mix, "forward", _dropping(model))
     (call,) = _listen(model, _x())
     want = _by_hand(model, _x())[3]

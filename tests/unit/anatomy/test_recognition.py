@@ -215,6 +215,31 @@ def test_a_text_that_is_gone_through_in_pieces_is_refused_and_not_seen_in_part(f
         model(_x(2, 20))
 
 
+class _Thinned(nn.Module):
+    """On longer text it drops small weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Spelled("einsum")
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.inner._split(x)
+        pattern = (q @ k.mT / DIM**0.5).softmax(-1)
+        if x.shape[1] > 8:
+            pattern = pattern * (pattern > 1 / x.shape[1])
+        return self.inner._join(pattern @ v)
+
+
+def test_a_map_that_is_changed_on_longer_text_is_an_error() -> None:
+    model = _Thinned().eval()
+    anatomy = discover(model, {"x": _x(2, 6)})
+    with (
+        pytest.raises(AnatomyError, match="weights of the map are dropped before they meet the values"),
+        capture(model, ("pattern",), anatomy=anatomy),
+    ):
+        model(_x(2, 12))
+
+
 class _Latent(nn.Module):
     """Learned queries, or learned keys and values, once for all rows."""
 

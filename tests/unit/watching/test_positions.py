@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, SwinConfig, SwinModel, Wav2Vec2Config, Wav2Vec2Model
 
 from headscope.anatomy import discover
-from headscope.errors import MetricError
+from headscope.errors import InputError, MetricError
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
 from headscope.sites import Padding
@@ -58,6 +58,51 @@ def _rows(way: str) -> list[dict[str, Tensor]]:
         own = mask[row : row + 1, ..., :n] if way != "floor" else mask[row : row + 1, :, :n, :n]
         found.append({"tokens": _IDS[row : row + 1, :n], "padding_mask": own})
     return found
+
+
+class _Counted(nn.Module):
+    """BERT that is told how many positions of each row count, or which is the last; by a name that says nothing."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.way = _bert(), way
+
+    def forward(self, tokens: Tensor, n: Tensor) -> Tensor:
+        ends = {"lengths": n, "last": n + 1}.get(self.way)
+        keep = n == 0 if ends is None else torch.arange(tokens.shape[1]) < ends[:, None]
+        return self.inner(tokens, attention_mask=keep.long()).last_hidden_state
+
+
+@pytest.mark.parametrize("way", ["lengths", "last", "gone"])
+def test_padding_is_known_whatever_it_is_called_and_by_counts(way: str) -> None:
+    model, lengths = _Counted(way).eval(), (~_GONE).sum(1)
+    told = {"lengths": lengths, "last": lengths - 1, "gone": _GONE.long()}[way]
+    batch = {"tokens": _IDS, "n": told}
+    anatomy = discover(model, batch)
+    assert anatomy.padding == (Padding("n", "ones" if way == "gone" else way),)
+    table = importance(model, [batch], score="norm", anatomy=anatomy)
+    assert table.facts["tokens"] == int(lengths.sum())
+    want = importance(_Renamed("ones").eval(), _rows("ones"), score="norm")
+    np.testing.assert_allclose(table.score, want.score, rtol=1e-5)
+
+
+def test_counts_that_mask_nothing_are_not_believed() -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _bert()
+
+        def forward(self, tokens: Tensor, kind: Tensor) -> Tensor:
+            return self.inner(tokens).last_hidden_state + kind[:, None, None]
+
+    assert discover(Told().eval(), {"tokens": _IDS, "kind": torch.tensor([3, 1, 2])}).padding == ()
+
+
+def test_kept_of_another_shape_is_refused() -> None:
+    model = _bert()
+    batch = {"input_ids": _IDS, "kept": ~_GONE[:, :5]}
+    with pytest.raises(InputError, match=r"kept is \(3, 5\) in batch 0, and no layer has as many rows and positions"):
+        importance(model, [batch], score="norm")
 
 
 @pytest.mark.parametrize("way", ["ones", "zeros", "floor"])

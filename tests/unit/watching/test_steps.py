@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
 from headscope.statistics import STATISTICS
 from headscope.watching.observation import capture, observe
@@ -42,3 +43,16 @@ def test_more_steps_than_in_the_probe_are_refused(way: str) -> None:
         for _ in range(3):
             model.layer(_batch(1)["x"])
     assert list(seen) == [0, 1]
+
+
+def test_a_projection_that_runs_more_often_is_not_switched_off_by_guess() -> None:
+    model = _Steps("einsum").eval()
+    anatomy = discover(model, _batch(1))
+    with torch.no_grad(), ablate(model, ["L0H1"], anatomy=anatomy):
+        model(**_batch(1))
+    with (
+        pytest.raises(AnatomyError, match=r"layer\.o runs more often in one forward pass here than the 1 times"),
+        torch.no_grad(),
+        ablate(model, ["L0H1"], anatomy=anatomy),
+    ):
+        model(**_batch(2))
