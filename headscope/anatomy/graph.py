@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headscope.anatomy.features import features_last
 
-__all__ = ["HeadRows", "behind", "groups_of", "own_rows", "touched_by"]
+__all__ = ["HeadRows", "behind", "groups_of", "own_rows", "run_of", "touched_by"]
 
 HeadRows = tuple[tuple[int, ...], ...]
 _Layer = TypeVar("_Layer", bound=Hashable)
@@ -34,6 +34,12 @@ def behind(tensor: Tensor) -> tuple[list[Tensor], set[Any]]:
 def touched_by(gradient: Tensor, axes: tuple[int, ...]) -> frozenset[int]:
     flat = features_last(gradient.detach(), axes).flatten(0, -2)
     return frozenset(torch.nonzero(flat.abs().amax(0)).flatten().tolist())
+
+
+def run_of(values: Tensor) -> range:
+    """Where numbers are that are not 0, if they are side by side; else nothing."""
+    places = values.nonzero().flatten().tolist()
+    return range(places[0], places[-1] + 1) if places and len(places) == places[-1] + 1 - places[0] else range(0)
 
 
 def groups_of(tensor: Tensor, rows: Sequence[Mapping[_Layer, frozenset[int]]]) -> list[int]:

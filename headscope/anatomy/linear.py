@@ -48,6 +48,8 @@ def is_plain(module: nn.Module) -> bool:
     weight = module._parameters.get("weight")
     if weight is None or type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point() or weight.is_meta:
         return False
+    if module._forward_hooks or module._forward_pre_hooks:  # a user's, which may change what it gives
+        return False
     known = {nn.Linear.forward, *(kind.forward for kind in _CONVOLUTIONS)}
     if (type(module).forward in known or type(module).__name__ == "Conv1D") and "forward" not in vars(module):
         return True
@@ -104,7 +106,11 @@ def layer_matrix(module: nn.Module, parameter: str, layout: str, name: str = "")
 
 
 def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:
-    width = next(int(getattr(module, pair[0])) for pair in _SIZES if hasattr(module, pair[0]))
+    weight: Any = getattr(module, "weight", None)
+    sizes = [int(getattr(module, pair[0])) for pair in _SIZES if hasattr(module, pair[0])]
+    if not sizes and not (isinstance(weight, Tensor) and weight.ndim == 2):
+        raise AnatomyError(f"{name} ({type(module).__name__}) does not say how many features enter it")
+    width = sizes[0] if sizes else int(weight.shape[-1])
     like = next((p for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.empty(0))
     device = next((p.device for p in (*module.parameters(), *module.buffers()) if not p.is_meta), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
@@ -120,7 +126,7 @@ def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:
         ) from error
     bias, out = out[0], out[1:] - out[0]
     weight = out[:width].T
-    expected = probes[width + 1 :].to(device, weight.dtype) @ weight.T
+    expected = probes[width + 1 :].to(device, out.dtype) @ out[:width]
     gap = float((out[width:] - expected).abs().max())
     if not gap <= NEARLY * max(float(expected.abs().max()), float(bias.abs().max()), 1e-30):
         raise AnatomyError(

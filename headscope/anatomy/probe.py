@@ -15,7 +15,7 @@ from headscope._support.around import around
 from headscope.anatomy.check import check_call, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
-from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, touched_by
+from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, run_of, touched_by
 from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
 from headscope.anatomy.route import Call, Watch, claiming
 from headscope.anatomy.spelling import Weighting
@@ -265,11 +265,11 @@ class Probe(Watch):
 
     def _find_output(self, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> list[Sighting]:
         """If `entering` depends on a z that no linear layer has read yet, `layer` is that site's output projection."""
-        waiting = [sighting for sighting in self.sightings if sighting.output is None and sighting.made]
-        if not waiting:
-            return []
-        nodes = behind(entering)[1]
-        read = [sighting for sighting in waiting if any(edge.node in nodes for edge, _ in sighting.made)]
+        nodes = behind(entering)[1] if self.sightings else set()
+        read = [one for one in self.sightings if any(edge.node in nodes for edge, _ in one.made)]
+        for sighting in (one for one in read if one.output is not None):
+            self._mark_second(sighting, layer)
+        read = [sighting for sighting in read if sighting.output is None]
         for sighting in read:
             self._read_output(sighting, layer, entering, axes)
             sighting.output_call = self._runs[layer]
@@ -280,11 +280,17 @@ class Probe(Watch):
                 sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
         return [sighting for sighting in read if sighting.output is not None]
 
-    def _one_of_each(self, read: list[Sighting]) -> list[Sighting]:
-        """Calls of one module for one part of a sequence after the other, which is read at once: one site.
+    def _mark_second(self, sighting: Sighting, layer: Layer) -> None:
+        """Another layer reads z too, as adapters beside a projection do: the first is not all of W_O."""
+        assert sighting.output is not None
+        names = {module: name for name, module in self._model.named_modules()}
+        first, second = (names.get(one.module, "") for one in (sighting.output[0], layer))
+        told = f"more than one layer reads what its heads make ({first}, and {second}, as adapters do): merge them"
+        sighting.refused |= dict.fromkeys(("contribution", "written"), told)
+        sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
 
-        Some models call the attention function for each picture of a batch.
-        """
+    def _one_of_each(self, read: list[Sighting]) -> list[Sighting]:
+        """Calls of one module for parts of a sequence (each picture of a batch) that is read at once are one site."""
         kept: list[Sighting] = []
         for one in read:
             same = [other for other in kept if (other.module, other.spelled) == (one.module, one.spelled)]
@@ -330,7 +336,7 @@ class Probe(Watch):
             part = back[:, head]
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
             columns.append(tuple(sorted(touched_by(gradient, axes))))
-            sighting.lands = _run_of(features_last(gradient, axes).abs().amax(-1).flatten())
+            sighting.lands = run_of(features_last(gradient, axes).abs().amax(-1).flatten())
         sighting.output = (layer, tuple(columns))
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
         sighting.rows = self._order(back, weight, axes)
@@ -367,12 +373,6 @@ def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], 
     rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
     rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
     return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))
-
-
-def _run_of(values: Tensor) -> range:
-    """Where numbers are that are not 0, if they are side by side; else nothing."""
-    places = values.nonzero().flatten().tolist()
-    return range(places[0], places[-1] + 1) if places and len(places) == places[-1] + 1 - places[0] else range(0)
 
 
 def _scaling(call: Call) -> float:

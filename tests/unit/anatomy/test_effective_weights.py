@@ -15,6 +15,7 @@ from headscope.scoring.rating import importance
 from headscope.surgery import prune
 from headscope.watching.observation import capture
 from tests.models import build, make_batches
+from tests.spellings import WIDTH, Spelled
 
 SCORES = ("norm", "ablation", "gradient", "replaceability")
 
@@ -208,3 +209,64 @@ def test_a_projection_that_rounds_what_enters_is_read_and_it_is_said() -> None:
     assert "o_proj rounds what enters it: its weights are read to" in anatomy.remarks[0]
     table = importance(model, make_batches("llama"), score="norm")
     assert "rounds what enters it" in table.facts["remarks"][0]
+
+
+class _Beside(nn.Module):
+    """A low-rank change beside a layer, in a module that does not say that it is one."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.down = base, nn.Linear(base.in_features, 2)
+        self.up = nn.Linear(2, base.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + self.up(self.down(x))
+
+
+class _Codes(nn.Module):
+    """Codes in a buffer that is called weight, and no sizes."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        scales = base.weight.detach().abs().amax(1, keepdim=True) / 127
+        self.register_buffer("weight", (base.weight.detach() / scales).round().to(torch.int8))
+        self.register_buffer("scales", scales)
+        self.bias = base.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight * self.scales, self.bias)
+
+
+def test_layers_beside_a_projection_are_said_and_refused() -> None:
+    torch.manual_seed(0)
+    layer = Spelled("einsum")
+    layer.o = _Beside(layer.o)  # type: ignore[assignment]
+    anatomy = discover(layer, {"x": torch.randn(2, 5, WIDTH)})
+    assert "more than one layer reads what its heads make (o.base, and o.down, as adapters do)" in anatomy.remarks[0]
+    with pytest.raises(AnatomyError, match="cannot be switched off"), ablate(layer, ["L0H0"], anatomy=anatomy):
+        pass
+    with pytest.raises(SurgeryError):
+        prune(layer, ["L0H0"], anatomy=anatomy, example={"x": torch.randn(2, 5, WIDTH)})
+
+
+def test_codes_that_are_called_weight_are_read_as_they_run() -> None:
+    torch.manual_seed(0)
+    layer, x = Spelled("einsum"), torch.randn(2, 5, WIDTH)
+    layer.o = _Codes(layer.o)  # type: ignore[assignment]
+    anatomy = discover(layer, {"x": x})
+    with torch.no_grad(), capture(layer, ("contribution",), anatomy=anatomy) as seen:
+        out = layer(x)
+    torch.testing.assert_close(seen[0].contribution.sum(1) + layer.o.bias, out, atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_users_hook_makes_of_a_projection_is_not_passed_over() -> None:
+    torch.manual_seed(0)
+    layer, x = Spelled("einsum"), torch.randn(2, 5, WIDTH)
+    layer.o.register_forward_hook(lambda module, args, out: 3 * out)
+    anatomy = discover(layer, {"x": x})
+    if "contribution" not in anatomy.sites[0].refused:
+        with torch.no_grad(), capture(layer, ("contribution",), anatomy=anatomy) as seen:
+            out = layer(x)
+        torch.testing.assert_close(seen[0].contribution.sum(1) + 3 * layer.o.bias, out, atol=1e-5, rtol=1e-4)
+    else:
+        assert "is no plain linear map" in anatomy.remarks[0]
