@@ -17,7 +17,7 @@ from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, run_of, touched_by
 from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
-from headscope.anatomy.route import Call, Watch, claiming
+from headscope.anatomy.route import Call, Watch, claiming, is_claimed
 from headscope.anatomy.spelling import Weighting
 from headscope.errors import AnatomyError
 
@@ -120,7 +120,7 @@ class Probe(Watch):
         return self._after_layer(layer, entering, out, weighting.entering, weighting.leaving, weighting.first)
 
     def _after_linear(self, module: nn.Module, args: tuple[Any, ...], _: Any, out: Any) -> Tensor | None:
-        if not isinstance(out, Tensor):
+        if not isinstance(out, Tensor) or is_claimed():  # run on a basis, to be read
             return None
         entering = args[0] if args and isinstance(args[0], Tensor) else None
         with claiming():  # no operation of the model
@@ -306,6 +306,8 @@ class Probe(Watch):
     def _check_output(self, sighting: Sighting, layer: Layer, entering: Tensor, out: Tensor) -> None:
         """Whether the projection gives what its matrix makes of its input, and one bias: then heads' shares add up."""
         name = next((name for name, module in self._model.named_modules() if module is layer.module), "")
+        if layer.module._forward_hooks or layer.module._forward_pre_hooks:
+            sighting.notes.append(f"hooks of others stand on {name}: what they change there is not seen")
         try:
             weight = layer_matrix(layer.module, layer.parameter, layer.layout, name).detach()
             check_finite(name, weight)

@@ -226,7 +226,7 @@ def bench_discovery(model: nn.Module, batch: Batch, name: str, rounds: int = 5) 
         "unwatched": lambda: plain_pass(model, [batch]),
         "discover, on the batch": lambda: discover(model, batch),
     }
-    if "input_ids" in batch:
+    if "input_ids" in batch and hasattr(model, "main_input_name"):
         arms["discover, on a made-up text"] = lambda: discover(model)
     case = f"{name}, {rows} × {batch['input_ids'].shape[1]}" if "input_ids" in batch else f"{name}, {rows} rows"
     goals = {arm: "at most 6" for arm in arms if arm != "unwatched"}
