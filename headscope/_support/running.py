@@ -1,14 +1,11 @@
 """Running a model: where it is, what it takes, one forward pass as every room makes it."""
 
 import inspect
-import sys
-import threading
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +21,6 @@ __all__ = [
     "last_logits",
     "on_device",
     "run_model",
-    "uncompiled",
     "unwrapped",
 ]
 
@@ -67,48 +63,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = inside
         else:
             return model
-
-
-class _Eagerly:
-    """Keeps torch.compile's code from running while at least one context is open, in whatever thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = 0
-        self._stance: AbstractContextManager[Any] | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._open += 1
-            # where nothing was ever compiled, there is nothing to hold back, and torch's compiler is slow to load
-            if self._stance is None and "torch._dynamo.eval_frame" in sys.modules:
-                self._stance = torch.compiler.set_stance("force_eager")
-                self._stance.__enter__()
-                # by it PyTorch tells of hooks beside all modules, which here act on those that are meant
-                warnings.filterwarnings("ignore", _GLOBAL_HOOKS, UserWarning)
-                self._filter = warnings.filters[0]
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._open -= 1
-            if self._open == 0 and self._stance is not None:
-                self._stance.__exit__(None, None, None)
-                self._stance = None
-                with suppress(ValueError):  # somebody else may have reset the filters
-                    cast(list[Any], warnings.filters).remove(self._filter)
-
-
-_GLOBAL_HOOKS = r"Using `torch.compile\(module\)` when there are global hooks"
-_EAGERLY = _Eagerly()
-
-
-def uncompiled() -> AbstractContextManager[None]:
-    """While open, nothing runs compiled: compiled code calls no hooks, and would be watched in vain.
-
-    What torch.compile made stays, and runs again afterwards. It may hold a model without the model's knowing, so this
-    does not depend on the model.
-    """
-    return _EAGERLY
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -1,6 +1,5 @@
 """The fast path of PyTorch's own attention, off while a model is watched: it calls no forward and no hook."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -9,20 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.around import around
-from headscope._support.running import uncompiled
+from headscope._support.holding import Held, uncheckpointed, uncompiled
 
 __all__ = ["packs", "plainly"]
 
 
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
-    """While open, nothing of a model runs past its modules: neither compiled, nor on the fast path of PyTorch's own.
+    """While open, nothing of a model runs past its modules: compiled, in checkpoints, or on PyTorch's own fast path.
 
     The fast path of `nn.TransformerEncoder` leaves zeros where the text is padded, where the plain way leaves numbers;
     these zeros are made here too, so that the model's output is what it was.
     """
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
+        stack.enter_context(uncheckpointed())
         if any(isinstance(module, nn.MultiheadAttention | nn.TransformerEncoderLayer) for module in model.modules()):
             for module in model.modules():
                 if isinstance(module, nn.TransformerEncoder) and len(module.layers):
@@ -31,33 +31,20 @@ def plainly(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Slowly:
-    """Keeps the fast path off while at least one context is open, in whatever thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open = 0
-        self._was_on = False
-
-    def is_wanted(self) -> bool:
-        """Whether the user has the fast path on, held off here or not."""
-        return self._was_on if self._open else torch.backends.mha.get_fastpath_enabled()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._open += 1
-            if self._open == 1:
-                self._was_on = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._open -= 1
-            if self._open == 0:
-                torch.backends.mha.set_fastpath_enabled(self._was_on)
+_USERS: list[bool] = []  # whether the user has the fast path on, while it is held off
 
 
-_SLOWLY = _Slowly()
+@contextmanager
+def _slow() -> Iterator[None]:
+    _USERS.append(torch.backends.mha.get_fastpath_enabled())
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(_USERS.pop())
+
+
+_SLOWLY = Held(_slow)
 
 
 @contextmanager
@@ -97,7 +84,13 @@ def packs(
     layer: Any = encoder.layers[0]
     padded = src_key_padding_mask
     nested = getattr(encoder, "use_nested_tensor", False) if nested is None else nested
-    if padded is None or mask is not None or src.ndim != 3 or src.is_nested or not _SLOWLY.is_wanted():
+    if (
+        padded is None
+        or mask is not None
+        or src.ndim != 3
+        or src.is_nested
+        or not (_USERS or [torch.backends.mha.get_fastpath_enabled()])[0]
+    ):
         return False
     if not nested or layer.training or torch.is_autocast_enabled():
         return False

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import headscope as hs
-from headscope._support.running import uncompiled
+from headscope._support.holding import uncompiled
 from tests import models
 
 BATCHES = models.make_batches("bert", n_batches=2)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from headscope.anatomy import discover
@@ -17,6 +18,7 @@ from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
 from headscope.surgery import prune, save
 from headscope.watching.observation import capture
+from tests.models import NanoGPT
 
 IDS = torch.randint(3, 99, (2, 6), generator=torch.Generator().manual_seed(0))
 PADDED = torch.ones_like(IDS)
@@ -168,3 +170,42 @@ def test_an_offloaded_model_gives_what_the_whole_one_gives(whole: Path, tmp_path
     if resident:  # what is there can be cut
         cut, without = prune(model, ["L0H0"], anatomy=anatomy), prune(plain, ["L0H0"], anatomy=anatomy)
         assert torch.equal(cut(**batch).logits, without(**batch).logits)
+
+
+class _Checkpointed(NanoGPT):
+    """Its blocks run with activation checkpointing, in evaluation mode too."""
+
+    reentrant = True
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x: Tensor = self.wte(input_ids) + self.wpe(torch.arange(input_ids.size(1)))
+        for block in self.h:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        out: Tensor = self.lm_head(self.ln_f(x))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # PyTorch's, where the model runs alone
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_blocks_give_what_plain_ones_give(reentrant: bool) -> None:
+    torch.manual_seed(0)
+    plain, model = NanoGPT().eval(), _Checkpointed().eval()
+    model.load_state_dict(plain.state_dict())
+    model.reentrant = reentrant
+    batches = [{"input_ids": IDS % 60}]
+    anatomies = [discover(one, batches[0]) for one in (plain, model)]
+    assert anatomies[0].sites == anatomies[1].sites
+    seen = []
+    for one, anatomy in zip((plain, model), anatomies, strict=True):
+        with torch.no_grad(), capture(one, TENSORS, anatomy=anatomy) as kept:
+            one(**batches[0])
+        seen.append([getattr(kept[layer], name) for layer in kept for name in TENSORS])
+        seen.append([torch.from_numpy(importance(one, batches, score=s).score) for s in ("gradient", "ablation")])
+        out = one(**batches[0])  # checkpoints are back, and gradients pass them as ever
+        out.square().sum().backward()
+        gradient = one.h[1].attn.c_attn.weight.grad
+        assert gradient is not None
+        seen.append([prune(one, ["L1H2"], batches=batches)(**batches[0]), gradient])
+    for own, want in zip(seen[3:], seen[:3], strict=True):
+        for mine, theirs in zip(own, want, strict=True):
+            assert torch.equal(mine, theirs)
