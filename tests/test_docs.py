@@ -19,8 +19,6 @@ import pytest
 import typer
 
 import headscope
-import headscope.studies.claims
-import headscope.studies.tasks
 from headscope._support.cards import Card
 from headscope._support.registry import Registry
 from headscope.cli import app

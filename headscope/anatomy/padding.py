@@ -4,6 +4,7 @@ A mask is taken at its word only once it has been put to proof: with some positi
 positions must move nothing at all others, and without the mark they must.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +23,14 @@ __all__ = ["find_padding", "with_kept"]
 _LOW = -1e3  # an additive mask says "not this one" by less than that
 _MARKED = 2  # positions that are marked in the proof
 _PLAIN = {"attention_mask": "self", "decoder_attention_mask": "causal"}  # the names that everybody knows
-_NO_MASKS = ("position", "token_type", "labels", "kept")  # what names tell to be something else
+# what names tell to be something else
+_NO_MASKS = ("position", "token_type", "labels", "kept", "head_mask", "global_attention")
 _FRAMES = "_get_feat_extract_output_lengths"
+_SOUNDS = re.compile(r"mask|pad|valid|lens?$|lengths?$|segment")
+_UNKNOWN = (
+    "it takes {}, and which positions that marks as padding, if any, was not told by trying: every position counts; "
+    '"kept" in the batches, (row, position), says which do'
+)
 
 Look = Callable[[Batch], list[Tensor]]
 """Runs the model and gives z of its sites, (row, head, position, dim)."""
@@ -37,7 +44,7 @@ def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Pad
         look: runs the model on others.
         model: the model.
     """
-    found, remarks = [], []
+    found, remarks, proven = [], [], set()
     for name, mask, length in (*_masks(example), *_counts(example)):
         tokens = _tokens(example, name, mask.shape[0], length)
         if not tokens:
@@ -47,6 +54,7 @@ def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Pad
         marks = next(
             (marks for marks in _senses(mask) if _holds(example, name, tokens, marks, marked, look, model)), None
         )
+        proven |= {name} if marks is not None else set()
         known = name in _PLAIN and mask.ndim == 2
         if marks == "zeros" and mask.ndim == 2 and _methods(model):
             marks = "frames"
@@ -54,6 +62,9 @@ def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Pad
             found.append(Padding(name, marks))
         elif marks is None and known:
             remarks.append(f"its {name} does not keep padding out: other tokens there move what is made elsewhere")
+    if not proven:
+        told = [name for name, value in example.items() if isinstance(value, Tensor) and _sounds_so(name)]
+        remarks += [_UNKNOWN.format(", ".join(told))] if told and not remarks else []
     return found, remarks
 
 
@@ -85,6 +96,10 @@ def _kept(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Tens
         return torch.arange(length) < (mask.cpu() + (marks == "last"))[:, None]
     keeps = {"zeros": mask != 0, "ones": mask == 0, "floor": mask > _LOW}[marks]
     return keeps.flatten(1, -2).any(1).cpu() if keeps.ndim > 2 else keeps.cpu()
+
+
+def _sounds_so(name: str) -> bool:
+    return bool(_SOUNDS.search(name)) and not name.startswith(_NO_MASKS) and name not in _PLAIN
 
 
 def _methods(model: nn.Module) -> dict[str, nn.Module]:

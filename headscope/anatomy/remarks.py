@@ -131,5 +131,5 @@ def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
     return (
         f"no attention was recognised in {type(model).__name__}, though these modules look like it: {some}. "
         f"Recognised are models that dispatch through transformers' AttentionInterface, and softmax(q·kᵀ)·v as PyTorch "
-        "operations write it; the example needs at least two rows of two tokens. For any other, {_TELL}"
+        f"operations write it; the example needs at least two rows of two tokens. For any other, {_TELL}"
     )

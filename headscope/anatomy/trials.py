@@ -30,6 +30,10 @@ __all__ = ["Findings", "try_out"]
 
 _SEED = 0
 _NOISY = "whatever the seed"
+_SECOND = (
+    "it takes positions first and rows second: a module around it that takes rows first, and turns them for it, has "
+    "documents, intervals and effects by row"
+)
 
 
 @dataclass
@@ -81,7 +85,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
         sighting.refuse_all("it gives something else without gradients")
     prove_descriptions([one for one in sightings if one.route == "described"], trials.run)
     findings.remarks += dict.fromkeys(note for sighting in sightings for note in sighting.notes)
-    trials.place_rows(sightings)
+    findings.remarks += trials.place_rows(sightings)
     findings.padding, words = find_padding(example, trials.look, model)
     findings.remarks += words
     return findings
@@ -208,13 +212,14 @@ class _Trials:
             return [f"it draws at random: its outputs {_apart(gap)} from run to run, unless seeded"]
         return [f"two runs on the same input {_apart(again)}, whatever the seed: its numbers are noisy"]
 
-    def place_rows(self, sightings: Sequence[Sighting]) -> None:
-        """How rows of sites stem from rows of the batch, where they are more."""
+    def place_rows(self, sightings: Sequence[Sighting]) -> list[str]:
+        """How rows of sites stem from rows of the batch, where they are more; in words, where its rows come second."""
         given = [tensor for tensor in tensors_in(dict(self._example)) if tensor.ndim]
         rows = given[0].shape[0] if given else 1
-        odd = [sighting for sighting in sightings if sighting.z.shape[0] != rows]
+        as_long = any(tensor.shape[:2] == (rows, rows) for tensor in given)  # then its first axis may be positions
+        odd = [sighting for sighting in sightings if as_long or sighting.z.shape[0] != rows]
         if not odd:
-            return
+            return []
         turned = {
             name: value.flip(0) if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows else value
             for name, value in self._example.items()
@@ -229,7 +234,11 @@ class _Trials:
             self._run(example=turned)
         for sighting in odd:
             z = heard.get((sighting.module, sighting.spelled, sighting.call))
-            sighting.batch = _order_of_rows(sighting.z, z, rows)
+            order = _order_of_rows(sighting.z, z, rows)
+            sighting.batch = sighting.batch if order and sighting.z.shape[0] == rows else order
+        turned_over = {tuple(one.shape[1::-1]) for one in given if one.ndim > 1}
+        second = all(not one.batch and (one.z.shape[0], one.z.shape[2]) in turned_over for one in odd)
+        return [_SECOND] if second else []
 
 
 def _apart(gap: float) -> str:

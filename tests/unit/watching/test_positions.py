@@ -285,3 +285,66 @@ def test_several_rows_that_cannot_be_told_are_one_document_too() -> None:
     lost = replace(anatomy, sites=tuple(replace(site, batch="") for site in anatomy.sites))
     seen = observe(model, [{"series": series}], [STATISTICS["means"]()], anatomy=lost)
     assert (seen.n_documents, seen.n_tokens) == (1, 36)
+
+
+class _PositionsFirst(nn.Module):
+    """PyTorch's own encoder as it is by default: positions first, rows second."""
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(90, 16)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24), 2, enable_nested_tensor=False)
+        self.causal = causal
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(len(tokens)) if self.causal else None
+        out: Tensor = self.encoder(self.embed(tokens), mask=mask)
+        return out
+
+
+class _RowsFirst(nn.Module):
+    """What the remark tells to put around it."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.inner(tokens.T)
+        return out.transpose(0, 1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rows", [2, 7, 3])
+def test_positions_that_come_first_are_no_rows_even_where_there_are_as_many(rows: int, causal: bool) -> None:
+    model = _PositionsFirst(causal).eval()
+    tokens = torch.randint(0, 90, (7, rows), generator=torch.Generator().manual_seed(1))
+    anatomy = discover(model, {"tokens": tokens})
+    assert [site.batch for site in anatomy.sites] == ["", ""]
+    assert "it takes positions first and rows second" in anatomy.remarks[0]
+    around = discover(_RowsFirst(model), {"tokens": tokens.T})
+    assert [site.batch for site in around.sites] == ["b", "b"]
+    assert around.remarks == ()
+
+
+class _Soft(nn.Module):
+    """BERT that is told which share of the longest text each row has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _bert()
+
+    def forward(self, tokens: Tensor, wav_lens: Tensor) -> Tensor:
+        keep = torch.arange(tokens.shape[1]) < (wav_lens * tokens.shape[1]).round()[:, None]
+        return self.inner(tokens, attention_mask=keep.long()).last_hidden_state
+
+
+def test_an_argument_that_sounds_like_padding_and_is_not_understood_is_told() -> None:
+    model, batch = _Soft().eval(), {"tokens": _IDS, "wav_lens": (~_GONE).float().mean(1)}
+    (told,) = discover(model, batch).remarks
+    assert told.startswith("it takes wav_lens, and which positions that marks as padding, if any, was not told by")
+    table = importance(model, [batch], score="norm")
+    assert (table.facts["tokens"], table.facts["remarks"]) == (36, [told])
+    kept = importance(model, [{**batch, "kept": ~_GONE}], score="norm")
+    assert kept.facts["tokens"] == int((~_GONE).sum())
