@@ -17,6 +17,7 @@ __all__ = [
     "check_takes",
     "device_of",
     "evaluating",
+    "in_python",
     "is_compiled",
     "last_logits",
     "on_device",
@@ -72,6 +73,11 @@ def is_compiled(model: nn.Module) -> bool:
         or isinstance(getattr(module, "_orig_mod", None), nn.Module)
         for module in model.modules()
     )
+
+
+def in_python(model: nn.Module) -> list[nn.Module]:
+    """The modules whose forward is Python: not those that torch.jit compiled, which take no hooks."""
+    return [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
 
 
 @contextmanager

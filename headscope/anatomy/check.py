@@ -14,7 +14,7 @@ from headscope.anatomy.operations import floats_in
 from headscope.anatomy.route import Call
 from headscope.errors import AnatomyError
 
-__all__ = ["check_call", "for_each_head", "gap_of", "output_gap", "rounding_of", "tolerance"]
+__all__ = ["check_call", "for_each_head", "gap_of", "output_gap", "rounding_of", "scaling_of", "tolerance"]
 
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -120,3 +120,26 @@ def output_gap(one: Any, other: Any) -> float:
 def rounding_of(output: Any) -> float:
     """How far two ways of computing an output may lie apart, of the largest number."""
     return max((tolerance(tensor.dtype) for tensor in floats_in(output)), default=0.0)
+
+
+def scaling_of(call: Call) -> float:
+    """The factor between q·kᵀ and the softmax's input, read off their graph where the route cannot tell."""
+    if call.scores is None:
+        return call.scaling
+    logits, product, factor = call.scores.logits, call.scores.product, call.scores.factor
+    if not product.requires_grad:
+        return call.scaling
+    if logits is product:
+        return factor
+    if not logits.requires_grad:
+        return float("nan")
+    (gradient,) = torch.autograd.grad(logits.sum(), product, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return float("nan")
+    moves = gradient != 0
+    if logits.shape == product.shape:
+        moves &= logits > -1e4  # masked scores stand at some model's own floor
+    factors = gradient[moves]
+    if factors.numel() == 0 or not torch.allclose(factors, factors[0], rtol=1e-5, atol=0):
+        return float("nan")
+    return factor * float(factors[0])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import on_device, unwrapped
+from headscope.anatomy.differentiable import not_inferring
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.probe import Layer, Sighting
@@ -35,12 +36,14 @@ __all__ = ["discover"]
 def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anatomy:
     """Find every attention head of a model.
 
-    The model is run once in evaluation mode on a few tokens and is bit-identical afterwards.
+    The model is run a few times in evaluation mode on a few tokens, and is bit-identical afterwards. What looks like
+    attention and is not read, and what of a site cannot be had, stands in `Anatomy.remarks`.
 
     Args:
-        model: any model of transformers that dispatches its attention, or one with plainly hand-written attention.
-        example: arguments of its forward: two rows, a few tokens, and on the two sides of an encoder-decoder different
-            numbers of them; made up for models of transformers.
+        model: any model of transformers, or one whose attention is softmax(q·kᵀ)·v in PyTorch's operations, or is
+            described by `headscope.describe`.
+        example: arguments of its forward, a batch as the model will be given: at least two tokens, and on the two sides
+            of an encoder-decoder different numbers of them; a corner of it is taken. Made up for models of transformers.
 
     Returns:
         The sites in execution order. In a pruned model layers and heads keep their original numbers.
@@ -81,7 +84,7 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
 
 
 def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> Findings:
-    with plainly(model), torch.inference_mode(False):
+    with plainly(model), not_inferring():
         # copies: tensors made under inference_mode cannot take part in gradients
         example = make_example(model) if given is None else _copied(given)
         return try_out(model, on_device(model, example))

@@ -32,6 +32,7 @@ from headscope.anatomy.route import (
     claiming,
 )  # fmt: skip
 from headscope.anatomy.spelling import RESULT, Part, Pick, Spelling
+from headscope.anatomy.unseen import find_unseen
 from headscope.errors import AnatomyError
 
 __all__ = ["HandwrittenRoute"]
@@ -51,7 +52,8 @@ class HandwrittenRoute(Route):
         for one in found:
             if one.call == 0:  # the forward is the same in each call of a module
                 places.append(Place(one.module, json.loads(json.dumps(one.spelling.to_json()))))
-        return Scouted(places, refusals)
+        rows = next((int(tensor.shape[0]) for tensor in given if tensor.ndim), 1)
+        return Scouted(places, refusals + find_unseen(model, graph, rows))
 
     @contextmanager
     def listen(
@@ -107,7 +109,8 @@ class _Reader(Picking):
             out = out.clone()  # models scale and mask their scores in place
         self._ran[call] = _Ran(function, args, kwargs, entering, kept)
         for key in [key for key, one in self._waiting.items() if _is_complete(one, self._ran)]:
-            with claiming():  # what is done with it is no operation of the model
+            # what is done with it is no operation of the model; in a function of autograd's there are no gradients
+            with claiming(), torch.set_grad_enabled(torch.is_grad_enabled() or self._watch is not None):
                 told = self._told(key, self._waiting.pop(key))
                 z = self._receive(told)
                 # only the operation that ran last can still be given another result

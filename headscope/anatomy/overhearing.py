@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -17,14 +18,15 @@ __all__ = ["Overhearing"]
 class Overhearing(TorchFunctionMode, ABC):
     """A mode that is told of each operation by name. What is recorded once is found again only if both count alike.
 
-    What some route has claimed is not told, and `F.multi_head_attention_forward` is opened, so that what it does is.
+    What some route has claimed is not told, nor what runs inside torch.func's vmap; `F.multi_head_attention_forward` is
+    opened, so that what it does is.
     """
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if is_claimed():
+        if is_claimed() or _is_transformed():
             return function(*args, **kwargs)
         if function is F.multi_head_attention_forward:
             with self:
@@ -39,6 +41,11 @@ class Overhearing(TorchFunctionMode, ABC):
             name: as `headscope.anatomy.operations.name_of` spells it.
             function, args, kwargs: the operation.
         """
+
+
+def _is_transformed() -> bool:
+    """Whether torch.func (vmap, grad) is at work: its tensors are not to be kept, and stand for several at once."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 _OPENED: dict[Callable[..., Any], Callable[..., Any]] = {}

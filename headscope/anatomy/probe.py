@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from headscope._support.around import around
-from headscope.anatomy.check import check_call, tolerance
+from headscope.anatomy.check import check_call, scaling_of, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, run_of, touched_by
@@ -23,6 +23,9 @@ from headscope.errors import AnatomyError
 
 __all__ = ["TENSORS", "Layer", "Probe", "Sighting"]
 
+_NO_WAY_ON = (
+    "a function of autograd's own makes z, so no gradient tells what reads it; describe it (headscope.describe)"
+)
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")  # that may be asked for
 
 
@@ -164,7 +167,7 @@ class Probe(Watch):
             n_value_heads=len(set(value_groups)),
             head_dim=call.q.shape[-1],
             value_dim=call.v.shape[-1],
-            scaling=_scaling(call),
+            scaling=scaling_of(call),
             kv_of_query=self._kv_of_query(call, groups),
             query=own_rows(rows["q"], range(call.q.shape[1])),
             key=own_rows(rows["k"], groups),
@@ -178,13 +181,21 @@ class Probe(Watch):
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
         sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query)
+        if not call.z.requires_grad and any(one.requires_grad for one in (call.q, call.k, call.v)):
+            sighting.refused |= dict.fromkeys(("contribution", "written"), _NO_WAY_ON)
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
 
     def _drop_within(self, call: Call) -> None:
         """What the user described holds whatever was recognised between its q, k, v and its z."""
         nodes = behind(call.z)[1]
-        within = [one for one in self.sightings if one.output is None and any(e.node in nodes for e, _ in one.made)]
+        inner = set(call.module.modules())
+        within = [
+            one
+            for one in self.sightings
+            if (one.output is None and any(edge.node in nodes for edge, _ in one.made))
+            or (one.module in inner and one.refused.get("written") == _NO_WAY_ON)
+        ]
         self.sightings = [one for one in self.sightings if one not in within]
 
     def _kind(self, call: Call) -> str:
@@ -375,26 +386,3 @@ def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], 
     rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
     rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
     return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))
-
-
-def _scaling(call: Call) -> float:
-    """The factor between q·kᵀ and the softmax's input, read off their graph where the route cannot tell."""
-    if call.scores is None:
-        return call.scaling
-    logits, product, factor = call.scores.logits, call.scores.product, call.scores.factor
-    if not product.requires_grad:
-        return call.scaling
-    if logits is product:
-        return factor
-    if not logits.requires_grad:
-        return float("nan")
-    (gradient,) = torch.autograd.grad(logits.sum(), product, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        return float("nan")
-    moves = gradient != 0
-    if logits.shape == product.shape:
-        moves &= logits > -1e4  # masked scores stand at some model's own floor
-    factors = gradient[moves]
-    if factors.numel() == 0 or not torch.allclose(factors, factors[0], rtol=1e-5, atol=0):
-        return float("nan")
-    return factor * float(factors[0])

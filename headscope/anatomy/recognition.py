@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headscope.anatomy.coordinates import Own, of_factor, of_tensor, ranked, scattered
 from headscope.anatomy.labels import Labels, UntraceableError
 from headscope.anatomy.layout import IrregularError, Layout
+from headscope.anatomy.lookalikes import find_alike
 from headscope.anatomy.operations import Axes, tensors_in
 from headscope.anatomy.placing import Placed, UnlikeError, check_positions, place, reached
 from headscope.anatomy.recording import Graph, Node, product, weight_of
@@ -55,18 +56,32 @@ def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
     """
     pieces: list[_Piece] = []
     refusals = []
-    found = [(softmax.node, lambda one=softmax: _written(one)) for softmax in softmaxes(graph)]
-    found += [(node, lambda one=node: _fused(one)) for node in graph.nodes if node.name == FUSED]
-    for node, read in found:
+    found: list[tuple[Node, Softmax | None]] = [(softmax.node, softmax) for softmax in softmaxes(graph)]
+    found += [(node, None) for node in graph.nodes if node.name == FUSED]
+    for node, softmax in found:
         try:
-            pieces.append(read())
+            pieces.append(_fused(node) if softmax is None else _written(softmax))
         except (UnlikeError, UntraceableError, IrregularError) as error:
-            if str(error):  # without a reason it is a softmax of something else: a gate, a router
-                refusals.append(Refusal(node.frames[-1].module, str(error)))
+            why = str(error) or ("" if softmax is None else _pooled(softmax))
+            if why:  # without a reason it is a softmax of something else: a gate, a router
+                refusals.append(Refusal(node.frames[-1].module, why))
     by_reader: dict[int, list[_Piece]] = {}
     for piece in sorted(pieces, key=lambda piece: piece.index):
         by_reader.setdefault(id(piece.placed.reader), []).append(piece)
+    blamed = {refusal.module for refusal in refusals}
+    read = [node for piece in pieces for node, _ in piece.nodes.values()]
+    refusals += [refusal for refusal in find_alike(graph, read) if refusal.module not in blamed]
     return [site for own in by_reader.values() for site in _together(own, graph)], refusals
+
+
+def _pooled(softmax: Softmax) -> str:
+    """Why a softmax whose scores are no product is none, though it weighs values that depend on the input."""
+    try:
+        value = _value(softmax)
+    except (UnlikeError, UntraceableError):
+        return ""
+    weighed = _product(value.product)
+    return "its scores are no product of queries and keys" if weighed[1].data and weighed[2].data else ""
 
 
 def _written(softmax: Softmax) -> _Piece:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.running import in_python
 from headscope.anatomy.linear import linear_layers
 from headscope.anatomy.operations import (
     CASTS,
@@ -266,6 +267,9 @@ class _Recorder(Overhearing):
     def heard(self, name: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         frames = self._stack.tick(name)
         out = function(*args, **kwargs)
+        if name in CONTRACTS | {"embedding"} and isinstance(out, Tensor) and out.is_floating_point():
+            # with frozen weights nothing would have a graph; a copy, since models go on in place
+            out = out if out.requires_grad or not torch.is_grad_enabled() else out.requires_grad_().clone()
         self._graph.add(name, function, args, kwargs, out, frames, self._stack.innermost(self._layers))
         return out
 
@@ -281,7 +285,7 @@ def recording(model: nn.Module, given: Iterable[Tensor]) -> Iterator[Graph]:
     graph, stack = Graph(model, given), _Stack()
     handles = []
     try:
-        for module in model.modules():
+        for module in in_python(model):
             handles.append(module.register_forward_pre_hook(stack.enter))
             handles.append(module.register_forward_hook(stack.leave, always_call=True))
         with _Recorder(graph, stack, set(linear_layers(model))):

@@ -41,7 +41,7 @@ def _lacks(site: Site) -> Iterable[str]:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         yield f"no {', '.join(names)}: {reason}"
-    if site.output is None:
+    if site.output is None and "contribution" not in site.refused:
         yield "no linear layer consumes z; heads cannot be cut"
     mixed = [part for part in site.entangled if not (part == "o" and "contribution" in site.refused)]
     if mixed and site.output is not None:
@@ -69,15 +69,16 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
     refusals = [one for one in found.refusals if not _is_within(names[one.module], described)]
     blamed = {refusal.module for refusal in refusals}
     for refusal in refusals:
-        told.setdefault((type(refusal.module).__name__, refusal.reason), []).append(names[refusal.module])
+        why = f"looks like attention, but {refusal.reason}" if refusal.seen else f"may be attention: {refusal.reason}"
+        told.setdefault((type(refusal.module).__name__, why), []).append(names[refusal.module])
     for module, name in names.items():
         kind = type(module).__name__
         if _LOOKS_LIKE_IT.search(kind) and not _is_covered(name, sites) and not _holds(module, blamed):
             inside = any(_LOOKS_LIKE_IT.search(type(one).__name__) for one in list(module.modules())[1:])
             if not inside:  # the innermost says it
-                reason = "it is not read" if module in found.ran else "it did not run on the example"
-                told.setdefault((kind, reason), []).append(name)
-    return [_told(kind, reason, list(dict.fromkeys(own))) for (kind, reason), own in told.items()]
+                why = "it is not read" if module in found.ran else "it did not run on the example"
+                told.setdefault((kind, f"looks like attention, but {why}"), []).append(name)
+    return [_told(kind, why, list(dict.fromkeys(own))) for (kind, why), own in told.items()]
 
 
 def _is_covered(name: str, sites: Sequence[Site]) -> bool:
@@ -102,9 +103,9 @@ def _holds(module: nn.Module, others: set[nn.Module]) -> bool:
     return any(one in others for one in module.modules())
 
 
-def _told(kind: str, reason: str, names: Sequence[str]) -> str:
+def _told(kind: str, why: str, names: Sequence[str]) -> str:
     many = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"not read: {names[0] or 'the model itself'}{many} ({kind}) looks like attention, but {reason}"
+    return f"not read: {names[0] or 'the model itself'}{many} ({kind}) {why}"
 
 
 def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
@@ -114,8 +115,8 @@ def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
     if reasons:
         some = "; ".join(list(reasons)[:3]) + (f"; and {len(reasons) - 3} more" if len(reasons) > 3 else "")
         return (
-            f"no attention was recognised in {type(model).__name__}, though there are softmaxes over scores: {some}; "
-            f"if one is attention, {_TELL}"
+            f"no attention was recognised in {type(model).__name__}, though something looks like it: {some}; if it "
+            f"is attention, {_TELL}"
         )
     alike = [
         f"{name} ({type(module).__name__})"

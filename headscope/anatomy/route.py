@@ -104,10 +104,16 @@ def key_of(spelling: Mapping[str, Any] | None) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Refusal:
-    """What looks like attention and isn't read: the module that does it, and why not."""
+    """What looks like attention and isn't read: the module that does it, and why not.
+
+    Attributes:
+        module, reason: where, and why.
+        seen: whether what it does was seen; else it may be attention.
+    """
 
     module: nn.Module
     reason: str
+    seen: bool = True
 
 
 @dataclass(frozen=True, eq=False)

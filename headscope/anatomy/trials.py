@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, last_logits, run_model
+from headscope._support.running import evaluating, in_python, last_logits, run_model
 from headscope.anatomy.check import output_gap, rounding_of, tolerance
+from headscope.anatomy.differentiable import differentiable
 from headscope.anatomy.examples import corner
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.operations import tensors_in
@@ -93,7 +94,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
 
 @contextmanager
 def _noting(model: nn.Module, ran: set[nn.Module]) -> Iterator[None]:
-    handles = [module.register_forward_pre_hook(lambda module, _: ran.add(module)) for module in model.modules()]
+    handles = [module.register_forward_pre_hook(lambda module, _: ran.add(module)) for module in in_python(model)]
     try:
         yield
     finally:
@@ -124,7 +125,7 @@ class _Trials:
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
         """The pass that records, and the one with gradients."""
         probe = Probe(self._model)
-        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        with differentiable(), ExitStack() as stack:
             for route in ROUTES.values():
                 self._scouted[route.name] = route().scout(self._model, tensors_in(self._example), self._run)
             stack.enter_context(probe.watching())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import device_of, evaluating
+from headscope.anatomy.differentiable import differentiable
 from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
@@ -86,7 +87,7 @@ def gate_gradients(
         raise MetricError(f"no layer of {anatomy.model_class} tells its gradients by row: {'; '.join(anatomy.remarks)}")
     generator = torch.Generator().manual_seed(seed)
     values, documents, tokens, run = [], [], [], Steady(model)
-    with evaluating(model), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(model), differentiable():
         for given, ids in document_ids(batches):
             batch = with_kept(model, anatomy, given)
             gates = _gates(model, sites, n_rows(batch))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import evaluating, run_model
+from headscope.anatomy.operations import tensors_in
 from headscope.errors import ModelError, NumericalError, SurgeryError
 from headscope.text.batches import Batch
 
@@ -41,6 +42,11 @@ class Seen:
             )
 
 
+def _copied(value: Any) -> Any:
+    """A copy, without the graph that a model may make by itself."""
+    return copy.deepcopy(value, {id(tensor): tensor.detach().clone() for tensor in tensors_in(value)})
+
+
 @contextmanager
 def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Seen]]:
     """While open, keep the first call of each module named, as it was in the first forward pass that reached it."""
@@ -49,12 +55,12 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Se
 
     def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # copies: a model may go on in place with what it passed or returned
-        entered[name].append(copy.deepcopy((args, kwargs)) if name not in seen else (None, None))
+        entered[name].append(_copied((args, kwargs)) if name not in seen else (None, None))
 
     def after(name: str, output: Any) -> None:
         args, kwargs = entered[name].pop()
         if name not in seen:
-            seen[name] = Seen(args, kwargs, copy.deepcopy(output))
+            seen[name] = Seen(args, kwargs, _copied(output))
 
     handles = []
     for name in entered:
