@@ -46,9 +46,12 @@ def accepts(model: nn.Module, name: str) -> bool:
     return name in inspect.signature(unwrapped(model).forward).parameters
 
 
-def last_logits(model: nn.Module) -> dict[str, int]:
-    """The argument that keeps a language model from making logits that nobody looks at; {} for other models."""
-    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+def last_logits(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, int]:
+    """The argument that keeps a language model from making logits that nobody looks at; {} for other models.
+
+    And where the batch brings labels, by which the model makes a loss of all of them.
+    """
+    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") and batch.get("labels") is None else {}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

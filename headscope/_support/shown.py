@@ -44,7 +44,7 @@ class Shown(ABC):
 
 
 def reasons(facts: Mapping[str, Any]) -> list[str]:
-    """Why something is missing in a table, a line each."""
+    """Why something is missing in a table, or not to be taken at its word; a line each."""
     missing = {
         "values": "why_no_value",
         "intervals": "why_no_interval",
@@ -52,4 +52,5 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
         "random tokens": "why_no_null",
         "induction": "why_no_induction",
     }
-    return [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
+    told = [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
+    return [*told, str(facts["caution"])] if "caution" in facts else told

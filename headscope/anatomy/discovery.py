@@ -43,7 +43,8 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         model: any model of transformers, or one whose attention is softmax(q·kᵀ)·v in PyTorch's operations, or is
             described by `headscope.describe`.
         example: arguments of its forward, a batch as the model will be given: at least two tokens, and on the two sides
-            of an encoder-decoder different numbers of them; a corner of it is taken. Made up for models of transformers.
+            of an encoder-decoder different numbers of them; a corner of it is taken. Made up where a model of
+            transformers says what it takes.
 
     Returns:
         The sites in execution order. In a pruned model layers and heads keep their original numbers.

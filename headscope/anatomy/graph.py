@@ -8,7 +8,7 @@ from torch import Tensor
 
 from headscope.anatomy.features import features_last
 
-__all__ = ["HeadRows", "behind", "groups_of", "own_rows", "run_of", "touched_by"]
+__all__ = ["HeadRows", "behind", "groups_of", "mixes", "own_rows", "run_of", "touched_by"]
 
 HeadRows = tuple[tuple[int, ...], ...]
 _Layer = TypeVar("_Layer", bound=Hashable)
@@ -72,3 +72,43 @@ def own_rows(rows: Sequence[Mapping[_Layer, frozenset[int]]], groups: list[int] 
         return own
     owners = [sum(bool(heads[place]) for heads in apart.values()) for place in range(len(firsts))]
     return apart if all(many == 1 for many in owners) else {}
+
+
+def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
+    """Whether a number of a tensor stems from numbers that lie along several axes of another one.
+
+    Args:
+        tensor: what is asked about.
+        seen: what it was made of; the ways from one of them to another do not count.
+
+    Returns:
+        None where gradients do not tell.
+    """
+    own = list({id(one): one for one in seen if one.requires_grad}.values())
+    if not own or not tensor.requires_grad:
+        return None if tensor.grad_fn is None else False
+    try:
+        filled = tensor.detach().flatten().nonzero().flatten()  # what a model fills up with zeros stems from nothing
+        some = [len(filled) - 1, len(filled) * 3 // 4, len(filled) // 2] if len(filled) else []
+        slopes = [_slopes(tensor.flatten()[filled[place]], own) for place in some]
+    except (RuntimeError, NotImplementedError):  # a model that went on in place
+        return None
+    places = [slope.nonzero() for each in slopes for slope in each]
+    return any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places)
+
+
+def _slopes(number: Tensor, own: list[Tensor]) -> list[Tensor]:
+    """Gradients of a number by tensors, each as if the others did not depend on it."""
+    found: list[Tensor] = []
+
+    def keep(gradient: Tensor) -> Tensor:
+        found.append(gradient)
+        return torch.zeros_like(gradient)  # nothing goes on from here
+
+    handles = [one.register_hook(keep) for one in own]
+    try:
+        torch.autograd.grad(number, own, retain_graph=True, allow_unused=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.picking import Picking, reading
 from headscope.anatomy.recognition import recognise
-from headscope.anatomy.recording import recording
+from headscope.anatomy.recording import Graph, recording
 from headscope.anatomy.registry import RegistryRoute
 from headscope.anatomy.route import (
     ROUTES,
@@ -45,15 +45,19 @@ class HandwrittenRoute(Route):
     name: ClassVar[str] = "handwritten"
 
     def scout(self, model: nn.Module, given: Sequence[Tensor], run: Callable[[], object]) -> Scouted:
-        with recording(model, given) as graph, RegistryRoute().listen(model, graph.attended):
-            run()
+        def record() -> Graph:
+            with recording(model, given) as graph, RegistryRoute().listen(model, graph.attended):
+                run()
+            return graph
+
+        graph = record()
         found, refusals = recognise(graph)
         places = []
         for one in found:
             if one.call == 0:  # the forward is the same in each call of a module
                 places.append(Place(one.module, json.loads(json.dumps(one.spelling.to_json()))))
         rows = next((int(tensor.shape[0]) for tensor in given if tensor.ndim), 1)
-        return Scouted(places, refusals + find_unseen(model, graph, rows))
+        return Scouted(places, refusals + find_unseen(model, graph, rows, record))
 
     @contextmanager
     def listen(

@@ -206,20 +206,23 @@ class Probe(Watch):
                 pattern = call.pattern()
             except AnatomyError:
                 return "self"
+            # queries that see nothing (padding on the left) see all alike
+            blind = pattern.amax(-1, keepdim=True) - pattern.amin(-1, keepdim=True) < 1e-6
             # with keys from before (a cache, a prefix) the last query sees the last key
-            ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
-        # a single query tells nothing
-        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
+            ahead = pattern.masked_fill(blind, 0).triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
+        # a single query tells nothing; a row that is padded may be given what stands ahead, another one is not
+        sees = (ahead > 0).flatten(1).any(1)
+        return "self" if bool(sees.all()) or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
 
     def _is_cross(self, call: Call) -> bool:
         """Whether keys are made of something else than queries: of no tensor that these are made of, one layer on."""
         own, keys = (self._made_of(getattr(call, name)) for name in ("q", "k"))
         if not own or not keys:  # queries or keys that no layer made
             return call.q.shape[2] != call.k.shape[2]
-        theirs = set(keys)
-        for tensor in keys.values():  # keys may be thinned out by a layer of their own
-            theirs |= set(self._made_of(tensor))
-        return not set(own) & theirs
+        for made in (own, keys):  # each may be thinned out by a layer of its own
+            for tensor in list(made.values()):
+                made |= self._made_of(tensor)
+        return not own.keys() & keys.keys()
 
     def _made_of(self, tensor: Tensor) -> dict[Any, Tensor]:
         """What enters the layers that make a tensor, each by itself and by all that it is made of in turn."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headscope.anatomy.coordinates import Own, of_factor, of_tensor, ranked, scattered
 from headscope.anatomy.labels import Labels, UntraceableError
 from headscope.anatomy.layout import IrregularError, Layout
-from headscope.anatomy.lookalikes import find_alike
+from headscope.anatomy.lookalikes import find_alike, without_weights
 from headscope.anatomy.operations import Axes, tensors_in
 from headscope.anatomy.placing import Placed, UnlikeError, check_positions, place, reached
 from headscope.anatomy.recording import Graph, Node, product, weight_of
@@ -81,7 +81,9 @@ def _pooled(softmax: Softmax) -> str:
     except (UnlikeError, UntraceableError):
         return ""
     weighed = _product(value.product)
-    return "its scores are no product of queries and keys" if weighed[1].data and weighed[2].data else ""
+    of_data = weighed[1].data and weighed[2].data
+    entropy = any(one is softmax.source for one in without_weights(_factors(value.product).source(value.values)))
+    return "its scores are no product of queries and keys" if of_data and not entropy else ""
 
 
 def _written(softmax: Softmax) -> _Piece:

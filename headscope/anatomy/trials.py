@@ -119,8 +119,8 @@ class _Trials:
         devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
         with torch.random.fork_rng(devices), evaluating(self._model):
             torch.manual_seed(seed)
-            extra |= last_logits(self._model)
-            return run_model(self._model, self._example if example is None else example, **extra)
+            inputs = self._example if example is None else example
+            return run_model(self._model, inputs, **last_logits(self._model, inputs), **extra)
 
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
         """The pass that records, and the one with gradients."""

@@ -5,12 +5,13 @@ is followed back to what was seen last: an activation or a norm leads to one num
 attention leads to several positions and features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from headscope.anatomy.graph import mixes
 from headscope.anatomy.linear import is_linear
 from headscope.anatomy.recording import Graph, Node
 from headscope.anatomy.route import Refusal
@@ -20,28 +21,34 @@ __all__ = ["find_unseen"]
 _Edge = tuple[Any, int]
 
 
-def find_unseen(model: nn.Module, graph: Graph, rows: int) -> list[Refusal]:
+def find_unseen(model: nn.Module, graph: Graph, rows: int, again: Callable[[], Graph]) -> list[Refusal]:
     """What mixes positions in a way that no known operation shows, with the module that does.
 
     Args:
         model: the model.
         graph: of one forward pass, recorded with gradients.
         rows: of the batch that it ran on.
+        again: records one more; run only where it is needed.
     """
     found = {module: Refusal(module, _COMPILED, seen=False) for module in model.modules() if _is_compiled(module)}
     inside = {one for module in found for one in list(module.modules())[1:]}
     known = {
         edge: tensor for node in graph.nodes if node.function for tensor in node.outputs if (edge := _edge(tensor))
     }
+    bare = [one for one in graph.nodes if one.name == "constant" and _is_bare(one, rows)]
+    # what a model keeps from before (tables of positions, say) is the same tensor in each pass
+    kept = {id(one.outputs[0]) for one in again().nodes if one.name == "constant"} if bare else set()
     for node in graph.nodes:
         tensor, why = node.outputs[0], ""
         if not tensor.is_floating_point() or tensor.ndim < 2 or not node.users:
             continue
-        if node.name == "constant":
-            why = _of_nothing(tensor, known, rows)
+        if node in bare:
+            why = "" if id(tensor) in kept else "what it makes without PyTorch's operations"
+        elif node.name == "constant":
+            why = _of_nothing(tensor, known)
         elif _is_foreign(node):
             entering = [one for one in node.tensors if node.source(one).data and one.is_floating_point()]
-            mixed = _mixes(tensor, entering)
+            mixed = mixes(tensor, entering)
             why = f"an operation of its own ({node.function})" if mixed or (mixed is None and len(entering) > 1) else ""
         module = _where(node)
         if why and module is not None and not any(one in found for one in module.modules()):
@@ -74,12 +81,19 @@ def _edge(tensor: Tensor) -> _Edge | None:
     return None if tensor.grad_fn is None else (tensor.grad_fn, tensor.output_nr)
 
 
-def _of_nothing(tensor: Tensor, known: dict[_Edge, Tensor], rows: int) -> str:
+def _is_bare(node: Node, rows: int) -> bool:
+    """Whether it holds a tensor by rows of the batch, without a graph."""
+    tensor = node.outputs[0]
+    by_rows = tensor.is_floating_point() and tensor.ndim > 2 and tensor.shape[0] == rows
+    return by_rows and tensor.grad_fn is None and bool(node.users)
+
+
+def _of_nothing(tensor: Tensor, known: dict[_Edge, Tensor]) -> str:
     """What made a tensor that no operation made, if it mixes positions."""
     edge = _edge(tensor)
     if edge is None:
-        return "what it makes without PyTorch's operations" if tensor.ndim > 2 and tensor.shape[0] == rows else ""
-    mixed = edge not in known and _mixes(tensor, list(_seen_last(edge, known))) is not False
+        return ""
+    mixed = edge not in known and mixes(tensor, list(_seen_last(edge, known))) is not False
     return f"what it makes unseen ({edge[0].name()})" if mixed else ""
 
 
@@ -93,19 +107,3 @@ def _seen_last(edge: _Edge, known: dict[_Edge, Tensor]) -> Iterator[Tensor]:
         elif one[0] is not None and one not in done:
             todo.extend(one[0].next_functions)
         done.add(one)
-
-
-def _mixes(tensor: Tensor, seen: list[Tensor]) -> bool | None:
-    """Whether a number of it stems from numbers that lie along several axes of another tensor; None: not to be told."""
-    seen = [one for one in seen if one.requires_grad]
-    if not seen or not tensor.requires_grad:
-        return None if tensor.grad_fn is None else False
-    try:
-        ways = [
-            torch.autograd.grad(tensor.flatten()[place], seen, retain_graph=True, allow_unused=True)
-            for place in (-1, tensor.numel() // 2)
-        ]
-    except (RuntimeError, NotImplementedError):
-        return None
-    places = [one.nonzero() for way in ways for one in way if one is not None]
-    return any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places)

@@ -1,5 +1,6 @@
 """Gate gradients: how a metric answers when heads are turned down a little; all heads in one backward."""
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import device_of, evaluating
 from headscope.anatomy.differentiable import differentiable
+from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
@@ -41,6 +43,8 @@ class GateGradients:
         document, block: (row,) the document of each row, and the block that it was dealt to.
         metric, unit, is_distance: of the metric.
         n_tokens: positions that counted, over all rows.
+        gap: how far, on the first batch, derivatives along a random direction are from a finite difference, of their
+            size: near 0 where all of the way has gradients; NaN where rounding hides it.
     """
 
     heads: tuple[HeadId, ...]
@@ -51,6 +55,7 @@ class GateGradients:
     unit: str
     is_distance: bool
     n_tokens: int
+    gap: float = float("nan")
 
     @property
     def n_documents(self) -> int:
@@ -86,13 +91,17 @@ def gate_gradients(
     if every and not sites:
         raise MetricError(f"no layer of {anatomy.model_class} tells its gradients by row: {'; '.join(anatomy.remarks)}")
     generator = torch.Generator().manual_seed(seed)
-    values, documents, tokens, run = [], [], [], Steady(model)
+    values: list[Floats] = []
+    documents, tokens, run, gap = [], [], Steady(model), float("nan")
     with evaluating(model), differentiable():
         for given, ids in document_ids(batches):
             batch = with_kept(model, anatomy, given)
             gates = _gates(model, sites, n_rows(batch))
-            with transform_outputs(model, anatomy, {site.layer: _gated(site, gates[site.layer]) for site in sites}):
-                output = run(metric.inputs(model, batch))
+            gated = functools.partial(_run_gated, run, model, anatomy, sites, metric.inputs(model, batch))
+            output = gated(gates)
+            if not values:
+                number = _number_of(metric, output, batch)
+                gap = _gap_to_difference(number, output, gates, gated, _coarseness(model))
             values.append(_derivatives(metric, output, batch, list(gates.values()), directions, generator))
             documents.append(ids)
             tokens.append(row_lengths(batch))
@@ -112,7 +121,76 @@ def gate_gradients(
         unit=metric.unit,
         is_distance=metric.is_distance,
         n_tokens=rows.n_tokens,
+        gap=gap,
     )
+
+
+def _run_gated(
+    run: Steady, model: nn.Module, anatomy: Anatomy, sites: list[Site], inputs: dict[str, Any], gates: dict[int, Tensor]
+) -> Any:
+    with transform_outputs(model, anatomy, {site.layer: _gated(site, gates[site.layer]) for site in sites}):
+        return run(inputs)
+
+
+_STEP = 1e-2  # by which gates are moved to see what their gradients say
+
+
+def _gap_to_difference(
+    number: Callable[[Any], Tensor],
+    output: Any,
+    gates: dict[int, Tensor],
+    gated: Callable[[dict[int, Tensor]], Any],
+    coarseness: float,
+) -> float:
+    """How far gradients by the gates are from a difference: all gates a little up and down, at random; see the class.
+
+    Args:
+        number: made of an output.
+        output: with the gates as they are.
+        gates: by layer.
+        gated: runs the model with other gates.
+        coarseness: of the model's numbers.
+    """
+    own = number(output)
+    if not own.requires_grad:
+        return float("nan")
+    slopes = torch.autograd.grad(own.sum(), list(gates.values()), retain_graph=True, allow_unused=True)
+    generator = torch.Generator().manual_seed(0)
+    along, size, moved = torch.zeros(len(own)).double(), 0.0, []  # row by row: one number may agree by chance
+    for slope, gate in zip(slopes, gates.values(), strict=True):
+        towards = torch.randn(gate.shape, generator=generator).to(gate.device)
+        moved.append(_STEP * towards)
+        if slope is not None:
+            along += (slope * towards).double().sum(1).cpu()
+            size += float(slope.double().square().sum())
+    ends = []
+    with torch.no_grad():
+        for sign in (1, -1):
+            others = {layer: gate + sign * step for (layer, gate), step in zip(gates.items(), moved, strict=True)}
+            ends.append(number(gated(others)).detach().double().cpu())
+    difference = (ends[0] - ends[1]) / (2 * _STEP)
+    rounding = 10 * coarseness * float(ends[0].norm()) / (2 * _STEP)
+    larger = max(size**0.5, float(difference.norm()))
+    return float((difference - along).norm()) / larger if rounding < 0.02 * larger else float("nan")
+
+
+def _coarseness(model: nn.Module) -> float:
+    """The step between neighbouring numbers at 1, of the coarsest of a model's weights."""
+    return max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=1.2e-7)
+
+
+def _number_of(metric: Metric, output: Any, batch: Batch) -> Callable[[Any], Tensor]:
+    """What gradients are tried on: the metric; for a distance, flat there, a random sum over what comes out."""
+    if not metric.is_distance:
+        return lambda out: metric.measure(out, batch)
+    place = next((n for n, one in enumerate(tensors_in(output)) if one.requires_grad), 0)
+    towards = torch.randn(tensors_in(output)[place].shape, generator=torch.Generator().manual_seed(1))
+
+    def number(out: Any) -> Tensor:
+        one = tensors_in(out)[place]
+        return (one * towards.to(one.device, one.dtype)).flatten(1).sum(1)
+
+    return number
 
 
 def tells_rows(site: Site) -> bool:

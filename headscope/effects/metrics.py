@@ -196,7 +196,7 @@ class Drift(Metric):
     is_distance: ClassVar[bool] = True
 
     def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
-        inputs = {**batch, **last_logits(model)}  # they are not looked at
+        inputs = {**batch, **last_logits(model, batch)}  # they are not looked at
         embeddings = getattr(model, "get_output_embeddings", lambda: None)  # T5 with a head has no base model
         has_head = getattr(model, "base_model", model) is not model or embeddings() is not None
         if has_head and hasattr(model, "config"):
@@ -288,7 +288,7 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
         return "drift"
     rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
     with torch.no_grad():
-        output = run_model(model, rows, **last_logits(model))
+        output = run_model(model, rows, **last_logits(model, rows))
     logits = _first(output) if getattr(output, "logits", None) is None else output.logits
     if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
         return "drift"

@@ -189,7 +189,8 @@ def bench_watching(
         def run() -> None:
             with torch.no_grad():
                 for batch in batches:
-                    peer({name: value for name, value in batch.items() if name != "document"} | last_logits(model))
+                    inputs = {name: value for name, value in batch.items() if name != "document"}
+                    peer(inputs | last_logits(model, batch))
 
         return run
 
@@ -243,7 +244,7 @@ def plain_pass(model: nn.Module, batches: Sequence[Batch], **extra: Any) -> None
     """
     with evaluating(model), torch.no_grad():
         for batch in batches:
-            run_model(model, batch, **last_logits(model), **extra)
+            run_model(model, batch, **last_logits(model, batch), **extra)
 
 
 def _drop(site: Site, tensors: dict[str, Tensor]) -> None:

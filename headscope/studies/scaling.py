@@ -380,7 +380,7 @@ def _using(model: nn.Module, kernel: str) -> Iterator[None]:
 
 def _readout(model: nn.Module) -> dict[str, Any]:
     """What keeps a language model from reading out every position, whose cost is the vocabulary's."""
-    return last_logits(model) if isinstance(model, PreTrainedModel) else {}
+    return last_logits(model, {}) if isinstance(model, PreTrainedModel) else {}
 
 
 def _longest(model: nn.Module, row: Batch, most: int) -> int:

@@ -234,7 +234,7 @@ def _layers(sites: Sequence[Site]) -> str:
 
 def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
     with evaluating(model), torch.no_grad(), watch(model, sites, want, feed.take):
-        run_model(model, batch, **last_logits(model))
+        run_model(model, batch, **last_logits(model, batch))
 
 
 class _Feed:

@@ -1,5 +1,6 @@
 """What mixes as attention does, but by no softmax over keys, is named whatever its class; gates and experts are not."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -102,3 +103,48 @@ class _Compared(nn.Module):
 def test_gates_experts_and_compared_towers_are_not() -> None:
     assert discover(Model(_Gated()).eval(), BATCH).remarks == ()
     assert discover(_Compared().eval(), BATCH).remarks == ()
+
+
+class _Routed(nn.Module):
+    """Experts whose weights the input picks out, streams mixed by it, and a table of positions kept from before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.mix = nn.Linear(32, 3), nn.Linear(64, 2)
+        self.up, self.down = (nn.Parameter(0.1 * torch.randn(3, 32, 32)) for _ in range(2))
+
+    @functools.lru_cache  # noqa: B019
+    def _table(self, rows: int, length: int) -> Tensor:
+        return torch.arange(rows * length * 32.0).reshape(rows, length, 32).cos()
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = self.router(x).argmax(-1)
+        inner = torch.einsum("btc,btcd->btd", x + self._table(*x.shape[:2]), self.up[chosen]).relu()
+        x = x + torch.einsum("btc,btcd->btd", inner, self.down[chosen])
+        streams = torch.stack([x, 2 * x.relu()], 2)
+        weights = self.mix(streams.flatten(2)).sigmoid()
+        one = (weights[..., None] * streams).sum(2)
+        out: Tensor = (weights[..., None] * (one[:, :, None] + streams)).sum(2)
+        return out
+
+
+class _Interpolated(nn.Module):
+    """A table of positions, read between its entries at places that the input names: no feature meets another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(16, 32), nn.Linear(32, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.linspace(0, 2.9, x.shape[1])
+        near = torch.stack([1 - place.frac(), place.frac()])
+        corners = (near[:, None] * near[None]).flatten(0, 1)
+        ids = torch.arange(4)[:, None].expand(-1, x.shape[1])
+        out: Tensor = self.out(x + (corners[..., None] * self.table(ids)).sum(0))
+        return out
+
+
+def test_experts_streams_and_tables_of_positions_are_not() -> None:
+    for other in (_Routed(), _Interpolated()):
+        for frozen in (False, True):
+            assert discover(Model(other).eval().requires_grad_(not frozen), BATCH).remarks == ()

@@ -12,6 +12,7 @@ from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric
 from headscope.errors import InputError, MetricError
 from headscope.heads import HeadId
+from headscope.scoring.rating import importance
 from headscope.sites import Anatomy
 from tests.families import HandWritten, build_further
 from tests.models import build, make_batches
@@ -220,3 +221,37 @@ def test_it_works_inside_any_gradient_mode_and_leaves_no_gradient_behind(around:
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+class _Stopped(nn.Module):
+    """A tiny GPT whose last block sees what comes before without its gradient, in part or rounded."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = build("nanogpt"), how
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        inner = self.inner
+        x = inner.wte(input_ids) + inner.wpe(torch.arange(input_ids.shape[1]))
+        x = inner.h[0](x)
+        seen = {"detached": x.detach(), "rounded": x + ((8 * x).round() / 8 - x).detach()}.get(self.how, x)
+        return inner.lm_head(inner.ln_f(x + inner.h[1](seen) - seen))
+
+
+@pytest.mark.parametrize("metric", ["loss", "drift"])
+@pytest.mark.parametrize("how", ["", "detached", "rounded"])
+def test_gradients_that_do_not_tell_what_a_small_change_does_say_so(how: str, metric: str) -> None:
+    model, batches = _Stopped(how).eval(), make_batches("nanogpt")
+    table = importance(model, batches, score="gradient", metric=metric)
+    if how:
+        assert table.facts["caution"].startswith("turned down a little, heads change the metric by 0.")
+        assert "part of the way has no gradient of its own" in repr(table)
+    else:
+        assert "caution" not in table.facts
+
+
+def test_what_rounding_hides_is_not_claimed() -> None:
+    model, batches = build("gpt2").bfloat16(), make_batches("gpt2")
+    found = gate_gradients(model, batches, Loss(), discover(model))
+    assert np.isnan(found.gap)
+    assert gate_gradients(model.float(), batches, Loss(), discover(model)).gap < 2e-3

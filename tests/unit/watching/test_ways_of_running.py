@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3Model,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
@@ -63,6 +71,39 @@ def test_generation_with_a_cache_is_seen_as_the_whole_text_is(make: Any) -> None
             )  # what stands where the padding is, nobody reads
             for own, want in kept:
                 torch.testing.assert_close(own, want, atol=1e-6, rtol=1e-5)
+
+
+def test_labels_in_the_batch_as_trainers_have_them_change_nothing() -> None:
+    model, plain = _llama(), {"input_ids": IDS, "attention_mask": PADDED}
+    labelled = {**plain, "labels": IDS.masked_fill(PADDED == 0, -100)}
+    assert discover(model, labelled) == discover(model, plain)
+    for score in ("ablation", "gradient", "norm"):
+        own, want = (importance(model, [batch], score=score, metric="loss").score for batch in (labelled, plain))
+        np.testing.assert_allclose(own, want, rtol=1e-6)
+    own, want = (similarity(model, [batch], measure="cka").matrix for batch in (labelled, plain))
+    np.testing.assert_array_equal(own, want)
+    cuts = [prune(model, ["L1H0"], batches=[batch]) for batch in (labelled, plain)]
+    assert torch.equal(cuts[0](**plain).logits, cuts[1](**plain).logits)
+
+
+def _mla() -> nn.Module:
+    """Queries and keys each through a bottleneck of their own."""
+    torch.manual_seed(0)
+    sizes = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    return DeepseekV3Model(DeepseekV3Config(
+        vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        intermediate_size=32, moe_intermediate_size=16, first_k_dense_replace=1, **sizes, **experts,
+    )).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [_llama, _bloom, _mla])
+@pytest.mark.parametrize("padded", ["left", "right", "both rows", "not"])
+def test_a_causal_layer_is_one_wherever_the_padding_is_and_however_q_and_k_are_made(make: Any, padded: str) -> None:
+    both = PADDED.clone()
+    both[1, :1] = 0
+    mask = {"left": PADDED, "right": PADDED.flip(1), "both rows": both}.get(padded, torch.ones_like(IDS))
+    assert {site.kind for site in discover(make(), {"input_ids": IDS, "attention_mask": mask}).sites} == {"causal"}
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
