@@ -17,14 +17,14 @@ from headscope.studies.coverage import coverage
 def main(
     folder: Folder,
     repetitions: Annotated[int, typer.Option(help="texts drawn for each case")] = 400,
-    quick: Annotated[bool, typer.Option("--quick", help="one case, 20 texts")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="one case, at most 20 texts")] = False,
     seed: Seed = 0,
 ) -> None:
     """Draw texts, make the intervals, count how many hold the truth."""
     folder.check()
-    size = {"tokens_per_dimension": (20,), "n_documents": (20,), "repetitions": 20} if quick else {}
+    size = {"tokens_per_dimension": (20,), "n_documents": (20,)} if quick else {}
     with progress_bar() as step:
-        table = coverage(**({"repetitions": repetitions} | size), seed=seed, progress=step)
+        table = coverage(repetitions=min(repetitions, 20) if quick else repetitions, **size, seed=seed, progress=step)
     with folder.new() as new:
         table.to_csv(new / "coverage.csv", index=False)
         figure_of(coverage_plot(table)).savefig(new / "coverage.png", dpi=150)

@@ -16,7 +16,7 @@ OPTIONS = {
     "benchmark": (*MODEL, "--quick", "--rounds", "1"),
     "cost_scaling": ("--quick", "--rounds", "2"),
     "head_count_sweep": ("--quick", "--task", "maps-4"),
-    "interval_coverage": ("--quick",),
+    "interval_coverage": ("--quick", "--repetitions", "5"),
 }
 RESUMING = {"head_count_sweep"}  # goes on in a folder of its own, and refuses that of other work
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))

@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,29 +84,43 @@ def in_python(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while open; every module's own mode comes back, and what a forward wrote into buffers is undone.
+def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Evaluation mode while open; what a forward leaves in the model is undone, and every module's own mode comes back.
 
-    Buffers are lent: the model runs on copies of them, for some keep their keys and values there.
+    Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes are put
+    back as they were, modules among them: BigBird, given a short text, rebuilds itself for good.
+
+    Yields:
+        What tells whether the model has rebuilt itself by then.
     """
-    training = [(module, module.training) for module in model.modules()]
-    own = [
-        (module, name, buffer)
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and _may_change(buffer)
-    ]
+    modules = list(model.modules())
+    states = [({**module.__dict__}, [{**module.__dict__[name]} for name in _HELD]) for module in modules]
     copies: dict[int, Tensor] = {}
+
+    def is_rebuilt() -> bool:
+        return any(dict(module._modules) != held[0] for module, (_, held) in zip(modules, states, strict=True))
+
     model.eval()
     try:
-        for module, name, buffer in own:
-            module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        yield
+        for module in modules:
+            for name, buffer in module._buffers.items():
+                if buffer is not None and _may_change(buffer):
+                    module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
+        yield is_rebuilt
     finally:
-        for module, name, buffer in own:
-            module._buffers[name] = buffer
-        for module, mode in training:
-            module.training = mode
+        for module, (attributes, held) in zip(modules, states, strict=True):
+            _put_back(module.__dict__, attributes)
+            for name, own in zip(_HELD, held, strict=True):
+                _put_back(module.__dict__[name], own)
+
+
+_HELD = ("_modules", "_parameters", "_buffers")
+
+
+def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
+        now.clear()
+        now.update(before)
 
 
 def _may_change(buffer: Tensor) -> bool:

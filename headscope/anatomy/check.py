@@ -42,8 +42,15 @@ def check_call(call: Call, scaling: float, kv_of_query: tuple[int, ...]) -> dict
         except AnatomyError as error:
             return dict.fromkeys(("pattern", "bias", "q", "k"), str(error))
         k, v = (for_each_head(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
-        allowed = tolerance(q.dtype)
+        # under autocast some of them are coarser than others, and what they are made of is
+        allowed = max(tolerance(one.dtype) for one in (q, k, v, z, *_automatic(q)))
         return {**_scores(call, q, k, pattern, scaling, allowed), **_map(pattern, v, z, allowed)}
+
+
+def _automatic(like: Tensor) -> list[Tensor]:
+    """An empty tensor as autocast would make it, where it is on."""
+    kind = like.device.type
+    return [like.new_empty(0, dtype=torch.get_autocast_dtype(kind))] if torch.is_autocast_enabled(kind) else []
 
 
 def for_each_head(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:

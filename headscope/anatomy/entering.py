@@ -33,7 +33,8 @@ def at_output(model: nn.Module, site: Site, change: Change, *, first: bool = Fal
     if site.reads_by_operation:
         assert site.spelling is not None
         spelling = Spelling.from_json(site.spelling)
-        with entering_operation(model.get_submodule(site.module_name), spelling, change, first=first):
+        module = model.get_submodule(site.module_name)
+        with entering_operation(model, module, spelling, change, first=first):
             yield
         return
     projection = model.get_submodule(site.output.module)

@@ -43,7 +43,9 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
     raise AnatomyError(f"{type(model).__name__} takes {name!r}, which cannot be made up; pass example={{{name!r}: …}}")
 
 
-def corner(example: Batch, run: Callable[[Batch], Any], tokens: int = 16) -> Batch:
+def corner(
+    example: Batch, run: Callable[[Batch], Any], run_short: Callable[[Batch], Any] | None = None, tokens: int = 16
+) -> Batch:
     """The first two rows of an example, and of text the first tokens that count: enough to probe a model with.
 
     What is an axis of rows is proven: the model must give for two rows what it gave for them among all. A row that is
@@ -52,6 +54,7 @@ def corner(example: Batch, run: Callable[[Batch], Any], tokens: int = 16) -> Bat
     Args:
         example: arguments of the model's forward.
         run: runs the model.
+        run_short: the same, for fewer positions.
         tokens: how many positions of a text are enough.
     """
     example = {name: value for name, value in example.items() if name not in ASIDE}
@@ -68,7 +71,7 @@ def corner(example: Batch, run: Callable[[Batch], Any], tokens: int = 16) -> Bat
                 small = tried
                 break
     shorter = _shortened(small, tokens)
-    if shorter is not None and _runs(run, shorter):
+    if shorter is not None and _runs(run_short or run, shorter):
         return shorter
     return small
 

@@ -101,7 +101,9 @@ def _slopes(number: Tensor, own: list[Tensor]) -> list[Tensor]:
     """Gradients of a number by tensors, each as if the others did not depend on it."""
     found: list[Tensor] = []
 
-    def keep(gradient: Tensor) -> Tensor:
+    def keep(gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:  # from an operation that has no derivative
+            return None
         found.append(gradient)
         return torch.zeros_like(gradient)  # nothing goes on from here
 

@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headscope._support.running import evaluating
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.route import claiming
 from headscope.errors import AnatomyError
@@ -59,7 +60,7 @@ def _does_as_its_weight(module: nn.Linear, weight: Tensor) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, module.in_features, generator=generator).to(weight.device, weight.dtype)
     try:
-        with claiming(), torch.no_grad():
+        with claiming(), torch.no_grad(), evaluating(module):
             gap = (module(x) - nn.functional.linear(x, weight, module.bias)).abs().max()
             return bool(gap <= tolerance(weight.dtype) * weight.abs().max())
     except Exception:  # whatever its forward needs beside
@@ -97,10 +98,11 @@ def layer_matrix(module: nn.Module, parameter: str, layout: str, name: str = "")
         parameter, layout: of `headscope.sites.Slices`.
         name: the module's dotted name, for the message.
     """
-    if parameter == "weight" and not layout:
-        return matrix(module, name)
-    weight: Tensor = getattr(module, parameter)
-    return rearrange(weight, layout) if layout else weight
+    with evaluating(module):  # weights that are computed as they are read (a spectral norm) move what they keep
+        if parameter == "weight" and not layout:
+            return matrix(module, name)
+        weight: Tensor = getattr(module, parameter)
+        return rearrange(weight, layout) if layout else weight
 
 
 def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:

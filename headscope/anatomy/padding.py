@@ -5,7 +5,7 @@ positions must move nothing at all others, and without the mark they must.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy.check import tolerance
-from headscope.errors import ModelError
+from headscope.errors import AnatomyError, ModelError
 from headscope.sites import Anatomy, Padding
 from headscope.text.batches import Batch
 
@@ -33,29 +33,36 @@ _UNKNOWN = (
 )
 
 Look = Callable[[Batch], list[Tensor]]
-"""Runs the model and gives z of its sites, (row, head, position, dim)."""
+"""Runs the model and gives z of its sites, (row, head, position, dim); or their maps, (row, head, query, key)."""
+
+Leaves = Mapping[str, Any]
+"""A batch laid flat: what lies in dicts and lists of it under dotted names."""
 
 
-def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Padding], list[str]]:
+def find_padding(example: Batch, look: Look, look_at_maps: Look, model: nn.Module) -> tuple[list[Padding], list[str]]:
     """How the masks of an example mark padding, and in words where one does not do what its name says.
 
     Args:
         example: arguments of the model's forward.
-        look: runs the model on others.
+        look: runs the model on others, and gives z.
+        look_at_maps: the same for the maps.
         model: the model.
     """
     found, remarks, proven = [], [], set()
-    for name, mask, length in (*_masks(example), *_counts(example)):
-        tokens = _tokens(example, name, mask.shape[0], length)
+    leaves = dict(_leaves(example))
+
+    def see(changed: Batch) -> list[Tensor]:
+        return look(_put(example, changed))
+
+    for name, mask, length in (*_masks(leaves), *_counts(leaves)):
+        tokens = _tokens(leaves, name, mask.shape[0], length)
         if not tokens:
             continue
         marked = slice(0, _MARKED) if _FRAMES not in _methods(model) else slice(length // 2, length)
         marked = slice(length - _MARKED, length) if mask.ndim == 1 else marked
-        marks = next(
-            (marks for marks in _senses(mask) if _holds(example, name, tokens, marks, marked, look, model)), None
-        )
+        marks = next((m for m in _senses(mask) if _holds(leaves, name, tokens, m, marked, see, model)), None)
         proven |= {name} if marks is not None else set()
-        known = name in _PLAIN and mask.ndim == 2
+        known = _own(name) in _PLAIN and name.count(".") < 2 and mask.ndim == 2
         if marks == "zeros" and mask.ndim == 2 and _methods(model):
             marks = "frames"
         if marks is not None and not (known and marks == "zeros"):
@@ -63,9 +70,65 @@ def find_padding(example: Batch, look: Look, model: nn.Module) -> tuple[list[Pad
         elif marks is None and known:
             remarks.append(f"its {name} does not keep padding out: other tokens there move what is made elsewhere")
     if not proven:
-        told = [name for name, value in example.items() if isinstance(value, Tensor) and _sounds_so(name)]
+        found += _marked_by_id(leaves, lambda changed: look_at_maps(_put(example, changed)), model)
+    if not proven and not found:
+        told = [name for name, value in leaves.items() if isinstance(value, Tensor) and _sounds_so(name)]
         remarks += [_UNKNOWN.format(", ".join(told))] if told and not remarks else []
     return found, remarks
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else None
+    if inner is None:
+        yield name, value
+        return
+    for key, one in inner:
+        yield from _leaves(one, f"{name}.{key}" if name else str(key))
+
+
+def _put(value: Any, leaves: Leaves, name: str = "") -> Any:
+    """A batch with these leaves in place of its own."""
+    if isinstance(value, Mapping):
+        return {key: _put(one, leaves, f"{name}.{key}" if name else str(key)) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_put(one, leaves, f"{name}.{key}" if name else str(key)) for key, one in enumerate(value))
+    return leaves[name]
+
+
+def _own(name: str) -> str:
+    """The last part of a dotted name."""
+    return name.rpartition(".")[2]
+
+
+def _marked_by_id(leaves: Leaves, look: Look, model: nn.Module) -> list[Padding]:
+    """Tokens that the model itself keeps out, by their id: no map sees where they stand, and would see others there."""
+    config = getattr(unwrapped(model), "config", None)
+    for name, tokens in leaves.items():
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in (torch.int32, torch.int64):
+            continue
+        known = {int(one) for one in tokens.unique()}
+        length = int(tokens.shape[1])
+        for pad in dict.fromkeys((getattr(config, "pad_token_id", None), 0)):
+            others = [one for one in known if one != pad]
+            if pad is None or len(known) < 3 or not others or length < 2 * _MARKED or _own(name).startswith(_NO_MASKS):
+                continue
+            seen: list[list[Tensor]] = []
+            for token in (pad, others[0]):
+                changed = tokens.clone()
+                changed[0] = torch.where(changed[0] == pad, others[-1], changed[0])
+                changed[0, length - _MARKED :] = token
+                try:
+                    seen.append([one[0] for one in look({**leaves, name: changed}) if one.shape[-1] == length])
+                except (ModelError, AnatomyError):
+                    break
+            if len(seen) == 2 and seen[0] and _is_blind(seen[0], seen[1], slice(length - _MARKED, length)):
+                return [Padding(name, f"id {pad}")]
+    return []
+
+
+def _is_blind(padded: list[Tensor], other: list[Tensor], marked: slice) -> bool:
+    unseen = all(float(one[..., marked].abs().max()) == 0 for one in padded)
+    return unseen and all(float(one[..., marked].max()) > 0 for one in other)
 
 
 def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
@@ -79,7 +142,7 @@ def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
     if "kept" in batch:
         return batch
     for padding in anatomy.padding:
-        mask = batch.get(padding.mask)
+        mask = dict(_leaves(batch)).get(padding.mask)
         if isinstance(mask, Tensor):
             return {**batch, "kept": _kept(mask, padding.marks, model, batch)}
     return batch
@@ -90,16 +153,19 @@ def _kept(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Tens
         reduce: Any = getattr(_methods(model)[_FRAMES], _FRAMES)
         frames = torch.as_tensor(reduce(mask.sum(-1))).cpu()
         return torch.arange(int(reduce(torch.tensor(mask.shape[-1])))) < frames[:, None]
+    if marks.startswith("id "):
+        return mask.cpu() != int(marks.removeprefix("id "))
     if marks in ("lengths", "last"):
         # as many as the text has, whatever is the longest that counts
-        length = next(int(one.shape[1]) for one in batch.values() if isinstance(one, Tensor) and one.ndim > 1)
+        texts = (one for _, one in _leaves(batch) if isinstance(one, Tensor) and one.ndim > 1)
+        length = next(int(one.shape[1]) for one in texts)
         return torch.arange(length) < (mask.cpu() + (marks == "last"))[:, None]
     keeps = {"zeros": mask != 0, "ones": mask == 0, "floor": mask > _LOW}[marks]
     return keeps.flatten(1, -2).any(1).cpu() if keeps.ndim > 2 else keeps.cpu()
 
 
 def _sounds_so(name: str) -> bool:
-    return bool(_SOUNDS.search(name)) and not name.startswith(_NO_MASKS) and name not in _PLAIN
+    return bool(_SOUNDS.search(_own(name))) and not _own(name).startswith(_NO_MASKS) and _own(name) not in _PLAIN
 
 
 def _methods(model: nn.Module) -> dict[str, nn.Module]:
@@ -117,7 +183,7 @@ def _masks(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
                 low in (0, 1) and high in (0, 1) and bool(((value == 0) | (value == 1)).all())
             )
             additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < _LOW)).all())
-            if (binary or additive) and not name.startswith(_NO_MASKS):
+            if (binary or additive) and not _own(name).startswith(_NO_MASKS):
                 yield name, value, int(value.shape[-1])
 
 
@@ -128,7 +194,7 @@ def _counts(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
         if isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int32, torch.int64):
             lengths = {int(one.shape[1]) for one in texts if one.shape[0] == value.shape[0]}
             fits = len(lengths) == 1 and int(value.min()) >= 0 and int(value.max()) <= min(lengths)
-            if fits and min(lengths) > _MARKED and not name.startswith(_NO_MASKS):
+            if fits and min(lengths) > _MARKED and not _own(name).startswith(_NO_MASKS):
                 yield name, value, min(lengths)
 
 
@@ -147,7 +213,7 @@ def _tokens(example: Batch, mask: str, rows: int, length: int) -> list[str]:
         name
         for name, value in example.items()
         if isinstance(value, Tensor) and name != mask and value.ndim > 1 and value.shape[:2] == (rows, length)
-        and name not in {mask for mask, _, _ in _masks(example)} and not name.startswith(_NO_MASKS)
+        and name not in {mask for mask, _, _ in _masks(example)} and not _own(name).startswith(_NO_MASKS)
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from headscope._support.around import around
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.overhearing import Overhearing
 from headscope.anatomy.route import claiming
-from headscope.anatomy.spelling import Pick, Spelling
+from headscope.anatomy.spelling import Spelling, Weighting
 from headscope.errors import AnatomyError
 
 __all__ = ["Picking", "entering_operation", "reading"]
@@ -20,6 +20,7 @@ __all__ = ["Picking", "entering_operation", "reading"]
 
 @contextmanager
 def entering_operation(
+    model: nn.Module,
     module: nn.Module,
     spelling: Spelling,
     change: Callable[[Tensor, tuple[int, ...]], Tensor | None],
@@ -29,6 +30,7 @@ def entering_operation(
     """While open, what enters an output projection that is no module goes through `change` first.
 
     Args:
+        model: the model.
         module: the attention module, whose forward holds the projection.
         spelling: of its attention.
         change: given what enters and its axes of features; returns a replacement, or None.
@@ -36,7 +38,9 @@ def entering_operation(
     """
     assert spelling.output is not None
     weighting = spelling.weightings[spelling.output]
-    with reading(module, lambda: _Changer(weighting.pick, weighting.entering, change), first=first):
+    owner, _, name = weighting.parameter.rpartition(".")
+    weight: Tensor = getattr(model.get_submodule(owner), name)
+    with reading(module, lambda: _Changer(weighting, weight, change), first=first):
         yield
 
 
@@ -50,6 +54,7 @@ def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: 
         first: whether it sees an operation before all others that are open.
     """
     running: list[TorchFunctionMode] = []
+    last: list[TorchFunctionMode] = []
 
     def enter(_: Any) -> None:
         running.append(mode())
@@ -57,10 +62,17 @@ def reading(module: nn.Module, mode: Callable[[], TorchFunctionMode], *, first: 
 
     def leave() -> None:
         if running:
-            running.pop().__exit__(None, None, None)
+            last.append(running.pop())
+            last[-1].__exit__(None, None, None)
+
+    def after(*_: Any) -> None:
+        ended = last[-1]
+        last.clear()
+        if isinstance(ended, Picking):
+            ended.end()
 
     # the mode that is entered last is asked first
-    with around(module, before=enter, leave=leave, first=not first):
+    with around(module, before=enter, after=after, leave=leave, first=not first):
         try:
             yield
         finally:
@@ -93,27 +105,48 @@ class Picking(Overhearing):
             return function(*args, **kwargs)
         return self.picked((name, nth), function, args, kwargs)
 
+    def end(self) -> None:
+        """The forward has run to its end."""
+
     @abstractmethod
     def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation that was asked for, and give what it gives."""
 
 
 class _Changer(Picking):
-    """Changes what enters one operation."""
+    """Changes what enters one operation, which must read the weight that it read in the probe."""
 
     def __init__(
-        self, pick: Pick, axes: tuple[int, ...], change: Callable[[Tensor, tuple[int, ...]], Tensor | None]
+        self, weighting: Weighting, weight: Tensor, change: Callable[[Tensor, tuple[int, ...]], Tensor | None]
     ) -> None:
-        super().__init__({pick.call})
-        self._place, self._axes, self._change = pick.place, axes, change
+        super().__init__({weighting.pick.call})
+        self._weighting, self._weight, self._change = weighting, weight, change
+        self._changed = False
 
     def picked(self, call: tuple[str, int], function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        entering = tensors_in((args, kwargs))[self._place]
+        given, place = tensors_in((args, kwargs)), self._weighting.pick.place
+        if place >= len(given) or not any(_is_of(one, self._weight) for one in (*given[:place], *given[place + 1 :])):
+            return function(*args, **kwargs)
+        self._changed, entering = True, given[place]
         with claiming():
-            other = self._change(entering, self._axes)
+            other = self._change(entering, self._weighting.entering)
         if other is not None:
             args, kwargs = (_replaced(part, entering, other) for part in (args, kwargs))
         return function(*args, **kwargs)
+
+    def end(self) -> None:
+        if not self._changed:
+            raise AnatomyError(
+                f"{self._weighting.parameter} is not read here where it was read in the probe: this forward goes "
+                "another way; call discover again with an example like this input (and what else it is given)"
+            )
+
+
+def _is_of(tensor: Tensor, weight: Tensor) -> bool:
+    """Whether a tensor is a weight, a view of it, or a copy in another precision."""
+    if tensor.dtype != weight.dtype or weight.is_meta:
+        return tensor.numel() <= weight.numel() and tensor.is_floating_point()
+    return tensor.untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
 
 
 def _replaced(value: Any, old: Tensor, new: Tensor) -> Any:

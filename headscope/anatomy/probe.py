@@ -206,13 +206,17 @@ class Probe(Watch):
                 pattern = call.pattern()
             except AnatomyError:
                 return "self"
-            # queries that see nothing (padding on the left) see all alike
-            blind = pattern.amax(-1, keepdim=True) - pattern.amin(-1, keepdim=True) < 1e-6
+            # queries that see nothing (padding on the left) see all exactly alike
+            blind = pattern.amax(-1, keepdim=True) == pattern.amin(-1, keepdim=True)
+            blind &= ~blind.all()
+            pattern = pattern.masked_fill(blind, 0)
+            if pattern.shape[-1] > pattern.shape[-2]:  # blocks on both sides of a window may be filled up
+                used = run_of(pattern.amax((0, 1, 2)))
+                pattern = pattern[..., used.start : used.stop] if used else pattern
             # with keys from before (a cache, a prefix) the last query sees the last key
-            ahead = pattern.masked_fill(blind, 0).triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
-        # a single query tells nothing; a row that is padded may be given what stands ahead, another one is not
-        sees = (ahead > 0).flatten(1).any(1)
-        return "self" if bool(sees.all()) or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
+            ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
+        # a single query tells nothing
+        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
 
     def _is_cross(self, call: Call) -> bool:
         """Whether keys are made of something else than queries: of no tensor that these are made of, one layer on."""
@@ -300,6 +304,7 @@ class Probe(Watch):
         names = {module: name for name, module in self._model.named_modules()}
         first, second = (names.get(one.module, "") for one in (sighting.output[0], layer))
         told = f"more than one layer reads what its heads make ({first}, and {second}, as adapters do): merge them"
+        told = told if first != second else f"{first} reads what its heads make in several pieces"
         sighting.refused |= dict.fromkeys(("contribution", "written"), told)
         sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
 

@@ -71,9 +71,11 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
     for refusal in refusals:
         why = f"looks like attention, but {refusal.reason}" if refusal.seen else f"may be attention: {refusal.reason}"
         told.setdefault((type(refusal.module).__name__, why), []).append(names[refusal.module])
+    read = {type(model.get_submodule(site.module_name)) for site in sites if site.module_name}
     for module, name in names.items():
         kind = type(module).__name__
-        if _LOOKS_LIKE_IT.search(kind) and not _is_covered(name, sites) and not _holds(module, blamed):
+        idle = type(module) in read and module not in found.ran
+        if (idle or _LOOKS_LIKE_IT.search(kind)) and not _is_covered(name, sites) and not _holds(module, blamed):
             inside = any(_LOOKS_LIKE_IT.search(type(one).__name__) for one in list(module.modules())[1:])
             if not inside:  # the innermost says it
                 why = "it is not read" if module in found.ran else "it did not run on the example"

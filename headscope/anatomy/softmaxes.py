@@ -1,7 +1,7 @@
 """The softmaxes of a graph, however they are spelled: by name, as exp(x - logsumexp(x)), as exp(x) over its sum."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -58,12 +58,12 @@ def _named(node: Node) -> Softmax | None:
 
 def _by_logsumexp(node: Node) -> Softmax | None:
     made = node.source(node.args[0]) if node.args else None
-    if made is None or made.name not in ("sub", "log_softmax") or len(made.args) < 2:
+    if made is not None and made.name == "log_softmax":
+        found = _named(made)
+        return None if found is None else replace(found, node=node, out=node.outputs[0])
+    if made is None or made.name != "sub" or len(made.args) < 2:
         return None
     logits = made.args[0]
-    if made.name == "log_softmax":
-        dim = made.kwargs.get("dim", made.args[1] if len(made.args) > 1 else None)
-        return Softmax(node, node.outputs[0], made, made.source(logits), logits, dim % logits.ndim)
     total = made.source(made.args[1]) if isinstance(made.args[1], Tensor) else None
     if total is None or total.name != "logsumexp" or total.source(total.args[0]) is not made.source(logits):
         return None

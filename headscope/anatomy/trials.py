@@ -24,13 +24,14 @@ from headscope.anatomy.padding import find_padding
 from headscope.anatomy.probe import Probe, Sighting
 from headscope.anatomy.proving import prove_descriptions
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
-from headscope.errors import AnatomyError
+from headscope.errors import AnatomyError, ModelError
 from headscope.sites import Padding
 
-__all__ = ["Findings", "try_out"]
+__all__ = ["Findings", "corner_of", "try_out"]
 
 _SEED = 0
 _NOISY = "whatever the seed"
+_REBUILT = "it rebuilt itself for the example, which is undone: what is found holds for inputs of that kind alone"
 _SECOND = (
     "it takes positions first and rows second: a module around it that takes rows first, and turns them for it, has "
     "documents, intervals and effects by row"
@@ -63,8 +64,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
         model: the model, as it runs when watched.
         example: arguments of its forward, on its device; a corner of it is taken.
     """
-    with torch.no_grad():
-        example = corner(example, _Trials(model, example).run_on)
+    example = corner_of(model, example)
     trials = _Trials(model, example)
     sightings, refusals = trials.probe()
     findings = Findings(sightings, refusals)
@@ -85,11 +85,26 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     for sighting in others if not (noise and _NOISY in noise[0]) else ():
         sighting.refuse_all("it gives something else without gradients")
     prove_descriptions([one for one in sightings if one.route == "described"], trials.run)
+    if trials.rebuilt:
+        findings.remarks.append(_REBUILT)
     findings.remarks += dict.fromkeys(note for sighting in sightings for note in sighting.notes)
     findings.remarks += trials.place_rows(sightings)
-    findings.padding, words = find_padding(example, trials.look, model)
+    findings.padding, words = find_padding(example, trials.look, trials.look_at_maps, model)
     findings.remarks += words
     return findings
+
+
+def corner_of(model: nn.Module, example: Mapping[str, Any], tokens: int = 16) -> dict[str, Any]:
+    """Enough of an example to try a model with: see `headscope.anatomy.examples.corner`.
+
+    Args:
+        model: the model.
+        example: arguments of its forward.
+        tokens: how many positions of a text are enough.
+    """
+    trials = _Trials(model, example)
+    with torch.no_grad():
+        return dict(corner(example, trials.run_on, trials.run_alike, tokens))
 
 
 @contextmanager
@@ -106,21 +121,32 @@ class _Trials:
     def __init__(self, model: nn.Module, example: Mapping[str, Any]) -> None:
         self._model, self._example = model, example
         self._scouted: dict[str, Scouted] = {}
+        self.rebuilt = False
 
     def run_on(self, example: Mapping[str, Any]) -> Any:
         """The model's output on another example."""
         return self._run(example=example)
 
+    def run_alike(self, example: Mapping[str, Any]) -> Any:
+        """The same; not if the model rebuilds itself for it, as it does for no longer one."""
+        output = self._run(example=example)
+        if self.rebuilt:
+            raise ModelError(f"{type(self._model).__name__} rebuilds itself for so short an example")
+        return output
+
     def run(self) -> Any:
         """The model's output on the example."""
         return self._run()
 
-    def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None, **extra: Any) -> Any:
+    def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None, times: int = 1, **extra: Any) -> Any:
         devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
-        with torch.random.fork_rng(devices), evaluating(self._model):
-            torch.manual_seed(seed)
+        with torch.random.fork_rng(devices), evaluating(self._model) as is_rebuilt:
             inputs = self._example if example is None else example
-            return run_model(self._model, inputs, **last_logits(self._model, inputs), **extra)
+            for _ in range(times):  # what one run leaves in the model, the next one finds
+                torch.manual_seed(seed)
+                output = run_model(self._model, inputs, **last_logits(self._model, inputs), **extra)
+            self.rebuilt = is_rebuilt()
+            return output
 
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
         """The pass that records, and the one with gradients."""
@@ -155,7 +181,8 @@ class _Trials:
                     scouted[name] = Scouted(kept, scouted[name].refusals)
                     for sighting in sightings:
                         if (sighting.module, sighting.spelled) == (place.module, place.key):
-                            sighting.refuse_all(str(error))
+                            cause = error.__cause__  # on the example itself, another one would not help
+                            sighting.refuse_all(f"it is computed in another way ({cause})" if cause else str(error))
         self._scouted = scouted
 
     def watch(self, sightings: Sequence[Sighting]) -> tuple[Any, list[Sighting]]:
@@ -201,14 +228,21 @@ class _Trials:
             self._run(example=example)
         return heard
 
+    def look_at_maps(self, example: Mapping[str, Any]) -> list[Tensor]:
+        """The map of every site on another example."""
+        heard: list[Tensor] = []
+        with self._hearing(lambda call: heard.append(call.pattern().clone())):
+            self._run(example=example)
+        return heard
+
     def compare(self, watched: Any) -> list[str]:
         """Two intact runs: is the output the same, watched or not, whatever the seed?"""
         with torch.no_grad():
-            alone = self._run(seed=_SEED + 1)
+            alone = self._run(seed=_SEED + 1, times=2)
             gap = output_gap(watched, alone)
             if gap <= rounding_of(watched):
                 return []
-            again = output_gap(watched, self._run())
+            again = output_gap(watched, self._run(times=2))
         if again <= rounding_of(watched):
             return [f"it draws at random: its outputs {_apart(gap)} from run to run, unless seeded"]
         return [f"two runs on the same input {_apart(again)}, whatever the seed: its numbers are noisy"]

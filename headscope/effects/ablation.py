@@ -105,7 +105,7 @@ def _cuttable(site: Site) -> Site:
     if not site.prunable:
         raise AnatomyError(
             f"heads of layer {site.layer} ({site.module_name}) cannot be switched off one by one: "
-            "something mixes them before the output projection, or there is none"
+            + site.refused.get("contribution", "something mixes them before the output projection, or there is none")
         )
     return site
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from headscope._support.running import accepts, last_logits, run_model
 from headscope.anatomy.weights import weight_of
+from headscope.effects.scored import check_sides, counting, counting_next, labels_of, tokens_of
 from headscope.errors import MetricError, UnknownNameError
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, kept_positions, n_rows
@@ -96,9 +97,10 @@ class Loss(Metric):
         return _ask_for_logits(model, batch, self._columns(batch))
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
-        columns, kept = self._columns(batch), _next_counts(batch)
+        columns, kept = self._columns(batch), counting_next(batch)
         logits = _logits_at(output, batch, columns)
-        targets = _tokens(batch).to(logits.device)[:, columns + 1]
+        tokens, labels = tokens_of(batch), labels_of(batch)
+        targets = (tokens if labels is None else labels.clamp(min=0)).to(logits.device)[:, columns + 1]
         return _row_means(_cross_entropy(logits, targets), kept[:, columns].to(logits.device))
 
     def check(self, anatomy: Anatomy) -> None:
@@ -109,7 +111,7 @@ class Loss(Metric):
             )
 
     def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
-        return _AtPositions(self.positions, self.seed).choose(_next_counts(batch))
+        return _AtPositions(self.positions, self.seed).choose(counting_next(batch))
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,19 @@ class Kl(Metric):
         new = _log_softmax(_logits_at(output, batch, columns))
         old = _log_softmax(_logits_at(intact, batch, columns))
         divergence = (old.exp() * (old - new)).sum(-1)
-        return _row_means(divergence, _counts(batch)[:, columns].to(divergence.device))
+        return _row_means(divergence, counting(batch)[:, columns].to(divergence.device))
 
     def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """log p of labels drawn from the model itself: its squared score is the Fisher information."""
         columns = self._columns(batch)
         logp = _log_softmax(_logits_at(output, batch, columns))
         drawn = torch.multinomial(logp.detach().exp().flatten(0, 1).cpu(), 1, generator=generator).to(logp.device)
-        kept = _counts(batch)[:, columns].to(logp.device)
+        kept = counting(batch)[:, columns].to(logp.device)
         chosen = logp.gather(-1, drawn.view(*kept.shape, 1)).squeeze(-1)
         return (chosen * kept).sum(1) / kept.sum(1).clamp(min=1).sqrt()
 
     def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
-        return _AtPositions(self.positions, self.seed).choose(_counts(batch))
+        return _AtPositions(self.positions, self.seed).choose(counting(batch))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ class MaskedLoss(Metric):
         return _row_means(losses, masked.to(logits.device))
 
     def _masked(self, batch: Batch) -> Bool[Tensor, "batch position"]:
-        kept = _counts(batch)
+        kept = counting(batch)
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * kept.shape[1])
         draw = torch.rand(kept.shape, generator=generator).masked_fill(~kept, 2.0)
         # at least one position of each row, or the row would have no number
@@ -259,6 +261,8 @@ def resolve_metric(
         UnknownNameError: no metric of that name.
         MetricError: the model cannot be judged by it.
     """
+    if isinstance(metric, (str, Metric)) and not isinstance(metric, UserMetric):
+        check_sides(model, batch)
     if isinstance(metric, str):
         name = _fitting(model, anatomy, batch) if metric == "auto" else metric
         if name not in METRICS:
@@ -328,7 +332,13 @@ def _logits(output: Any) -> Tensor:
 def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "batch position vocabulary"]:
     logits = _logits(output)
     # a model that could be asked gave these columns alone; one that could not gave all
-    return logits[:, columns] if logits.shape[1] == _tokens(batch).shape[1] else logits
+    many, whole = logits.shape[1], tokens_of(batch).shape[1]
+    if many not in (whole, len(columns)):
+        raise MetricError(
+            f"the model's logits have {many} positions where the batch has {whole} tokens (a prompt before the text?), "
+            "so which belongs to which cannot be told; pass a metric of your own, or metric='drift'"
+        )
+    return logits[:, columns] if many == whole else logits
 
 
 def _first(output: Any) -> Any:
@@ -346,24 +356,6 @@ def _hidden(output: Any) -> Float[Tensor, "batch position width"]:
             "the model's output holds no hidden states of shape (batch, position, width); pass a function of your own"
         )
     return hidden
-
-
-def _tokens(batch: Batch) -> Int[Tensor, "batch position"]:
-    """The tokens that the logits belong to: the decoder's, where there is one."""
-    for name in ("decoder_input_ids", "input_ids"):
-        if isinstance(batch.get(name), Tensor):
-            return batch[name]
-    raise MetricError(f"the batches hold no 'input_ids' to score (they hold {sorted(batch)}); use metric='drift'")
-
-
-def _counts(batch: Batch) -> Bool[Tensor, "batch position"]:
-    return kept_positions(batch, "causal", _tokens(batch).shape[1])
-
-
-def _next_counts(batch: Batch) -> Bool[Tensor, "batch position"]:
-    """Positions that have a next token: both count."""
-    kept = _counts(batch)
-    return kept[:, :-1] & kept[:, 1:]
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Float[Tensor, "batch position"]:

@@ -11,8 +11,9 @@ from torch import nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
-from headscope.anatomy.examples import corner, make_example
+from headscope.anatomy.examples import make_example
 from headscope.anatomy.records import leave_record, record_of
+from headscope.anatomy.trials import corner_of
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
@@ -66,7 +67,7 @@ def prune(
     """
     model = unwrapped(model)
     first = itertools.islice(batches or (), _MOST_BATCHES)
-    given: list[Batch] = [corner(batch, lambda one: output_of(model, one), _TOKENS) for batch in first]
+    given: list[Batch] = [corner_of(model, batch, _TOKENS) for batch in first]
     if example is None and given:
         example = given[0]
     if example is None:

@@ -130,10 +130,13 @@ def _why_not(module: nn.Module) -> str:
         return "its weight is offloaded (device_map); load the model whole to cut it"
     if parametrize.is_parametrized(module) or "weight_orig" in module._parameters:
         return "its weight is computed (a parametrisation or a mask); make it a plain one first"
-    if any(not one.is_floating_point() for one in (*module.parameters(), *module.buffers())):
+    whole = all(one.is_floating_point() for one in (*module.parameters(), *module.buffers()))
+    if not hasattr(module, "base_layer") and (not whole or "quantized" in type(module).__module__):
         return "its weight is quantised; dequantise the model first"
     if next(module.children(), None) is not None:
-        return "it is more than its weight, as adapters are; merge them into it first"
+        return (
+            "it is more than its weight, as adapters are; merge them into plain layers first (PEFT: merge_and_unload)"
+        )
     return "its weight alone does not tell what it does"
 
 

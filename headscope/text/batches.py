@@ -83,12 +83,27 @@ def kept_positions(batch: Batch, kind: str, length: int) -> Bool[Tensor, "batch 
         kind: the site's kind; in an encoder-decoder "causal" and "cross" sites query from the decoder's side.
         length: number of query positions at the site.
     """
+    masks = _masks(batch, kind)
+    return next(
+        (mask.bool().cpu() for mask in masks if mask.shape[1] == length),
+        torch.ones(n_rows(batch), length, dtype=torch.bool),
+    )
+
+
+def fits_no_mask(batch: Batch, kind: str, length: int) -> bool:
+    """Whether there is padding, and no mask tells which of a site's positions it is: they are others than the text's.
+
+    Args:
+        batch, kind, length: as in `kept_positions`.
+    """
+    masks = _masks(batch, kind)
+    return bool(masks) and all(mask.shape[1] != length for mask in masks) and any(not mask.all() for mask in masks)
+
+
+def _masks(batch: Batch, kind: str) -> list[Tensor]:
     decodes = kind in ("causal", "cross") and "decoder_input_ids" in batch
-    for name in ("decoder_attention_mask",) if decodes else ("kept", "attention_mask"):
-        mask = _named(batch, name)
-        if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] == length:
-            return mask.bool().cpu()
-    return torch.ones(n_rows(batch), length, dtype=torch.bool)
+    names = ("decoder_attention_mask",) if decodes else ("kept", "attention_mask")
+    return [mask for name in names if isinstance(mask := _named(batch, name), Tensor) and mask.ndim == 2]
 
 
 def _named(batch: Batch, name: str) -> Any:

@@ -20,7 +20,7 @@ from headscope.sites import Anatomy, Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
-from headscope.text.batches import Batch, document_ids, kept_positions, row_length, row_lengths
+from headscope.text.batches import Batch, document_ids, fits_no_mask, kept_positions, row_length, row_lengths
 from headscope.uncertainty.blocks import Blocks
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
@@ -137,12 +137,14 @@ class Observed:
     Attributes:
         n_tokens: positions of the site that runs first; other sites of an encoder-decoder see others.
         tokens: positions of each tensor, by the layer's number and the tensor's name.
+        unmatched: layers whose positions no mask fits, though there is padding; with how many they have.
     """
 
     n_documents: int
     n_tokens: int
     n_batches: int
     tokens: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    unmatched: Mapping[int, int] = field(default_factory=dict)
 
     def facts(self, of: str) -> dict[str, Any]:
         """What a table says of numbers about a tensor: documents, tokens; layer_tokens where layers differ in them."""
@@ -151,7 +153,14 @@ class Observed:
     def raw_facts(self, of: str) -> dict[str, Any]:
         """The same with layer_tokens in any case, so that facts of several passes can be joined."""
         own = {str(layer): n for (layer, name), n in self.tokens.items() if name == of and layer < OTHER}
-        return {"documents": self.n_documents, "tokens": self.n_tokens, "layer_tokens": own}
+        told = {"caution": _UNMATCHED.format(", ".join(map(str, self.unmatched)))} if self.unmatched else {}
+        return {"documents": self.n_documents, "tokens": self.n_tokens, "layer_tokens": own, **told}
+
+
+_UNMATCHED = (
+    "layers {} have other positions than the mask tells of (pictures, prompts before the text, a length filled up): "
+    'there every position counts, padding too if there is any; "kept" in the batches, (row, position), says which do'
+)
 
 
 def observe(
@@ -225,7 +234,7 @@ def observe(
         )
     if feed.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    return Observed(len(feed.documents), feed.n_tokens, n_batches, feed.tokens)
+    return Observed(len(feed.documents), feed.n_tokens, n_batches, feed.tokens, feed.unmatched)
 
 
 def _layers(sites: Sequence[Site]) -> str:
@@ -245,6 +254,8 @@ class _Feed:
         self.n_tokens = 0
         self.tokens: Counter[tuple[int, str]] = Counter()
         self.documents: set[int] = set()
+        self.unmatched: dict[int, int] = {}
+        self._odd: set[tuple[str, str, int, int]] = set()
         self._statistics = statistics
         self._skip = skip_first
         self._spare: tuple[int, set[int]] | None = None
@@ -275,8 +286,13 @@ class _Feed:
         """End a batch.
 
         Raises:
-            InputError: the user says what is kept, and no layer has as many rows and positions.
+            InputError: no layer ran on it, or the user says what is kept, and no layer has as many rows and positions.
         """
+        if not self._kept:
+            raise InputError(
+                f"none of the attention layers ran on batch {self._number}, though they ran on the example: the model "
+                "goes another way there; leave such batches out, or call discover with one of them"
+            )
         given = self._batch.get("kept")
         shape = tuple(getattr(given, "shape", ()))
         if self._said and shape not in {(rows, n) for _, _, rows, n in self._kept}:
@@ -329,22 +345,28 @@ class _Feed:
         if key not in self._kept:
             if self._is_told(site, rows):
                 kept = kept_positions(self._batch, kind, length)
+                if rows == len(kept) and fits_no_mask(self._batch, kind, length):
+                    self._odd.add(key)
                 if rows != len(kept):
                     kept = self._in_parts(site, kind, rows // len(self._documents), length)
             else:
                 kept = torch.ones(rows, length, dtype=torch.bool)
             # the first that count, wherever padding stands
             self._kept[key] = kept & (kept.cumsum(1) > self._skip)
+        if key in self._odd:
+            self.unmatched[site.layer] = length
         return self._kept[key]
 
     def _in_parts(self, site: Site, kind: str, each: int, length: int) -> Bool[Tensor, "part position"]:
         """Which positions of the parts of rows count: all, unless rows are cut along their positions."""
         whole = row_lengths(self._batch)
-        most = self._length
+        texts = (one for one in self._batch.values() if isinstance(one, torch.Tensor) and one.ndim > 1)
+        most = self._length if self._length > 1 else next((int(one.shape[1]) for one in texts), 1)
         kept = kept_positions(self._batch, kind, most)
-        if bool(kept.all()) or int(whole.min()) == most:
+        filled_up = site.batch == "b w" and 0 <= each * length - most < length  # the last part is
+        if not filled_up and (bool(kept.all()) or int(whole.min()) == most):
             return torch.ones(len(kept) * each, length, dtype=torch.bool)
-        if site.batch == "b w" and 0 <= each * length - most < length:  # the last part is filled up
+        if filled_up:
             filled = torch.nn.functional.pad(kept, (0, each * length - most))
             return filled.reshape(-1, length)
         raise InputError(

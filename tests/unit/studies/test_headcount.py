@@ -28,7 +28,7 @@ from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train
 from headscope.text.texts import gather_texts
 
-TINY = Settings(tasks=("maps-8", "lookups"), heads=(1, 8), seeds=2, rates=(0.01, 0.03), share=0.004)
+TINY = Settings(tasks=("maps-8", "lookups"), heads=(1, 8), seeds=2, rates=(0.01, 0.03), share=0.002)
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_the_range_of_rates_grows_where_the_best_is_at_its_end() -> None:
 
 
 def test_a_run_that_diverges_counts_as_chance(tmp_path: Path) -> None:
-    wild = Settings(tasks=("lookups",), heads=(1, 8), seeds=2, rates=(1e12,), share=0.004)
+    wild = Settings(tasks=("lookups",), heads=(1, 8), seeds=2, rates=(1e12,), share=0.002)
     found = sweep(tmp_path / "wild", wild, workers=1)
     assert found.runs["loss"].isna().all()
     assert (found.runs["error"] == found.runs["chance"]).all()

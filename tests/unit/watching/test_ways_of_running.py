@@ -17,11 +17,13 @@ from transformers import (
     DeepseekV3Model,
     LlamaConfig,
     LlamaForCausalLM,
+    XLNetConfig,
+    XLNetModel,
 )
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.errors import ModelError, StorageError, SurgeryError
+from headscope.errors import AnatomyError, ModelError, StorageError, SurgeryError
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import importance
 from headscope.surgery import prune, save
@@ -250,3 +252,37 @@ def test_checkpointed_blocks_give_what_plain_ones_give(reentrant: bool) -> None:
     for own, want in zip(seen[3:], seen[:3], strict=True):
         for mine, theirs in zip(own, want, strict=True):
             assert torch.equal(mine, theirs)
+
+
+def test_a_forward_that_goes_another_way_than_in_the_probe_is_refused_not_left_whole() -> None:
+    torch.manual_seed(0)
+    config = XLNetConfig(vocab_size=99, d_model=32, n_layer=2, n_head=4, d_inner=48)
+    model: Any = XLNetModel(config).eval()
+    anatomy = discover(model, {"input_ids": IDS})
+    plain = copy.deepcopy(model)
+    plain.layer[0].rel_attn.o.data[:, 1] = 0
+    with torch.no_grad(), ablate(model, ["L0H1"], anatomy=anatomy):
+        torch.testing.assert_close(model(IDS).last_hidden_state, plain(IDS).last_hidden_state)
+        # asked for its maps, it contracts once more
+        with pytest.raises(
+            AnatomyError, match=r"layer\.0\.rel_attn\.o is not read here where it was read in the probe"
+        ):
+            model(IDS, output_attentions=True)
+    with torch.no_grad(), ablate(model, ["L0H1"], anatomy=anatomy):  # nothing is left of that
+        torch.testing.assert_close(model(IDS).last_hidden_state, plain(IDS).last_hidden_state)
+
+
+def test_under_autocast_the_contract_is_held_to_the_coarser_numbers() -> None:
+    model = _llama()
+    batch = {"input_ids": IDS, "attention_mask": PADDED}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        anatomy = discover(model, batch)
+        assert all(not site.refused for site in anatomy.sites)
+        with torch.no_grad(), capture(model, TENSORS, anatomy=anatomy) as seen:
+            model(**batch)
+    with torch.no_grad(), capture(model, TENSORS) as want:
+        model(**batch)
+    for layer in want:
+        for name in TENSORS:
+            own, theirs = (getattr(one[layer], name).float()[1] for one in (seen, want))
+            torch.testing.assert_close(own, theirs, atol=5e-2, rtol=5e-2)
