@@ -48,7 +48,10 @@ class HeadId:
             pair = tuple(head)
             if len(pair) == 2 and all(_is_count(part) for part in pair):
                 return cls(int(pair[0]), int(pair[1]))
-        raise UnknownNameError(f"{head!r} is not a head; write it as 'L3H7' or (3, 7): layer 3, head 7, both from 0")
+        raise UnknownNameError(
+            f"{head!r} is not a head; write it as 'L3H7' or (3, 7): layer 3, head 7, both from 0 (in "
+            "{layer: [heads]} layers may be counted from the end, heads may not)"
+        )
 
 
 HeadLike = HeadId | str | tuple[int, int]

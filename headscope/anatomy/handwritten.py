@@ -15,6 +15,7 @@ import torch
 from einops import EinopsError
 from torch import Tensor, nn
 
+from headscope.anatomy.check import gap_of, tolerance
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.picking import Picking, reading
 from headscope.anatomy.recognition import recognise
@@ -160,6 +161,7 @@ class _PartCall:
     def __init__(self, part: Part, ran: dict[tuple[str, int], _Ran]) -> None:
         self.part = part
         self.whole = False  # whether all of the map must meet the values: nothing is dropped
+        self.changed = False  # whether what meets the values is something else than the map
         self._ran = ran
         self.z = self._read("z")
         self.q, self.k, self.v = (self._for_each_row(self._read(name)) for name in ("q", "k", "v"))
@@ -202,6 +204,8 @@ class _PartCall:
     def pattern(self) -> Tensor:
         if self.part.fused:
             return self._fused_pattern()
+        if self.changed:
+            raise AnatomyError("its map is changed before it meets the values, and is not what mixes them")
         pattern = self._read("pattern")
         if self.whole and bool(((self._read("met")[:, :, -1] == 0) & (pattern[:, :, -1] > 1e-4)).any()):
             raise AnatomyError(
@@ -267,7 +271,10 @@ class _PartCall:
             stays = (used != 0) & (own > 0)  # dropout makes zeros, and what is left larger
             factor = used[stays] / own[stays]
         if factor.numel() and not float(factor.max() - factor.min()) <= 0.1 * float(factor.abs().max()):
-            raise RuntimeError("what meets the values is not the map")
+            z = met[:, :, -1:] / (met[:, :, -1:].sum(-1, keepdim=True) if self.part.late else 1)
+            if gap_of(z @ _repeated(self.v, z.shape[1]), self.z[:, :, -1:]) > tolerance(self.z.dtype):
+                raise RuntimeError("what meets the values is not the map")
+            self.changed = True  # by the model, on the way: scaled by head, mixed with another
 
 
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")

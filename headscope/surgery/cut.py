@@ -111,8 +111,13 @@ def _check_cuttable(model: nn.Module, site: Site) -> None:
         )
     mixed = [part for part in ("q", "k", "v", "o") if part in site.entangled]
     if mixed:
+        why = (
+            site.refused.get("contribution", "something mixes them there")
+            if "o" in mixed
+            else "something mixes them there"
+        )
         raise SurgeryError(
-            f"{place}: its heads cannot be told apart in {', '.join(mixed)} (something mixes them there), so a cut "
+            f"{place}: its heads cannot be told apart in {', '.join(mixed)} ({why}), so a cut "
             "would change the heads that stay; the model was left as it was. "
             + ("Nothing can be cut or switched off there" if "o" in mixed else "headscope.ablate can switch them off")
         )

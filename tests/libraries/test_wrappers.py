@@ -55,7 +55,9 @@ def test_adapters_count_and_heads_keep_their_numbers(cut: list[str], tmp_path: P
         one, other = (importance(model, [_BATCH], score=score) for model in (adapted, merged))
         assert one.heads == other.heads
         np.testing.assert_allclose(one.score, other.score, atol=1e-5)
-    with pytest.raises(SurgeryError, match="it is more than its weight, as adapters are; merge them into it first"):
+    with pytest.raises(
+        SurgeryError, match="it is more than its weight, as adapters are; merge them into plain layers first"
+    ):
         prune(adapted, [anatomy.heads[0]])
     if cut:
         with pytest.raises(StorageError, match="was cut and wrapped since, as adapters do"):

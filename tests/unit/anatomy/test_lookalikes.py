@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
+from headscope.watching.observation import capture
 from tests.unit.anatomy.test_unseen import BATCH, Mixer, Model
 
 
@@ -148,3 +150,27 @@ def test_experts_streams_and_tables_of_positions_are_not() -> None:
     for other in (_Routed(), _Interpolated()):
         for frozen in (False, True):
             assert discover(Model(other).eval().requires_grad_(not frozen), BATCH).remarks == ()
+
+
+@pytest.mark.parametrize("way", ["scaled by head", "with the identity"])
+def test_a_map_that_is_changed_before_it_meets_the_values_is_refused_and_the_rest_is_read(way: str) -> None:
+    temperature = torch.tensor([0.5, 1.0, 1.5, 2.0])[:, None, None]
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        pattern = scores(q, k).softmax(-1)
+        changed = pattern * temperature if way == "scaled by head" else 0.9 * pattern + 0.1 * torch.eye(q.shape[2])
+        return changed @ v
+
+    model = Model(Mixer(mix)).eval()
+    anatomy = discover(model, BATCH)
+    assert sorted(anatomy.sites[1].refused) == ["pattern", "v"]
+    z: list[Tensor] = []
+    model.second.o.register_forward_pre_hook(lambda _, args: z.append(args[0]))
+    with torch.no_grad(), capture(model, ("q", "k", "z", "contribution"), anatomy=anatomy) as seen:
+        model(**BATCH)
+    assert torch.equal(seen[1].z.transpose(1, 2).flatten(2), z[-1])
+    plain = Model(Mixer(mix)).eval()
+    plain.load_state_dict(model.state_dict())
+    plain.second.o.weight.data[:, 8:16] = 0
+    with torch.no_grad(), ablate(model, ["L1H1"], anatomy=anatomy):
+        torch.testing.assert_close(model(**BATCH), plain(**BATCH))
