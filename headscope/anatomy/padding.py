@@ -182,6 +182,8 @@ def _masks(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
             binary = value.dtype == torch.bool or (
                 low in (0, 1) and high in (0, 1) and bool(((value == 0) | (value == 1)).all())
             )
+            # segments of packed text, counted from 1
+            binary |= "segment" in name and not value.is_floating_point() and low >= 0
             additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < _LOW)).all())
             if (binary or additive) and not _own(name).startswith(_NO_MASKS):
                 yield name, value, int(value.shape[-1])

@@ -472,3 +472,20 @@ def test_positions_that_no_mask_fits_are_told() -> None:
     )
     whole = {"input_ids": _IDS, "attention_mask": torch.ones_like(_IDS)}
     assert "caution" not in importance(model, [whole], score="norm").facts
+
+
+def test_segments_of_packed_text_leave_padding_out() -> None:
+    class Segments(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _bert()
+
+        def forward(self, tokens: Tensor, segment_ids: Tensor) -> Tensor:
+            same = (segment_ids[:, None] == segment_ids[:, :, None]) & (segment_ids > 0)[:, None]
+            same |= torch.eye(tokens.shape[1], dtype=torch.bool)
+            return self.inner(tokens, attention_mask=same[:, None]).last_hidden_state
+
+    segments = (1 + torch.arange(12) // 4).masked_fill(_GONE, 0)
+    batch = {"tokens": _IDS, "segment_ids": segments}
+    assert discover(Segments().eval(), batch).padding == (Padding("segment_ids", "zeros"),)
+    assert importance(Segments().eval(), [batch], score="norm").facts["tokens"] == int((~_GONE).sum())
