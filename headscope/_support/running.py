@@ -93,7 +93,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     Yields:
         What tells whether the model has rebuilt itself by then.
     """
-    modules = list(model.modules())
+    modules, training = in_python(model), [(module, module.training) for module in model.modules()]
     states = [({**module.__dict__}, [{**module.__dict__[name]} for name in _HELD]) for module in modules]
     copies: dict[int, Tensor] = {}
 
@@ -108,6 +108,8 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
         yield is_rebuilt
     finally:
+        for module, mode in training:
+            module.training = mode
         for module, (attributes, held) in zip(modules, states, strict=True):
             _put_back(module.__dict__, attributes)
             for name, own in zip(_HELD, held, strict=True):

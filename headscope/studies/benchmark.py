@@ -189,8 +189,7 @@ def bench_watching(
         def run() -> None:
             with torch.no_grad():
                 for batch in batches:
-                    inputs = {name: value for name, value in batch.items() if name != "document"}
-                    peer(inputs | last_logits(model, batch))
+                    peer({k: v for k, v in batch.items() if k != "document"} | last_logits(model, batch))
 
         return run
 
