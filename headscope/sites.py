@@ -155,10 +155,10 @@ class Padding:
     """How a mask of a model marks positions that do not count; proven by changing these positions.
 
     Attributes:
-        mask: name of the argument.
+        mask: name of the argument; dotted where it lies in a dict or a list of the batch.
         marks: "zeros", "ones": what marks padding; "floor": a large negative number that is added to scores; "frames":
             zeros over samples of sound, of which the model makes frames as it says itself; "lengths", "last": how many
-            positions of a row count, from its start, or the last of them.
+            positions of a row count, from its start, or the last of them; "id 0": tokens of that id, in no mask at all.
     """
 
     mask: str

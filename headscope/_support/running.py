@@ -120,9 +120,15 @@ _HELD = ("_modules", "_parameters", "_buffers")
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    if now.keys() != before.keys() or any(now[name] is not value for name, value in before.items()):
-        now.clear()
-        now.update(before)
+    for name in now.keys() - before.keys():
+        del now[name]
+    # one by one, not emptied and filled: another thread may be running the model
+    for name, value in before.items():
+        if now.get(name, _put_back) is not value:
+            now[name] = value
+    if list(now) != list(before):  # something was taken out and is back at the end; modules have an order
+        for name in before:
+            now[name] = now.pop(name)
 
 
 def _may_change(buffer: Tensor) -> bool:

@@ -223,10 +223,13 @@ class Probe(Watch):
         own, keys = (self._made_of(getattr(call, name)) for name in ("q", "k"))
         if not own or not keys:  # queries or keys that no layer made
             return call.q.shape[2] != call.k.shape[2]
-        for made in (own, keys):  # each may be thinned out by a layer of its own
-            for tensor in list(made.values()):
-                made |= self._made_of(tensor)
-        return not own.keys() & keys.keys()
+        theirs, ours = set(keys), set(own)
+        for tensor in keys.values():  # keys may be thinned out by a layer of their own
+            theirs |= set(self._made_of(tensor))
+        for tensor in own.values():  # and queries, by one that alone leads to them: not what two streams have exchanged
+            if sum(id(leaf) in self._leaves for leaf in behind(tensor)[0]) == 1:
+                ours |= set(self._made_of(tensor))
+        return not ours & theirs
 
     def _made_of(self, tensor: Tensor) -> dict[Any, Tensor]:
         """What enters the layers that make a tensor, each by itself and by all that it is made of in turn."""

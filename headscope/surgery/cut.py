@@ -111,11 +111,7 @@ def _check_cuttable(model: nn.Module, site: Site) -> None:
         )
     mixed = [part for part in ("q", "k", "v", "o") if part in site.entangled]
     if mixed:
-        why = (
-            site.refused.get("contribution", "something mixes them there")
-            if "o" in mixed
-            else "something mixes them there"
-        )
+        why = (site.refused if "o" in mixed else {}).get("contribution", "something mixes them there")
         raise SurgeryError(
             f"{place}: its heads cannot be told apart in {', '.join(mixed)} ({why}), so a cut "
             "would change the heads that stay; the model was left as it was. "

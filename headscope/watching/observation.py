@@ -153,7 +153,8 @@ class Observed:
     def raw_facts(self, of: str) -> dict[str, Any]:
         """The same with layer_tokens in any case, so that facts of several passes can be joined."""
         own = {str(layer): n for (layer, name), n in self.tokens.items() if name == of and layer < OTHER}
-        told = {"caution": _UNMATCHED.format(", ".join(map(str, self.unmatched)))} if self.unmatched else {}
+        odd = [str(layer) for layer in self.unmatched if layer < OTHER]
+        told = {"caution": _UNMATCHED.format(", ".join(odd))} if odd else {}
         return {"documents": self.n_documents, "tokens": self.n_tokens, "layer_tokens": own, **told}
 
 

@@ -60,3 +60,34 @@ def test_every_module_gets_its_own_mode_back() -> None:
         _ = 1 / 0
     assert [module.training for module in model.modules()] == before
     assert before == [True, True, False, True, True]
+
+
+class _Rebuilds(nn.Module):
+    """Its forward leaves traces of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.kind = nn.Linear(2, 2), nn.Linear(2, 2), "sparse"
+        self.register_buffer("seen", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.add_(1)
+        self.kind, self.last = "full", x
+        self.first = nn.Linear(2, 2)
+        del self.second
+        return x
+
+
+def test_what_a_forward_leaves_in_a_model_is_undone() -> None:
+    model = _Rebuilds().train()
+    before, layers, buffer = dict(model.__dict__), dict(model._modules), model.seen
+    with evaluating(model) as is_rebuilt:
+        assert not model.training
+        assert not is_rebuilt()
+        model(torch.ones(1, 2))
+        assert is_rebuilt()
+    assert model.__dict__ == before
+    assert list(model._modules.items()) == list(layers.items()), "in their order too"
+    assert model.seen is buffer
+    assert torch.equal(model.seen, torch.zeros(2))
+    assert model.training

@@ -108,6 +108,25 @@ def test_a_causal_layer_is_one_wherever_the_padding_is_and_however_q_and_k_are_m
     assert {site.kind for site in discover(make(), {"input_ids": IDS, "attention_mask": mask}).sites} == {"causal"}
 
 
+class _Streams(nn.Module):
+    """Two streams that look at each other, layer by layer, and at nothing of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(4))
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
+            one, other = one + first(one, other, other)[0], other + second(other, one, one)[0]
+        return torch.cat([one, other], 1)
+
+
+def test_streams_that_have_looked_at_each_other_still_cross() -> None:
+    anatomy = discover(_Streams().eval(), {"one": torch.randn(2, 5, 16), "other": torch.randn(2, 7, 16)})
+    assert [site.kind for site in anatomy.sites] == ["cross"] * 4
+
+
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 @pytest.mark.parametrize("heads", [["L0H1"], ["L0H0", "L0H1"], ["L1H0", "L1H1", "L1H2", "L1H3"]])
 def test_a_cut_model_generates_as_the_masked_one_whatever_its_cache(heads: list[str], cache: str) -> None:
