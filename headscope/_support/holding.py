@@ -92,7 +92,11 @@ def _straight() -> Iterator[None]:
             setattr(module, name, value)
 
 
-_KINDS: dict[str, Any] = {"CheckpointFunction": _Straight, "_checkpoint_without_reentrant_generator": _nothing}
+_KINDS: dict[str, Any] = {
+    "CheckpointFunction": _Straight,
+    "_checkpoint_without_reentrant_generator": _nothing,
+    "_checkpoint_without_reentrant_generator_impl": _nothing,  # from torch 2.14 on
+}
 _STRAIGHT = Held(_straight)
 
 

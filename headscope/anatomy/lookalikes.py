@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from headscope.anatomy.graph import mixes
-from headscope.anatomy.operations import CASTS, MOVES
 from headscope.anatomy.recording import Graph, Node, product, weight_of
 from headscope.anatomy.route import Refusal
 
@@ -72,7 +71,7 @@ def _features(graph: Graph) -> set[int]:
 def _multiplies(node: Node, features: set[int]) -> bool:
     """Whether a node sums products of two tensors of features."""
     made = product(node) if node.function is not None and node.linear is None else None
-    return made is not None and all(id(one) in features and not _is_chosen(one) for one in made[1:])
+    return made is not None and all(id(one) in features for one in made[1:])
 
 
 def _meet(node: Node, features: set[int]) -> bool:
@@ -81,16 +80,9 @@ def _meet(node: Node, features: set[int]) -> bool:
         return True
     pair = node.tensors if node.name == "cdist" or node.pointwise else []
     sources = [node.source(one) for one in pair]
-    if len(pair) != 2 or not all(id(one) in features and not _is_chosen(one) for one in sources):
+    if len(pair) != 2 or not all(id(one) in features for one in sources):
         return False
     return node.name == "cdist" or (_is_spread(*pair) and _is_spread(*reversed(pair)))
-
-
-def _is_chosen(node: Node) -> bool:
-    """Whether a tensor holds weights, though which of them depends on the input: those of experts."""
-    while node.data and node.name in MOVES | CASTS and node.carried:
-        node = node.source(node.carried[0])
-    return not node.data
 
 
 def _is_spread(one: Tensor, other: Tensor) -> bool:

@@ -223,11 +223,12 @@ class Probe(Watch):
         own, keys = (self._made_of(getattr(call, name)) for name in ("q", "k"))
         if not own or not keys:  # queries or keys that no layer made
             return call.q.shape[2] != call.k.shape[2]
-        theirs, ours = set(keys), set(own)
-        for tensor in keys.values():  # keys may be thinned out by a layer of their own
-            theirs |= set(self._made_of(tensor))
-        for tensor in own.values():  # and queries, by one that alone leads to them: not what two streams have exchanged
-            if sum(id(leaf) in self._leaves for leaf in behind(tensor)[0]) == 1:
+        # keys may be thinned out by a layer of their own
+        theirs, ours = set(keys).union(*map(self._made_of, keys.values())), set(own)
+        outputs = [one.output[0] for one in self.sightings if one.output is not None]
+        for tensor in own.values():  # and queries, by one layer; what two streams have exchanged is not that
+            layers = [self._leaves[id(leaf)].layer for leaf in behind(tensor)[0] if id(leaf) in self._leaves]
+            if len(layers) == 1 and layers[0] not in outputs:
                 ours |= set(self._made_of(tensor))
         return not ours & theirs
 

@@ -108,17 +108,32 @@ def test_a_causal_layer_is_one_wherever_the_padding_is_and_however_q_and_k_are_m
     assert {site.kind for site in discover(make(), {"input_ids": IDS, "attention_mask": mask}).sites} == {"causal"}
 
 
+class _Fusion(nn.Module):
+    """Two streams look at each other by one product of queries and keys, as Grounding DINO has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.w, self.o, self.p = (nn.Linear(16, 16) for _ in range(6))
+
+    def forward(self, one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        q, v = (layer(one).unflatten(-1, (2, 8)).transpose(1, 2) for layer in (self.q, self.v))
+        k, w = (layer(other).unflatten(-1, (2, 8)).transpose(1, 2) for layer in (self.k, self.w))
+        scores = q @ k.mT
+        there, back = scores.softmax(-1) @ w, scores.mT.softmax(-1) @ v
+        return one + self.o(there.transpose(1, 2).flatten(2)), other + self.p(back.transpose(1, 2).flatten(2))
+
+
 class _Streams(nn.Module):
     """Two streams that look at each other, layer by layer, and at nothing of their own."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.ModuleList(nn.MultiheadAttention(16, 2, batch_first=True) for _ in range(4))
+        self.layers = nn.ModuleList(_Fusion() for _ in range(2))
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
-            one, other = one + first(one, other, other)[0], other + second(other, one, one)[0]
+        for layer in self.layers:
+            one, other = layer(one, other)
         return torch.cat([one, other], 1)
 
 
