@@ -107,7 +107,7 @@ def input_weights(model: nn.Module, site: Site) -> dict[str, list[Float64[Tensor
 
 
 def qk_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
-    """W_Q and W_K of every query head, by layer; without layers where they are not one linear map of one input.
+    """W_Q and W_K of every query head, by layer; without layers where they are not linear maps of one residual stream.
 
     Args:
         model: whose weights are read.
@@ -116,7 +116,7 @@ def qk_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
     found = {}
     for site in anatomy.sites:
         q, k = (_rows(model, part) for part in (site.query, site.key))
-        if q and k and q[0].shape[1] == k[0].shape[1] and site.kind != "cross":
+        if q and k and q[0].shape == k[0].shape and site.kind != "cross" and _reads_stream(model, site, q[0]):
             found[site.layer] = [Factors(q[head], k[site.kv_of_query[head]]) for head in range(site.n_heads)]
     return found
 
@@ -147,6 +147,11 @@ def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "di
         check_finite(part.module, weight)
         found |= {head: weight[list(own)].to(torch.float64) for head, own in enumerate(part.heads) if own}
     return [found[head] for head in range(len(parts[0].heads))]
+
+
+def _reads_stream(model: nn.Module, site: Site, rows: Tensor) -> bool:
+    """Whether rows are as wide as what the site writes: latents that q and k have of their own are narrower."""
+    return site.output is None or rows.shape[1] == weight_of(model, site.output).shape[0]
 
 
 def _value_head(site: Site, head: int) -> int:

@@ -9,6 +9,7 @@ from torch import nn
 
 import headscope as hs
 from headscope.anatomy.weights import Factors, ov_factors, qk_factors
+from headscope.errors import AnatomyError
 from headscope.likeness.factors import factor_cosine
 from tests import models
 from tests.families import build_any
@@ -124,6 +125,32 @@ def test_an_encoder_decoder_has_no_query_key_product_across_its_sides() -> None:
     # encoder and decoder have a residual stream each
     kind = np.array([anatomy.site(head.layer).kind for head in table.heads])[~asked]
     np.testing.assert_array_equal(np.isfinite(table.matrix[np.ix_(~asked, ~asked)]), kind[:, None] == kind)
+
+
+class _Latents(nn.Module):
+    """Queries and keys are made of latents of their own, as multi-head latent attention has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_a, self.k_a = nn.Linear(16, 8), nn.Linear(16, 8)
+        self.q_b, self.k_b = nn.Linear(8, 16), nn.Linear(8, 16)
+        self.v, self.o = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.q_b(self.q_a(x)), self.k_b(self.k_a(x)), self.v(x)
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in parts)
+        made: torch.Tensor = self.o(((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return made
+
+
+def test_latents_that_queries_and_keys_have_of_their_own_are_no_residual_stream() -> None:
+    model = _Latents().eval()
+    anatomy = hs.discover(model, {"x": torch.randn(4, 6, 16)})
+    assert qk_factors(model, anatomy) == {}
+    assert len(ov_factors(model, anatomy)[0]) == 2
+    with pytest.raises(AnatomyError, match="weights_qk needs q, k or v as one linear map of the residual stream"):
+        hs.similarity(model, measure="weights_qk", anatomy=anatomy)
 
 
 def test_a_zero_head_is_nan_in_row_and_column_and_nowhere_else() -> None:
