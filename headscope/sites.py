@@ -79,6 +79,9 @@ class Site:
         copied: tensors that the model changes in place once they are made, so that they are copied when they are taken.
         batch: how rows of the site stem from rows of the batch: "b", one each; "b w", windows (tiles, frames) of a row
             side by side; "w b", rows in turn; "" where it cannot be told.
+        query_masks, key_masks: names of the masks that were proven to speak of its queries' (its keys') positions;
+            "none" where none does, as of a picture's; "elsewhere" where they stand in another order; empty where it was
+            not told.
     """
 
     layer: int
@@ -110,6 +113,8 @@ class Site:
     refused: Mapping[str, str] = field(default_factory=dict, hash=False)
     copied: tuple[str, ...] = ()
     batch: str = "b"
+    query_masks: tuple[str, ...] = ()
+    key_masks: tuple[str, ...] = ()
 
     @property
     def reads_by_operation(self) -> bool:
@@ -141,11 +146,25 @@ class Site:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` gave."""
-        data = {"output_call": data["call"], "copied": (), **data}  # as it was before it was written down
+        data = {
+            "output_call": data["call"],
+            "copied": (),
+            "query_masks": (),
+            "key_masks": (),
+            **data,
+        }  # as it was before it was written down
         for name in ("query", "key", "value"):
             data[name] = tuple(Slices.from_json(part) for part in data[name])
         data["output"] = None if data["output"] is None else Slices.from_json(data["output"])
-        for name in ("head_ids", "kv_of_query", "entangled", "shares_module_with", "copied"):
+        for name in (
+            "head_ids",
+            "kv_of_query",
+            "entangled",
+            "shares_module_with",
+            "copied",
+            "query_masks",
+            "key_masks",
+        ):
             data[name] = tuple(data[name])
         return cls(**data)
 
@@ -176,6 +195,7 @@ class Anatomy(Shown):
             in another precision keeps it); a plan carries it to know the model it was made for.
         remarks: what the probe could not settle, in words.
         padding: masks beside those that are known by name, a 2-dimensional attention_mask and decoder_attention_mask.
+        masks: what of the example's arguments is or may be a mask, each with its form; others were not tried.
     """
 
     model_class: str
@@ -183,6 +203,7 @@ class Anatomy(Shown):
     fingerprint: str
     remarks: tuple[str, ...] = field(default=())
     padding: tuple[Padding, ...] = field(default=())
+    masks: tuple[str, ...] = field(default=())
 
     def site(self, layer: int) -> Site:
         """The site with that layer number.
@@ -259,7 +280,8 @@ class Anatomy(Shown):
         data = json.loads(text)
         sites = tuple(Site.from_json(site) for site in data["sites"])
         padding = tuple(Padding(**one) for one in data.get("padding", ()))
-        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]), padding)
+        masks = tuple(data.get("masks", ()))
+        return cls(data["model_class"], sites, data["fingerprint"], tuple(data["remarks"]), padding, masks)
 
     @property
     def facts(self) -> dict[str, Any]:

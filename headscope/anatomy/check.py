@@ -85,18 +85,19 @@ def _scores(call: Call, q: Tensor, k: Tensor, pattern: Tensor, scaling: float, a
     if bare is not None and not (gap := gap_of(product, bare)) <= allowed:
         return dict.fromkeys(("q", "k", "bias"), f"q·kᵀ is {gap:.1e} of its size away from the model's own scores")
     try:
-        bias = call.bias(scaling).detach().float()
+        exact = torch.promote_types(q.dtype, torch.float32)
+        bias = call.bias(scaling).detach().to(exact)
     except AnatomyError as error:
         return dict.fromkeys(("q", "k", "bias"), str(error))
     if scaling != scaling:
         return {"bias": "what is done to q·kᵀ before the softmax is more than a factor and a sum"}
-    scores = scaling * product.float()
+    scores = scaling * product.to(exact)
     scores = scores if call.cap is None else call.cap * torch.tanh(scores / call.cap)
     scores = scores + bias
     seen = scores.amax(-1, keepdim=True) > -1e4  # a row without keys is whatever the model makes of it
-    total = pattern.float().sum(-1, keepdim=True)
+    total = pattern.to(exact).sum(-1, keepdim=True)
     own = torch.where(seen, scores.softmax(-1) * total, 0)  # with a sink, the rest of a row is the sink's
-    gap = float((own - torch.where(seen, pattern.float(), 0)).abs().nan_to_num(1.0).max()) if own.numel() else 0.0
+    gap = float((own - torch.where(seen, pattern.to(exact), 0)).abs().nan_to_num(1.0).max()) if own.numel() else 0.0
     if not gap <= allowed:
         return {"bias": f"softmax(scaling·q·kᵀ + bias) is {gap:.1e} away from its map"}
     return {}
@@ -106,7 +107,8 @@ def gap_of(made: Tensor, want: Tensor) -> float:
     """The largest difference, of the largest number; masked places aside."""
     if made.shape != want.shape:
         return float("inf")
-    made, want = made.detach().float(), want.detach().float()
+    exact = torch.promote_types(want.dtype, torch.float32)
+    made, want = made.detach().to(exact), want.detach().to(exact)
     finite = want.isfinite() & (want.abs() < 1e4) if want.numel() else want.isfinite()
     if not bool(finite.any()):
         return 0.0

@@ -20,13 +20,14 @@ from headscope._support.running import on_device, unwrapped
 from headscope.anatomy.differentiable import not_inferring
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
-from headscope.anatomy.probe import Layer, Sighting
 from headscope.anatomy.records import record_of
 from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
 from headscope.anatomy.route import key_of
+from headscope.anatomy.sightings import Layer, Sighting
 from headscope.anatomy.trials import Findings, try_out
+from headscope.anatomy.unfit import check_kind
 from headscope.anatomy.weights import stored_weight
-from headscope.errors import AnatomyError, InputError, ModelError
+from headscope.errors import AnatomyError, InputError
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
 
@@ -66,11 +67,7 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
             f"{type(example).__name__}"
         )
     wrapper, model = model, unwrapped(model)
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise ModelError(
-            f"{type(model).__name__} was made under torch.inference_mode(), and such weights take no gradients, by "
-            "which heads are found; load it outside of that, or pass a copy.deepcopy of it that is made outside"
-        )
+    check_kind(model)
     found = _sight(model, example)
     if not found.sightings:
         raise AnatomyError(nothing_found(model, found.refusals))
@@ -81,7 +78,8 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
     remarks = (*wrapped(wrapper), *found.remarks, *unsettled(sites), *unread(model, sites, found))
-    return Anatomy(type(model).__name__, tuple(sites), _fingerprint(model, sites), remarks, tuple(found.padding))
+    signed = _fingerprint(model, sites)
+    return Anatomy(type(model).__name__, tuple(sites), signed, remarks, tuple(found.padding), tuple(found.masks))
 
 
 def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> Findings:
@@ -134,6 +132,8 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         refused=dict(seen.refused),
         copied=seen.copied,
         batch=seen.batch,
+        query_masks=() if seen.standing is None else seen.standing.queries,
+        key_masks=() if seen.standing is None else seen.standing.keys,
     )
 
 
@@ -187,7 +187,7 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
 
 
 # how heads are read, not which they are
-_UNSIGNED = ("spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch")
+_UNSIGNED = ("spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch", "query_masks", "key_masks")
 
 
 def _fingerprint(model: nn.Module, sites: list[Site]) -> str:

@@ -14,7 +14,7 @@ from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.text.batches import ASIDE, Batch, n_rows
 
-__all__ = ["corner", "make_example", "placeholders"]
+__all__ = ["corner", "make_example", "mapped", "placeholders"]
 
 _ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
 
@@ -66,7 +66,7 @@ def corner(
         want = run(example)
         change = _first_rows if rows > _ROWS else _with_another
         for have_rows in _HYPOTHESES:
-            tried = _mapped(example, functools.partial(change, rows=rows, have_rows=have_rows))
+            tried = mapped(example, functools.partial(change, rows=rows, have_rows=have_rows))
             if _gives(run, tried, want, min(rows, _ROWS)):
                 small = tried
                 break
@@ -76,12 +76,13 @@ def corner(
     return small
 
 
-def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """An example with every tensor in it, however deep, put through a function."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {name: _mapped(part, function) for name, part in value.items()}
-    return type(value)(_mapped(part, function) for part in value) if type(value) in (list, tuple) else value
+        return {name: mapped(part, function) for name, part in value.items()}
+    return type(value)(mapped(part, function) for part in value) if type(value) in (list, tuple) else value
 
 
 def _count_rows(example: Batch) -> int | None:

@@ -1,6 +1,7 @@
 """Reading autograd's graph: what a tensor is made of, and which rows of which layers belong to which head."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import functools
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -8,16 +9,16 @@ from torch import Tensor
 
 from headscope.anatomy.features import features_last
 
-__all__ = ["HeadRows", "behind", "groups_of", "mixes", "own_rows", "run_of", "touched_by"]
+__all__ = ["HeadRows", "behind", "groups_of", "mixes", "own_rows", "run_of", "sees_ahead", "touched_by"]
 
 HeadRows = tuple[tuple[int, ...], ...]
 _Layer = TypeVar("_Layer", bound=Hashable)
 
 
-def behind(tensor: Tensor) -> tuple[list[Tensor], set[Any]]:
-    """Leaves of the graph that made `tensor`, and its nodes."""
+def behind(tensor: Tensor, without: Iterable[Any] = ()) -> tuple[list[Tensor], set[Any]]:
+    """Leaves of the graph that made `tensor`, and its nodes; what lies behind some nodes alone is left out."""
     found: dict[int, Tensor] = {}
-    seen: set[Any] = set()
+    seen: set[Any] = set(without)
     todo = [tensor.grad_fn] if tensor.grad_fn is not None else []
     while todo:
         node = todo.pop()
@@ -74,6 +75,24 @@ def own_rows(rows: Sequence[Mapping[_Layer, frozenset[int]]], groups: list[int] 
     return apart if all(many == 1 for many in owners) else {}
 
 
+def sees_ahead(pattern: Tensor) -> bool:
+    """Whether queries look at keys that come after them; where a single query tells nothing, they may.
+
+    Args:
+        pattern: (row, head, query, key).
+    """
+    # queries that see nothing (padding on the left) see all exactly alike
+    blind = pattern.amax(-1, keepdim=True) == pattern.amin(-1, keepdim=True)
+    blind &= ~blind.all()
+    pattern = pattern.masked_fill(blind, 0)
+    if pattern.shape[-1] > pattern.shape[-2]:  # blocks on both sides of a window may be filled up
+        used = run_of(pattern.amax((0, 1, 2)))
+        pattern = pattern[..., used.start : used.stop] if used else pattern
+    # with keys from before (a cache, a prefix) the last query sees the last key
+    ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
+    return bool(ahead.abs().max() > 0) or ahead.shape[-1] < 2 or ahead.shape[-2] < 2
+
+
 def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
     """Whether a number of a tensor stems from numbers that lie along several axes of another one.
 
@@ -82,32 +101,44 @@ def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
         seen: what it was made of; the ways from one of them to another do not count.
 
     Returns:
-        None where gradients do not tell.
+        None where gradients do not tell: there are none, or by some of what it was made of all that are looked at are
+        zero, as where one key alone is chosen.
     """
     own = list({id(one): one for one in seen if one.requires_grad}.values())
     if not own or not tensor.requires_grad:
         return None if tensor.grad_fn is None else False
     try:
         filled = tensor.detach().flatten().nonzero().flatten()  # what a model fills up with zeros stems from nothing
-        some = [len(filled) - 1, len(filled) * 3 // 4, len(filled) // 2] if len(filled) else []
+        some = sorted(
+            {(2 * part - 1) * len(filled) // (2 * _LOOKED_AT) for part in range(1, _LOOKED_AT + 1)}
+            if len(filled)
+            else ()
+        )
         slopes = [_slopes(tensor.flatten()[filled[place]], own) for place in some]
     except (RuntimeError, NotImplementedError):  # a model that went on in place
         return None
-    places = [slope.nonzero() for each in slopes for slope in each]
-    return any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places)
+    places = [slope.nonzero() for each in slopes for slope in each.values()]
+    if any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places):
+        return True
+    reached = {name for each in slopes for name in each}
+    flat = any(not any(bool(each[name].any()) for each in slopes if name in each) for name in reached)
+    return None if flat else False
 
 
-def _slopes(number: Tensor, own: list[Tensor]) -> list[Tensor]:
-    """Gradients of a number by tensors, each as if the others did not depend on it."""
-    found: list[Tensor] = []
+_LOOKED_AT = 8  # numbers of a result
 
-    def keep(gradient: Tensor | None) -> Tensor | None:
+
+def _slopes(number: Tensor, own: list[Tensor]) -> dict[int, Tensor]:
+    """Gradients of a number by those tensors that it is made of, each as if the others did not depend on it."""
+    found: dict[int, Tensor] = {}
+
+    def keep(place: int, gradient: Tensor | None) -> Tensor | None:
         if gradient is None:  # from an operation that has no derivative
             return None
-        found.append(gradient)
+        found[place] = gradient
         return torch.zeros_like(gradient)  # nothing goes on from here
 
-    handles = [one.register_hook(keep) for one in own]
+    handles = [one.register_hook(functools.partial(keep, place)) for place, one in enumerate(own)]
     try:
         torch.autograd.grad(number, own, retain_graph=True, allow_unused=True)
     finally:

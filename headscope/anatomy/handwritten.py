@@ -319,4 +319,8 @@ def _joined(module: nn.Module, key: str, parts: list[_PartCall], *, probing: boo
         scores=_joined_scores([part.scores() for part in parts]) if probing else None,
         map=parts[0].own_map() if len(parts) == 1 else None,
         key=key,
+        refused=dict.fromkeys(("q", "k", "bias"), _SUMMED) if any(part.part.summed for part in parts) else {},
     )
+
+
+_SUMMED = "its scores are the sum of several products of queries and keys"

@@ -83,7 +83,7 @@ def matrix(module: nn.Module, name: str = "") -> Float[Tensor, "out in"]:
         AnatomyError: it has no weight of its own, and is not a linear map either.
     """
     if is_plain(module):
-        weight: Tensor = module.get_parameter("weight")
+        weight: Any = module.weight  # in a functional call it is no parameter
         return weight.T if stores_transposed(module) else weight.flatten(1)
     if isinstance(module, _CONVOLUTIONS):
         return module.weight.flatten(1)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from headscope.anatomy.graph import mixes
+from headscope.anatomy.operations import CASTS, MOVES
 from headscope.anatomy.recording import Graph, Node, product, weight_of
 from headscope.anatomy.route import Refusal
 
@@ -33,8 +34,11 @@ def find_alike(graph: Graph, read: Iterable[Node]) -> list[Refusal]:
             continue
         module = node.frames[-1].module
         if module not in found and any(id(one) not in own and _meet(one, features) for one in without_weights(node)):
-            weighted = [one for one in _behind(node) if _has_weights(one)]
-            if mixes(node.outputs[0], [tensor for one in weighted for tensor in one.outputs]) is not False:
+            made_of = [tensor for one in _behind(node) if _has_weights(one) for tensor in one.outputs]
+            told = mixes(node.outputs[0], made_of)
+            # a map of ones and zeros has no slope, and hides what it does
+            hidden = told is False and any(mixes(one.outputs[0], made_of) is None for one in node.inputs.values())
+            if told is not False or hidden:
                 found[module] = Refusal(module, _WHY, seen=False)
     return list(found.values())
 
@@ -69,9 +73,25 @@ def _features(graph: Graph) -> set[int]:
 
 
 def _multiplies(node: Node, features: set[int]) -> bool:
-    """Whether a node sums products of two tensors of features."""
+    """Whether a node sums products of two tensors of features: over an axis, or wherever indices send them."""
+    if node.name in _SCATTERS:
+        sent = [node.source(tensor) for tensor in node.tensors[1:]]
+        return any(_is_product_of(one, features) for one in sent)
     made = product(node) if node.function is not None and node.linear is None else None
     return made is not None and all(id(one) in features for one in made[1:])
+
+
+_SCATTERS = frozenset({
+    "index_add", "scatter_add", "scatter_reduce", "index_reduce", "index_put", "segment_reduce", "scatter",
+})  # fmt: skip
+
+
+def _is_product_of(node: Node, features: set[int]) -> bool:
+    """Whether it is two tensors of features, multiplied, and perhaps moved since."""
+    while node.name in MOVES | CASTS and node.carried:
+        node = node.source(node.carried[0])
+    pair = [node.source(one) for one in node.tensors] if node.name == "mul" else []
+    return len(pair) == 2 and all(id(one) in features for one in pair)
 
 
 def _meet(node: Node, features: set[int]) -> bool:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from headscope._support.running import accepts
 from headscope.anatomy.check import for_each_head, gap_of, output_gap, rounding_of, tolerance
-from headscope.anatomy.probe import Sighting
 from headscope.anatomy.route import Call
+from headscope.anatomy.sightings import Sighting
 from headscope.errors import AnatomyError, ModelError
 
 __all__ = ["compare_maps", "hands_out_maps", "maps_heard"]

@@ -4,8 +4,10 @@ A mask is taken at its word only once it has been put to proof: with some positi
 positions must move nothing at all others, and without the mark they must.
 """
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import torch
@@ -13,77 +15,118 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
-from headscope.anatomy.check import tolerance
+from headscope.anatomy.masks import (
+    FRAMES,
+    LOW,
+    PLAIN,
+    form_of,
+    kept_by,
+    last_part,
+    leaves_of,
+    methods_of,
+    names_no_mask,
+    sounds_so,
+)  # fmt: skip
+from headscope.anatomy.standing import Heard, Standing, merged, moves_beside, stand
 from headscope.errors import AnatomyError, ModelError
-from headscope.sites import Anatomy, Padding
+from headscope.sites import Padding
 from headscope.text.batches import Batch
 
-__all__ = ["find_padding", "with_kept"]
+__all__ = ["Masks", "find_padding"]
 
-_LOW = -1e3  # an additive mask says "not this one" by less than that
 _MARKED = 2  # positions that are marked in the proof
-_PLAIN = {"attention_mask": "self", "decoder_attention_mask": "causal"}  # the names that everybody knows
-# what names tell to be something else
-_NO_MASKS = ("position", "token_type", "labels", "kept", "head_mask", "global_attention")
-_FRAMES = "_get_feat_extract_output_lengths"
-_SOUNDS = re.compile(r"mask|pad|valid|lens?$|lengths?$|segment")
+_LEAKS = (
+    "its {} does not keep padding out, or positions stand in another order inside: other tokens there move what is "
+    "made elsewhere"
+)
 _UNKNOWN = (
-    "it takes {}, and which positions that marks as padding, if any, was not told by trying: every position counts; "
-    '"kept" in the batches, (row, position), says which do'
+    "it takes {}, and which positions that marks as padding, if any, was not told by trying: those that it alone marks "
+    'count; "kept" in the batches, (row, position), says which do'
 )
 
-Look = Callable[[Batch], list[Tensor]]
-"""Runs the model and gives z of its sites, (row, head, position, dim); or their maps, (row, head, query, key)."""
+Look = Callable[[Any], list[Heard]]
+"""Runs the model and tells what its sites made, in the order of their calls."""
+
+LookAtMaps = Callable[[Batch], list[Tensor]]
+"""Runs the model and gives the maps of its sites, (row, head, query, key)."""
 
 Leaves = Mapping[str, Any]
 """A batch laid flat: what lies in dicts and lists of it under dotted names."""
 
+Lengths = Mapping[int, Bool[Tensor, " position"]]
 
-def find_padding(example: Batch, look: Look, look_at_maps: Look, model: nn.Module) -> tuple[list[Padding], list[str]]:
-    """How the masks of an example mark padding, and in words where one does not do what its name says.
+
+@dataclass
+class Masks:
+    """What the masks of an example do.
+
+    Attributes:
+        padding: how those that are not known by name mark padding.
+        remarks: where one does not do what its name says, in words.
+        standing: by site, which of them speaks of its positions.
+        forms: what may be a mask in the example, and its form.
+        marked: the example with a part of its first row marked as padding, where a mask of rows and positions does so.
+    """
+
+    padding: list[Padding] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    standing: dict[Hashable, Standing] = field(default_factory=dict)
+    forms: list[str] = field(default_factory=list)
+    marked: Batch | None = None
+
+
+def find_padding(example: Batch, look: Look, look_at_maps: LookAtMaps, model: nn.Module) -> Masks:
+    """How the masks of an example mark padding.
 
     Args:
         example: arguments of the model's forward.
-        look: runs the model on others, and gives z.
+        look: runs the model on others.
         look_at_maps: the same for the maps.
         model: the model.
     """
-    found, remarks, proven = [], [], set()
-    leaves = dict(_leaves(example))
+    found, proven = Masks(), set()
+    leaves = dict(leaves_of(example))
 
-    def see(changed: Batch) -> list[Tensor]:
+    def see(changed: Leaves) -> list[Heard]:
         return look(_put(example, changed))
 
-    for name, mask, length in (*_masks(leaves), *_counts(leaves)):
+    candidates = [*_masks(leaves), *_counts(leaves)]
+    named = {name for name in leaves if sounds_so(name) or last_part(name) in PLAIN} | {one[0] for one in candidates}
+    found.forms = [form_of(name, one) for name, one in leaves.items() if name in named and isinstance(one, Tensor)]
+    for name, mask, length in candidates:
         tokens = _tokens(leaves, name, mask.shape[0], length)
         if not tokens:
             continue
-        marked = slice(0, _MARKED) if _FRAMES not in _methods(model) else slice(length // 2, length)
+        marked = slice(0, _MARKED) if FRAMES not in methods_of(model) else slice(length // 2, length)
         marked = slice(length - _MARKED, length) if mask.ndim == 1 else marked
-        marks = next((m for m in _senses(mask) if _holds(leaves, name, tokens, m, marked, see, model)), None)
-        proven |= {name} if marks is not None else set()
-        known = _own(name) in _PLAIN and name.count(".") < 2 and mask.ndim == 2
-        if marks == "zeros" and mask.ndim == 2 and _methods(model):
+        # of several arguments that may stand there, a mask may speak of one alone
+        choices = [tokens, *([one] for one in tokens if len(tokens) > 1)]
+        tried = product(choices, _senses(mask))
+        trials = (_Trial(leaves, name, own, marks, marked, see, model) for own, marks in tried)
+        trial = next((one for one in trials if one.holds()), None)
+        marks = None if trial is None else trial.marks
+        if trial is not None:
+            proven.add(name)
+            for place, own in trial.standing().items():
+                found.standing[place] = merged(found.standing[place], own) if place in found.standing else own
+            found.marked = _put(example, trial.own) if mask.ndim == 2 and found.marked is None else found.marked
+        known = last_part(name) in PLAIN and name.count(".") < 2 and mask.ndim == 2
+        if marks == "zeros" and mask.ndim == 2 and methods_of(model):
             marks = "frames"
         if marks is not None and not (known and marks == "zeros"):
-            found.append(Padding(name, marks))
+            found.padding.append(Padding(name, marks))
         elif marks is None and known:
-            remarks.append(f"its {name} does not keep padding out: other tokens there move what is made elsewhere")
+            found.remarks.append(_LEAKS.format(name))
     if not proven:
-        found += _marked_by_id(leaves, lambda changed: look_at_maps(_put(example, changed)), model)
-    if not proven and not found:
-        told = [name for name, value in leaves.items() if isinstance(value, Tensor) and _sounds_so(name)]
-        remarks += [_UNKNOWN.format(", ".join(told))] if told and not remarks else []
-    return found, remarks
-
-
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if type(value) in (list, tuple) else None
-    if inner is None:
-        yield name, value
-        return
-    for key, one in inner:
-        yield from _leaves(one, f"{name}.{key}" if name else str(key))
+        found.padding += _marked_by_id(leaves, lambda changed: look_at_maps(_put(example, changed)), model)
+    open_ones = [
+        name
+        for name, one in leaves.items()
+        if isinstance(one, Tensor) and (sounds_so(name) or (last_part(name) in PLAIN and one.ndim > 2))
+    ]
+    open_ones = [name for name in open_ones if name not in proven] if not found.padding or proven else []
+    found.remarks += [_UNKNOWN.format(", ".join(open_ones))] if open_ones and not found.remarks else []
+    return found
 
 
 def _put(value: Any, leaves: Leaves, name: str = "") -> Any:
@@ -95,12 +138,7 @@ def _put(value: Any, leaves: Leaves, name: str = "") -> Any:
     return leaves[name]
 
 
-def _own(name: str) -> str:
-    """The last part of a dotted name."""
-    return name.rpartition(".")[2]
-
-
-def _marked_by_id(leaves: Leaves, look: Look, model: nn.Module) -> list[Padding]:
+def _marked_by_id(leaves: Leaves, look: LookAtMaps, model: nn.Module) -> list[Padding]:
     """Tokens that the model itself keeps out, by their id: no map sees where they stand, and would see others there."""
     config = getattr(unwrapped(model), "config", None)
     for name, tokens in leaves.items():
@@ -110,7 +148,7 @@ def _marked_by_id(leaves: Leaves, look: Look, model: nn.Module) -> list[Padding]
         length = int(tokens.shape[1])
         for pad in dict.fromkeys((getattr(config, "pad_token_id", None), 0)):
             others = [one for one in known if one != pad]
-            if pad is None or len(known) < 3 or not others or length < 2 * _MARKED or _own(name).startswith(_NO_MASKS):
+            if pad is None or len(known) < 3 or not others or length < 2 * _MARKED or names_no_mask(name):
                 continue
             seen: list[list[Tensor]] = []
             for token in (pad, others[0]):
@@ -131,49 +169,6 @@ def _is_blind(padded: list[Tensor], other: list[Tensor], marked: slice) -> bool:
     return unseen and all(float(one[..., marked].max()) > 0 for one in other)
 
 
-def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
-    """A batch with "kept", (row, position), where its padding is marked in a way that is not known by name.
-
-    Args:
-        model: the model.
-        anatomy: its anatomy.
-        batch: as the user gave it; one that says itself which positions are kept is left as it is.
-    """
-    if "kept" in batch:
-        return batch
-    for padding in anatomy.padding:
-        mask = dict(_leaves(batch)).get(padding.mask)
-        if isinstance(mask, Tensor):
-            return {**batch, "kept": _kept(mask, padding.marks, model, batch)}
-    return batch
-
-
-def _kept(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Tensor, "batch position"]:
-    if marks == "frames":
-        reduce: Any = getattr(_methods(model)[_FRAMES], _FRAMES)
-        frames = torch.as_tensor(reduce(mask.sum(-1))).cpu()
-        return torch.arange(int(reduce(torch.tensor(mask.shape[-1])))) < frames[:, None]
-    if marks.startswith("id "):
-        return mask.cpu() != int(marks.removeprefix("id "))
-    if marks in ("lengths", "last"):
-        # as many as the text has, whatever is the longest that counts
-        texts = (one for _, one in _leaves(batch) if isinstance(one, Tensor) and one.ndim > 1)
-        length = next(int(one.shape[1]) for one in texts)
-        return torch.arange(length) < (mask.cpu() + (marks == "last"))[:, None]
-    keeps = {"zeros": mask != 0, "ones": mask == 0, "floor": mask > _LOW}[marks]
-    return keeps.flatten(1, -2).any(1).cpu() if keeps.ndim > 2 else keeps.cpu()
-
-
-def _sounds_so(name: str) -> bool:
-    return bool(_SOUNDS.search(_own(name))) and not _own(name).startswith(_NO_MASKS) and _own(name) not in _PLAIN
-
-
-def _methods(model: nn.Module) -> dict[str, nn.Module]:
-    """The module that tells how many frames a stretch of sound gives, where there is one."""
-    owner = next((one for one in unwrapped(model).modules() if hasattr(one, _FRAMES)), None)
-    return {} if owner is None else {_FRAMES: owner}
-
-
 def _masks(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
     """What may be a mask: of rows, and of nothing but 0 and 1, or 0 and a large negative number; over how many."""
     for name, value in example.items():
@@ -184,8 +179,8 @@ def _masks(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
             )
             # segments of packed text, counted from 1
             binary |= "segment" in name and not value.is_floating_point() and low >= 0
-            additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < _LOW)).all())
-            if (binary or additive) and not _own(name).startswith(_NO_MASKS):
+            additive = value.is_floating_point() and high == 0 and bool(((value == 0) | (value < LOW)).all())
+            if (binary or additive) and not names_no_mask(name):
                 yield name, value, int(value.shape[-1])
 
 
@@ -196,7 +191,7 @@ def _counts(example: Batch) -> Iterator[tuple[str, Tensor, int]]:
         if isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int32, torch.int64):
             lengths = {int(one.shape[1]) for one in texts if one.shape[0] == value.shape[0]}
             fits = len(lengths) == 1 and int(value.min()) >= 0 and int(value.max()) <= min(lengths)
-            if fits and min(lengths) > _MARKED and not _own(name).startswith(_NO_MASKS):
+            if fits and min(lengths) > _MARKED and not names_no_mask(name):
                 yield name, value, min(lengths)
 
 
@@ -215,26 +210,78 @@ def _tokens(example: Batch, mask: str, rows: int, length: int) -> list[str]:
         name
         for name, value in example.items()
         if isinstance(value, Tensor) and name != mask and value.ndim > 1 and value.shape[:2] == (rows, length)
-        and name not in {mask for mask, _, _ in _masks(example)} and not _own(name).startswith(_NO_MASKS)
+        and name not in {mask for mask, _, _ in _masks(example)} and not names_no_mask(name)
     ]  # fmt: skip
 
 
-def _holds(
-    example: Batch, name: str, tokens: list[str], marks: str, marked: slice, look: Look, model: nn.Module
-) -> bool:
-    """Whether marked positions of the first row move nothing elsewhere, and unmarked ones do."""
-    length = example[name].shape[-1] if example[name].ndim > 1 else int(example[tokens[0]].shape[1])
-    gaps = []
-    # what everybody calls a mask is believed to be one, if it does what a mask does
-    for is_marked in (True,) if name in _PLAIN and marks == "zeros" else (True, False):
-        mask = _with_marks(example[name], marks, marked if is_marked else slice(length, length), length)
-        own = {**example, name: mask}
-        other = {**own, **{one: _otherwise(example[one], marked) for one in tokens}}
+class _Trial:
+    """Whether positions that a mask marks move nothing elsewhere, and do where they are not marked.
+
+    Args:
+        example: a batch laid flat.
+        name: of the mask.
+        tokens: what stands at the positions that it speaks of.
+        marks: how it may mark them.
+        marked: positions of the first row.
+        see: runs the model.
+        model: the model.
+    """
+
+    def __init__(
+        self, example: Leaves, name: str, tokens: list[str], marks: str, marked: slice, see: Look, model: nn.Module
+    ) -> None:
+        self._example, self._name, self._tokens, self._see, self._model = example, name, tokens, see, model
+        self.marks, self._marked = marks, marked
+        mask = example[name]
+        self._rows = int(mask.shape[0])
+        self._length = mask.shape[-1] if mask.ndim > 1 else int(example[tokens[0]].shape[1])
+        self.own = self._with(marked)
+        self._unmarked: tuple[list[Heard], list[Heard]] | None = None
+
+    def holds(self) -> bool:
+        """Whether the mask does what is said of it."""
         try:
-            gaps.append(_moved(look(own), look(other), marked, length, mask, marks, model))
+            self._seen = self._look(self.own)
+            if moves_beside(*self._seen, self._lengths, self._rows, spread=True):
+                return False
+            # what everybody calls a mask is believed to be one, if it does what a mask does
+            if self._name in PLAIN and self.marks == "zeros":
+                return True
+            return moves_beside(*self._free(), self._lengths, self._rows, spread=False)
         except ModelError:
             return False
-    return gaps[0] == 0 and (len(gaps) == 1 or gaps[1] > 0)
+
+    def standing(self) -> dict[Hashable, Standing]:
+        """Which sites' positions the mask speaks of."""
+        known = stand(self._name, *self._seen, self._lengths, self._rows, self._unmarked)
+        if self._unmarked is None and not all(one.queries and one.keys for one in known.values()):
+            with suppress(ModelError):
+                known = stand(self._name, *self._seen, self._lengths, self._rows, self._free())
+        return known
+
+    def _with(self, marked: slice) -> dict[str, Any]:
+        return {**self._example, self._name: _with_marks(self._example[self._name], self.marks, marked, self._length)}
+
+    def _free(self) -> tuple[list[Heard], list[Heard]]:
+        if self._unmarked is None:
+            self._unmarked = self._look(self._with(slice(self._length, self._length)))
+        return self._unmarked
+
+    def _look(self, own: dict[str, Any]) -> tuple[list[Heard], list[Heard]]:
+        other = {**own, **{one: _otherwise(self._example[one], self._marked) for one in self._tokens}}
+        return self._see(own), self._see(other)
+
+    @property
+    def _lengths(self) -> Lengths:
+        """The marked positions, for sites of as many positions as the text, or as many frames."""
+        of_text = torch.zeros(self._length, dtype=torch.bool)
+        of_text[self._marked] = True
+        lengths = {self._length: of_text}
+        mask = self.own[self._name]
+        if FRAMES in methods_of(self._model) and mask.ndim == 2 and self.marks == "zeros":
+            frames = ~kept_by(mask, "frames", self._model, {})[0]
+            lengths = {len(frames): frames, **lengths}
+        return lengths
 
 
 def _with_marks(mask: Tensor, marks: str, marked: slice, length: int) -> Tensor:
@@ -263,28 +310,3 @@ def _otherwise(value: Tensor, marked: slice) -> Tensor:
         place = torch.searchsorted(known, value[0, marked].contiguous())
         value[0, marked] = known[(place + 1) % len(known)]
     return value
-
-
-def _moved(
-    before: list[Tensor], after: list[Tensor], marked: slice, length: int, mask: Tensor, marks: str, model: nn.Module
-) -> float:
-    """By how much z of the first row moves where it is not marked, beyond rounding; 0 where it does not."""
-    worst = 0.0
-    for a, b in zip(before, after, strict=True):
-        if a.shape != b.shape or a.shape[0] != mask.shape[0]:
-            continue
-        if a.shape[2] == length:
-            stays = torch.ones(length, dtype=torch.bool)
-            stays[marked] = False
-        elif _FRAMES in _methods(model) and mask.ndim == 2 and marks == "zeros":
-            frames = _kept(mask, "frames", model, {})
-            if frames.shape[1] != a.shape[2]:
-                continue
-            stays = frames[0]
-        else:
-            continue
-        gap = (a[0][:, stays.to(a.device)] - b[0][:, stays.to(a.device)]).float().abs().nan_to_num(0)
-        size = max(float(a[0].float().abs().nan_to_num(0, 0, 0).max()), 1e-12)
-        most = float(gap.max()) / size if gap.numel() else 0.0
-        worst = max(worst, most if most > tolerance(a.dtype) else 0.0)
-    return worst

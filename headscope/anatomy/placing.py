@@ -11,7 +11,7 @@ from headscope.anatomy.coordinates import Letters, Own, split_axis
 from headscope.anatomy.labels import Labels
 from headscope.anatomy.layout import Layout
 from headscope.anatomy.operations import MOVES, Axes
-from headscope.anatomy.recording import Node, weight_of
+from headscope.anatomy.recording import Node, product, weight_of
 from headscope.anatomy.weightings import features_of
 
 __all__ = ["Placed", "UnlikeError", "check_positions", "place", "reached"]
@@ -122,9 +122,19 @@ def _features_last(reader: Node, entering: Tensor, lands: Tensor) -> Tensor:
     if reader.name.startswith("conv"):
         return lands.movedim(1, -1)
     found = features_of(reader) if reader.linear is None else None
-    summed = found[2] if found is not None and found[0] is entering else (lands.ndim - 1,)
+    summed = found[2] if found is not None and found[0] is entering else _summed(reader, entering)
     rest = [axis for axis in range(lands.ndim) if axis not in summed]
     return lands.permute(*rest, *summed).flatten(len(rest)) if rest else lands[None]
+
+
+def _summed(reader: Node, entering: Tensor) -> tuple[int, ...]:
+    """The axes that hold features: where each head has a matrix of its own, that of heads too."""
+    made = product(reader) if reader.linear is None else None
+    axes = None if made is None else made[0]
+    if axes is None or not any(one is entering for one in (axes.left, axes.right)):
+        return (entering.ndim - 1,)
+    own, other = (axes.of_left, axes.of_right) if axes.left is entering else (axes.of_right, axes.of_left)
+    return tuple(axis for axis, letter in enumerate(own) if letter is not None and letter in other)
 
 
 def reached(node: Node, wanted: Callable[[Node], bool], *, loosely: bool = False) -> list[Node]:

@@ -3,89 +3,31 @@
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import get_gradient_edge
 
 from headscope._support.around import around
+from headscope.anatomy.between import adds, filled, is_z
 from headscope.anatomy.check import check_call, scaling_of, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
-from headscope.anatomy.graph import HeadRows, behind, groups_of, own_rows, run_of, touched_by
+from headscope.anatomy.graph import behind, groups_of, own_rows, run_of, sees_ahead, touched_by
 from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
+from headscope.anatomy.making import is_linear, is_put_out
 from headscope.anatomy.route import Call, Watch, claiming, is_claimed
+from headscope.anatomy.sightings import Layer, Leaf, Sighting
 from headscope.anatomy.spelling import Weighting
 from headscope.errors import AnatomyError
 
-__all__ = ["TENSORS", "Layer", "Probe", "Sighting"]
+__all__ = ["Probe"]
 
 _NO_WAY_ON = (
     "a function of autograd's own makes z, so no gradient tells what reads it; describe it (headscope.describe)"
 )
-TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")  # that may be asked for
-
-
-class Layer(NamedTuple):
-    """A linear layer: a module; or a parameter that a forward weights data by, and how it lies there."""
-
-    module: nn.Module
-    parameter: str = "weight"
-    layout: str = ""
-
-
-@dataclass
-class Sighting:
-    """One attention call as the probe saw it; modules where `Site` has names."""
-
-    module: nn.Module
-    call: int
-    route: str
-    kind: str
-    n_heads: int
-    n_kv_heads: int
-    n_value_heads: int
-    head_dim: int
-    value_dim: int
-    scaling: float
-    kv_of_query: tuple[int, ...]
-    query: dict[Layer, HeadRows]
-    key: dict[Layer, HeadRows]
-    value: dict[Layer, HeadRows]
-    z: Tensor
-    finite: bool
-    spelled: str
-    output: tuple[Layer, HeadRows] | None = None
-    rows: str = "b t"
-    output_call: int = 0
-    output_runs: int = 0
-    gated: bool = False
-    entangled: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    copied: tuple[str, ...] = ()
-    batch: str = "b"
-    lands: range = range(0)
-    made: list[tuple[GradientEdge, Callable[[Tensor], Tensor]]] = field(default_factory=list)
-
-    def refuse_all(self, reason: str) -> None:
-        """Nothing of this site can be had."""
-        self.refused |= dict.fromkeys(TENSORS, reason)
-        self.entangled = list(dict.fromkeys([*self.entangled, "o"]))
-
-
-@dataclass(frozen=True, eq=False)
-class _Leaf:
-    """What a linear layer put out: the graph of what comes after begins there."""
-
-    layer: Layer
-    tensor: Tensor
-    features: tuple[int, ...]
-    first: int
-    entering: Tensor | None
 
 
 class Probe(Watch):
@@ -94,7 +36,7 @@ class Probe(Watch):
     def __init__(self, model: nn.Module) -> None:
         self.sightings: list[Sighting] = []
         self._model = model
-        self._leaves: dict[int, _Leaf] = {}
+        self._leaves: dict[int, Leaf] = {}
         self._calls: dict[tuple[nn.Module, str], int] = {}
         self._runs: Counter[Layer] = Counter()
         self._generator = torch.Generator().manual_seed(0)
@@ -147,7 +89,7 @@ class Probe(Watch):
                 self._check_output(sighting, layer, features_last(entering, ins), features_last(out, outs))
         self._runs[layer] += 1
         leaf = out.detach().requires_grad_()
-        self._leaves[id(leaf)] = _Leaf(layer, leaf, outs, first, entering)
+        self._leaves[id(leaf)] = Leaf(layer, leaf, outs, first, entering)
         return leaf.clone()  # a copy: the model may go on in place, which a leaf forbids
 
     def _after_attention(self, call: Call, route: str) -> None:
@@ -156,6 +98,7 @@ class Probe(Watch):
         if route == "described":
             self._drop_within(call)
         rows = {name: self._rows(getattr(call, name)) for name in ("q", "k", "v")}
+        own = [name for name in ("q", "k") if name not in call.refused]
         groups, value_groups = groups_of(call.k, rows["k"]), groups_of(call.v, rows["v"])
         sighting = Sighting(
             module=call.module,
@@ -169,8 +112,8 @@ class Probe(Watch):
             value_dim=call.v.shape[-1],
             scaling=scaling_of(call),
             kv_of_query=self._kv_of_query(call, groups),
-            query=own_rows(rows["q"], range(call.q.shape[1])),
-            key=own_rows(rows["k"], groups),
+            query=own_rows(rows["q"], range(call.q.shape[1])) if "q" in own else {},
+            key=own_rows(rows["k"], groups) if "k" in own else {},
             value=own_rows(rows["v"], value_groups),
             z=call.z.detach().clone(),
             # all four: a fused kernel may make zeros of NaN
@@ -180,7 +123,14 @@ class Probe(Watch):
             made=[(get_gradient_edge(tensor), way) for tensor, way, _ in call.made if tensor.requires_grad],
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
-        sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query)
+        sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query) | dict(call.refused)
+        behind_v = self._leaves_behind(call.v)
+        if sighting.value and not is_put_out(call.v, behind_v, sighting.value, value_groups, self._random):
+            sighting.refused["weights_ov"] = "v is not what its layer puts out"
+        if sighting.query and not all(
+            is_linear(one, self._leaves_behind(one), self._random) for one in (call.q, call.k)
+        ):
+            sighting.refused["weights_qk"] = "q or k is more than what its layer puts out"
         if not call.z.requires_grad and any(one.requires_grad for one in (call.q, call.k, call.v)):
             sighting.refused |= dict.fromkeys(("contribution", "written"), _NO_WAY_ON)
         self._calls[call.module, call.key] = sighting.call + 1
@@ -206,36 +156,30 @@ class Probe(Watch):
                 pattern = call.pattern()
             except AnatomyError:
                 return "self"
-            # queries that see nothing (padding on the left) see all exactly alike
-            blind = pattern.amax(-1, keepdim=True) == pattern.amin(-1, keepdim=True)
-            blind &= ~blind.all()
-            pattern = pattern.masked_fill(blind, 0)
-            if pattern.shape[-1] > pattern.shape[-2]:  # blocks on both sides of a window may be filled up
-                used = run_of(pattern.amax((0, 1, 2)))
-                pattern = pattern[..., used.start : used.stop] if used else pattern
-            # with keys from before (a cache, a prefix) the last query sees the last key
-            ahead = pattern.triu(1 + max(pattern.shape[-1] - pattern.shape[-2], 0))
-        # a single query tells nothing
-        return "self" if ahead.abs().max() > 0 or ahead.shape[-1] < 2 or ahead.shape[-2] < 2 else "causal"
+            return "self" if sees_ahead(pattern) else "causal"
 
     def _is_cross(self, call: Call) -> bool:
         """Whether keys are made of something else than queries: of no tensor that these are made of, one layer on."""
         own, keys = (self._made_of(getattr(call, name)) for name in ("q", "k"))
-        if not own or not keys:  # queries or keys that no layer made
-            return call.q.shape[2] != call.k.shape[2]
+        if not own or not keys:  # queries or keys that no layer made: learned ones, say
+            alone = {one for one in behind(call.q)[1] if not hasattr(one, "variable")} if keys else set()
+            return call.q.shape[2] != call.k.shape[2] or bool(alone and not alone & set(keys))
         # keys may be thinned out by a layer of their own
         theirs, ours = set(keys).union(*map(self._made_of, keys.values())), set(own)
         outputs = [one.output[0] for one in self.sightings if one.output is not None]
         for tensor in own.values():  # and queries, by one layer; what two streams have exchanged is not that
-            layers = [self._leaves[id(leaf)].layer for leaf in behind(tensor)[0] if id(leaf) in self._leaves]
+            layers = [leaf.layer for leaf in self._leaves_behind(tensor)]
             if len(layers) == 1 and layers[0] not in outputs:
                 ours |= set(self._made_of(tensor))
         return not ours & theirs
 
+    def _leaves_behind(self, tensor: Tensor, without: Iterable[Any] = ()) -> list[Leaf]:
+        return [self._leaves[id(one)] for one in behind(tensor, without)[0] if id(one) in self._leaves]
+
     def _made_of(self, tensor: Tensor) -> dict[Any, Tensor]:
         """What enters the layers that make a tensor, each by itself and by all that it is made of in turn."""
         found: dict[Any, Tensor] = {}
-        for leaf in (self._leaves[id(one)] for one in behind(tensor)[0] if id(one) in self._leaves):
+        for leaf in self._leaves_behind(tensor):
             if leaf.entering is not None:
                 leaves, nodes = behind(leaf.entering)
                 shared = {node for node in nodes if not hasattr(node, "variable")}  # not the weights: these are shared
@@ -245,7 +189,7 @@ class Probe(Watch):
 
     def _rows(self, tensor: Tensor) -> list[dict[Layer, frozenset[int]]]:
         """For each head of (batch, head, position, dim): the rows of each linear layer that make it."""
-        leaves = [self._leaves[id(leaf)] for leaf in behind(tensor)[0] if id(leaf) in self._leaves]
+        leaves = self._leaves_behind(tensor)
         found: list[dict[Layer, frozenset[int]]] = []
         for head in range(tensor.shape[1]):
             own: dict[Layer, frozenset[int]] = {}
@@ -257,7 +201,7 @@ class Probe(Watch):
             found.append(own)
         return found
 
-    def _gradients(self, part: Tensor, leaves: list[_Leaf]) -> list[Tensor | None]:
+    def _gradients(self, part: Tensor, leaves: list[Leaf]) -> list[Tensor | None]:
         # a random functional, not the norm: behind a unit RMSNorm the norm's gradient vanishes
         direction = self._random(part)
         inputs = [leaf.tensor for leaf in leaves]
@@ -293,7 +237,11 @@ class Probe(Watch):
             self._mark_second(sighting, layer)
         read = [sighting for sighting in read if sighting.output is None]
         for sighting in read:
-            self._read_output(sighting, layer, entering, axes)
+            try:
+                self._read_output(sighting, layer, entering, axes)
+            except RuntimeError as error:  # what rounds has no gradients
+                why = str(error).partition(". ")[0]
+                sighting.refuse_output(f"how {self._name_of(layer)} reads its heads cannot be followed ({why})")
             sighting.output_call = self._runs[layer]
         read = self._one_of_each(read)
         columns = [set().union(*one.output[1]) for one in read if one.output is not None]
@@ -302,15 +250,16 @@ class Probe(Watch):
                 sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
         return [sighting for sighting in read if sighting.output is not None]
 
+    def _name_of(self, layer: Layer) -> str:
+        return next((name for name, module in self._model.named_modules() if module is layer.module), "")
+
     def _mark_second(self, sighting: Sighting, layer: Layer) -> None:
         """Another layer reads z too, as adapters beside a projection do: the first is not all of W_O."""
         assert sighting.output is not None
-        names = {module: name for name, module in self._model.named_modules()}
-        first, second = (names.get(one.module, "") for one in (sighting.output[0], layer))
+        first, second = self._name_of(sighting.output[0]), self._name_of(layer)
         told = f"more than one layer reads what its heads make ({first}, and {second}, as adapters do): merge them"
         told = told if first != second else f"{first} reads what its heads make in several pieces"
-        sighting.refused |= dict.fromkeys(("contribution", "written"), told)
-        sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
+        sighting.refuse_output(told)
 
     def _one_of_each(self, read: list[Sighting]) -> list[Sighting]:
         """Calls of one module for parts of a sequence (each picture of a batch) that is read at once are one site."""
@@ -328,7 +277,7 @@ class Probe(Watch):
 
     def _check_output(self, sighting: Sighting, layer: Layer, entering: Tensor, out: Tensor) -> None:
         """Whether the projection gives what its matrix makes of its input, and one bias: then heads' shares add up."""
-        name = next((name for name, module in self._model.named_modules() if module is layer.module), "")
+        name = self._name_of(layer)
         if layer.module._forward_hooks or layer.module._forward_pre_hooks:
             sighting.notes.append(f"hooks of others stand on {name}: what they change there is not seen")
         try:
@@ -345,8 +294,7 @@ class Probe(Watch):
             why = str(error)
         if why:
             told = f"the output projection {name} is no plain linear map ({why})"
-            sighting.refused |= dict.fromkeys(("contribution", "written"), told)
-            sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
+            sighting.refuse_output(told)
 
     def _read_output(self, sighting: Sighting, layer: Layer, entering: Tensor, axes: tuple[int, ...]) -> None:
         # Jᵀw is linear in w, so its derivative by w is J: one backward a head tells the head's columns
@@ -362,12 +310,45 @@ class Probe(Watch):
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
             columns.append(tuple(sorted(touched_by(gradient, axes))))
             sighting.lands = run_of(features_last(gradient, axes).abs().amax(-1).flatten())
+        whole = filled(columns, features_last(entering, axes).shape[-1], sighting.value_dim)
+        columns = whole or columns
+        if whole is None and any(columns):
+            told = (
+                f"the example does not reach all columns of {self._name_of(layer)} that its heads have; bring another"
+            )
+            sighting.refuse_output(told)
         sighting.output = (layer, tuple(columns))
+        gone = int((back.detach().abs().amax((0, 1, 3)) == 0).sum())
+        if gone and features_last(entering, axes).shape[:-1].numel() < back.shape[0] * back.shape[2]:
+            reach = f"{back.shape[2] - gone} of {back.shape[2]} positions reach {self._name_of(layer)}"
+            sighting.refuse_output(f"only {reach}", "gated_z")
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
         sighting.rows = self._order(back, weight, axes)
         if not apart:
             sighting.entangled.append("o")
-        sighting.gated = not _is_z(entering, sighting, columns, axes)
+        sighting.gated = not is_z(entering, sighting.z, sighting.rows, columns, axes)
+        if sighting.gated and adds(entering, back, weight, sighting.z, edges, self._random(back)):
+            beside = self._leaves_behind(entering, {edge.node for edge in edges})
+            if not beside or not all(self._is_of_own_values(leaf, entering, sighting, axes) for leaf in beside):
+                more = "reads is more than what the heads make: something else is added to it before"
+                sighting.refuse_output(f"what {self._name_of(layer)} {more}", "gated_z")
+
+    def _is_of_own_values(self, leaf: Leaf, entering: Tensor, sighting: Sighting, axes: tuple[int, ...]) -> bool:
+        """Whether what a layer adds to the heads is made of each head's own values, as local mixing beside it is."""
+        module = leaf.layer.module
+        if leaf.layer not in sighting.value:
+            each_alone = getattr(module, "groups", 1) == getattr(module, "out_channels", 0)
+            inner = self._leaves_behind(leaf.entering) if each_alone and leaf.entering is not None else []
+            return bool(inner) and all(one.layer in sighting.value for one in inner)
+        assert sighting.output is not None
+        rows = sighting.value[leaf.layer]
+        for head, columns in enumerate(sighting.output[1]):
+            part = features_last(entering, axes)[..., list(columns)]
+            (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), leaf.tensor, retain_graph=True)
+            own = rows[head * len(rows) // sighting.n_heads]
+            if touched_by(gradient, leaf.features) & (set().union(*rows) - set(own)):
+                return False
+        return True
 
     def _order(self, back: Tensor, weight: Tensor, axes: tuple[int, ...]) -> str:
         """How rows and positions enter the projection: "b t", or "t b" (the sequence first); "" for neither."""
@@ -375,26 +356,7 @@ class Probe(Watch):
         if features_last(weight, axes).shape[:-1].numel() != batch * positions:
             return ""
         part = back[-1:, :, :1]
-        (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight)
+        (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), weight, retain_graph=True)
         touched = features_last(gradient, axes).abs().amax(-1).flatten().nonzero().flatten().tolist()
         orders = {batch - 1: "t b", (batch - 1) * positions: "b t"}  # where both are the same, rows come first
         return orders.get(touched[0], "") if len(touched) == 1 else ""
-
-
-def _is_z(entering: Tensor, sighting: Sighting, columns: list[tuple[int, ...]], axes: tuple[int, ...]) -> bool:
-    """Whether the projection's input is z and nothing else, each head's columns in the order of its dimensions."""
-    z = sighting.z
-    batch, _, positions, dim = z.shape
-    flat = features_last(entering.detach(), axes)
-    if any(len(own) != dim for own in columns):
-        return False
-    if not sighting.rows:  # rows in an order of their own, some thrown away: each must be there as it is
-        rows, own = flat.flatten(0, -2), [z[:, head].flatten(0, -2) for head in range(len(columns))]
-        fewer = [
-            (rows[:, list(c)], o) if len(rows) <= len(o) else (o, rows[:, list(c)])
-            for c, o in zip(columns, own, strict=True)
-        ]
-        return all(bool(torch.isin(few, many).all()) for few, many in fewer)
-    rows = flat.reshape(batch, positions, -1) if sighting.rows == "b t" else flat.reshape(positions, batch, -1)
-    rows = rows if sighting.rows == "b t" else rows.transpose(0, 1)
-    return all(torch.equal(rows[..., list(own)], z[:, head]) for head, own in enumerate(columns))

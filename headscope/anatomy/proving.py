@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headscope.anatomy.check import gap_of, tolerance
 from headscope.anatomy.described import Heard, at_described
 from headscope.anatomy.descriptions import Description
-from headscope.anatomy.probe import Sighting
+from headscope.anatomy.sightings import Sighting
 from headscope.errors import AnatomyError
 
 __all__ = ["prove_descriptions"]

@@ -46,6 +46,7 @@ class _Piece:
     placed: Placed
     index: int
     late: bool = False
+    summed: bool = False
 
 
 def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
@@ -58,9 +59,10 @@ def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
     refusals = []
     found: list[tuple[Node, Softmax | None]] = [(softmax.node, softmax) for softmax in softmaxes(graph)]
     found += [(node, None) for node in graph.nodes if node.name == FUSED]
+    taken: set[int] = set()  # products that are scores of an attention before: a later one may add them to its own
     for node, softmax in found:
         try:
-            pieces.append(_fused(node) if softmax is None else _written(softmax))
+            pieces.append(_fused(node) if softmax is None else _written(softmax, taken))
         except (UnlikeError, UntraceableError, IrregularError) as error:
             why = str(error) or ("" if softmax is None else _pooled(softmax))
             if why:  # without a reason it is a softmax of something else: a gate, a router
@@ -86,8 +88,8 @@ def _pooled(softmax: Softmax) -> str:
     return "its scores are no product of queries and keys" if of_data and not entropy else ""
 
 
-def _written(softmax: Softmax) -> _Piece:
-    scores, value = _scores(softmax), _value(softmax)
+def _written(softmax: Softmax, taken: set[int]) -> _Piece:
+    scores, value = _scores(softmax, taken), _value(softmax)
     placed = place(value.out, value.node, value.axes, value.of_map, value.of_values)
     lies = {"z": Layout.of(of_tensor(placed.letters, value.axes.of_result, value.out.shape), "bhtd")}
     check_positions(placed, lies["z"])
@@ -99,6 +101,8 @@ def _written(softmax: Softmax) -> _Piece:
     q = of_factor(made, scores.axes.of_result, scores.of_queries, scores.queries.shape, "bhtd")
     k = of_factor(made, scores.axes.of_result, scores.of_keys, scores.keys.shape, "bhkd")
     lies |= {"q": Layout.of(q, "bhtd"), "k": Layout.of(ranked(k), "bhkd")}
+    if lies["q"].read(scores.queries).shape[1] > lies["pattern"].read(softmax.out).shape[1]:
+        raise UnlikeError("its map is a part of a product with more heads")
     lies |= _where_regular("product", made)
     nodes = {
         "q": _pick(_factors(scores.node), scores.queries),
@@ -110,7 +114,8 @@ def _written(softmax: Softmax) -> _Piece:
         "logits": _pick(softmax.entry, softmax.logits),
         "product": (scores.node, RESULT),
     }
-    return _Piece(nodes, lies, placed, softmax.node.index, late=softmax.late is not None)
+    taken.add(id(scores.node))
+    return _Piece(nodes, lies, placed, softmax.node.index, softmax.late is not None, scores.summed)
 
 
 def _where_regular(name: str, coordinates: dict[str, Tensor]) -> dict[str, Layout]:
@@ -140,18 +145,20 @@ class _Scores:
     of_queries: Own
     of_keys: Own
     labels: Tensor
+    summed: bool
 
     @property
     def out(self) -> Tensor:
         return self.node.outputs[0]
 
 
-def _scores(softmax: Softmax) -> _Scores:
+def _scores(softmax: Softmax, taken: set[int]) -> _Scores:
     both, single, mixers = _products_behind(softmax.source)
+    own = [node for node in both if id(node) not in taken] or both
     # between the products and the softmax a layer mixes numbers: talking heads, say
     mixed = any(not _mixes_values(made) for one in mixers for made in _products_behind(one)[0])
     why = "its scores are mixed before the softmax" if mixed else ""
-    for node in both or single:
+    for node in own or single:
         axes, _, _ = _product(node)
         labels = Labels(node, node.outputs[0]).at(softmax.source, softmax.logits)
         walked = _walked(labels, node.outputs[0].shape, axes.of_result, softmax.dim)
@@ -164,9 +171,9 @@ def _scores(softmax: Softmax) -> _Scores:
         elif any(_covers_more(one, softmax, labels) for one in (*both, *single) if one is not node):
             raise UnlikeError("its scores are put together from several products")
         elif walked[0] in of_right:
-            return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels)
+            return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels, len(own) > 1)
         else:
-            return _Scores(node, axes, axes.right, axes.left, axes.of_right, axes.of_left, labels)
+            return _Scores(node, axes, axes.right, axes.left, axes.of_right, axes.of_left, labels, len(own) > 1)
     raise UnlikeError(why)
 
 
@@ -338,7 +345,7 @@ def _site(pieces: list[_Piece], node: Node, depth: int, graph: Graph) -> Attenti
     def picks(piece: _Piece) -> dict[str, Pick]:
         return {name: Pick(one.name, one.frames[depth].nth, place) for name, (one, place) in piece.nodes.items()}
 
-    parts = tuple(Part(picks(piece), piece.layouts, piece.late) for piece in pieces)
+    parts = tuple(Part(picks(piece), piece.layouts, piece.late, piece.summed) for piece in pieces)
     frame, reader = node.frames[depth], pieces[0].placed.reader
     weightings: list[Weighting] = []
     output = None

@@ -7,6 +7,7 @@ from torch import nn
 
 from headscope._support.running import is_compiled, unwrapped
 from headscope.anatomy.route import Refusal
+from headscope.anatomy.standing import ELSEWHERE
 from headscope.anatomy.trials import Findings
 from headscope.sites import Site
 
@@ -46,6 +47,8 @@ def _lacks(site: Site) -> Iterable[str]:
     mixed = [part for part in site.entangled if not (part == "o" and "contribution" in site.refused)]
     if mixed and site.output is not None:
         yield f"heads cannot be told apart in {', '.join(mixed)}"
+    if ELSEWHERE in (*site.query_masks, *site.key_masks):
+        yield "its positions stand in another order than those of the batch: which are padding cannot be told there"
     if not site.batch:
         yield (
             "its rows are not rows of the batch, and which belong to which cannot be told: all of a batch is one "

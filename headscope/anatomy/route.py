@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class Call:
         scores: what the probe needs of a written-out softmax; None for a function that keeps it to itself.
         map: the model's own map, where there is one on its graph that lies as it should.
         key: of the place where it was heard; "" where a module needs none.
+        refused: tensors that are not what they should be, by name, with the reason.
     """
 
     module: nn.Module
@@ -66,6 +67,7 @@ class Call:
     scores: "Scores | None" = None
     map: Tensor | None = None
     key: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,11 +39,13 @@ class Part:
             values, after dropout), of "logits" (the softmax's input) and of "product" (the bare q·kᵀ).
         layouts: of the same; the logits lie as the pattern does, and "product" may lie in no regular way.
         late: whether the pattern is not made as such: it is divided by its sum only after it has met the values.
+        summed: whether several products of queries and keys make its scores, so that q and k are not all of them.
     """
 
     picks: Mapping[str, Pick]
     layouts: Mapping[str, Layout]
     late: bool = False
+    summed: bool = False
 
     @property
     def fused(self) -> bool:
@@ -54,6 +56,7 @@ class Part:
             "picks": {name: asdict(pick) for name, pick in self.picks.items()},
             "layouts": {name: layout.to_json() for name, layout in self.layouts.items()},
             "late": self.late,
+            "summed": self.summed,
         }
 
     @classmethod
@@ -62,6 +65,7 @@ class Part:
             {name: Pick(**pick) for name, pick in data["picks"].items()},
             {name: Layout.from_json(layout) for name, layout in data["layouts"].items()},
             data["late"],
+            data.get("summed", False),
         )
 
 

@@ -5,6 +5,7 @@ be watched later, without gradients; one is left alone, under another seed; and 
 batch, one has the batch upside down. All begin from the same state and leave none behind.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,17 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import evaluating, in_python, last_logits, run_model
+from headscope._support.running import accepts, evaluating, in_python, last_logits, run_model
 from headscope.anatomy.check import output_gap, rounding_of, tolerance
 from headscope.anatomy.differentiable import differentiable
-from headscope.anatomy.examples import corner
+from headscope.anatomy.examples import corner, mapped
 from headscope.anatomy.finite import check_weights
-from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.anatomy.own_maps import Mixing, compare_maps, hands_out_maps, maps_heard
 from headscope.anatomy.padding import find_padding
-from headscope.anatomy.probe import Probe, Sighting
+from headscope.anatomy.probe import Probe
 from headscope.anatomy.proving import prove_descriptions
 from headscope.anatomy.route import ROUTES, Call, Refusal, Scouted
+from headscope.anatomy.sightings import Sighting
+from headscope.anatomy.standing import Heard
+from headscope.anatomy.unfit import running_alone
 from headscope.errors import AnatomyError, ModelError
 from headscope.sites import Padding
 
@@ -32,6 +36,10 @@ __all__ = ["Findings", "corner_of", "try_out"]
 _SEED = 0
 _NOISY = "whatever the seed"
 _REBUILT = "it rebuilt itself for the example, which is undone: what is found holds for inputs of that kind alone"
+_CACHED = (
+    "with a cache, which it makes unless told use_cache=False, its outputs {}: the numbers here are those without one; "
+    "use_cache in the batches says how it is run"
+)
 _SECOND = (
     "it takes positions first and rows second: a module around it that takes rows first, and turns them for it, has "
     "documents, intervals and effects by row"
@@ -48,6 +56,7 @@ class Findings:
         remarks: what else a user has to know, in words.
         ran: the modules whose forward ran.
         padding: how masks mark positions that do not count.
+        masks: what of the example may be a mask, and its form.
     """
 
     sightings: list[Sighting]
@@ -55,6 +64,7 @@ class Findings:
     remarks: list[str] = field(default_factory=list)
     ran: set[nn.Module] = field(default_factory=set)
     padding: list[Padding] = field(default_factory=list)
+    masks: list[str] = field(default_factory=list)
 
 
 def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
@@ -64,7 +74,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
         model: the model, as it runs when watched.
         example: arguments of its forward, on its device; a corner of it is taken.
     """
-    example = corner_of(model, example)
+    given, example = example, corner_of(model, example)
     trials = _Trials(model, example)
     sightings, refusals = trials.probe()
     findings = Findings(sightings, refusals)
@@ -81,16 +91,21 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     if hands_out_maps(model, sightings):
         findings.remarks += compare_maps(sightings, lambda: trials.read_maps(sightings), watched)
     noise = trials.compare(watched)
-    findings.remarks += noise
+    findings.remarks += noise or trials.compare_cached(given if "position_ids" in given else example)
     for sighting in others if not (noise and _NOISY in noise[0]) else ():
         sighting.refuse_all("it gives something else without gradients")
     prove_descriptions([one for one in sightings if one.route == "described"], trials.run)
     if trials.rebuilt:
         findings.remarks.append(_REBUILT)
     findings.remarks += dict.fromkeys(note for sighting in sightings for note in sighting.notes)
+    masks = find_padding(example, trials.look, trials.look_at_maps, model)
     findings.remarks += trials.place_rows(sightings)
-    findings.padding, words = find_padding(example, trials.look, trials.look_at_maps, model)
-    findings.remarks += words
+    if masks.marked is not None and not noise:
+        trials.find_sorted(sightings, masks.marked)
+    findings.padding, findings.masks = masks.padding, masks.forms
+    findings.remarks += masks.remarks
+    for sighting in sightings:
+        sighting.standing = masks.standing.get((sighting.module, sighting.spelled, sighting.call))
     return findings
 
 
@@ -149,7 +164,26 @@ class _Trials:
             return output
 
     def probe(self) -> tuple[list[Sighting], list[Refusal]]:
-        """The pass that records, and the one with gradients."""
+        """The pass that records, and the one with gradients.
+
+        Raises:
+            AnatomyError: the model runs, and not so.
+            ModelError: it does not run on the example.
+        """
+        try:
+            with running_alone(self._model):
+                return self._probe()
+        except ModelError as error:
+            with torch.no_grad():
+                self._run()  # if it fails too, it is the example or the model
+            cause = error.__cause__
+            raise AnatomyError(
+                f"{type(self._model).__name__} runs, and not with gradients and headscope beside it, by which heads "
+                f"are found ({type(cause).__name__}: {cause}); a kernel without gradients, as flex_attention on a CPU, "
+                "can make way for another one while heads are found (sdpa), or be told of by headscope.describe"
+            ) from error
+
+    def _probe(self) -> tuple[list[Sighting], list[Refusal]]:
         probe = Probe(self._model)
         with differentiable(), ExitStack() as stack:
             for route in ROUTES.values():
@@ -221,10 +255,17 @@ class _Trials:
         with self._hearing(receive):
             return self._run(output_attentions=True), maps
 
-    def look(self, example: Mapping[str, Any]) -> list[Tensor]:
-        """z of every site on another example."""
-        heard: list[Tensor] = []
-        with self._hearing(lambda call: heard.append(call.z.clone())):
+    def look(self, example: Mapping[str, Any]) -> list[Heard]:
+        """What every site makes of another example."""
+        heard: list[Heard] = []
+        calls: Counter[tuple[nn.Module, str]] = Counter()
+
+        def receive(call: Call) -> None:
+            place = (call.module, call.key)
+            heard.append(Heard((*place, calls[place]), call.q.clone(), call.k.clone(), call.z.clone()))
+            calls[place] += 1
+
+        with self._hearing(receive):
             self._run(example=example)
         return heard
 
@@ -247,6 +288,22 @@ class _Trials:
             return [f"it draws at random: its outputs {_apart(gap)} from run to run, unless seeded"]
         return [f"two runs on the same input {_apart(again)}, whatever the seed: its numbers are noisy"]
 
+    def compare_cached(self, example: Mapping[str, Any]) -> list[str]:
+        """Whether a model gives the same with a cache, which it makes unless told not to, as headscope tells it.
+
+        Args:
+            example: arguments of its forward; packed rows, which some tell by their positions, as they are.
+        """
+        if not accepts(self._model, "use_cache") or "use_cache" in example:
+            return []
+        try:
+            with torch.no_grad():
+                without, cached = (self._run(example=example, use_cache=use) for use in (False, True))
+        except ModelError:
+            return []
+        gap = output_gap(*(floats_in(output)[:1] for output in (without, cached)))
+        return [_CACHED.format(_apart(gap))] if gap > rounding_of(without) else []
+
     def place_rows(self, sightings: Sequence[Sighting]) -> list[str]:
         """How rows of sites stem from rows of the batch, where they are more; in words, where its rows come second."""
         given = [tensor for tensor in tensors_in(dict(self._example)) if tensor.ndim]
@@ -255,18 +312,7 @@ class _Trials:
         odd = [sighting for sighting in sightings if as_long or sighting.z.shape[0] != rows]
         if not odd:
             return []
-        turned = {
-            name: value.flip(0) if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows else value
-            for name, value in self._example.items()
-        }
-        heard: dict[tuple[nn.Module, str, int], Tensor] = {}
-
-        def receive(call: Call) -> None:
-            number = sum(place[:2] == (call.module, call.key) for place in heard)
-            heard[call.module, call.key, number] = call.z.clone()
-
-        with self._hearing(receive):
-            self._run(example=turned)
+        heard = {one.place: one.z for one in self.look(_turned(self._example, rows))}
         for sighting in odd:
             z = heard.get((sighting.module, sighting.spelled, sighting.call))
             order = _order_of_rows(sighting.z, z, rows)
@@ -274,6 +320,33 @@ class _Trials:
         turned_over = {tuple(one.shape[1::-1]) for one in given if one.ndim > 1}
         second = all(not one.batch and (one.z.shape[0], one.z.shape[2]) in turned_over for one in odd)
         return [_SECOND] if second else []
+
+    def find_sorted(self, sightings: Sequence[Sighting], marked: Mapping[str, Any]) -> None:
+        """Sites whose rows stand in an order of the model's own, by length say: then it matters not how they came.
+
+        Args:
+            sightings: the sites.
+            marked: the example with less of its first row than of the others.
+        """
+        rows = next((len(one) for one in tensors_in(dict(marked)) if one.ndim), 1)
+        try:
+            own, turned = self.look(marked), self.look(_turned(marked, rows))
+        except (ModelError, AnatomyError):
+            return
+        same = {
+            one.place
+            for one, other in zip(own, turned, strict=False)
+            if one.z.shape[0] == rows and _alike(other.z, one.z) and not _alike(other.z.flip(0), one.z)
+        }
+        for sighting in sightings:
+            if (sighting.module, sighting.spelled, sighting.call) in same:
+                sighting.batch = ""
+
+
+def _turned(example: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    """An example with its rows upside down."""
+    turned: dict[str, Any] = mapped(example, lambda one: one.flip(0) if one.ndim and one.shape[0] == rows else one)
+    return turned
 
 
 def _apart(gap: float) -> str:

@@ -116,7 +116,8 @@ def qk_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
     found = {}
     for site in anatomy.sites:
         q, k = (_rows(model, part) for part in (site.query, site.key))
-        if q and k and q[0].shape == k[0].shape and site.kind != "cross" and _reads_stream(model, site, q[0]):
+        told = "weights_qk" not in site.refused and site.kind != "cross"
+        if told and q and k and q[0].shape == k[0].shape and _reads_stream(model, site, q[0]):
             found[site.layer] = [Factors(q[head], k[site.kv_of_query[head]]) for head in range(site.n_heads)]
     return found
 
@@ -132,7 +133,8 @@ def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
     found = {}
     for site in anatomy.cuttable.sites:
         v, o = _rows(model, site.value), out[site.layer]
-        if v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:
+        told = "weights_ov" not in site.refused
+        if told and v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:
             found[site.layer] = [Factors(o[head].T, v[_value_head(site, head)]) for head in range(site.n_heads)]
     return found
 

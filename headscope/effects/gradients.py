@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import device_of, evaluating
 from headscope.anatomy.differentiable import differentiable
+from headscope.anatomy.masks import with_kept
 from headscope.anatomy.operations import tensors_in
-from headscope.anatomy.padding import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.effects.metrics import Metric
 from headscope.effects.steady import Steady

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from headscope._support.running import accepts, last_logits, run_model
 from headscope.anatomy.weights import weight_of
-from headscope.effects.scored import check_sides, counting, counting_next, labels_of, tokens_of
+from headscope.effects.scored import check_sides, counting, scored, tokens_of
 from headscope.errors import MetricError, UnknownNameError
 from headscope.sites import Anatomy
-from headscope.text.batches import Batch, kept_positions, n_rows
+from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows
 
 __all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]
 
@@ -97,11 +97,10 @@ class Loss(Metric):
         return _ask_for_logits(model, batch, self._columns(batch))
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
-        columns, kept = self._columns(batch), counting_next(batch)
+        columns, (targets, kept) = self._columns(batch), scored(batch)
         logits = _logits_at(output, batch, columns)
-        tokens, labels = tokens_of(batch), labels_of(batch)
-        targets = (tokens if labels is None else labels.clamp(min=0)).to(logits.device)[:, columns + 1]
-        return _row_means(_cross_entropy(logits, targets), kept[:, columns].to(logits.device))
+        losses = _cross_entropy(logits, targets[:, columns].to(logits.device))
+        return _row_means(losses, kept[:, columns].to(logits.device))
 
     def check(self, anatomy: Anatomy) -> None:
         if not any(site.kind == "causal" for site in anatomy.sites):
@@ -111,7 +110,7 @@ class Loss(Metric):
             )
 
     def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
-        return _AtPositions(self.positions, self.seed).choose(counting_next(batch))
+        return _AtPositions(self.positions, self.seed).choose(scored(batch).kept)
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,11 @@ class Drift(Metric):
     def _pooled(self, output: Any, batch: Batch) -> Float[Tensor, "batch width"]:
         hidden = _hidden(output)
         # the last hidden states are the decoder's, where there is one
+        if fits_no_mask(batch, "causal", hidden.shape[1]):
+            raise MetricError(
+                f"the model puts out {hidden.shape[1]} positions and no mask in the batch has as many, so which of "
+                'them are padding cannot be told; "kept" in the batches, (row, position), says which do count'
+            )
         kept = kept_positions(batch, "causal", hidden.shape[1]).to(hidden.device)
         total = (hidden.double() * kept[..., None]).sum(1)
         return F.normalize(total, dim=-1)
@@ -314,7 +318,8 @@ def _affordable(model: nn.Module, batch: Batch) -> int | None:
 def _ask_for_logits(model: nn.Module, batch: Batch, columns: Tensor) -> dict[str, Any]:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if accepts(model, "logits_to_keep"):
-        inputs["logits_to_keep"] = columns
+        # one alone is asked for twice: what a model gives of its last position, unasked, is no answer
+        inputs["logits_to_keep"] = columns.repeat(2) if len(columns) == 1 else columns
     return inputs
 
 
@@ -333,12 +338,12 @@ def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "bat
     logits = _logits(output)
     # a model that could be asked gave these columns alone; one that could not gave all
     many, whole = logits.shape[1], tokens_of(batch).shape[1]
-    if many not in (whole, len(columns)):
+    if many not in (whole, max(len(columns), 2)):
         raise MetricError(
             f"the model's logits have {many} positions where the batch has {whole} tokens (a prompt before the text?), "
             "so which belongs to which cannot be told; pass a metric of your own, or metric='drift'"
         )
-    return logits[:, columns] if many == whole else logits
+    return logits[:, columns] if many == whole else logits[:, : len(columns)]
 
 
 def _first(output: Any) -> Any:

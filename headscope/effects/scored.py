@@ -1,6 +1,6 @@
 """What is scored of a batch: which tokens, at which positions; one side of an encoder-decoder is the decoder's."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from headscope.errors import MetricError
 from headscope.text.batches import Batch, kept_positions
 
-__all__ = ["check_sides", "counting", "counting_next", "labels_of", "tokens_of"]
+__all__ = ["Scored", "check_sides", "counting", "scored", "tokens_of"]
 
 
 def check_sides(model: nn.Module, batch: Batch) -> None:
@@ -38,15 +38,34 @@ def counting(batch: Batch) -> Bool[Tensor, "batch position"]:
     return kept_positions(batch, "causal", tokens_of(batch).shape[1])
 
 
-def counting_next(batch: Batch) -> Bool[Tensor, "batch position"]:
-    """Positions that have a next token: both count, and labels, where the batch brings them, do not leave it out."""
-    kept, labels = counting(batch), labels_of(batch)
-    nexts = kept[:, :-1] & kept[:, 1:]
-    return nexts if labels is None else nexts & (labels[:, 1:] >= 0).cpu()
+class Scored(NamedTuple):
+    """What positions are to tell: (batch, position) token ids, and which of these positions are scored."""
+
+    targets: Int[Tensor, "batch position"]
+    kept: Bool[Tensor, "batch position"]
 
 
-def labels_of(batch: Batch) -> Tensor | None:
-    """Labels of a language model, token by token as transformers has them (-100: left out); not a decoder's."""
-    labels = batch.get("labels")
-    beside = isinstance(labels, Tensor) and "decoder_input_ids" not in batch and labels.shape == tokens_of(batch).shape
-    return labels if beside else None
+def scored(batch: Batch) -> Scored:
+    """The next token of each position that has one: both count, and labels (-100) do not leave it out.
+
+    A decoder's labels are its tokens moved on by one already, as transformers has them: each stands where it is told.
+
+    Raises:
+        MetricError: labels that are neither a decoder's tokens nor these moved on by one.
+    """
+    tokens, kept, labels = tokens_of(batch), counting(batch), batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.shape != tokens.shape:
+        return Scored(tokens[:, 1:], kept[:, :-1] & kept[:, 1:])
+    given = (labels >= 0).cpu()
+    if "decoder_input_ids" in batch and not _agree(labels, tokens):
+        if not _agree(labels[:, :-1], tokens[:, 1:]):
+            raise MetricError(
+                "labels in the batches are neither decoder_input_ids nor these moved on by one, so what a position is "
+                "to tell is not known; decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels) fit them"
+            )
+        return Scored(labels.clamp(min=0), given)
+    return Scored(labels.clamp(min=0)[:, 1:], kept[:, :-1] & kept[:, 1:] & given[:, 1:])
+
+
+def _agree(labels: Tensor, tokens: Tensor) -> bool:
+    return bool((labels == tokens)[labels >= 0].all())

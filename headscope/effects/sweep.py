@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, run_model
-from headscope.anatomy.padding import with_kept
+from headscope.anatomy.masks import with_kept
 from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
 from headscope.effects.steady import Steady

@@ -1,6 +1,5 @@
 """Watching a model run: `capture` to look at tensors, `observe` to run statistics over text in one pass."""
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -8,20 +7,19 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
-from headscope.anatomy.padding import with_kept
-from headscope.errors import AnatomyError, InputError, NumericalError, UnknownNameError
+from headscope.anatomy.masks import masks_of, with_kept
+from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.sites import Anatomy, Site
 from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
-from headscope.text.batches import Batch, document_ids, fits_no_mask, kept_positions, row_length, row_lengths
-from headscope.uncertainty.blocks import Blocks
+from headscope.text.batches import Batch, document_ids
+from headscope.watching.feed import Feed
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
 __all__ = ["Captured", "Observed", "Seen", "capture", "observe"]
@@ -159,8 +157,9 @@ class Observed:
 
 
 _UNMATCHED = (
-    "layers {} have other positions than the mask tells of (pictures, prompts before the text, a length filled up): "
-    'there every position counts, padding too if there is any; "kept" in the batches, (row, position), says which do'
+    "layers {}: it was not proven which positions are padding (pictures, prompts before the text, a length filled up); "
+    "those count that a mask of as many positions keeps, and all where there is none; "
+    '"kept" in the batches, (row, position), says which do'
 )
 
 
@@ -213,10 +212,10 @@ def observe(
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
-    feed, n_batches = _Feed(statistics, skip_first), 0
+    feed, n_batches = Feed(statistics, skip_first), 0
     for given, documents in document_ids(chain([first], batches)):
         batch = with_kept(model, anatomy, given)
-        feed.start(batch, documents, n_batches, said="kept" in given)
+        feed.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
         for statistic in statistics:
             statistic.begin_batch(batch)
         for network, sites in watched:
@@ -242,145 +241,6 @@ def _layers(sites: Sequence[Site]) -> str:
     return f"layer{'s' * (len(sites) > 1)} {', '.join(f'{site.layer} ({site.module_name})' for site in sites)}"
 
 
-def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: "_Feed") -> None:
+def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: Feed) -> None:
     with evaluating(model), torch.no_grad(), watch(model, sites, want, feed.take):
         run_model(model, batch, **last_logits(model, batch))
-
-
-class _Feed:
-    """Hands each site's tensors to the statistics, with the positions that count and the rows' blocks."""
-
-    def __init__(self, statistics: Sequence[Statistic], skip_first: int) -> None:
-        self.blocks = Blocks()
-        self.n_tokens = 0
-        self.tokens: Counter[tuple[int, str]] = Counter()
-        self.documents: set[int] = set()
-        self.unmatched: dict[int, int] = {}
-        self._odd: set[tuple[str, str, int, int]] = set()
-        self._statistics = statistics
-        self._skip = skip_first
-        self._spare: tuple[int, set[int]] | None = None
-
-    def start(self, batch: Batch, documents: Int[Tensor, " batch"], number: int, *, said: bool = False) -> None:
-        """Begin a batch; `said`: the user says which of its positions are kept."""
-        self._said = said
-        self._batch, self._documents, self._number = batch, documents, number
-        # dealt by the batch, not by a site, so that a pass over some layers deals as one over all does
-        self._block = self.blocks.place(documents, row_lengths(batch))
-        self._counted = False
-        self._spare = None
-        self._kept: dict[tuple[str, str, int, int], Bool[Tensor, "batch position"]] = {}
-        self._length = row_length(batch)
-
-    def take(self, site: Site, tensors: SiteTensors) -> None:
-        kept = {name: self._positions(site, name, *tensor.shape[:3:2]) for name, tensor in tensors.items()}
-        parts = self._parts(site, next(iter(tensors.values())).shape[0])
-        self._count(site, next(iter(kept.values())).sum(1), parts)
-        for name, tensor in tensors.items():
-            self._check(site, name, tensor, kept[name])
-            self.tokens[site.layer, name] += int(kept[name].sum())
-        for statistic in self._statistics:
-            own = {name: tensor for name, tensor in tensors.items() if name in statistic.needs}
-            statistic.update(site, own, kept[next(iter(own))], self._block[parts])
-
-    def finish(self) -> None:
-        """End a batch.
-
-        Raises:
-            InputError: no layer ran on it, or the user says what is kept, and no layer has as many rows and positions.
-        """
-        if not self._kept:
-            raise InputError(
-                f"none of the attention layers ran on batch {self._number}, though they ran on the example: the model "
-                "goes another way there; leave such batches out, or call discover with one of them"
-            )
-        given = self._batch.get("kept")
-        shape = tuple(getattr(given, "shape", ()))
-        if self._said and shape not in {(rows, n) for _, _, rows, n in self._kept}:
-            seen = ", ".join(f"{rows} × {n}" for _, _, rows, n in self._kept)
-            raise InputError(
-                f"kept is {shape or type(given).__name__} in batch {self._number}, and no layer has as many rows and "
-                f"positions (they have {seen}); it is (row, position), True where a position counts"
-            )
-        if not self._counted and self._spare is not None:
-            self.n_tokens += self._spare[0]
-            self.documents |= self._spare[1]
-
-    def _count(self, site: Site, counts: Int[Tensor, " part"], parts: Int[Tensor, " part"]) -> None:
-        """The first site of a forward pass says how many positions the rows have, whatever kind of input it is.
-
-        The first whose rows are those of the batch, if there is one.
-        """
-        if self._counted:
-            return
-        found = int(counts.sum()), {int(document) for document in self._documents[parts][counts > 0]}
-        if site.batch and self._is_told(site, len(parts)):
-            self.n_tokens += found[0]
-            self.documents |= found[1]
-            self._counted = True
-        elif self._spare is None:
-            self._spare = found
-
-    def _is_told(self, site: Site, rows: int) -> bool:
-        """Whether it is known which row of the batch each row of a site belongs to."""
-        given = len(self._documents)
-        return rows == given or (rows % given == 0 and site.batch in ("b w", "w b"))
-
-    def _parts(self, site: Site, rows: int) -> Int[Tensor, " part"]:
-        """For each row of a site, the row of the batch that it is, or is a part of; where that is not known, the first.
-
-        So all of a batch is one document there: nothing that may belong together is taken for independent.
-        """
-        given = len(self._documents)
-        if not self._is_told(site, rows):
-            return torch.zeros(rows, dtype=torch.long)
-        if rows == given:
-            return torch.arange(given)
-        each = rows // given
-        return torch.arange(given).repeat_interleave(each) if site.batch == "b w" else torch.arange(given).repeat(each)
-
-    def _positions(self, site: Site, name: str, rows: int, length: int) -> Bool[Tensor, "batch position"]:
-        # the keys and values of a cross site stand at the positions of the encoder
-        kind = "self" if site.kind == "cross" and name in ("k", "v") else site.kind
-        key = (kind, site.batch, rows, length)
-        if key not in self._kept:
-            if self._is_told(site, rows):
-                kept = kept_positions(self._batch, kind, length)
-                if rows == len(kept) and fits_no_mask(self._batch, kind, length):
-                    self._odd.add(key)
-                if rows != len(kept):
-                    kept = self._in_parts(site, kind, rows // len(self._documents), length)
-            else:
-                kept = torch.ones(rows, length, dtype=torch.bool)
-            # the first that count, wherever padding stands
-            self._kept[key] = kept & (kept.cumsum(1) > self._skip)
-        if key in self._odd:
-            self.unmatched[site.layer] = length
-        return self._kept[key]
-
-    def _in_parts(self, site: Site, kind: str, each: int, length: int) -> Bool[Tensor, "part position"]:
-        """Which positions of the parts of rows count: all, unless rows are cut along their positions."""
-        whole = row_lengths(self._batch)
-        texts = (one for one in self._batch.values() if isinstance(one, torch.Tensor) and one.ndim > 1)
-        most = self._length if self._length > 1 else next((int(one.shape[1]) for one in texts), 1)
-        kept = kept_positions(self._batch, kind, most)
-        filled_up = site.batch == "b w" and 0 <= each * length - most < length  # the last part is
-        if not filled_up and (bool(kept.all()) or int(whole.min()) == most):
-            return torch.ones(len(kept) * each, length, dtype=torch.bool)
-        if filled_up:
-            filled = torch.nn.functional.pad(kept, (0, each * length - most))
-            return filled.reshape(-1, length)
-        raise InputError(
-            f"layer {site.layer} ({site.module_name}) sees parts of rows, and which of their positions are padding "
-            "cannot be told; give batches without padding, or leave it out: pass anatomy= with the other sites"
-        )
-
-    def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:
-        if bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
-            return  # one pass and no copy; only a suspicious tensor is looked at closely, since padding may hold NaN
-        finite = torch.isfinite(tensor).all(-1).all(1)
-        if not bool(finite[kept.to(finite.device)].all()):
-            raise NumericalError(
-                f"layer {site.layer} ({site.module_name}): {name} holds NaN or infinity in batch {self._number}; "
-                "look at that layer's weights, and try dtype float32"
-            )

@@ -45,6 +45,16 @@ def recurrent(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.stack(out, 2)
 
 
+def over_edges(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention along the edges of a graph, summed where each edge ends, as graph transformers write it."""
+    many = q.shape[2]
+    ends, starts = torch.arange(many).repeat_interleave(many), torch.arange(many).repeat(many)
+    weights = ((q[:, :, ends] * k[:, :, starts]).sum(-1) / 8**0.5).exp()
+    total = torch.zeros(q.shape[:3]).index_add(2, ends, weights)
+    carried = (weights / total[:, :, ends])[..., None] * v[:, :, starts]
+    return torch.zeros_like(q).index_add(2, ends, carried)
+
+
 ALIKE: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
     "sigmoid": (lambda q, k, v: scores(q, k).sigmoid() @ v, "may be attention: it multiplies"),
     "squared relu": (lambda q, k, v: (scores(q, k).relu() ** 2 / 7) @ v, "may be attention: it multiplies"),
@@ -53,6 +63,8 @@ ALIKE: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], str]] = {
     "recurrent": (recurrent, "may be attention: it multiplies"),
     "powers of two": (by_powers_of_two, "may be attention: it multiplies"),
     "sparse": (sparse, "may be attention: it multiplies"),
+    "sharp and sparse": (lambda q, k, v: sparse(20 * q, 20 * k, v), "may be attention: it multiplies"),
+    "over edges": (over_edges, "may be attention: it multiplies"),
     "distances": (
         lambda q, k, v: (-torch.cdist(q, k)).softmax(-1) @ v,
         "its scores are no product of queries and keys",

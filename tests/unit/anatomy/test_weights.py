@@ -153,6 +153,35 @@ def test_latents_that_queries_and_keys_have_of_their_own_are_no_residual_stream(
         hs.similarity(model, measure="weights_qk", anatomy=anatomy)
 
 
+class _Made(nn.Module):
+    """Queries and values that are more than what a layer puts out."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.way = way
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        q = q + x if self.way == "q of x too" else q
+        v = {"v of x too": v + x, "v bent": nn.functional.gelu(v)}.get(self.way, v)
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (q, k, v))
+        q = nn.functional.rms_norm(q, (8,)) if self.way == "normed" else q
+        v = v.flip(-1) if self.way == "v turned over" else v
+        made: torch.Tensor = self.o(((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2))
+        return made
+
+
+@pytest.mark.parametrize("way", ["plain", "normed", "q of x too", "v of x too", "v bent", "v turned over"])
+def test_weights_that_do_not_tell_a_head_are_not_compared(way: str) -> None:
+    model = _Made(way).eval()
+    anatomy = hs.discover(model, {"x": torch.randn(4, 6, 16, generator=torch.Generator().manual_seed(1))})
+    assert (qk_factors(model, anatomy) == {}) == way.startswith("q ")
+    assert (ov_factors(model, anatomy) == {}) == way.startswith("v ")
+    assert bool(anatomy.remarks) == (way not in ("plain", "normed"))
+
+
 def test_a_zero_head_is_nan_in_row_and_column_and_nowhere_else() -> None:
     model = models.build("bert")
     with torch.no_grad():

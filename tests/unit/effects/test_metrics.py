@@ -126,13 +126,14 @@ def test_a_model_that_cannot_be_asked_gives_all_and_is_scored_at_the_same_positi
 def test_every_row_keeps_a_scored_position_whatever_the_padding(positions: int, seed: int, mask: np.ndarray) -> None:
     batch = {"input_ids": torch.zeros(mask.shape, dtype=torch.long), "attention_mask": torch.tensor(mask).long()}
     keep = mask[:, :-1] & mask[:, 1:]
-    columns = Loss(positions, seed).inputs(_Asked(), batch)["logits_to_keep"].numpy()
+    asked = Loss(positions, seed).inputs(_Asked(), batch)["logits_to_keep"].numpy()
+    columns = asked[:1] if len(set(asked)) == 1 else asked  # one alone is asked for twice
     assert (np.diff(columns) > 0).all()
     assert keep.any(0)[columns].all()
     assert (keep[:, columns].any(1) == keep.any(1)).all()
     assert min(positions, keep.any(0).sum()) <= len(columns) <= positions + len(mask)
     again = Loss(positions, seed).inputs(_Asked(), batch)["logits_to_keep"].numpy()
-    np.testing.assert_array_equal(columns, again)
+    np.testing.assert_array_equal(asked, again)
 
 
 class _Asked(nn.Module):

@@ -1,10 +1,12 @@
 """What is scored: the tokens that labels keep, at positions that are theirs; against the loss by hand."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 from headscope.anatomy import discover
 from headscope.effects.metrics import Kl, Loss, Metric, resolve_metric
@@ -38,6 +40,38 @@ def test_labels_of_an_encoder_decoder_need_the_decoders_tokens() -> None:
             MetricError, match=r"labels and no decoder_input_ids.*prepare_decoder_input_ids_from_labels"
         ):
             resolve_metric(metric, model, anatomy, batch)
+
+
+def test_labels_of_a_decoder_stand_where_they_are_told() -> None:
+    """As transformers' own collator makes the batch: labels, and these moved on by one for the decoder to read."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    model: Any = T5ForConditionalGeneration(T5Config(vocab_size=50, **sizes)).eval()
+    labels = torch.randint(2, 50, (3, 5), generator=torch.Generator().manual_seed(0))
+    labels[0, 3:] = labels[2, 4:] = -100
+    batch = {
+        "input_ids": torch.randint(2, 50, (3, 6), generator=torch.Generator().manual_seed(1)), "labels": labels,
+        "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels),
+    }  # fmt: skip
+    with torch.no_grad():
+        output = model(**batch)
+        rows = [model(**{name: value[row : row + 1] for name, value in batch.items()}).loss for row in range(3)]
+    np.testing.assert_allclose(Loss().measure(output, batch), torch.stack(rows), rtol=1e-5)
+    # tokens of the decoder's own as labels are told one position before, as those of a decoder alone
+    own = batch | {"labels": batch["decoder_input_ids"]}
+    alone = {name: value for name, value in batch.items() if name != "labels"}
+    torch.testing.assert_close(Loss().measure(output, own), Loss().measure(output, alone))
+    with pytest.raises(MetricError, match="neither decoder_input_ids nor these moved on by one"):
+        Loss().measure(output, batch | {"labels": labels.flip(1)})
+
+
+def test_the_last_position_alone_is_no_answer_to_what_was_asked() -> None:
+    batch = {"input_ids": torch.randint(1, VOCABULARY, (2, 2))}
+    with pytest.raises(MetricError, match="logits have 1 positions where the batch has 2 tokens"):
+        Loss().measure(SimpleNamespace(logits=torch.randn(2, 1, VOCABULARY)), batch)
+    logits = torch.randn(2, 2, VOCABULARY)
+    want = -logits[:, 0].log_softmax(-1).gather(1, batch["input_ids"][:, 1:])[:, 0]
+    torch.testing.assert_close(Loss().measure(SimpleNamespace(logits=logits), batch).float(), want)
 
 
 @pytest.mark.parametrize("metric", [Loss(), Kl()])

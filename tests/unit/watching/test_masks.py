@@ -206,7 +206,7 @@ def test_positions_that_no_mask_fits_are_told() -> None:
     model, batch = _Prompted().eval(), {"input_ids": _IDS, "attention_mask": (~_GONE).long()}
     table = importance(model, [batch], score="norm")
     assert table.facts["tokens"] == 3 * 14
-    assert table.facts["caution"].startswith("layers 0, 1 have other positions than the mask tells of")
+    assert table.facts["caution"].startswith("layers 0, 1: it was not proven which positions are padding")
     assert (
         "caution" not in importance(model, [{**batch, "kept": F.pad(~_GONE, (2, 0), value=True)}], score="norm").facts
     )

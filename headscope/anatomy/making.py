@@ -1,0 +1,68 @@
+"""Making: whether q, k and v are what linear layers put out, so that weights alone tell of them, or more than that."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from headscope.anatomy.check import tolerance
+from headscope.anatomy.features import features_last
+from headscope.anatomy.graph import HeadRows
+from headscope.anatomy.sightings import Layer, Leaf
+
+__all__ = ["is_linear", "is_put_out"]
+
+Random = Callable[[Tensor], Tensor]
+
+
+def is_linear(tensor: Tensor, leaves: Sequence[Leaf], random: Random) -> bool:
+    """Whether it is linear in what layers put out, up to what is the same at all positions, or is a norm of that.
+
+    Args:
+        tensor: (batch, head, position, dim).
+        leaves: what the layers behind it put out.
+        random: draws random numbers, as many as a tensor has.
+    """
+    weights = random(tensor)
+    part = tensor * (weights - weights.mean((0, 2), keepdim=True))
+    told = _told(part.sum(), leaves)[0]
+    allowed = 10 * tolerance(tensor.dtype) * max(float(part.detach().square().sum()) ** 0.5, 1e-12)
+    return abs(told - float(part.detach().sum())) <= allowed or abs(told) <= allowed
+
+
+def is_put_out(
+    v: Tensor, leaves: Sequence[Leaf], rows: Mapping[Layer, HeadRows], groups: Sequence[int], random: Random
+) -> bool:
+    """Whether values are what layers put out, number by number, each dimension of a head from its own row.
+
+    Args:
+        v: (batch, head, position, dim).
+        leaves: what the layers behind it put out.
+        rows: of each layer, those of each value head.
+        groups: the value head that each head is.
+        random: as there.
+    """
+    for head, group in enumerate(groups):
+        each = random(v[0, head, 0])
+        part = v[:, head] * each
+        told, slopes = _told(part.sum(), leaves)
+        size = max(float(part.detach().abs().sum()), 1e-12)
+        if abs(told - float(part.detach().sum())) > tolerance(v.dtype) * size:
+            return False
+        for slope, leaf in slopes:
+            own = rows[leaf.layer][group] if leaf.layer in rows else ()
+            if len(own) == len(each):
+                flat = features_last(slope, leaf.features).flatten(0, -2)[:, [row - leaf.first for row in own]]
+                off = (flat[flat.any(1)] - each).abs()
+                if off.numel() and float(off.max()) > tolerance(v.dtype):
+                    return False
+    return True
+
+
+def _told(number: Tensor, leaves: Sequence[Leaf]) -> tuple[float, list[tuple[Tensor, Leaf]]]:
+    """What a number would be if it were linear in what layers put out, and its slopes by these."""
+    if not leaves:
+        return float(number.detach()), []
+    slopes = torch.autograd.grad(number, [leaf.tensor for leaf in leaves], retain_graph=True, allow_unused=True)
+    found = [(slope, leaf) for slope, leaf in zip(slopes, leaves, strict=True) if slope is not None]
+    return sum(float((slope * leaf.tensor.detach()).sum()) for slope, leaf in found), found
