@@ -24,9 +24,9 @@ def is_linear(tensor: Tensor, leaves: Sequence[Leaf], random: Random) -> bool:
         random: draws random numbers, as many as a tensor has.
     """
     weights = random(tensor)
-    part = tensor * (weights - weights.mean((0, 2), keepdim=True))
+    part = tensor.double() * (weights - weights.mean((0, 2), keepdim=True))
     told = _told(part.sum(), leaves)[0]
-    allowed = 10 * tolerance(tensor.dtype) * max(float(part.detach().square().sum()) ** 0.5, 1e-12)
+    allowed = 10 * _coarsest(tensor, leaves) * max(float(part.detach().square().sum()) ** 0.5, 1e-12)
     return abs(told - float(part.detach().sum())) <= allowed or abs(told) <= allowed
 
 
@@ -42,21 +42,27 @@ def is_put_out(
         groups: the value head that each head is.
         random: as there.
     """
+    allowed = _coarsest(v, leaves)
     for head, group in enumerate(groups):
         each = random(v[0, head, 0])
-        part = v[:, head] * each
+        part = v[:, head].double() * each
         told, slopes = _told(part.sum(), leaves)
         size = max(float(part.detach().abs().sum()), 1e-12)
-        if abs(told - float(part.detach().sum())) > tolerance(v.dtype) * size:
+        if abs(told - float(part.detach().sum())) > allowed * size:
             return False
         for slope, leaf in slopes:
             own = rows[leaf.layer][group] if leaf.layer in rows else ()
             if len(own) == len(each):
                 flat = features_last(slope, leaf.features).flatten(0, -2)[:, [row - leaf.first for row in own]]
                 off = (flat[flat.any(1)] - each).abs()
-                if off.numel() and float(off.max()) > tolerance(v.dtype):
+                if off.numel() and float(off.max()) > allowed:
                     return False
     return True
+
+
+def _coarsest(tensor: Tensor, leaves: Sequence[Leaf]) -> float:
+    """What rounding may do: under autocast some numbers are coarser than others."""
+    return max(tolerance(one.dtype) for one in (tensor, *(leaf.tensor for leaf in leaves)))
 
 
 def _told(number: Tensor, leaves: Sequence[Leaf]) -> tuple[float, list[tuple[Tensor, Leaf]]]:
@@ -65,4 +71,4 @@ def _told(number: Tensor, leaves: Sequence[Leaf]) -> tuple[float, list[tuple[Ten
         return float(number.detach()), []
     slopes = torch.autograd.grad(number, [leaf.tensor for leaf in leaves], retain_graph=True, allow_unused=True)
     found = [(slope, leaf) for slope, leaf in zip(slopes, leaves, strict=True) if slope is not None]
-    return sum(float((slope * leaf.tensor.detach()).sum()) for slope, leaf in found), found
+    return sum(float((slope.double() * leaf.tensor.detach()).sum()) for slope, leaf in found), found

@@ -119,14 +119,19 @@ def find_padding(example: Batch, look: Look, look_at_maps: LookAtMaps, model: nn
             found.remarks.append(_LEAKS.format(name))
     if not proven:
         found.padding += _marked_by_id(leaves, lambda changed: look_at_maps(_put(example, changed)), model)
-    open_ones = [
+    unproven = [] if found.padding and not proven else _open(leaves, proven)
+    found.remarks += [_UNKNOWN.format(", ".join(unproven))] if unproven and not found.remarks else []
+    return found
+
+
+def _open(leaves: Leaves, proven: set[str]) -> list[str]:
+    """Arguments that sound like masks, or are known ones in another form, and were not told by trying."""
+    return [
         name
         for name, one in leaves.items()
-        if isinstance(one, Tensor) and (sounds_so(name) or (last_part(name) in PLAIN and one.ndim > 2))
-    ]
-    open_ones = [name for name in open_ones if name not in proven] if not found.padding or proven else []
-    found.remarks += [_UNKNOWN.format(", ".join(open_ones))] if open_ones and not found.remarks else []
-    return found
+        if isinstance(one, Tensor) and name not in proven
+        and (sounds_so(name) or (last_part(name) in PLAIN and one.ndim > 2))
+    ]  # fmt: skip
 
 
 def _put(value: Any, leaves: Leaves, name: str = "") -> Any:

@@ -124,17 +124,20 @@ class Probe(Watch):
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
         sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query) | dict(call.refused)
-        behind_v = self._leaves_behind(call.v)
-        if sighting.value and not is_put_out(call.v, behind_v, sighting.value, value_groups, self._random):
-            sighting.refused["weights_ov"] = "v is not what its layer puts out"
-        if sighting.query and not all(
-            is_linear(one, self._leaves_behind(one), self._random) for one in (call.q, call.k)
-        ):
-            sighting.refused["weights_qk"] = "q or k is more than what its layer puts out"
+        self._check_making(sighting, call, value_groups)
         if not call.z.requires_grad and any(one.requires_grad for one in (call.q, call.k, call.v)):
             sighting.refused |= dict.fromkeys(("contribution", "written"), _NO_WAY_ON)
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
+
+    def _check_making(self, sighting: Sighting, call: Call, value_groups: list[int]) -> None:
+        """Whether weights alone tell of q, k and v."""
+        put_out = self._leaves_behind(call.v)
+        if sighting.value and not is_put_out(call.v, put_out, sighting.value, value_groups, self._random):
+            sighting.refused["weights_ov"] = "v is not what its layer puts out"
+        both = ((one, self._leaves_behind(one)) for one in (call.q, call.k))
+        if sighting.query and not all(is_linear(one, leaves, self._random) for one, leaves in both):
+            sighting.refused["weights_qk"] = "q or k is more than what its layer puts out"
 
     def _drop_within(self, call: Call) -> None:
         """What the user described holds whatever was recognised between its q, k, v and its z."""

@@ -159,7 +159,7 @@ class Feed:
         filled_up = site.batch == "b w" and 0 <= each * length - most < length  # the last part is
         if not filled_up and (bool(kept.all()) or int(whole.min()) == most):
             return torch.ones(len(kept) * each, length, dtype=torch.bool)
-        proven = kept if self._said else joined(self._masks, site.query_masks)
+        proven = kept if self._said or bool(kept.all()) else joined(self._masks, site.query_masks)
         if filled_up and proven is not None and proven.shape == kept.shape:
             filled = torch.nn.functional.pad(proven, (0, each * length - most))
             return filled.reshape(-1, length)
