@@ -44,8 +44,9 @@ def is_put_out(
     """
     allowed = _coarsest(v, leaves)
     for head, group in enumerate(groups):
-        each = random(v[0, head, 0])
-        part = v[:, head].double() * each
+        each, along = random(v[0, head, 0]), random(v[:, head, :, :1])
+        # what is the same at all positions is a bias, which weights leave out
+        part = v[:, head].double() * each * (along - along.mean())
         told, slopes = _told(part.sum(), leaves)
         size = max(float(part.detach().abs().sum()), 1e-12)
         if abs(told - float(part.detach().sum())) > allowed * size:
@@ -54,8 +55,8 @@ def is_put_out(
             own = rows[leaf.layer][group] if leaf.layer in rows else ()
             if len(own) == len(each):
                 flat = features_last(slope, leaf.features).flatten(0, -2)[:, [row - leaf.first for row in own]]
-                off = (flat[flat.any(1)] - each).abs()
-                if off.numel() and float(off.max()) > allowed:
+                off = flat - (flat @ each)[:, None] * each / each.square().sum()
+                if off.numel() and float(off.abs().max()) > allowed * max(float(flat.abs().max()), 1e-12):
                     return False
     return True
 

@@ -115,7 +115,24 @@ def _written(softmax: Softmax, taken: set[int]) -> _Piece:
         "product": (scores.node, RESULT),
     }
     taken.add(id(scores.node))
-    return _Piece(nodes, lies, placed, softmax.node.index, softmax.late is not None, scores.summed)
+    summed = any(_is_of_both(one, softmax, pattern) for one in scores.others)
+    return _Piece(nodes, lies, placed, softmax.node.index, softmax.late is not None, summed)
+
+
+def _is_of_both(node: Node, softmax: Softmax, pattern: dict[str, Tensor]) -> bool:
+    """Whether one factor of a product walks along queries alone and the other along keys: no table for each pair."""
+    axes, out = _product(node)[0], node.outputs[0]
+    made = scattered(pattern, Labels(node, out).at(softmax.source, softmax.logits), out.shape)
+    sides = []
+    for kind in "tk":
+        letters = {c for axis, c in enumerate(axes.of_result) if _varies(made[kind], axis)} - {None}
+        sides.append([bool(letters & set(own)) for own in (axes.of_left, axes.of_right)])
+    return sorted(sides) == [[False, True], [True, False]]
+
+
+def _varies(places: Tensor, axis: int) -> bool:
+    before, after = _neighbours(places, axis)
+    return bool(((before != after) & (torch.minimum(before, after) >= 0)).any())
 
 
 def _where_regular(name: str, coordinates: dict[str, Tensor]) -> dict[str, Layout]:
@@ -145,7 +162,7 @@ class _Scores:
     of_queries: Own
     of_keys: Own
     labels: Tensor
-    summed: bool
+    others: list[Node]
 
     @property
     def out(self) -> Tensor:
@@ -159,7 +176,7 @@ def _scores(softmax: Softmax, taken: set[int]) -> _Scores:
     mixed = any(not _mixes_values(made) for one in mixers for made in _products_behind(one)[0])
     why = "its scores are mixed before the softmax" if mixed else ""
     for node in own or single:
-        axes, _, _ = _product(node)
+        axes, others = _product(node)[0], [one for one in own if one is not node]
         labels = Labels(node, node.outputs[0]).at(softmax.source, softmax.logits)
         walked = _walked(labels, node.outputs[0].shape, axes.of_result, softmax.dim)
         of_right, of_left = axes.free(axes.of_right, axes.of_left), axes.free(axes.of_left, axes.of_right)
@@ -171,9 +188,9 @@ def _scores(softmax: Softmax, taken: set[int]) -> _Scores:
         elif any(_covers_more(one, softmax, labels) for one in (*both, *single) if one is not node):
             raise UnlikeError("its scores are put together from several products")
         elif walked[0] in of_right:
-            return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels, len(own) > 1)
+            return _Scores(node, axes, axes.left, axes.right, axes.of_left, axes.of_right, labels, others)
         else:
-            return _Scores(node, axes, axes.right, axes.left, axes.of_right, axes.of_left, labels, len(own) > 1)
+            return _Scores(node, axes, axes.right, axes.left, axes.of_right, axes.of_left, labels, others)
     raise UnlikeError(why)
 
 
