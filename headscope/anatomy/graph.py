@@ -101,8 +101,8 @@ def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
         seen: what it was made of; the ways from one of them to another do not count.
 
     Returns:
-        None where gradients do not tell: there are none, or by some of what it was made of all that are looked at are
-        zero, as where one key alone is chosen.
+        None where gradients do not tell: there are none, or all that are looked at are zero, as those of a map by which
+        one key alone is chosen.
     """
     own = list({id(one): one for one in seen if one.requires_grad}.values())
     if not own or not tensor.requires_grad:
@@ -120,9 +120,7 @@ def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
     places = [slope.nonzero() for each in slopes for slope in each.values()]
     if any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places):
         return True
-    reached = {name for each in slopes for name in each}
-    flat = any(not any(bool(each[name].any()) for each in slopes if name in each) for name in reached)
-    return None if flat else False
+    return None if places and not any(len(one) for one in places) else False
 
 
 _LOOKED_AT = 8  # numbers of a result

@@ -37,8 +37,10 @@ def find_alike(graph: Graph, read: Iterable[Node]) -> list[Refusal]:
             made_of = [tensor for one in _behind(node) if _has_weights(one) for tensor in one.outputs]
             told = mixes(node.outputs[0], made_of)
             # a map of ones and zeros has no slope, and hides what it does
-            hidden = told is False and any(mixes(one.outputs[0], made_of) is None for one in node.inputs.values())
-            if told is not False or hidden:
+            weighed = (one.outputs[0] for one in node.inputs.values() if one.outputs[0].requires_grad)
+            hidden = told is False and any(mixes(one, made_of) is None for one in weighed)
+            # experts add up what they make in place, and gradients do not tell what of it was there before
+            if told or hidden or (told is None and node.name not in _SCATTERS):
                 found[module] = Refusal(module, _WHY, seen=False)
     return list(found.values())
 

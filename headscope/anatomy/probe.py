@@ -321,10 +321,12 @@ class Probe(Watch):
             )
             sighting.refuse_output(told)
         sighting.output = (layer, tuple(columns))
-        gone = int((back.detach().abs().amax((0, 1, 3)) == 0).sum())
-        if gone and features_last(entering, axes).shape[:-1].numel() < back.shape[0] * back.shape[2]:
-            reach = f"{back.shape[2] - gone} of {back.shape[2]} positions reach {self._name_of(layer)}"
-            sighting.refuse_output(f"only {reach}", "gated_z")
+        reached = back.detach().abs().amax((0, 1, 3)) > 0
+        many, of_all = int(reached.sum()), len(reached)
+        # what a window is filled up with stands at its end
+        filled_up = many > 1 and bool(reached[:many].all())
+        if not filled_up and features_last(entering, axes).shape[:-1].numel() < back.shape[0] * of_all:
+            sighting.refuse_output(f"only {many} of {of_all} positions reach {self._name_of(layer)}", "gated_z")
         apart = sum(map(len, columns)) == len(set().union(*columns)) and all(columns)
         sighting.rows = self._order(back, weight, axes)
         if not apart:
@@ -332,24 +334,28 @@ class Probe(Watch):
         sighting.gated = not is_z(entering, sighting.z, sighting.rows, columns, axes)
         if sighting.gated and adds(entering, back, weight, sighting.z, edges, self._random(back)):
             beside = self._leaves_behind(entering, {edge.node for edge in edges})
-            if not beside or not all(self._is_of_own_values(leaf, entering, sighting, axes) for leaf in beside):
+            if not beside or not all(self._is_its_own(leaf, entering, sighting, axes) for leaf in beside):
                 more = "reads is more than what the heads make: something else is added to it before"
                 sighting.refuse_output(f"what {self._name_of(layer)} {more}", "gated_z")
 
-    def _is_of_own_values(self, leaf: Leaf, entering: Tensor, sighting: Sighting, axes: tuple[int, ...]) -> bool:
-        """Whether what a layer adds to the heads is made of each head's own values, as local mixing beside it is."""
-        module = leaf.layer.module
-        if leaf.layer not in sighting.value:
+    def _is_its_own(self, leaf: Leaf, entering: Tensor, sighting: Sighting, axes: tuple[int, ...]) -> bool:
+        """Whether what a layer adds to the heads is each head's own: of its queries and keys, or its values, as local
+        mixing beside it is.
+        """
+        parts = (sighting.query, sighting.key, sighting.value)
+        makes = [part[leaf.layer] for part in parts if leaf.layer in part]
+        if not makes:
+            module = leaf.layer.module
             each_alone = getattr(module, "groups", 1) == getattr(module, "out_channels", 0)
             inner = self._leaves_behind(leaf.entering) if each_alone and leaf.entering is not None else []
             return bool(inner) and all(one.layer in sighting.value for one in inner)
         assert sighting.output is not None
-        rows = sighting.value[leaf.layer]
         for head, columns in enumerate(sighting.output[1]):
             part = features_last(entering, axes)[..., list(columns)]
             (gradient,) = torch.autograd.grad((part * self._random(part)).sum(), leaf.tensor, retain_graph=True)
-            own = rows[head * len(rows) // sighting.n_heads]
-            if touched_by(gradient, leaf.features) & (set().union(*rows) - set(own)):
+            own = {row for rows in makes for row in rows[head * len(rows) // sighting.n_heads]}
+            others = {row for rows in makes for each in rows for row in each} - own
+            if touched_by(gradient, leaf.features) & others:
                 return False
         return True
 

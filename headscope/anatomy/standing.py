@@ -67,11 +67,13 @@ def _where(before: Tensor, after: Tensor, lengths: Lengths, rows: int) -> str | 
         return None
     each, length = moved.shape[0] // rows, moved.shape[1]
     marked = lengths.get(length) if each == 1 else None
-    if each > 1:
-        marked = next((one for one in lengths.values() if 0 <= each * length - len(one) < length), None)
     if marked is None:
-        most = max(int(one.sum()) for one in lengths.values())
+        marked = next((one for one in lengths.values() if 0 <= each * length - len(one) < length), None)
+    most = max(int(one.sum()) for one in lengths.values())
+    if marked is None:
         return "spread" if each == 1 and int(moved.sum()) > most else None
+    if each == 1 and length > len(marked) and bool(moved[:, len(marked) :].any()):
+        return "spread" if int(moved.sum()) > most else None  # a prompt before the text, say
     moved = moved.reshape(rows, -1)[:, : len(marked)]
     if not bool(moved.any()):
         row = before[:each].transpose(0, 1).flatten(1, 2)[:, : len(marked)]
@@ -81,7 +83,9 @@ def _where(before: Tensor, after: Tensor, lengths: Lengths, rows: int) -> str | 
     beside[0] &= ~marked
     if not bool(beside.any()):
         return "there"
-    return ELSEWHERE if int(moved.sum()) <= int(marked.sum()) else "spread"
+    if int(moved.sum()) > int(marked.sum()):
+        return "spread"
+    return ELSEWHERE if each > 1 or length == len(marked) else None
 
 
 def moves_beside(before: Sequence[Heard], after: Sequence[Heard], lengths: Lengths, rows: int, *, spread: bool) -> bool:

@@ -49,7 +49,9 @@ class Feed:
         self._counted = False
         self._spare = None
         self._kept: dict[_Key, Bool[Tensor, "batch position"]] = {}
-        self._length = row_length(batch)
+        texts = (one for one in batch.values() if isinstance(one, torch.Tensor) and one.ndim > 1)
+        length = row_length(batch)
+        self._most = length if length > 1 else next((int(one.shape[1]) for one in texts), 1)
 
     def take(self, site: Site, tensors: SiteTensors) -> None:
         kept = {name: self._positions(site, name, *tensor.shape[:3:2]) for name, tensor in tensors.items()}
@@ -141,7 +143,7 @@ class Feed:
             raise InputError(_OTHER_ORDER.format(site.layer, site.module_name))
         if not told or (NONE in masks and not self._said):
             return every
-        if rows != given:
+        if rows != given or (not site.rows and 1 < self._most < length):
             return self._in_parts(site, kind, rows // given, length)
         proven = joined(self._masks, masks)
         if proven is not None and proven.shape == kept.shape:
@@ -152,11 +154,9 @@ class Feed:
 
     def _in_parts(self, site: Site, kind: str, each: int, length: int) -> Bool[Tensor, "part position"]:
         """Which positions of the parts of rows count: all, unless rows are cut along their positions."""
-        whole = row_lengths(self._batch)
-        texts = (one for one in self._batch.values() if isinstance(one, torch.Tensor) and one.ndim > 1)
-        most = self._length if self._length > 1 else next((int(one.shape[1]) for one in texts), 1)
+        whole, most = row_lengths(self._batch), self._most
         kept = kept_positions(self._batch, kind, most)
-        filled_up = site.batch == "b w" and 0 <= each * length - most < length  # the last part is
+        filled_up = (site.batch == "b w" or each == 1) and 0 <= each * length - most < length  # the last part is
         if not filled_up and (bool(kept.all()) or int(whole.min()) == most):
             return torch.ones(len(kept) * each, length, dtype=torch.bool)
         proven = kept if self._said or bool(kept.all()) else joined(self._masks, site.query_masks)

@@ -139,3 +139,22 @@ def test_heads_with_a_matrix_each_are_told_apart_and_the_next_layer_is_not_their
     torch.testing.assert_close(seen[0].q, model.q(X).unflatten(-1, (4, 4)).transpose(1, 2))
     with pytest.raises(AnatomyError, match="cannot be switched off"), ablate(model, ["L0H1"], anatomy=anatomy):
         pass
+
+
+def test_values_that_maps_carry_beside_the_layer_s_own_are_the_heads_own() -> None:
+    """Relative positions with values of their own (Shaw et al. 2018, arXiv:1803.02155), as VITS has them."""
+
+    class Relative(_Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (part(x).unflatten(-1, (4, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+            pattern = (q @ k.mT / 2).softmax(-1)
+            z = pattern @ v + pattern @ self.place[:, :4]
+            out: Tensor = self.o(z.transpose(1, 2).flatten(2))
+            return out
+
+    model = Relative(lambda layer, z, x, v: z).eval()
+    anatomy = discover(model, {"x": X})
+    assert "contribution" not in anatomy.sites[0].refused
+    with torch.no_grad(), capture(model, ("contribution",), anatomy=anatomy) as seen:
+        want = model(X)
+    torch.testing.assert_close(seen[0].contribution.sum(1) + model.o.bias, want)
