@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
-from headscope.text.batches import Batch
+from headscope.text.feeding import Batches
 from headscope.text.splits import sample_batches, split_documents
 from headscope.verdict.gathering import gather
 from headscope.verdict.judging import Bench, judge
@@ -149,10 +149,11 @@ def analyze(
     model: str | nn.Module | Loaded,
     tokenizer: Any = None,
     texts: Any = None,
-    batches: Iterable[Batch] | None = None,
+    batches: Batches | None = None,
     *,
     metric: str | Metric | Callable[..., Tensor] = "auto",
     budget: Budget | None = None,
+    claims: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find which attention heads a model needs.
@@ -161,9 +162,11 @@ def analyze(
         model: a model; or what `headscope.load_model` takes (hub name, folder, "module:factory") or gave.
         tokenizer: for text; taken from the model's folder where a name is given.
         texts: documents (an iterable of str, or what `headscope.read_texts` returns); None for the default corpus.
-        batches: in place of text: dicts of tensors as the model takes them, with an optional "document" (batch,).
+        batches: in place of text: what the model takes, in a list, a loader or a dataset: dicts of tensors with an
+            optional "document" (batch,), tensors, or (input, labels).
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at.
+        claims: put the paper's claims to the model too; they take longer than all the rest.
         progress: told of each step; see `headscope.Progress`.
 
     Returns:
@@ -197,9 +200,12 @@ def analyze(
     )  # fmt: skip
     with clock.stage("verdict"):
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
-    with clock.stage("claims"):
-        subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
-        claims = ask_model(subject, [name for name, claim in CLAIMS.items() if claim.brief], progress=progress)
+    asked = pd.DataFrame()
+    if claims:
+        with clock.stage("claims"):
+            subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
+            brief = [name for name, claim in CLAIMS.items() if claim.brief]
+            asked = ask_model(subject, brief, progress=progress).to_frame()
     facts = source.facts | {
         "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
@@ -209,7 +215,7 @@ def analyze(
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, claims.to_frame())
+    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, asked)
 
 
 def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:

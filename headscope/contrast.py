@@ -18,7 +18,8 @@ from headscope._support.running import check_takes
 from headscope._support.shown import Shown
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
-from headscope.effects.metrics import Metric, resolve_metric
+from headscope.effects.metrics import Metric
+from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
 from headscope.heads import HeadId
 from headscope.likeness.comparing import similarity

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
+    "ASIDE",
+    "LABELS",
     "accepts",
+    "arguments",
     "check_takes",
     "device_of",
     "evaluating",
@@ -23,7 +26,11 @@ __all__ = [
     "on_device",
     "run_model",
     "unwrapped",
+    "withheld",
 ]
+
+ASIDE = ("document", "kept")
+"""What a batch may hold that is read by headscope alone."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -41,9 +48,38 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if run is None else torch.device(run)
 
 
+_TAKES_ALL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+LABELS = ("labels", "label", "label_ids", "targets", "target", "y")
+"""What batches call what is to be told."""
+
+
+def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """What the model's forward takes, in order; that of the model inside where a wrapper (PEFT's) passes all on."""
+    model = unwrapped(model)
+    found = inspect.signature(model.forward).parameters
+    inner = getattr(model, "get_base_model", None)
+    if inner is not None and all(one.kind in _TAKES_ALL for one in found.values()):
+        return arguments(inner())
+    return found
+
+
 def accepts(model: nn.Module, name: str) -> bool:
     """Whether the model's forward names this argument."""
-    return name in inspect.signature(unwrapped(model).forward).parameters
+    return name in arguments(model)
+
+
+def withheld(model: nn.Module, batch: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names in a batch that are not for the model's forward, but for a metric: labels, and what it does not take.
+
+    A forward that takes any argument is given all that may be one.
+    """
+    known = arguments(model)
+    anything = any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+    def is_for_it(name: str, value: Any) -> bool:
+        return name in known or (anything and name not in LABELS and not isinstance(value, (str, list)))
+
+    return tuple(name for name, value in batch.items() if name not in ASIDE and not is_for_it(name, value))
 
 
 def last_logits(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, int]:
@@ -157,7 +193,9 @@ def on_device(model: nn.Module, value: Any) -> Any:
 
 
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
-    """The model's output on one batch, tensors moved to its device, "document" and "kept" left out, no KV cache made.
+    """The model's output on one batch, tensors moved to its device, no KV cache made.
+
+    What is not for its forward is left out: "document", "kept", and names that it does not take.
 
     Args:
         model: the model.
@@ -167,9 +205,8 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     Raises:
         ModelError: its forward failed; the message says how, and what it was given.
     """
-    inputs = on_device(model, batch)
-    for name in ("document", "kept"):
-        inputs.pop(name, None)
+    aside = (*ASIDE, *withheld(model, batch))
+    inputs = on_device(model, {name: value for name, value in batch.items() if name not in aside})
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     try:
@@ -190,7 +227,7 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
             "what it was given is to blame: please report it"
         )
     failed = f"a forward pass of {type(model).__name__} on {shapes} failed with {what}"
-    parameters = inspect.signature(unwrapped(model).forward).parameters.values()
+    parameters = arguments(model).values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
     if missing:

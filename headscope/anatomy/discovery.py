@@ -6,7 +6,6 @@ layer whose input depends on it is the output projection, and the same gradient 
 """
 
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Mapping
@@ -30,11 +29,12 @@ from headscope.anatomy.weights import stored_weight
 from headscope.errors import AnatomyError, InputError
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
+from headscope.text.feeding import feed_one
 
 __all__ = ["discover"]
 
 
-def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anatomy:
+def discover(model: nn.Module, example: Any = None) -> Anatomy:
     """Find every attention head of a model.
 
     The model is run a few times in evaluation mode on a few tokens, and is bit-identical afterwards. What looks like
@@ -43,9 +43,9 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
     Args:
         model: any model of transformers, or one whose attention is softmax(q·kᵀ)·v in PyTorch's operations, or is
             described by `headscope.describe`.
-        example: arguments of its forward, a batch as the model will be given: at least two tokens, and on the two sides
-            of an encoder-decoder different numbers of them; a corner of it is taken. Made up where a model of
-            transformers says what it takes.
+        example: a batch as the model will be given, a dict of its forward's arguments, a tensor, or a tuple with the
+            input first: at least two tokens, and on the two sides of an encoder-decoder different numbers of them; a
+            corner of it is taken. Made up where a model of transformers says what it takes.
 
     Returns:
         The sites in execution order. In a pruned model layers and heads keep their original numbers.
@@ -60,12 +60,8 @@ def discover(model: nn.Module, example: Mapping[str, Any] | None = None) -> Anat
         raise InputError(
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
         )
-    if example is not None and not isinstance(example, Mapping):
-        first = next(iter(inspect.signature(unwrapped(model).forward).parameters), "x")
-        raise InputError(
-            f"an example must be a dict of tensors as the model takes them, {{{first!r}: …}} here; it was "
-            f"{type(example).__name__}"
-        )
+    if example is not None:
+        example = feed_one(model, example)
     wrapper, model = model, unwrapped(model)
     check_kind(model)
     found = _sight(model, example)

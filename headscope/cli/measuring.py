@@ -42,6 +42,9 @@ def analyze_(
     metric: Metric = "auto",
     sampling: Sampling = Sampling(windows=256),
     ablation_tokens: Tokens = None,
+    claims: Annotated[
+        bool, typer.Option("--claims/--no-claims", help="ask the paper's claims of the model too, which takes longest")
+    ] = False,
     loading: Loading = Loading(),
     as_json: AsJson = False,
 ) -> None:
@@ -56,7 +59,7 @@ def analyze_(
     amount = Budget(
         length=sampling.length, windows=sampling.windows or None, ablation_tokens=ablation_tokens, seed=sampling.seed
     )
-    report.write(analyzed(loading.load(model), texts, amount, metric), as_json=as_json)
+    report.write(analyzed(loading.load(model), texts, amount, metric, claims=claims), as_json=as_json)
 
 
 @command(_GROUP, "similarity")

@@ -59,7 +59,9 @@ ModelOption = Annotated[str, typer.Option("--model", help="hub name, local folde
 Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
-Metric = Annotated[str, typer.Option(help="auto, loss, mlm, kl or drift")]
+Metric = Annotated[
+    str, typer.Option(help="auto, loss, mlm, kl, drift, error, cross_entropy, or package.module:function of your own")
+]
 Tokens = Annotated[
     int | None,
     typer.Option(min=1, help="tokens that scores by a metric, as ablation, take of the text", show_default="by size"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.heads import Heads
 from headscope.sites import Anatomy, Site, Slices
 from headscope.statistics import STATISTICS
-from headscope.text.batches import Batch
+from headscope.text.feeding import Batches
 from headscope.watching.observation import observe
 
 __all__ = ["MODES", "Fills", "ablate", "fill_values", "silence", "transform_outputs"]
@@ -32,10 +33,10 @@ def ablate(
     model: nn.Module,
     heads: Heads,
     mode: str = "zero",
-    batches: Iterable[Batch] | None = None,
+    batches: Batches | None = None,
     *,
     anatomy: Anatomy | None = None,
-    example: Batch | None = None,
+    example: Any = None,
 ) -> Iterator[None]:
     """Switch heads off while the context is open.
 
@@ -63,7 +64,7 @@ def ablate(
         yield
 
 
-def fill_values(model: nn.Module, mode: str, batches: Iterable[Batch] | None, anatomy: Anatomy) -> Fills | None:
+def fill_values(model: nn.Module, mode: str, batches: Batches | None, anatomy: Anatomy) -> Fills | None:
     """What each head is replaced by, (head, value_dim) a layer; None for nothing at all."""
     if mode not in MODES:
         raise UnknownNameError(f"there is no ablation mode {mode!r}; there are: {', '.join(MODES)}")

@@ -94,7 +94,7 @@ def gate_gradients(
     values: list[Floats] = []
     documents, tokens, run, gap = [], [], Steady(model), float("nan")
     with evaluating(model), differentiable():
-        for given, ids in document_ids(batches):
+        for given, ids in document_ids(metric.parts(batches)):
             batch = with_kept(model, anatomy, given)
             gates = _gates(model, sites, n_rows(batch))
             gated = functools.partial(_run_gated, run, model, anatomy, sites, metric.inputs(model, batch))

@@ -4,9 +4,8 @@
 zero and flat there, so effects measured by them are never negative and gradients are of second order.
 """
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,16 +14,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from headscope._support.running import accepts, last_logits, run_model
-from headscope.anatomy.weights import weight_of
-from headscope.effects.scored import check_sides, counting, scored, tokens_of
-from headscope.errors import MetricError, UnknownNameError
+from headscope._support.running import accepts, last_logits
+from headscope.effects.scored import counting, scored, tokens_of
+from headscope.errors import MetricError
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows
 
-__all__ = ["METRICS", "Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "resolve_metric"]
-
-_MOST_LOGITS = 2**26  # 256 MB in float32: a vocabulary of 262,144 costs more than the rest of a small model
+__all__ = ["Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "first_of"]
 
 
 class Metric(ABC):
@@ -50,6 +46,10 @@ class Metric(ABC):
     def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
         """For a distance: a random scalar a row, half of whose squared derivative has the second-order term as mean."""
         raise MetricError(f"{self.name!r} is no distance; its gradient is taken of the metric itself")
+
+    def parts(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        """The batches as this metric is measured on them: as they are, or row by row."""
+        return batches
 
     def check(self, anatomy: Anatomy) -> None:
         """Refuse a model that cannot be judged this way.
@@ -106,7 +106,8 @@ class Loss(Metric):
         if not any(site.kind == "causal" for site in anatomy.sites):
             raise MetricError(
                 f"{anatomy.model_class} sees the tokens ahead, so a next-token loss says nothing about it; "
-                "use metric='drift' (or 'mlm' where it has a masked-language head), or a function of your own"
+                "use metric='drift' ('mlm' where it has a masked-language head, 'cross_entropy' or 'error' where the "
+                "batches hold classes), or a function of your own"
             )
 
     def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
@@ -190,7 +191,10 @@ class MaskedLoss(Metric):
 
 @dataclass(frozen=True)
 class Drift(Metric):
-    """1 - cosine between the pooled embedding and the intact model's; pooled: mean of last hidden states that count."""
+    """1 - cosine between the pooled embedding and the intact model's; pooled: mean of last hidden states that count.
+
+    Of a model without these, its embeddings of a row (CLIP's two, side by side), or else what it puts out of a row.
+    """
 
     name: str = "drift"
     unit: str = ""
@@ -216,6 +220,8 @@ class Drift(Metric):
 
     def _pooled(self, output: Any, batch: Batch) -> Float[Tensor, "batch width"]:
         hidden = _hidden(output)
+        if hidden is None:
+            return _row_vectors(output, n_rows(batch))
         # the last hidden states are the decoder's, where there is one
         if fits_no_mask(batch, "causal", hidden.shape[1]):
             raise MetricError(
@@ -250,71 +256,6 @@ class UserMetric(Metric):
         return values
 
 
-METRICS: dict[str, type[Metric]] = {"loss": Loss, "mlm": MaskedLoss, "kl": Kl, "drift": Drift}
-
-
-def resolve_metric(
-    metric: str | Metric | Callable[..., Tensor], model: nn.Module, anatomy: Anatomy, batch: Batch
-) -> Metric:
-    """A Metric from a name, an object or a function.
-
-    "auto" is "mlm" where there is a masked-language head, "loss" for a causal model with logits over tokens, else
-    "drift".
-
-    Raises:
-        UnknownNameError: no metric of that name.
-        MetricError: the model cannot be judged by it.
-    """
-    if isinstance(metric, (str, Metric)) and not isinstance(metric, UserMetric):
-        check_sides(model, batch)
-    if isinstance(metric, str):
-        name = _fitting(model, anatomy, batch) if metric == "auto" else metric
-        if name not in METRICS:
-            raise UnknownNameError(f"there is no metric {name!r}; there are: auto, {', '.join(METRICS)}")
-        kind = METRICS[name]
-        resolved: Metric = kind(positions=_affordable(model, batch)) if issubclass(kind, (Loss, Kl)) else kind()
-    elif isinstance(metric, Metric):
-        resolved = metric
-    else:
-        resolved = _from_function(metric)
-    resolved.check(anatomy)
-    return resolved
-
-
-def _from_function(function: Callable[..., Tensor]) -> UserMetric:
-    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-    if len(required) not in (2, 3):
-        raise MetricError("a metric of your own takes (output, batch) or (output, batch, intact)")
-    return UserMetric(function, getattr(function, "__name__", "own metric"), takes_intact=len(required) == 3)
-
-
-def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
-    if type(model).__name__.endswith(("ForMaskedLM", "ForPreTraining")):
-        return "mlm"
-    kinds = {site.kind for site in anatomy.sites}
-    if "causal" not in kinds or ("self" in kinds and "decoder_input_ids" in batch):
-        return "drift"
-    rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
-    with torch.no_grad():
-        output = run_model(model, rows, **last_logits(model, rows))
-    logits = _first(output) if getattr(output, "logits", None) is None else output.logits
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
-        return "drift"
-    # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
-    widths = {weight_of(model, site.output).shape[0] for site in anatomy.sites if site.output is not None}
-    named = getattr(output, "logits", None) is not None
-    return "loss" if named or logits.shape[-1] not in widths else "drift"
-
-
-def _affordable(model: nn.Module, batch: Batch) -> int | None:
-    """How many positions of a row are scored so that the logits of a batch stay within `_MOST_LOGITS`; None for all."""
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None) or 1
-    most = max(1, _MOST_LOGITS // (n_rows(batch) * int(vocabulary)))
-    ids = batch.get("input_ids")
-    return None if not isinstance(ids, Tensor) or most >= ids.shape[1] else most
-
-
 def _ask_for_logits(model: nn.Module, batch: Batch, columns: Tensor) -> dict[str, Any]:
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     if accepts(model, "logits_to_keep"):
@@ -325,7 +266,7 @@ def _ask_for_logits(model: nn.Module, batch: Batch, columns: Tensor) -> dict[str
 
 def _logits(output: Any) -> Tensor:
     logits = getattr(output, "logits", None)
-    logits = _first(output) if logits is None else logits
+    logits = first_of(output) if logits is None else logits
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise MetricError(
             "the model's output holds no logits of shape (batch, position, vocabulary); "
@@ -346,21 +287,35 @@ def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "bat
     return logits[:, columns] if many == whole else logits[:, : len(columns)]
 
 
-def _first(output: Any) -> Any:
-    """A bare tensor itself, or what stands first in a plain tuple, as in (logits, loss)."""
-    return output[0] if type(output) in (tuple, list) and output else output
+def first_of(output: Any) -> Any:
+    """A bare tensor itself, or what stands first in a plain tuple that is no single number, as in (loss, logits)."""
+    if type(output) not in (tuple, list) or not output:
+        return output
+    return next((one for one in output if not isinstance(one, Tensor) or one.ndim), output[0])
 
 
-def _hidden(output: Any) -> Float[Tensor, "batch position width"]:
+def _hidden(output: Any) -> Float[Tensor, "batch position width"] | None:
     hidden = getattr(output, "last_hidden_state", None)
     if hidden is None:
         states = getattr(output, "hidden_states", None) or getattr(output, "decoder_hidden_states", None)
-        hidden = states[-1] if states else _first(output)
-    if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+        hidden = states[-1] if states else first_of(output)
+    return hidden if isinstance(hidden, Tensor) and hidden.ndim == 3 else None
+
+
+def _row_vectors(output: Any, rows: int) -> Float[Tensor, "batch width"]:
+    """What a model puts out of each row as one vector of length 1: its embeddings, or else all of its first tensor."""
+    named = dict(output) if isinstance(output, Mapping) else {"": first_of(output)}
+    # "logits_per_image" of CLIP sets rows against each other
+    own = {n: v for n, v in named.items() if isinstance(v, Tensor) and v.is_floating_point() and len(v.shape) > 1}
+    own = {n: v for n, v in own.items() if len(v) == rows and not n.startswith("logits_per")}
+    chosen = [v for n, v in own.items() if "embed" in n or "pool" in n] or list(own.values())[:1]
+    if not chosen:
         raise MetricError(
-            "the model's output holds no hidden states of shape (batch, position, width); pass a function of your own"
+            "the model's output holds neither hidden states of shape (batch, position, width) nor a vector for each "
+            "row; pass a metric of your own, a function of (output, batch, intact) that gives one number a row"
         )
-    return hidden
+    parts = [F.normalize(one.double().flatten(1), dim=-1) for one in chosen]
+    return torch.cat(parts, 1) / len(parts) ** 0.5
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Float[Tensor, "batch position"]:

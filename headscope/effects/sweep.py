@@ -124,7 +124,7 @@ def group_effects(
     run = Steady(model)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
-        for given, ids in document_ids(batches):
+        for given, ids in document_ids(metric.parts(batches)):
             batch = with_kept(model, anatomy, given)
             inputs = metric.inputs(model, batch)
             intact = run(inputs)

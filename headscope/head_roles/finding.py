@@ -1,6 +1,6 @@
 """Roles: watch where each head looks, off the sink, and judge it against heads that look anywhere."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from headscope.sites import Anatomy
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
 from headscope.statistics.role_targets import NO_TOKEN, token_ids
-from headscope.text.batches import Batch, kept_batches
+from headscope.text.batches import Batch
+from headscope.text.feeding import Batches, feed
 from headscope.text.repetition import repeated_sequences
 from headscope.text.tokens import Decoder, delimiter_ids, spell
 from headscope.uncertainty.intervals import jackknife, why_no_interval
@@ -33,7 +34,7 @@ BROAD = 0.8  # share of the largest entropy from which a head without another ro
 
 def roles(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     tokenizer: Decoder | None = None,
     *,
     anatomy: Anatomy | None = None,
@@ -81,7 +82,7 @@ def roles(
     Source: Voita et al. 2019, arXiv:1905.09418, section 5; Clark et al. 2019, arXiv:1906.04341, section 3; induction
         (prefix matching on repeated random tokens): Olsson et al. 2022, arXiv:2209.11895. The rule is our own.
     """
-    kept = kept_batches(batches)
+    kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).having("pattern")

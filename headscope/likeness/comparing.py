@@ -1,6 +1,6 @@
 """Similarity of heads: gather what the measures need in as few passes as memory allows, and call the pure parts."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ from headscope.statistics.arrivals import OTHER, SCOPES, own_layer
 from headscope.statistics.grouped import GroupedStatistic
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
-from headscope.text.batches import Batch, kept_batches
+from headscope.text.batches import Batch
+from headscope.text.feeding import Batches, feed
 from headscope.text.nulls import scramble_tokens
 from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.watching.observation import observe
@@ -68,7 +69,7 @@ class How:
 
 def similarity(
     model: nn.Module,
-    batches: Iterable[Batch] | None = None,
+    batches: Batches | None = None,
     measure: str | Measure = "cka",
     of: str | None = None,
     scope: str = "layer",
@@ -116,7 +117,7 @@ def similarity(
 
 def compare_heads(
     model: nn.Module,
-    batches: Iterable[Batch] | None,
+    batches: Batches | None,
     asked: Sequence[tuple[str | Measure, str | None]],
     how: How,
     *,
@@ -136,7 +137,7 @@ def compare_heads(
     """
     chosen = [(MEASURES[m]() if isinstance(m, str) else m, of) for m, of in asked]
     asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
-    kept = _kept(batches, asks)
+    kept = _kept(model, batches, asks)
     anatomy = discover(model, _example(model, kept, asks)) if anatomy is None else anatomy
     if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])
@@ -380,10 +381,8 @@ def _source_of(measure: Measure, of: str | None) -> str:
     return of
 
 
-def _kept(batches: Iterable[Batch] | None, asks: Sequence[_Ask]) -> Sequence[Batch]:
-    if batches is None:
-        batches = []
-    kept = kept_batches(batches)
+def _kept(model: nn.Module, batches: Batches | None, asks: Sequence[_Ask]) -> Sequence[Batch]:
+    kept: Sequence[Batch] = [] if batches is None else feed(model, batches)
     if len(kept) == 0 and not all(ask.textless for ask in asks):
         raise InputError("there is no batch to measure on; pass batches")
     return kept

@@ -1,11 +1,8 @@
 """A model by name: from the hub, from a folder, pruned and saved by headscope, or from a function of the user's own."""
 
-import importlib
-import os
 import re
 import socket
 import sys
-import traceback
 import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +20,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from torch import Tensor, nn
 
 from headscope import surgery
+from headscope._support.objects import find_object, importable, line_of, reason_of
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = ["Loaded", "load_model", "quietly"]
@@ -89,7 +87,7 @@ def load_model(
     try:
         loaded.model.to(device=place, dtype=precision)
     except Exception as error:
-        raise ModelError(f"{loaded.name} does not go to {place}: {_reason(error)}") from error
+        raise ModelError(f"{loaded.name} does not go to {place}: {reason_of(error)}") from error
     loaded.model.eval()
     return loaded
 
@@ -208,12 +206,12 @@ def _why(source: str, error: Exception, local: bool) -> str:
             "ask for it with trust_remote_code=True (--trust-remote-code)"
         )
     if Path(source).is_dir():
-        return f"the model in {source!r} does not load: {_reason(error)}"
+        return f"the model in {source!r} does not load: {reason_of(error)}"
     here = f"there is no folder {source!r} (looked in {Path.cwd()})"
     if local:
         host = urlsplit(ENDPOINT).hostname
         return f"{here}, and the hub ({host}) cannot be reached from here and has no whole copy in its local cache"
-    return f"{here}, and as a hub name it does not load: {_reason(error)}"
+    return f"{here}, and as a hub name it does not load: {reason_of(error)}"
 
 
 def _tokenizer(source: str, trust: bool, local: bool) -> Any | None:
@@ -226,35 +224,19 @@ def _tokenizer(source: str, trust: bool, local: bool) -> Any | None:
     except Exception as error:
         folder = Path(source)
         if folder.is_dir() and any(folder.glob("tokenizer*")):
-            raise ModelError(f"the tokenizer in {source!r} does not load: {_reason(error)}") from error
+            raise ModelError(f"the tokenizer in {source!r} does not load: {reason_of(error)}") from error
         return None
     return tokenizer if len(tokenizer) > len(tokenizer.all_special_ids) else None
 
 
 def _from_factory(source: str) -> Loaded:
-    module_name, _, factory_name = source.partition(":")
-    with _importable(os.getcwd()):
-        factory = _find(module_name, factory_name)
+    with importable():
+        factory = find_object(source, ModelError)
         made = factory if isinstance(factory, nn.Module) else _run(source, factory)
     model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{source} returned {_kind(made)}; expected a torch.nn.Module, or (module, batches)")
     return Loaded(model, None, None if batches is None else _checked(source, batches), source)
-
-
-def _find(module_name: str, factory_name: str) -> Any:
-    try:
-        importlib.invalidate_caches()
-        found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise ModelError(f"there is no module {error.name!r}: neither in {os.getcwd()} nor installed") from error
-        raise ModelError(f"the module {module_name!r} does not import: {_reason(error)}{_where(error)}") from error
-    for part in factory_name.split("."):
-        if not hasattr(found, part):
-            raise ModelError(f"{module_name} ({getattr(found, '__file__', '?')}) has no {factory_name!r}")
-        found = getattr(found, part)
-    return found
 
 
 def _run(source: str, factory: Any) -> Any:
@@ -263,7 +245,7 @@ def _run(source: str, factory: Any) -> Any:
     try:
         return factory()
     except (Exception, SystemExit) as error:
-        raise ModelError(f"{source} failed: {_reason(error)}{_where(error)}") from error
+        raise ModelError(f"{source} failed: {reason_of(error)}{line_of(error)}") from error
 
 
 def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
@@ -271,7 +253,7 @@ def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
     try:
         read = list(batches)
     except Exception as error:
-        raise ModelError(f"the batches of {source} cannot be read: {_reason(error)}{_where(error)}") from error
+        raise ModelError(f"the batches of {source} cannot be read: {reason_of(error)}{line_of(error)}") from error
     for number, batch in enumerate(read):
         if not isinstance(batch, Mapping) or not any(isinstance(value, Tensor) for value in batch.values()):
             raise ModelError(f"batch {number} of {source} is {_kind(batch)}; expected a dict of the model's tensors")
@@ -280,23 +262,15 @@ def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
     return read
 
 
-@contextmanager
-def _importable(folder: str) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device
     except Exception as error:
-        raise InputError(f"the device {name!r} cannot be used here: {_reason(error)}; try 'cpu', or 'auto'") from error
+        raise InputError(
+            f"the device {name!r} cannot be used here: {reason_of(error)}; try 'cpu', or 'auto'"
+        ) from error
 
 
 def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
@@ -308,15 +282,3 @@ def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _reason(error: BaseException) -> str:
-    """The kind of an error and the first paragraph of its text: transformers adds pages of advice after it."""
-    return f"{type(error).__name__}: {' '.join(str(error).strip().partition(chr(10) * 2)[0].split())}"
-
-
-def _where(error: BaseException) -> str:
-    """The line of the user's code that an error came from; empty where none was reached, as with an error of syntax."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-    frames = [frame for frame in frames if "importlib" not in frame.filename]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -1,6 +1,6 @@
 """Importance of heads: gather what a score needs, run the engines once, call the pure part."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,7 +13,8 @@ from headscope._support.progress import Progress
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients, tells_rows
-from headscope.effects.metrics import Metric, resolve_metric
+from headscope.effects.metrics import Metric
+from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import InputError
 from headscope.heads import HeadId
@@ -22,7 +23,8 @@ from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch, kept_batches
+from headscope.text.batches import Batch
+from headscope.text.feeding import Batches, feed
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import Observed, observe
 
@@ -33,7 +35,7 @@ _BY_METRIC = {"effects", "gate_gradients"}
 
 def importance(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     score: str | Score = "ablation",
     metric: str | Metric | Callable[..., Tensor] = "auto",
     *,
@@ -84,7 +86,7 @@ class Rated:
 
 def rate_heads(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     score: str | Score,
     metric: str | Metric | Callable[..., Tensor] = "auto",
     *,
@@ -205,8 +207,8 @@ def _rate(score: Score, seen: dict[str, Any]) -> Rating:
     return made[score]
 
 
-def _ready(model: nn.Module, batches: Iterable[Batch], anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:
-    kept = kept_batches(batches)
+def _ready(model: nn.Module, batches: Batches, anatomy: Anatomy | None) -> tuple[Sequence[Batch], Anatomy]:
+    kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure on")
     return kept, discover(model, kept[0]) if anatomy is None else anatomy

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
-from headscope.effects.metrics import Metric, UserMetric, resolve_metric
+from headscope.effects.metrics import Metric, UserMetric
+from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +24,7 @@ from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits
 from headscope.surgery.verification import Seen, distance, in_precision, output_of, recording
 from headscope.text.batches import Batch
+from headscope.text.feeding import Batches, feed, feed_one
 
 __all__ = ["prune"]
 
@@ -34,9 +35,9 @@ def prune(
     model: nn.Module,
     plan: Plan | Heads,
     *,
-    batches: Iterable[Batch] | None = None,
+    batches: Batches | None = None,
     anatomy: Anatomy | None = None,
-    example: Batch | None = None,
+    example: Any = None,
     tolerance: float = 1e-5,
 ) -> nn.Module:
     """A smaller copy of a model without some of its heads; the model itself is untouched whatever happens.
@@ -66,12 +67,11 @@ def prune(
         NumericalError: a layer returns nothing but NaN or infinity.
     """
     model = unwrapped(model)
-    first = itertools.islice(batches or (), _MOST_BATCHES)
+    first = itertools.islice(feed(model, () if batches is None else batches, again=False), _MOST_BATCHES)
     given: list[Batch] = [corner_of(model, batch, _TOKENS) for batch in first]
     if example is None and given:
         example = given[0]
-    if example is None:
-        example = make_example(model)
+    example = make_example(model) if example is None else feed_one(model, example)
     anatomy = discover(model, example) if anatomy is None else anatomy
     record = record_of(model)
     plan = Plan.of(plan, anatomy)

@@ -1,6 +1,6 @@
 """Redundancy of a model: for each layer, how many heads it is worth, and what the best few of them give back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +24,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_best
 from headscope.surplus.effective import effective_spread
 from headscope.tables import read_table, write_table
-from headscope.text.batches import Batch, kept_batches
+from headscope.text.feeding import Batches, feed
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import observe
 
@@ -77,7 +77,7 @@ class Redundancy(Shown):
 
 def redundancy(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
@@ -99,7 +99,7 @@ def redundancy(
     Raises:
         InputError: no batch, or no position that counts.
     """
-    kept = kept_batches(batches)
+    kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable

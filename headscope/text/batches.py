@@ -1,13 +1,14 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from headscope._support.running import ASIDE
 from headscope.errors import InputError
 
 __all__ = [
@@ -15,14 +16,12 @@ __all__ = [
     "Batch",
     "digest",
     "document_ids",
-    "kept_batches",
     "kept_positions",
     "n_rows",
     "row_length",
     "row_lengths",
 ]
 
-ASIDE = ("document", "kept")  # what a batch may hold that is not for the model
 _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
@@ -40,19 +39,6 @@ def digest(batches: Iterable[Batch]) -> str:
                 summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return summed.hexdigest()
-
-
-def kept_batches(batches: Iterable[Batch]) -> Sequence[Batch]:
-    """Batches that can be gone through again: as they are, or from a generator as a list.
-
-    Raises:
-        InputError: it is one batch, and no sequence of them.
-    """
-    if isinstance(batches, Mapping):
-        raise InputError(
-            f"batches are a list of dicts, and this is one dict ({', '.join(map(str, batches))}): pass [batch]"
-        )
-    return batches if isinstance(batches, Sequence) else list(batches)
 
 
 def n_rows(batch: Batch) -> int:

@@ -1,7 +1,7 @@
 """Preparation: the model, the text and the budget of an analysis, checked before anything runs."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, log2
 from pathlib import Path
@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from headscope.effects.metrics import MaskedLoss, Metric, resolve_metric
+from headscope.effects.metrics import MaskedLoss, Metric
+from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
 from headscope.models.loading import Loaded, load_model
 from headscope.sites import Anatomy
-from headscope.text.batches import Batch, digest, kept_batches
+from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
+from headscope.text.feeding import Batches, feed
 
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 
@@ -101,7 +103,7 @@ class Source:
     mask_token_id: int | None = None
 
     def resolve(self, metric: str | Metric | Callable[..., Tensor], anatomy: Anatomy) -> Metric:
-        """The metric that was asked for, told what masks a token; see `headscope.effects.metrics.resolve_metric`."""
+        """The metric that was asked for, told what masks a token; see `headscope.effects.resolving.resolve_metric`."""
         resolved = resolve_metric(metric, self.model, anatomy, self.batches[0])
         if isinstance(resolved, MaskedLoss) and resolved.mask_token_id is None:
             return replace(resolved, mask_token_id=self.mask_token_id)
@@ -109,7 +111,7 @@ class Source:
 
 
 def prepare(
-    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Iterable[Batch] | None, budget: Budget
+    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Batches | None, budget: Budget
 ) -> Source:
     if not isinstance(model, nn.Module):
         loaded = load_model(model) if isinstance(model, str) else model
@@ -121,7 +123,7 @@ def prepare(
     if batches is not None:
         if texts is not None:
             raise InputError("give texts or batches, not both")
-        kept = kept_batches(batches)
+        kept = feed(network, batches)
         if len(kept) == 0:
             raise InputError("there is no batch to analyse")
         own: dict[str, Any] = {

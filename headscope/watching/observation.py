@@ -1,6 +1,6 @@
 """Watching a model run: `capture` to look at tensors, `observe` to run statistics over text in one pass."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -19,6 +19,7 @@ from headscope.statistics import Statistic
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
 from headscope.text.batches import Batch, document_ids
+from headscope.text.feeding import Batches, feed
 from headscope.watching.feed import Feed
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
@@ -70,7 +71,7 @@ def capture(
     want: Collection[str] = ("q", "k", "v", "pattern", "z", "contribution"),
     layers: Collection[int] | None = None,
     *,
-    example: Batch | None = None,
+    example: Any = None,
     anatomy: Anatomy | None = None,
     gradients: bool = False,
 ) -> Iterator[Seen]:
@@ -165,7 +166,7 @@ _UNMATCHED = (
 
 def observe(
     model: nn.Module,
-    batches: Iterable[Batch],
+    batches: Batches,
     statistics: Sequence[Statistic],
     *,
     anatomy: Anatomy | None = None,
@@ -200,8 +201,9 @@ def observe(
     if not isinstance(skip_first, int) or skip_first < 0:
         raise InputError(f"skip_first is a whole number of positions, from 0; it was {skip_first!r}")
     want = frozenset().union(*(statistic.needs for statistic in statistics))
-    batches, total = iter(batches), n_steps(batches)
-    first = next(batches, None)
+    told = feed(model, batches, again=False)
+    one_by_one, total = iter(told), n_steps(told)
+    first = next(one_by_one, None)
     if first is None:
         raise InputError("there is no batch to observe")
     anatomy = discover(model, first) if anatomy is None else anatomy
@@ -212,35 +214,39 @@ def observe(
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
-    feed, n_batches = Feed(statistics, skip_first), 0
-    for given, documents in document_ids(chain([first], batches)):
+    going, n_batches = Feed(statistics, skip_first), 0
+    for given, documents in document_ids(chain([first], one_by_one)):
         batch = with_kept(model, anatomy, given)
-        feed.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
+        going.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
         for statistic in statistics:
             statistic.begin_batch(batch)
         for network, sites in watched:
-            _run_watched(network, sites, batch, want, feed)
+            _run_watched(network, sites, batch, want, going)
         for statistic in statistics:
             statistic.end_batch()
-        feed.finish()
+        going.finish()
         n_batches += 1
         if progress is not None:
             progress("watching", 1, total)
-    idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in feed.tokens)]
+    return _observed(going, anatomy, n_batches, skip_first)
+
+
+def _observed(going: Feed, anatomy: Anatomy, n_batches: int, skip_first: int) -> Observed:
+    idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in going.tokens)]
     if idle:
         raise InputError(
             f"{_layers(idle)} of {anatomy.model_class} did not run on these batches, though the anatomy has them: "
             "bring batches with what they read (pictures, say), or leave them out: pass anatomy= with the other sites"
         )
-    if feed.n_tokens == 0:
+    if going.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    return Observed(len(feed.documents), feed.n_tokens, n_batches, feed.tokens, feed.unmatched)
+    return Observed(len(going.documents), going.n_tokens, n_batches, going.tokens, going.unmatched)
 
 
 def _layers(sites: Sequence[Site]) -> str:
     return f"layer{'s' * (len(sites) > 1)} {', '.join(f'{site.layer} ({site.module_name})' for site in sites)}"
 
 
-def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], feed: Feed) -> None:
-    with evaluating(model), torch.no_grad(), watch(model, sites, want, feed.take):
+def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], going: Feed) -> None:
+    with evaluating(model), torch.no_grad(), watch(model, sites, want, going.take):
         run_model(model, batch, **last_logits(model, batch))

@@ -86,7 +86,9 @@ class Diversity(ModelClaim):
         numbers["effective"] = float(table["effective"].mean())
         maps = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
         pairs = maps.to_frame().query("head_a != head_b")
-        numbers |= {"maps": float(pairs["value"].mean()), "maps_random": float(pairs["null"].mean())}
+        # of a model that takes no tokens there are no random ones
+        by_chance = float(pairs["null"].mean()) if "null" in pairs else float("nan")
+        numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> str:
@@ -95,10 +97,12 @@ class Diversity(ModelClaim):
         return NOT_SUPPORTED if words["high"] <= _FEW else DEPENDS
 
     def say(self, words: Mapping[str, float]) -> str:
+        chance = words["maps_random"]
+        beside = f", on random tokens by {chance:.2f}" if chance == chance else ""
         return (
             f"The {words['heads']:.3g} heads of a layer count as {words['effective']:.1f} unrelated ones "
             f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}. Their maps are alike "
-            f"by {words['maps']:.2f}, on random tokens by {words['maps_random']:.2f}."
+            f"by {words['maps']:.2f}{beside}."
         )
 
     def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:

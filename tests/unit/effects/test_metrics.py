@@ -22,7 +22,8 @@ from transformers import (
 from headscope._support.running import run_model
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.effects.metrics import METRICS, Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, resolve_metric
+from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric
+from headscope.effects.resolving import METRICS, resolve_metric
 from headscope.errors import MetricError, UnknownNameError
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches
@@ -312,7 +313,8 @@ def test_auto_for_a_bare_decoder_an_encoder_decoder_and_a_masked_head() -> None:
 def test_names_objects_and_functions_become_metrics() -> None:
     model, batch = build("llama"), make_batches("llama", 1)[0]
     assert {name: type(_resolve(name, model, batch)).__name__ for name in METRICS} == {
-        "loss": "Loss", "mlm": "MaskedLoss", "kl": "Kl", "drift": "Drift"
+        "loss": "Loss", "mlm": "MaskedLoss", "kl": "Kl", "drift": "Drift", "error": "ErrorRate",
+        "cross_entropy": "CrossEntropy",
     }  # fmt: skip
     own = Loss(positions=2, seed=9)
     assert _resolve(own, model, batch) is own
@@ -382,7 +384,7 @@ def test_an_output_without_logits_is_refused(metric: Metric, output: object) -> 
 
 def test_an_output_without_hidden_states_and_a_batch_without_tokens_are_refused() -> None:
     batch = {"input_ids": torch.zeros(2, 4, dtype=torch.long)}
-    with pytest.raises(MetricError, match=r"no hidden states of shape \(batch, position, width\)"):
+    with pytest.raises(MetricError, match="nor a vector for each row"):
         Drift().measure(SimpleNamespace(), batch, SimpleNamespace())
     pixels = {"pixel_values": torch.zeros(2, 3, 8, 8)}
     with pytest.raises(MetricError, match=r"hold no 'input_ids' to score \(they hold \['pixel_values'\]\)"):

@@ -9,7 +9,8 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from headscope.anatomy import discover
-from headscope.effects.metrics import Kl, Loss, Metric, resolve_metric
+from headscope.effects.metrics import Kl, Loss, Metric
+from headscope.effects.resolving import resolve_metric
 from headscope.errors import MetricError
 from tests.families import build_further
 from tests.models import VOCABULARY, build, make_batches

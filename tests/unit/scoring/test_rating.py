@@ -144,13 +144,8 @@ def test_where_effects_are_not_tested_the_table_says_why() -> None:
     assert "why_no_test" not in sized.facts
 
 
-def test_one_batch_in_place_of_a_list_of_them_is_refused_with_what_to_pass() -> None:
+def test_one_batch_is_as_good_as_a_list_with_it() -> None:
     model, batches = models.build("llama"), models.make_batches("llama")
-    for call in (
-        lambda: hs.importance(model, batches[0], score="norm"),
-        lambda: hs.similarity(model, batches[0]),
-        lambda: hs.redundancy(model, batches[0]),
-        lambda: hs.roles(model, batches[0]),
-    ):
-        with pytest.raises(InputError, match=r"this is one dict \(input_ids.*\): pass \[batch\]"):
-            call()
+    one, listed = (hs.importance(model, given, score="norm") for given in (batches[0], [batches[0]]))
+    np.testing.assert_array_equal(one.score, listed.score)
+    np.testing.assert_array_equal(hs.similarity(model, batches[0]).matrix, hs.similarity(model, [batches[0]]).matrix)

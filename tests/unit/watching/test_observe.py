@@ -299,7 +299,7 @@ def test_the_first_positions_that_count_are_skipped_wherever_padding_stands(skip
 
 def test_what_cannot_be_observed_is_refused() -> None:
     model, batches = build("gpt2"), make_batches("gpt2")
-    for documents in (torch.zeros(2, dtype=torch.long), torch.zeros(3), [0, 0, 1]):
+    for documents in (torch.zeros(2, dtype=torch.long), torch.zeros(3), "one"):
         with pytest.raises(InputError, match=r"document is a tensor of \(3,\) whole numbers"):
             observe(model, [{**batches[0], "document": documents}], [_Recorder()])
     with pytest.raises(InputError, match="skip_first is a whole number"):
@@ -312,8 +312,8 @@ def test_what_cannot_be_observed_is_refused() -> None:
         observe(model, batches, [_Recorder()], skip_first=-1)
     with pytest.raises(InputError, match="no position counts in 2 batches with skip_first=12"):
         observe(model, batches, [_Recorder()], skip_first=12)
-    with pytest.raises(InputError, match="must be a dict of tensors"):
-        observe(model, [torch.ones(2, 3)], [_Recorder()])
+    with pytest.raises(InputError, match="a batch is a dict of tensors as the model takes them"):
+        observe(model, [object()], [_Recorder()])
 
 
 def test_the_model_is_as_it_was_also_after_a_failure() -> None:

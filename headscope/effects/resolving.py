@@ -1,0 +1,123 @@
+"""Resolving: which metric a name, an object or a function stands for, and which fits a model that names none."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from headscope._support.objects import find_object, importable
+from headscope._support.running import LABELS, last_logits, run_model
+from headscope.anatomy.weights import weight_of
+from headscope.effects.labelled import CrossEntropy, ErrorRate, labelled
+from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, first_of
+from headscope.effects.own_loss import own_loss
+from headscope.effects.scored import check_sides
+from headscope.errors import MetricError, UnknownNameError
+from headscope.sites import Anatomy
+from headscope.text.batches import Batch, n_rows
+
+__all__ = ["METRICS", "resolve_metric"]
+
+_MOST_LOGITS = 2**26  # 256 MB in float32: a vocabulary of 262,144 costs more than the rest of a small model
+
+METRICS: dict[str, type[Metric]] = {
+    "loss": Loss, "mlm": MaskedLoss, "kl": Kl, "drift": Drift, "error": ErrorRate, "cross_entropy": CrossEntropy,
+}  # fmt: skip
+
+
+def resolve_metric(
+    metric: str | Metric | Callable[..., Tensor], model: nn.Module, anatomy: Anatomy, batch: Batch
+) -> Metric:
+    """A Metric from a name, an object or a function, or "package.module:name" of one of these.
+
+    "auto" is "mlm" where there is a masked-language head, "loss" for a causal model with logits over tokens or for one
+    that returns a loss of its own, "cross_entropy" where the batch holds classes that its logits fit, else "drift".
+    "loss" of a model without logits over tokens is the one that it returns itself.
+
+    Raises:
+        UnknownNameError: no metric of that name.
+        MetricError: the model cannot be judged by it.
+    """
+    if isinstance(metric, str) and ":" in metric:
+        with importable():
+            metric = find_object(metric, MetricError)
+    if isinstance(metric, (str, Metric)) and not isinstance(metric, UserMetric):
+        check_sides(model, batch)
+    if isinstance(metric, str):
+        resolved = _named(metric, model, anatomy, batch)
+    else:
+        resolved = metric if isinstance(metric, Metric) else _from_function(metric)
+    resolved.check(anatomy)
+    return resolved
+
+
+def _named(name: str, model: nn.Module, anatomy: Anatomy, batch: Batch) -> Metric:
+    fitting = _fitting(model, anatomy, batch) if name in ("auto", "loss") else name
+    own: Metric | None = None
+    if name == "auto" and fitting == "drift":
+        own = _by_labels(model, batch)
+    elif name == "loss" and fitting != "loss":
+        own = own_loss(model, batch)
+    if own is not None:
+        return own
+    chosen = fitting if name == "auto" else name
+    if chosen not in METRICS:
+        raise UnknownNameError(f"there is no metric {chosen!r}; there are: auto, {', '.join(METRICS)}")
+    kind = METRICS[chosen]
+    return kind(positions=_affordable(model, batch)) if issubclass(kind, (Loss, Kl)) else kind()
+
+
+def _by_labels(model: nn.Module, batch: Batch) -> Metric | None:
+    """What judges a model by the labels that a batch brings: its own loss, or the cross-entropy of classes."""
+    if not any(name in batch for name in LABELS):
+        return None
+    try:
+        own = own_loss(model, batch)
+    except MetricError:
+        own = None
+    if own is not None:
+        return own
+    with torch.no_grad():
+        output = run_model(model, batch)
+    try:
+        labelled(output, batch)
+    except MetricError:
+        return None
+    return CrossEntropy()
+
+
+def _from_function(function: Callable[..., Tensor]) -> UserMetric:
+    if not callable(function):
+        raise MetricError(f"a metric is a name, a Metric or a function; it was a {type(function).__name__}")
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if len(required) not in (2, 3):
+        raise MetricError("a metric of your own takes (output, batch) or (output, batch, intact)")
+    return UserMetric(function, getattr(function, "__name__", "own metric"), takes_intact=len(required) == 3)
+
+
+def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
+    if type(model).__name__.endswith(("ForMaskedLM", "ForPreTraining")):
+        return "mlm"
+    kinds = {site.kind for site in anatomy.sites}
+    if "causal" not in kinds or ("self" in kinds and "decoder_input_ids" in batch):
+        return "drift"
+    rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
+    with torch.no_grad():
+        output = run_model(model, rows, **last_logits(model, rows))
+    logits = first_of(output) if getattr(output, "logits", None) is None else output.logits
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
+        return "drift"
+    # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
+    widths = {weight_of(model, site.output).shape[0] for site in anatomy.sites if site.output is not None}
+    named = getattr(output, "logits", None) is not None
+    return "loss" if named or logits.shape[-1] not in widths else "drift"
+
+
+def _affordable(model: nn.Module, batch: Batch) -> int | None:
+    """How many positions of a row are scored so that the logits of a batch stay within `_MOST_LOGITS`; None for all."""
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or 1
+    most = max(1, _MOST_LOGITS // (n_rows(batch) * int(vocabulary)))
+    ids = batch.get("input_ids")
+    return None if not isinstance(ids, Tensor) or most >= ids.shape[1] else most
