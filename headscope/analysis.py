@@ -36,7 +36,7 @@ from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.text.feeding import Batches
 from headscope.text.splits import sample_batches, split_documents
-from headscope.verdict.gathering import gather
+from headscope.verdict.gathering import Evidence, gather
 from headscope.verdict.judging import Bench, judge
 from headscope.verdict.preparation import Budget, affordable_tokens, prepare
 from headscope.verdict.verdicts import Verdict
@@ -50,7 +50,7 @@ class Analysis(Shown):
 
     Attributes:
         anatomy: the model's heads.
-        scores: HeadTables "ablation", "gradient", "norm", "replaceability", "needed".
+        scores: HeadTables "ablation", "norm", "replaceability", "needed", and "gradient" unless the metric has none.
         pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers.
         candidates: a row per head, least needed first; see `headscope.planning.candidates.list_candidates`.
         verdict: measured on documents that chose nothing.
@@ -153,7 +153,6 @@ def analyze(
     *,
     metric: str | Metric | Callable[..., Tensor] = "auto",
     budget: Budget | None = None,
-    claims: bool = False,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find which attention heads a model needs.
@@ -165,8 +164,7 @@ def analyze(
         batches: in place of text: what the model takes, in a list, a loader or a dataset: dicts of tensors with an
             optional "document" (batch,), tensors, or (input, labels).
         metric: what importance is measured by; see `headscope.importance`.
-        budget: how much text is looked at.
-        claims: put the paper's claims to the model too; they take longer than all the rest.
+        budget: how much text is looked at, and whether the paper's claims are put to the model too.
         progress: told of each step; see `headscope.Progress`.
 
     Returns:
@@ -200,22 +198,30 @@ def analyze(
     )  # fmt: skip
     with clock.stage("verdict"):
         verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
-    asked = pd.DataFrame()
-    if claims:
-        with clock.stage("claims"):
-            subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
-            brief = [name for name, claim in CLAIMS.items() if claim.brief]
-            asked = ask_model(subject, brief, progress=progress).to_frame()
+    subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
+    claims = _claims(subject, clock, progress) if budget.claims else pd.DataFrame()
     facts = source.facts | {
         "model": source.name,
         "documents_chosen_on": len(chosen_on.documents),
         "documents_judged_on": verdict.n_documents,
         "ablation_tokens": evidence.scores["ablation"].facts["tokens"],
         **_settings(budget, judged_by),
+        **_left_out(evidence),
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, asked)
+    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, claims)
+
+
+def _claims(subject: Subject, clock: "_Clock", progress: Progress | None) -> pd.DataFrame:
+    with clock.stage("claims"):
+        brief = [name for name, claim in CLAIMS.items() if claim.brief]
+        return ask_model(subject, brief, progress=progress).to_frame()
+
+
+def _left_out(evidence: Evidence) -> dict[str, str]:
+    told = "; ".join(f"{name}: {why}" for name, why in evidence.left_out.items())
+    return {"left_out": told} if told else {}
 
 
 def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:

@@ -57,9 +57,13 @@ def analyze_(
     report.check()
     texts = sampling.texts()
     amount = Budget(
-        length=sampling.length, windows=sampling.windows or None, ablation_tokens=ablation_tokens, seed=sampling.seed
+        length=sampling.length,
+        windows=sampling.windows or None,
+        ablation_tokens=ablation_tokens,
+        seed=sampling.seed,
+        claims=claims,
     )
-    report.write(analyzed(loading.load(model), texts, amount, metric, claims=claims), as_json=as_json)
+    report.write(analyzed(loading.load(model), texts, amount, metric), as_json=as_json)
 
 
 @command(_GROUP, "similarity")

@@ -39,18 +39,16 @@ class Report(Folder):
         typer.echo(f"report: {self.out / 'index.html'}")
 
 
-def analyzed(
-    loaded: "Loaded", texts: "Texts | None", budget: "Budget", metric: str = "auto", *, claims: bool = False
-) -> "Analysis":
+def analyzed(loaded: "Loaded", texts: "Texts | None", budget: "Budget", metric: str = "auto") -> "Analysis":
     """An analysis, with a progress bar.
 
     Args:
-        loaded, texts, budget, metric, claims: see `headscope.analyze`.
+        loaded, texts, budget, metric: see `headscope.analyze`.
     """
     from headscope.analysis import analyze
 
     with progress_bar() as progress:
-        return analyze(loaded, texts=texts, metric=metric, budget=budget, claims=claims, progress=progress)
+        return analyze(loaded, texts=texts, metric=metric, budget=budget, progress=progress)
 
 
 def _print_candidates(analysis: "Analysis") -> None:

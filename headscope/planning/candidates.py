@@ -13,6 +13,8 @@ from headscope.tables import HeadTable, PairTable, block_columns
 
 __all__ = ["list_candidates"]
 
+_BESIDE = ("replaceability", "needed", "norm", "gradient")
+
 StandIns = Mapping[HeadId, tuple[HeadId, float]]
 
 
@@ -30,7 +32,8 @@ def list_candidates(
     least `needed` first.
 
     Args:
-        scores: tables "ablation", "gradient", "norm", "replaceability", "needed" over the same heads.
+        scores: tables "ablation", "norm", "replaceability", "needed", and "gradient" where the metric has one, over the
+            same heads.
         similarity: CKA of the heads.
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         lines: where the quadrants meet.
@@ -50,7 +53,7 @@ def list_candidates(
             "importance": ablation.score,
             "low": ablation.low,
             "high": ablation.high,
-            **{name: scores[name].score for name in ("replaceability", "needed", "norm", "gradient")},
+            **{name: scores[name].score if name in scores else np.nan for name in _BESIDE},
         }
     )
     frame["stand_in"] = [str(stand_ins[head][0]) if head in stand_ins else "" for head in ablation.heads]

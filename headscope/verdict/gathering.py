@@ -1,7 +1,7 @@
 """Evidence: what one pass of statistics and one sweep over some documents say about every head."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import head_effects
+from headscope.errors import MetricError
 from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
@@ -42,6 +43,7 @@ class Evidence:
         weights: W_O of every head.
         intact: the metric of the intact model on the sample (0 for a distance).
         observed: what the statistics saw.
+        left_out: scores that cannot be had, by name, each with the reason.
     """
 
     scores: Mapping[str, HeadTable]
@@ -51,6 +53,7 @@ class Evidence:
     weights: Mapping[int, Sequence[Tensor]]
     intact: float
     observed: Observed
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def gather(
@@ -78,12 +81,16 @@ def gather(
     layered = by_layer(within)
     weights = output_weights(model, cut)
     effects = head_effects(model, sample, metric, cut, progress=progress)
-    slopes = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
-    seen = {"moments": layered, "output_weights": weights, "effects": effects, "gate_gradients": slopes}
+    seen = {"moments": layered, "output_weights": weights, "effects": effects}
+    left_out = {}
+    try:
+        seen["gate_gradients"] = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
+    except MetricError as error:  # a metric that moves in steps has no gradient, and everything else
+        left_out["gradient"] = str(error)
     swept = {"metric": metric.name, "mode": "zero", "documents": effects.n_documents, "tokens": effects.n_tokens}
     watched = observed.facts("gated_z")
     scores = {}
-    for name in _SCORES:
+    for name in (name for name in _SCORES if name not in left_out):
         score = SCORES[name]()
         facts = (swept if score.needs & {"effects", "gate_gradients"} else watched) | {"seed": seed}
         unit = metric.unit if score.unit == "metric" else score.unit
@@ -95,7 +102,7 @@ def gather(
         scope = {"scope": "model" if across else "layer"}
         pairs[name] = pair_table(MEASURES[name](), of, seen_by, (heads_of(cut, of), None), weights, watched | scope)
     intact = float(effects.intact.mean())
-    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed)
+    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed, left_out)
 
 
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:

@@ -26,7 +26,7 @@ _LEAST_DRAWS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much text an analysis looks at, and what is drawn.
+    """How much text an analysis looks at, what is drawn, and what else is asked.
 
     Attributes:
         length: tokens of a window, specials included; shortened to what the model takes.
@@ -39,6 +39,7 @@ class Budget:
         max_loss_rise: what the chosen heads may cost together, in the metric's unit, or relative to the intact model
             as a string; for a distance, which is zero there, "1%" is 0.01.
         seed: of every draw.
+        claims: put the paper's claims to the model too; they take longer than all the rest.
     """
 
     length: int = 128
@@ -49,6 +50,7 @@ class Budget:
     draws: int = 5
     max_loss_rise: float | str = "1%"
     seed: int = 0
+    claims: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out < 1:

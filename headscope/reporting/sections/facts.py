@@ -18,6 +18,7 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Model": (("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters")),
     "Heads": (("n_heads", "{} heads"), ("n_layers", "{} attention layers")),
     "Remarks": (("remarks", "{}"),),
+    "Left out": (("left_out", "{}"),),
     "Text": (("text", "{}"), ("text_sha256", "SHA-256 {}")),
     "Amount": (
         ("documents", "{} {documents}"), ("tokens", "{} tokens"), ("windows", "{} windows"),

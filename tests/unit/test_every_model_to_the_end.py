@@ -1,0 +1,95 @@
+"""`analyze` of models that are no text models of transformers, to the report and back from the saved run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    ViTConfig,
+    ViTForImageClassification,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+
+import headscope as hs
+from tests.unit.effects.test_labelled import X, Y, _Classifier
+from tests.unit.text.test_feeding import _Gpt
+
+BUDGET = hs.Budget(ablation_tokens=16)
+GENERATOR = torch.Generator().manual_seed(0)
+TOKENS = torch.randint(0, 50, (16, 9), generator=GENERATOR)
+PICTURES = torch.randn(16, 3, 16, 16, generator=GENERATOR)
+
+
+def _vit() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 16}
+    return ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, num_labels=3, **sizes)).eval()
+
+
+def _clip() -> Any:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4}
+    text = sizes | {"vocab_size": 60, "max_position_embeddings": 16, "eos_token_id": 59}
+    return CLIPModel(
+        CLIPConfig(text_config=text, vision_config=sizes | {"image_size": 16, "patch_size": 8}, projection_dim=8)
+    ).eval()
+
+
+def _whisper() -> Any:
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=60, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_mel_bins=8, max_source_positions=20,
+        max_target_positions=20, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config).eval()
+
+
+def _steps(output: Any, batch: Any) -> Tensor:
+    return output[0].argmax(-1).double().mean(1)
+
+
+CASES: dict[str, tuple[Callable[[], Any], Any, Any, str]] = {
+    "a language model that takes idx": (_Gpt, {"idx": TOKENS}, "auto", "drift"),
+    "with what it is to tell": (_Gpt, (TOKENS, TOKENS.roll(-1, 1)), "auto", "loss"),
+    "by a metric that moves in steps": (_Gpt, {"idx": TOKENS}, _steps, "_steps"),
+    "pictures by accuracy": (_vit, (PICTURES, Y[:16]), "error", "error"),
+    "vectors with labels": (_Classifier, (X, Y), "auto", "cross_entropy"),
+    "two towers": (_clip, {"input_ids": TOKENS.clamp(min=1), "pixel_values": PICTURES}, "auto", "drift"),
+    "sound with labels": (
+        _whisper, {"input_features": torch.randn(16, 8, 40), "labels": TOKENS[:, :5] + 4}, "auto", "loss",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_report_is_written_and_the_run_read_back(name: str, tmp_path: Path) -> None:
+    make, batches, metric, judged_by = CASES[name]
+    model = make().eval()
+    run = hs.analyze(model, batches=batches, metric=metric, budget=BUDGET)
+    assert run.facts["metric"] == judged_by
+    page = run.report(tmp_path / "report").read_text(encoding="utf-8")
+    assert run.verdict.sentence.split(",")[0] in page
+    run.save(tmp_path / "run")
+    again = hs.Analysis.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.importance.score, run.importance.score)
+    has_gradient = judged_by not in ("error", "_steps")
+    assert ("gradient" in again.scores) == has_gradient
+    assert again.candidates["gradient"].notna().all() == has_gradient
+    assert ("has no gradient" in again.facts.get("left_out", "")) == (not has_gradient)
+    assert ("Left out" in page) == (not has_gradient)
+    assert again.claims.empty
+
+
+def test_claims_are_asked_of_a_model_that_takes_no_tokens_by_that_name() -> None:
+    run = hs.analyze(_Gpt().eval(), batches={"idx": TOKENS}, budget=hs.Budget(ablation_tokens=16, claims=True))
+    (diversity,) = run.claims.query("claim == 'C6'").to_dict("records")
+    assert "Their maps are alike by" in diversity["sentence"]
+    assert "random tokens" not in diversity["sentence"]
