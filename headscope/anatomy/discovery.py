@@ -60,10 +60,10 @@ def discover(model: nn.Module, example: Any = None) -> Anatomy:
         raise InputError(
             f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
         )
-    if example is not None:
-        example = feed_one(model, example)
     wrapper, model = model, unwrapped(model)
     check_kind(model)
+    if example is not None:
+        example = feed_one(model, example)
     found = _sight(model, example)
     if not found.sightings:
         raise AnatomyError(nothing_found(model, found.refusals))

@@ -252,9 +252,9 @@ def _is_dict(annotation: Any) -> bool:
 
 
 def _lengths(value: Any) -> tuple[int, ...]:
-    """How long each row of a column of lists is; () for anything else."""
-    rows = list(value) if isinstance(value, (list, tuple)) else []
-    return tuple(len(row) for row in rows) if rows and all(isinstance(row, (list, Tensor)) for row in rows) else ()
+    """How long each row of a column of lists is; () for anything else, as for a list of tensors that a model takes."""
+    rows = value if isinstance(value, list) else []
+    return tuple(len(row) for row in rows) if rows and all(isinstance(row, list) for row in rows) else ()
 
 
 def _filled(name: str, value: Any) -> Any:
