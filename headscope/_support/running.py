@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -69,15 +69,23 @@ def accepts(model: nn.Module, name: str) -> bool:
 
 
 def withheld(model: nn.Module, batch: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names in a batch that are not for the model's forward, but for a metric: labels, and what it does not take.
+    """Names in a batch that are not for the model's forward, but for a metric: what it does not take, and texts.
 
-    A forward that takes any argument is given all that may be one.
+    A forward that takes any argument is given all; where it says which these may be, as transformers' models do, labels
+    only if they are among them.
     """
     known = arguments(model)
-    anything = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
+    listed = {
+        name for kind in get_args(getattr(rest, "annotation", None)) for name in getattr(kind, "__annotations__", ())
+    }
+    unmeant = LABELS if listed else ()
 
     def is_for_it(name: str, value: Any) -> bool:
-        return name in known or (anything and name not in LABELS and not isinstance(value, (str, list)))
+        texts = value if isinstance(value, list) else [value]
+        if name in known or name in listed:
+            return True
+        return rest is not None and name not in unmeant and not any(isinstance(one, str) for one in texts)
 
     return tuple(name for name, value in batch.items() if name not in ASIDE and not is_for_it(name, value))
 

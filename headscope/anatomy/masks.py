@@ -1,7 +1,7 @@
 """Masks of a batch: what each is known to keep, from how the trials found it to mark padding."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +14,15 @@ from headscope.sites import Anatomy
 from headscope.text.batches import Batch
 
 __all__ = [
-    "FRAMES", "LOW", "PLAIN", "form_of", "joined", "kept_by", "last_part", "leaves_of", "masks_of", "methods_of",
-    "names_no_mask", "sounds_so", "with_kept",
+    "LOW", "form_of", "frames_of", "is_known", "is_named_so", "joined", "kept_by", "leaves_of", "masks_of",
+    "names_no_mask", "with_kept",
 ]  # fmt: skip
 
 LOW = -1e3  # an additive mask says "not this one" by less than that
-PLAIN = {"attention_mask": "self", "decoder_attention_mask": "causal"}  # the names that everybody knows
+_KNOWN = ("attention_mask", "decoder_attention_mask")  # the names that everybody knows
 # what names tell to be something else
 _NO_MASKS = ("position", "token_type", "labels", "kept", "head_mask", "global_attention")
-FRAMES = "_get_feat_extract_output_lengths"
+_FRAMES = "_get_feat_extract_output_lengths"
 _SOUNDS = re.compile(r"mask|pad|valid|lens?$|lengths?$|segment")
 
 
@@ -36,9 +36,20 @@ def leaves_of(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield from leaves_of(one, f"{name}.{key}" if name else str(key))
 
 
-def last_part(name: str) -> str:
+def _last_part(name: str) -> str:
     """The last part of a dotted name."""
     return name.rpartition(".")[2]
+
+
+def is_known(name: str, mask: Tensor) -> bool:
+    """Whether a mask is one of rows and positions by a name that everybody knows, at the top or one dict deep."""
+    return _last_part(name) in _KNOWN and name.count(".") < 2 and mask.ndim == 2
+
+
+def is_named_so(name: str) -> bool:
+    """Whether an argument is a mask by its name, or sounds like one."""
+    own = _last_part(name)
+    return own in _KNOWN or (bool(_SOUNDS.search(own)) and not names_no_mask(name))
 
 
 def masks_of(model: nn.Module, anatomy: Anatomy, batch: Batch) -> dict[str, Bool[Tensor, "batch position"]]:
@@ -58,12 +69,11 @@ def masks_of(model: nn.Module, anatomy: Anatomy, batch: Batch) -> dict[str, Bool
     for name, mask in leaves.items():
         if not isinstance(mask, Tensor):
             continue
-        plain = last_part(name) in PLAIN and name.count(".") < 2 and mask.ndim == 2
         if name in told and (not anatomy.masks or form_of(name, mask) in anatomy.masks):
             found[name] = kept_by(mask, told[name], model, batch)
-        elif plain and name not in told:
+        elif is_known(name, mask) and name not in told:
             found[name] = kept_by(mask, "zeros", model, batch)
-        elif (sounds_so(name) or last_part(name) in PLAIN) and form_of(name, mask) not in anatomy.masks:
+        elif is_named_so(name) and form_of(name, mask) not in anatomy.masks:
             raise InputError(
                 f"a batch holds {name}, {mask.ndim}-dimensional, and the one on which heads were found did not, so "
                 "which positions it marks as padding is not known; call discover with a batch that holds it, and one "
@@ -73,6 +83,7 @@ def masks_of(model: nn.Module, anatomy: Anatomy, batch: Batch) -> dict[str, Bool
 
 
 def form_of(name: str, mask: Tensor) -> str:
+    """What tells a mask from another use of its name: its dimensions, and whether it holds fractions."""
     return f"{name} {mask.ndim} {'float' if mask.is_floating_point() else 'int'}"
 
 
@@ -111,8 +122,18 @@ def joined(masks: Mapping[str, Tensor], names: Iterable[str]) -> Tensor | None:
 
 
 def kept_by(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Tensor, "batch position"]:
+    """Which positions a mask keeps.
+
+    Args:
+        mask: (batch, …, position); or (batch,), how many positions count or which is the last; samples where it marks
+            frames.
+        marks: how; see `headscope.sites.Padding`.
+        model: tells how many frames a stretch of sound gives.
+        batch: tells how many positions there are where the mask does not.
+    """
     if marks == "frames":
-        reduce: Any = getattr(methods_of(model)[FRAMES], FRAMES)
+        reduce = frames_of(model)
+        assert reduce is not None
         frames = torch.as_tensor(reduce(mask.sum(-1))).cpu()
         return torch.arange(int(reduce(torch.tensor(mask.shape[-1])))) < frames[:, None]
     if marks.startswith("id "):
@@ -128,15 +149,10 @@ def kept_by(mask: Tensor, marks: str, model: nn.Module, batch: Batch) -> Bool[Te
 
 def names_no_mask(name: str) -> bool:
     """Whether an argument is something else by its name."""
-    return last_part(name).startswith(_NO_MASKS)
+    return _last_part(name).startswith(_NO_MASKS)
 
 
-def sounds_so(name: str) -> bool:
-    """Whether an argument that is none of the plain ones sounds like a mask."""
-    return bool(_SOUNDS.search(last_part(name))) and not names_no_mask(name) and last_part(name) not in PLAIN
-
-
-def methods_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The module that tells how many frames a stretch of sound gives, where there is one."""
-    owner = next((one for one in unwrapped(model).modules() if hasattr(one, FRAMES)), None)
-    return {} if owner is None else {FRAMES: owner}
+def frames_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """The model's own way from how many samples of sound there are to how many frames they give; None without one."""
+    owner = next((one for one in unwrapped(model).modules() if hasattr(one, _FRAMES)), None)
+    return getattr(owner, _FRAMES, None)

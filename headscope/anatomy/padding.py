@@ -15,18 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
-from headscope.anatomy.masks import (
-    FRAMES,
-    LOW,
-    PLAIN,
-    form_of,
-    kept_by,
-    last_part,
-    leaves_of,
-    methods_of,
-    names_no_mask,
-    sounds_so,
-)  # fmt: skip
+from headscope.anatomy.masks import LOW, form_of, frames_of, is_known, is_named_so, kept_by, leaves_of, names_no_mask
 from headscope.anatomy.standing import Heard, Standing, merged, moves_beside, stand
 from headscope.errors import AnatomyError, ModelError
 from headscope.sites import Padding
@@ -91,13 +80,13 @@ def find_padding(example: Batch, look: Look, look_at_maps: LookAtMaps, model: nn
         return look(_put(example, changed))
 
     candidates = [*_masks(leaves), *_counts(leaves)]
-    named = {name for name in leaves if sounds_so(name) or last_part(name) in PLAIN} | {one[0] for one in candidates}
+    named = {name for name in leaves if is_named_so(name)} | {one[0] for one in candidates}
     found.forms = [form_of(name, one) for name, one in leaves.items() if name in named and isinstance(one, Tensor)]
     for name, mask, length in candidates:
         tokens = _tokens(leaves, name, mask.shape[0], length)
         if not tokens:
             continue
-        marked = slice(0, _MARKED) if FRAMES not in methods_of(model) else slice(length // 2, length)
+        marked = slice(0, _MARKED) if frames_of(model) is None else slice(length // 2, length)
         marked = slice(length - _MARKED, length) if mask.ndim == 1 else marked
         # of several arguments that may stand there, a mask may speak of one alone
         choices = [tokens, *([one] for one in tokens if len(tokens) > 1)]
@@ -110,8 +99,8 @@ def find_padding(example: Batch, look: Look, look_at_maps: LookAtMaps, model: nn
             for place, own in trial.standing().items():
                 found.standing[place] = merged(found.standing[place], own) if place in found.standing else own
             found.marked = _put(example, trial.own) if mask.ndim == 2 and found.marked is None else found.marked
-        known = last_part(name) in PLAIN and name.count(".") < 2 and mask.ndim == 2
-        if marks == "zeros" and mask.ndim == 2 and methods_of(model):
+        known = is_known(name, mask)
+        if marks == "zeros" and mask.ndim == 2 and frames_of(model) is not None:
             marks = "frames"
         if marks is not None and not (known and marks == "zeros"):
             found.padding.append(Padding(name, marks))
@@ -129,9 +118,8 @@ def _open(leaves: Leaves, proven: set[str]) -> list[str]:
     return [
         name
         for name, one in leaves.items()
-        if isinstance(one, Tensor) and name not in proven
-        and (sounds_so(name) or (last_part(name) in PLAIN and one.ndim > 2))
-    ]  # fmt: skip
+        if isinstance(one, Tensor) and name not in proven and is_named_so(name) and not is_known(name, one)
+    ]
 
 
 def _put(value: Any, leaves: Leaves, name: str = "") -> Any:
@@ -250,7 +238,7 @@ class _Trial:
             if moves_beside(*self._seen, self._lengths, self._rows, spread=True):
                 return False
             # what everybody calls a mask is believed to be one, if it does what a mask does
-            if self._name in PLAIN and self.marks == "zeros":
+            if is_known(self._name, self._example[self._name]) and self.marks == "zeros":
                 return True
             return moves_beside(*self._free(), self._lengths, self._rows, spread=False)
         except ModelError:
@@ -283,7 +271,7 @@ class _Trial:
         of_text[self._marked] = True
         lengths = {self._length: of_text}
         mask = self.own[self._name]
-        if FRAMES in methods_of(self._model) and mask.ndim == 2 and self.marks == "zeros":
+        if frames_of(self._model) is not None and mask.ndim == 2 and self.marks == "zeros":
             frames = ~kept_by(mask, "frames", self._model, {})[0]
             lengths = {len(frames): frames, **lengths}
         return lengths

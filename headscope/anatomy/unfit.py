@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope._support.around import around
 from headscope.errors import AnatomyError, ModelError
@@ -50,17 +50,34 @@ def running_alone(model: nn.Module) -> Iterator[None]:
         nonlocal inside
         inside -= 1
 
-    before = {name: one._version for name, one in model.named_parameters()}
+    before = _corners(model)
     with around(model, before=enter, leave=leave):
-        yield
+        try:
+            yield
+        except ModelError as error:
+            if _IN_PLACE in str(error.__cause__):
+                raise AnatomyError(_WRITES.format(type(model).__name__, "in place")) from error
+            raise
     if deepest > 1:
         raise AnatomyError(
             f"{type(model).__name__} runs itself within its own forward, so which of its heads are meant is not known; "
             "pass the module that it runs, or put the outer part into one of its own"
         )
-    written = next((name for name, one in model.named_parameters() if one._version != before.get(name)), None)
+    after = _corners(model)
+    written = next((name for name in before if name in after and not torch.equal(before[name], after[name])), None)
     if written is not None:
-        raise AnatomyError(
-            f"{type(model).__name__} writes into its own weights while it runs ({written}), so that no two runs are "
-            "alike; switch that off, or pass the part of it that does not"
-        )
+        raise AnatomyError(_WRITES.format(type(model).__name__, written))
+
+
+_IN_PLACE = "a leaf Variable that requires grad is being used in an in-place operation"
+_WRITES = (
+    "{} writes into its own weights while it runs ({}), so that no two runs are alike, and what it wrote stays; switch "
+    "that off, or pass the part of it that does not"
+)
+_FEW = 64  # numbers of each weight: what averages weights moves all of them
+
+
+def _corners(model: nn.Module) -> dict[str, Tensor]:
+    """The first numbers of each weight."""
+    known = ((name, one) for name, one in model.named_parameters() if type(one) is nn.Parameter and not one.is_meta)
+    return {name: one.detach().flatten()[:_FEW].clone() for name, one in known}

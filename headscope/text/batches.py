@@ -1,8 +1,9 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +15,7 @@ from headscope.errors import InputError
 __all__ = [
     "ASIDE",
     "Batch",
+    "MadeOnDemand",
     "digest",
     "document_ids",
     "kept_positions",
@@ -39,6 +41,25 @@ def digest(batches: Iterable[Batch]) -> str:
                 summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return summed.hexdigest()
+
+
+class MadeOnDemand(Sequence[dict[str, Any]], ABC):
+    """Batches that are made anew whenever they are asked for."""
+
+    @abstractmethod
+    def make(self, index: int) -> dict[str, Any]:
+        """The batch at an index, from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self.make(place) for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no batch {index}: there are {len(self)}")
+        return self.make(index % len(self))
 
 
 def n_rows(batch: Batch) -> int:

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, overload, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from headscope.errors import InputError
+from headscope.text.batches import MadeOnDemand
 from headscope.text.texts import Texts, gather_texts, read_documentation
 
 __all__ = ["Corpus", "Frame", "Tokenizer", "Window", "text_batches"]
@@ -67,7 +68,7 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Corpus(Sequence[_Batch]):
+class Corpus(MadeOnDemand):
     """Batches of windows of text; each batch is built anew whenever it is asked for.
 
     A batch holds input_ids, attention_mask (1 = text or special token, 0 = padding, always on the right) and
@@ -100,14 +101,8 @@ class Corpus(Sequence[_Batch]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    @overload
-    def __getitem__(self, index: int) -> _Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[_Batch]: ...
-    def __getitem__(self, index: int | slice) -> _Batch | list[_Batch]:
-        if isinstance(index, slice):
-            return [_assemble(windows, self.frame) for windows in self._batches[index]]
-        return _assemble(self._batches[index], self.frame)
+    def make(self, index: int) -> dict[str, Any]:
+        return dict(_assemble(self._batches[index], self.frame))
 
     def __repr__(self) -> str:
         facts = self.facts

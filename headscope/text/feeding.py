@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from headscope._support.running import ASIDE, LABELS, arguments, unwrapped
 from headscope.errors import InputError
-from headscope.text.batches import Batch, n_rows
+from headscope.text.batches import Batch, MadeOnDemand, n_rows
 
 __all__ = ["Batches", "feed", "feed_one"]
 
@@ -26,25 +26,17 @@ _CLOSE = 0.85  # from this likeness on, a name is taken for another one misspell
 
 
 @dataclass(frozen=True, eq=False)
-class _Fed(Sequence[Batch]):
-    """Batches made of something else when they are asked for."""
+class _Fed(MadeOnDemand):
+    """Batches made of something else."""
 
     many: int
-    make: Callable[[int], Batch]
+    maker: Callable[[int], Batch]
 
     def __len__(self) -> int:
         return self.many
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self.many))]
-        if not -self.many <= index < self.many:
-            raise IndexError(index)
-        return self.make(index % self.many)
+    def make(self, index: int) -> dict[str, Any]:
+        return dict(self.maker(index))
 
 
 @overload

@@ -2,13 +2,13 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from headscope.errors import InputError
-from headscope.text.batches import Batch, document_ids, n_rows, row_lengths
+from headscope.text.batches import Batch, MadeOnDemand, document_ids, n_rows, row_lengths
 
 __all__ = ["Part", "Row", "sample_batches", "split_documents"]
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Sequence[dict[str, Any]]):
+class Part(MadeOnDemand):
     """Some rows of a sequence of batches, put together anew; each batch carries "document".
 
     Attributes:
@@ -37,13 +37,7 @@ class Part(Sequence[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.picks)
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def make(self, index: int) -> dict[str, Any]:
         rows = self.picks[index]
         sources = {number: self.base[number] for number in dict.fromkeys(row.batch for row in rows)}
         first = sources[rows[0].batch]

@@ -20,7 +20,7 @@ from headscope.statistics.arrivals import OTHER
 from headscope.tables import settle_tokens
 from headscope.text.batches import Batch, document_ids
 from headscope.text.feeding import Batches, feed
-from headscope.watching.feed import Feed
+from headscope.watching.delivering import Delivery
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
 __all__ = ["Captured", "Observed", "Seen", "capture", "observe"]
@@ -214,39 +214,41 @@ def observe(
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
-    going, n_batches = Feed(statistics, skip_first), 0
+    delivery, n_batches = Delivery(statistics, skip_first), 0
     for given, documents in document_ids(chain([first], one_by_one)):
         batch = with_kept(model, anatomy, given)
-        going.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
+        delivery.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
         for statistic in statistics:
             statistic.begin_batch(batch)
         for network, sites in watched:
-            _run_watched(network, sites, batch, want, going)
+            _run_watched(network, sites, batch, want, delivery)
         for statistic in statistics:
             statistic.end_batch()
-        going.finish()
+        delivery.finish()
         n_batches += 1
         if progress is not None:
             progress("watching", 1, total)
-    return _observed(going, anatomy, n_batches, skip_first)
+    return _observed(delivery, anatomy, n_batches, skip_first)
 
 
-def _observed(going: Feed, anatomy: Anatomy, n_batches: int, skip_first: int) -> Observed:
-    idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in going.tokens)]
+def _observed(delivery: Delivery, anatomy: Anatomy, n_batches: int, skip_first: int) -> Observed:
+    idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in delivery.tokens)]
     if idle:
         raise InputError(
             f"{_layers(idle)} of {anatomy.model_class} did not run on these batches, though the anatomy has them: "
             "bring batches with what they read (pictures, say), or leave them out: pass anatomy= with the other sites"
         )
-    if going.n_tokens == 0:
+    if delivery.n_tokens == 0:
         raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
-    return Observed(len(going.documents), going.n_tokens, n_batches, going.tokens, going.unmatched)
+    return Observed(len(delivery.documents), delivery.n_tokens, n_batches, delivery.tokens, delivery.unmatched)
 
 
 def _layers(sites: Sequence[Site]) -> str:
     return f"layer{'s' * (len(sites) > 1)} {', '.join(f'{site.layer} ({site.module_name})' for site in sites)}"
 
 
-def _run_watched(model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], going: Feed) -> None:
-    with evaluating(model), torch.no_grad(), watch(model, sites, want, going.take):
+def _run_watched(
+    model: nn.Module, sites: tuple[Site, ...], batch: Batch, want: Collection[str], delivery: Delivery
+) -> None:
+    with evaluating(model), torch.no_grad(), watch(model, sites, want, delivery.take):
         run_model(model, batch, **last_logits(model, batch))

@@ -1,10 +1,12 @@
 """Running: what a model is given, and what of it comes back as it was."""
 
+from typing import TypedDict, Unpack
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from headscope._support.running import accepts, device_of, evaluating, run_model
+from headscope._support.running import accepts, device_of, evaluating, run_model, withheld
 
 
 class _Echo(nn.Module):
@@ -91,3 +93,19 @@ def test_what_a_forward_leaves_in_a_model_is_undone() -> None:
     assert model.seen is buffer
     assert torch.equal(model.seen, torch.zeros(2))
     assert model.training
+
+
+class _More(TypedDict, total=False):
+    flag: bool
+
+
+class _Typed(_Caching):
+    def forward(self, input_ids: Tensor, **more: Unpack[_More]) -> dict[str, object]:  # type: ignore[override]
+        return {"input_ids": input_ids, **more}
+
+
+def test_labels_reach_a_forward_that_takes_any_argument_and_not_one_that_says_which() -> None:
+    batch = batch_of_ids() | {"labels": torch.ones(2), "flag": torch.ones(1), "text": ["a", "b"]}
+    assert set(run_model(_Echo(), batch)) == {"input_ids", "labels", "flag"}
+    assert set(run_model(_Typed(), batch)) == {"input_ids", "flag"}
+    assert withheld(_Caching(), batch) == ("labels", "flag", "text")

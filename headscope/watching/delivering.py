@@ -1,4 +1,4 @@
-"""Feeding: a batch's tensors handed to statistics, with the positions that count and the blocks that rows belong to."""
+"""Delivering: a batch's tensors to the statistics, with the positions that count and the blocks that rows belong to."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from headscope.text.batches import Batch, fits_no_mask, kept_positions, row_leng
 from headscope.uncertainty.blocks import Blocks
 from headscope.watching.hooks import SiteTensors
 
-__all__ = ["Feed"]
+__all__ = ["Delivery"]
 
 Masks = Mapping[str, Bool[Tensor, "batch position"]]
 _Key = tuple[str, str, tuple[str, ...], int, int]  # what positions depend on: kind, order, masks, rows, positions
@@ -26,7 +26,7 @@ _OTHER_ORDER = (
 )
 
 
-class Feed:
+class Delivery:
     """Hands each site's tensors to the statistics, with the positions that count and the rows' blocks."""
 
     def __init__(self, statistics: Sequence[Statistic], skip_first: int) -> None:
