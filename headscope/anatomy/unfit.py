@@ -78,6 +78,6 @@ _FEW = 64  # numbers of each weight: what averages weights moves all of them
 
 
 def _corners(model: nn.Module) -> dict[str, Tensor]:
-    """The first numbers of each weight."""
+    """The first numbers of each weight, as bytes: NaN is no other number than itself."""
     known = ((name, one) for name, one in model.named_parameters() if type(one) is nn.Parameter and not one.is_meta)
-    return {name: one.detach().flatten()[:_FEW].clone() for name, one in known}
+    return {name: one.detach().flatten()[:_FEW].clone().view(torch.uint8) for name, one in known}
