@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -25,8 +25,9 @@ from headscope.effects.metrics import Metric
 from headscope.errors import StorageError
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
-from headscope.planning.choosing import choose_redundant, within_budget
-from headscope.planning.quadrants import draw_lines
+from headscope.planning.choosing import measure_removal
+from headscope.planning.removal import Removal
+from headscope.planning.rises import Rise
 from headscope.reporting import render
 from headscope.sites import Anatomy
 from headscope.studies.asking import ask_model
@@ -35,10 +36,12 @@ from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
 from headscope.tables import HeadTable, PairTable, read_table, write_table
 from headscope.text.feeding import Batches
-from headscope.text.splits import sample_batches, split_documents
+from headscope.text.splits import Part, sample_batches, split_documents
+from headscope.verdict.amounts import too_little
 from headscope.verdict.gathering import Evidence, gather
 from headscope.verdict.judging import Bench, judge
-from headscope.verdict.preparation import Budget, affordable_tokens, prepare
+from headscope.verdict.preparation import Budget, Source, affordable_tokens, prepare
+from headscope.verdict.trying import try_cut
 from headscope.verdict.verdicts import Verdict
 
 __all__ = ["Analysis", "analyze"]
@@ -50,9 +53,12 @@ class Analysis(Shown):
 
     Attributes:
         anatomy: the model's heads.
-        scores: HeadTables "ablation", "norm", "replaceability", "needed", and "gradient" unless the metric has none.
-        pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers.
-        candidates: a row per head, least needed first; see `headscope.planning.candidates.list_candidates`.
+        scores: HeadTables "ablation", "gradient", "norm", "replaceability", "needed"; those that cannot be had are left
+            out, and `facts["left_out"]` says why.
+        pairs: PairTables "cka", "cosine"; across the model where it is small, else within layers; none where heads can
+            be switched off and not be watched.
+        candidates: a row per head, the first to cut first; see `headscope.planning.candidates.list_candidates`.
+        removal: what removing the first so many of them costs, together; see `headscope.planning.removal.Removal`.
         verdict: measured on documents that chose nothing.
         claims: a row for each claim of the paper that was put to the model: claim, about, says, verdict, effect, low,
             high, unit, over, sentence; empty for one that was saved before there were any.
@@ -63,6 +69,7 @@ class Analysis(Shown):
     scores: Mapping[str, HeadTable]
     pairs: Mapping[str, PairTable]
     candidates: pd.DataFrame
+    removal: Removal
     verdict: Verdict
     facts: Mapping[str, Any] = field(default_factory=dict)
     claims: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -82,6 +89,16 @@ class Analysis(Shown):
         """Unbiased linear CKA of z."""
         return self.pairs["cka"]
 
+    @property
+    def budget(self) -> float:
+        """What the chosen heads were allowed to cost together, in the metric's unit."""
+        return self.verdict.max_loss_rise
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What cannot be told from so little text."""
+        return self.verdict.too_little
+
     def report(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
         return Path(render(self, folder, force=force))
@@ -98,7 +115,7 @@ class Analysis(Shown):
         with new_folder(folder, force=force) as new:
             (new / "anatomy.json").write_text(self.anatomy.to_json(), encoding="utf-8")
             about = {
-                "format": 1,
+                "format": _FORMAT,
                 "scores": list(self.scores),
                 "pairs": list(self.pairs),
                 "verdict": self.verdict.to_json(),
@@ -109,6 +126,7 @@ class Analysis(Shown):
                 for table in tables.values():
                     table.save(new / kind)
             write_table(new, "candidates", self.candidates, {})
+            self.removal.save(new)
             if not self.claims.empty:
                 write_table(new, "claims", self.claims, {})
             (new / "analysis.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -126,20 +144,37 @@ class Analysis(Shown):
             folder /= "run"  # the command line writes the analysis beside its report
         try:
             about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
+            _check_format(folder, about)
             anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
             candidates, _ = read_table(folder, "candidates", {"head", "reason"}, _WORDS)
             candidates = candidates.fillna(dict.fromkeys(["stand_in", "quadrant", "reason"], ""))
-            verdict = Verdict.from_json(about["verdict"])
+            removal, verdict = Removal.load(folder), Verdict.from_json(about["verdict"])
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
             claims = pd.DataFrame()
             if (folder / "claims.csv").exists():
                 claims, _ = read_claims(folder)
+        except StorageError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StorageError(
                 f"{folder} does not hold a whole analysis: {error}; run `headscope analyze` again"
             ) from error
-        return cls(anatomy, scores, pairs, candidates, verdict, about["facts"], claims)
+        return cls(anatomy, scores, pairs, candidates, removal, verdict, about["facts"], claims)
+
+
+_FORMAT = 2  # of a saved analysis
+
+
+def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
+    if about["format"] == _FORMAT:
+        return
+    model = about["facts"].get("source", "MODEL")
+    raise StorageError(
+        f"{folder} was saved by another version of headscope (format {about['format']}, and this one reads {_FORMAT}): "
+        "what it holds was chosen and measured in another way. Make it again: "
+        f"headscope analyze {model} --out {folder.parent if folder.name == 'run' else folder} --force"
+    )
 
 
 _WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns of candidates that are not floats
@@ -153,6 +188,7 @@ def analyze(
     *,
     metric: str | Metric | Callable[..., Tensor] = "auto",
     budget: Budget | None = None,
+    name: str = "",
     progress: Progress | None = None,
 ) -> Analysis:
     """Find which attention heads a model needs.
@@ -165,6 +201,7 @@ def analyze(
             optional "document" (batch,), tensors, or (input, labels).
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at, and whether the paper's claims are put to the model too.
+        name: what the model is called in tables and on pages; by default as its folder, its hub name or its class.
         progress: told of each step; see `headscope.Progress`.
 
     Returns:
@@ -176,7 +213,7 @@ def analyze(
     budget = Budget() if budget is None else budget
     clock = _Clock()
     with clock.stage("load"):
-        source = prepare(model, tokenizer, texts, batches, budget)
+        source = prepare(model, tokenizer, texts, batches, budget, name)
         check_weights(source.model)
     with clock.stage("probe"):
         anatomy = discover(source.model, source.batches[0])
@@ -184,33 +221,55 @@ def analyze(
     chosen_on, held_out = split_documents(source.batches, budget.held_out, budget.seed)
     tokens = budget.ablation_tokens or affordable_tokens(source.model, anatomy)
     sample = sample_batches(chosen_on, tokens, budget.seed)
+    rise = Rise.read(budget.max_loss_rise)
     with clock.stage("evidence"):
         evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
-    lines = draw_lines(evidence.scores["ablation"].score)
-    most = budget.allowed(judged_by, evidence.intact)
     with clock.stage("choice"):
-        ranked = choose_redundant(evidence.scores, evidence.moments, evidence.weights, lines)
-        chosen = within_budget(source.model, sample, judged_by, anatomy, ranked, most)
-    candidates = list_candidates(evidence.scores, evidence.pairs["cka"], evidence.stand_ins, lines, ranked, len(chosen))
-    bench = Bench(
-        batches=sample_batches(held_out, 2 * tokens, budget.seed), metric=judged_by, draws=budget.draws,
-        seed=budget.seed, max_loss_rise=most, text_unit=source.facts["text_unit"],
-    )  # fmt: skip
+        removal = measure_removal(source.model, sample, judged_by, anatomy, evidence.effects, rise, progress)
+    bench = _bench(source, held_out, judged_by, removal.allowed(rise), 2 * tokens, budget)
     with clock.stage("verdict"):
-        verdict = judge(source.model, source.name, anatomy, evidence, chosen, lines, bench)
+        verdict, removal = judge(source.model, source.name, anatomy, evidence, removal, bench, progress)
+        short = too_little(evidence, budget.held_out, verdict.n_documents, bench.text_unit)
+        verdict = replace(verdict, too_little=short)
+    with clock.stage("cut"):
+        cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0], evidence.left_out)
     subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
     claims = _claims(subject, clock, progress) if budget.claims else pd.DataFrame()
-    facts = source.facts | {
-        "model": source.name,
+    facts = {
+        **source.facts,
         "documents_chosen_on": len(chosen_on.documents),
         "documents_judged_on": verdict.n_documents,
-        "ablation_tokens": evidence.scores["ablation"].facts["tokens"],
+        "ablation_tokens": evidence.effects.n_tokens,
         **_settings(budget, judged_by),
-        **_left_out(evidence),
+        **_told(evidence, cut),
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, verdict, facts, claims)
+    return _assembled(anatomy, evidence, removal, verdict, facts, claims)
+
+
+def _assembled(
+    anatomy: Anatomy, evidence: Evidence, removal: Removal, verdict: Verdict, facts: Any, claims: pd.DataFrame
+) -> Analysis:
+    candidates = list_candidates(
+        evidence.scores, evidence.pairs.get("cka"), evidence.stand_ins, verdict.lines, removal.order,
+        len(verdict.chosen),
+    )  # fmt: skip
+    return Analysis(anatomy, evidence.scores, evidence.pairs, candidates, removal, verdict, facts, claims)
+
+
+def _told(evidence: Evidence, cut: Mapping[str, Any]) -> dict[str, Any]:
+    """What was left out, a reason once, and what the cut model was measured to be."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in evidence.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
+    return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {})}
+
+
+def _bench(source: Source, held_out: Part, metric: Metric, allowed: float, tokens: int, budget: Budget) -> Bench:
+    batches = sample_batches(held_out, tokens, budget.seed)
+    return Bench(batches, metric, budget.random_sets(len(batches)), budget.seed, allowed, source.facts["text_unit"])
 
 
 def _claims(subject: Subject, clock: "_Clock", progress: Progress | None) -> pd.DataFrame:
@@ -219,18 +278,12 @@ def _claims(subject: Subject, clock: "_Clock", progress: Progress | None) -> pd.
         return ask_model(subject, brief, progress=progress).to_frame()
 
 
-def _left_out(evidence: Evidence) -> dict[str, str]:
-    told = "; ".join(f"{name}: {why}" for name, why in evidence.left_out.items())
-    return {"left_out": told} if told else {}
-
-
 def _settings(budget: Budget, metric: Metric) -> dict[str, Any]:
     return {
         "metric": metric.name,
         "unit": metric.unit,
         "seed": budget.seed,
         "max_loss_rise": budget.max_loss_rise,
-        "random_draws": budget.draws,
     }
 
 

@@ -34,6 +34,11 @@ class Slices:
     layout: str = ""
 
     @property
+    def name(self) -> str:
+        """Dotted name of the layer: its module's, or its parameter's where it is no module."""
+        return self.module if self.is_module else f"{self.module}.{self.parameter}".lstrip(".")
+
+    @property
     def is_module(self) -> bool:
         """Whether the layer is a module, and not an operation on a parameter."""
         return self.parameter == "weight" and not self.layout
@@ -82,6 +87,8 @@ class Site:
         query_masks, key_masks: names of the masks that were proven to speak of its queries' (its keys') positions;
             "none" where none does, as of a picture's; "elsewhere" where they stand in another order; empty where it was
             not told.
+        row_sizes: numbers that make one row of each linear layer above, its bias among them, by the layer's name; of
+            the output projection, one column. A layer that does not tell is left out.
     """
 
     layer: int
@@ -115,6 +122,7 @@ class Site:
     batch: str = "b"
     query_masks: tuple[str, ...] = ()
     key_masks: tuple[str, ...] = ()
+    row_sizes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def reads_by_operation(self) -> bool:
@@ -151,6 +159,7 @@ class Site:
             "copied": (),
             "query_masks": (),
             "key_masks": (),
+            "row_sizes": {},
             **data,
         }  # as it was before it was written down
         for name in ("query", "key", "value"):

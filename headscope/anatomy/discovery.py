@@ -19,6 +19,7 @@ from headscope._support.running import on_device, unwrapped
 from headscope.anatomy.differentiable import not_inferring
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
+from headscope.anatomy.linear import row_size
 from headscope.anatomy.records import record_of
 from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
 from headscope.anatomy.route import key_of
@@ -130,7 +131,18 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         batch=seen.batch,
         query_masks=() if seen.standing is None else seen.standing.queries,
         key_masks=() if seen.standing is None else seen.standing.keys,
+        row_sizes=_row_sizes(seen, names),
     )
+
+
+def _row_sizes(seen: Sighting, names: Mapping[nn.Module, str]) -> dict[str, int]:
+    """Numbers in one row of each layer that makes q, k or v, and in one column of what reads z."""
+    read = {} if seen.output is None else dict([seen.output])
+    sizes = {}
+    for pieces, column in ((seen.query | seen.key | seen.value, False), (read, True)):
+        for layer, part in zip(pieces, _named(pieces, names), strict=True):
+            sizes[part.name] = row_size(layer.module, layer.parameter, layer.layout, column=column)
+    return {name: size for name, size in sizes.items() if size}
 
 
 def _named(pieces: Mapping[Layer, Any], names: Mapping[nn.Module, str]) -> tuple[Slices, ...]:
@@ -183,7 +195,10 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
 
 
 # how heads are read, not which they are
-_UNSIGNED = ("spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch", "query_masks", "key_masks")
+_UNSIGNED = (
+    "spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch", "query_masks", "key_masks",
+    "row_sizes",
+)  # fmt: skip
 
 
 def _fingerprint(model: nn.Module, sites: list[Site]) -> str:

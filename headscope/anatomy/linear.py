@@ -16,7 +16,16 @@ from headscope.anatomy.check import tolerance
 from headscope.anatomy.route import claiming
 from headscope.errors import AnatomyError
 
-__all__ = ["NEARLY", "is_linear", "is_plain", "layer_matrix", "linear_layers", "matrix", "stores_transposed"]
+__all__ = [
+    "NEARLY",
+    "is_linear",
+    "is_plain",
+    "layer_matrix",
+    "linear_layers",
+    "matrix",
+    "row_size",
+    "stores_transposed",
+]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIZES = (("in_features", "out_features"), ("infeatures", "outfeatures"), ("nx", "nf"))
@@ -103,6 +112,26 @@ def layer_matrix(module: nn.Module, parameter: str, layout: str, name: str = "")
             return matrix(module, name)
         weight: Tensor = getattr(module, parameter)
         return rearrange(weight, layout) if layout else weight
+
+
+def row_size(module: nn.Module, parameter: str, layout: str, *, column: bool = False) -> int:
+    """Numbers that make one row of a layer, its bias among them, or one column; 0 where the layer does not tell.
+
+    Args:
+        module, parameter, layout: as in `layer_matrix`.
+        column: of a column, which has no bias of its own.
+    """
+    sizes: list[Any] = [[getattr(module, side, None) for side in pair] for pair in _SIZES]
+    told = [pair for pair in sizes if all(isinstance(size, int) for size in pair)]
+    weight: Any = module._parameters.get(parameter)
+    if weight is not None and type(weight) is nn.Parameter and (layout or parameter != "weight" or is_plain(module)):
+        shape = layer_matrix(module, parameter, layout).shape
+    elif told:
+        shape = torch.Size(reversed(told[0]))
+    else:
+        return 0
+    bias = getattr(module, parameter.replace("weight", "bias"), None) if "weight" in parameter else None
+    return int(shape[0]) if column else int(shape[1]) + isinstance(bias, Tensor)
 
 
 def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:

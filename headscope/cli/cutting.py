@@ -1,7 +1,9 @@
 """Commands that cut: choose heads as data, then take them out for real."""
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +24,43 @@ __all__: list[str] = []
 _GROUP = "Cut"
 
 
+MaxLossRise = Annotated[
+    str | None,
+    typer.Option(help="what the heads may cost together: a number of the metric's unit, or 1%", show_default=False),
+]
+Heads = Annotated[int | None, typer.Option(help="how many heads to remove", show_default=False)]
+Share = Annotated[float | None, typer.Option(help="share of all heads to remove, 0 to 1", show_default=False)]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many heads go, and from which costs that is read."""
+
+    max_loss_rise: MaxLossRise = None
+    heads: Heads = None
+    share: Share = None
+    run: Annotated[
+        Path | None, typer.Option(help="a saved analysis that knows the costs; else one is made", show_default=False)
+    ] = None
+
+    @property
+    def given(self) -> bool:
+        """Whether it was said how many."""
+        return (self.max_loss_rise, self.heads, self.share) != (None, None, None)
+
+    def plan(self, loaded: "Loaded", texts: "Texts | None", seed: int) -> "Plan":
+        """So many heads, from a saved analysis or from one that is made for it."""
+        from headscope.planning.rises import Rise
+        from headscope.verdict.preparation import Budget
+
+        if self.run is not None:
+            return _planned(_read_run(self.run), self.max_loss_rise, self.heads, self.share)
+        rise = "1%" if self.max_loss_rise is None else self.max_loss_rise
+        Rise.read(rise)
+        analysis = analyzed(loaded, texts, Budget(seed=seed, max_loss_rise=rise))
+        return _planned(analysis, self.max_loss_rise, self.heads, self.share)
+
+
 @command(_GROUP, "plan")
 def plan_(
     run: Annotated[
@@ -30,37 +69,45 @@ def plan_(
             metavar="RUN", help="a saved analysis: what `headscope analyze --out` wrote", show_default=False
         ),
     ],
-    share: Annotated[float, typer.Option(help="share of the heads to remove, 0 to 1", show_default=False)],
+    max_loss_rise: MaxLossRise = None,
+    heads: Heads = None,
+    share: Share = None,
+    score: Annotated[
+        str | None,
+        typer.Option(help="decides in place of measured costs: ablation, gradient, norm, needed", show_default=False),
+    ] = None,
+    uniform: Annotated[bool, typer.Option("--uniform", help="with --score: as many heads in each layer")] = False,
+    keep_per_layer: Annotated[int, typer.Option(help="with --score: heads that each layer keeps at least")] = 1,
     out: Annotated[Path, typer.Option(help="plan file (JSON)")] = Path("plan.json"),
-    score: Annotated[str, typer.Option(help="score that decides: needed, ablation, gradient, norm")] = "needed",
-    uniform: Annotated[bool, typer.Option("--uniform", help="as many heads in each layer")] = False,
-    keep_per_layer: Annotated[int, typer.Option(help="heads that each layer keeps at least")] = 1,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Choose which heads to remove, from a saved analysis: so large a share, whatever it costs. Needs no model.
+    """Choose how many heads to remove, from the costs that an analysis measured. Needs no model.
 
-    The verdict's own choice, within its budget, is the column "chosen" of the analysis' candidates.
+    The heads go in the order of their measured effects, as many as the budget allows; without an option, as many as the
+    analysis itself chose.
 
-    Example: headscope plan report --share 0.3 --out plan.json
+    Example: headscope plan report --max-loss-rise 1% --out plan.json
     """
     from headscope._support.folders import new_file
-    from headscope.errors import StorageError
 
-    if not run.is_dir():
-        raise StorageError(f"there is no folder {run}; name what `headscope analyze --out` wrote")
-    from headscope.analysis import Analysis
-
-    analysis = Analysis.load(run)
-    made = _planned(analysis, share, score, uniform, keep_per_layer)
+    analysis = _read_run(run)
+    if score is None and (uniform or keep_per_layer != 1):
+        raise typer.BadParameter("--uniform and --keep-per-layer go with --score: measured costs know one order")
+    made = (
+        _planned(analysis, max_loss_rise, heads, share)
+        if score is None
+        else _by_score(analysis, score, {"share": share, "uniform": uniform, "keep_per_layer": keep_per_layer})
+    )
     new_file(out, made.to_json(), force=force)
     if as_json:
         typer.echo(made.to_json())
         return
-    typer.echo(
-        f"{len(made.heads)} of {analysis.anatomy.n_heads} heads, lowest by {score}: {', '.join(map(str, made.heads))}"
-    )
-    typer.echo(f"written to {out}")
+    for warning in made.facts.get("warnings", ()):
+        typer.echo(warning)
+    typer.echo(f"{made.reason}: {', '.join(map(str, made.heads)) or 'none'}")
+    typer.echo(_spared(analysis, made))
+    typer.echo(f"written to {out}\nnext: {_next(analysis, out)}")
 
 
 @command(_GROUP, "prune")
@@ -68,12 +115,7 @@ def prune_(
     model: Model,
     out: Annotated[Path, typer.Option(help="folder of the smaller model")],
     plan: Annotated[Path | None, typer.Option(help="plan file made by `headscope plan`", show_default=False)] = None,
-    share: Annotated[
-        float | None, typer.Option(help="instead of a plan: share of the heads to remove", show_default=False)
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option(help="with --share: a saved analysis to choose by; else one is made")
-    ] = None,
+    budget: Wanted = Wanted(),
     reading: Reading = Reading(),
     force: Force = False,
     loading: Loading = Loading(),
@@ -84,46 +126,84 @@ def prune_(
 
     Example: headscope prune ./my-model --plan plan.json --out smaller
     """
-    if (plan is None) == (share is None):
-        raise typer.BadParameter("give either --plan FILE or --share X")
+    if (plan is not None) == budget.given:
+        raise typer.BadParameter("give either --plan FILE, or one of --max-loss-rise, --heads and --share")
     from headscope._support.folders import check_free
     from headscope.surgery import prune, save
+    from headscope.surgery.timing import time_forwards
 
     check_free(out, force=force)
     texts = reading.texts()
     loaded = loading.load(model)
-    chosen = _read_plan(plan) if plan is not None else _made_plan(loaded, texts, share or 0.0, run, seed)
-    smaller = prune(loaded.model, chosen, batches=_proof(loaded, texts, seed))
+    chosen = _read_plan(plan) if plan is not None else budget.plan(loaded, texts, seed)
+    proof = _proof(loaded, texts, seed)
+    smaller = prune(loaded.model, chosen, batches=proof)
     before, after = (sum(own.numel() for own in one.parameters()) for one in (loaded.model, smaller))
+    times = time_forwards(loaded.model, smaller, proof[0]) if proof else []
     save(smaller, out, tokenizer=loaded.tokenizer, force=force)
     if as_json:
-        sizes = {"parameters_before": before, "parameters_after": after}
+        sizes = {"parameters_before": before, "parameters_after": after, "times": [vars(timing) for timing in times]}
         print_json({"removed": [str(head) for head in chosen.heads], **sizes, "out": str(out)})
         return
-    own = "" if hasattr(loaded.model, "config") else ", model=an_instance_of_the_original"
     typer.echo(
         f"removed {len(chosen.heads)} heads: {before:,} → {after:,} parameters ({1 - after / before:.1%} fewer); "
-        f"equal to the masked model on real input\nwritten to {out}; load it with headscope.load({str(out)!r}{own})"
+        "equal to the masked model on real input"
     )
+    for timing in times:
+        typer.echo(f"a forward pass of {timing}")
+    own = "" if hasattr(loaded.model, "config") else ", model=an_instance_of_the_original"
+    typer.echo(f"written to {out}\nnext: headscope.load({str(out)!r}{own}) in Python, or headscope analyze {out}")
 
 
-def _made_plan(loaded: "Loaded", texts: "Texts | None", share: float, run: Path | None, seed: int) -> "Plan":
-    """A plan of so large a share, from a saved analysis or from one that is made for it."""
-    from headscope.analysis import Analysis
-    from headscope.verdict.preparation import Budget
+def _planned(analysis: "Analysis", max_loss_rise: str | None, heads: int | None, share: float | None) -> "Plan":
+    from headscope.planning.planner import plan
 
-    analysis = Analysis.load(run) if run is not None else analyzed(loaded, texts, Budget(seed=seed))
-    return _planned(analysis, share, "needed", False, 1)
+    return plan(analysis, share, max_loss_rise=max_loss_rise, heads=heads)
 
 
-def _planned(analysis: "Analysis", share: float, score: str, uniform: bool, keep_per_layer: int) -> "Plan":
+def _by_score(analysis: "Analysis", score: str, settings: "dict[str, Any]") -> "Plan":
     from headscope.errors import InputError
     from headscope.planning.planner import plan
 
+    if settings["share"] is None:
+        raise typer.BadParameter("--score goes with --share: a score does not know what heads cost together")
     if score not in analysis.scores or score == "replaceability":
         usable = ", ".join(name for name in analysis.scores if name != "replaceability")
         raise InputError(f"a plan cannot be made by {score!r}; this analysis holds: {usable}")
-    return plan(analysis.scores[score], share=share, uniform=uniform, keep_per_layer=keep_per_layer)
+    return plan(analysis.scores[score], **settings)
+
+
+def _spared(analysis: "Analysis", made: "Plan") -> str:
+    """What goes with the heads, from the anatomy."""
+    from headscope.planning.savings import count_savings
+
+    length = int(analysis.facts.get("window_length", 128))
+    n_bytes = {"float64": 8, "float32": 4}.get(str(analysis.facts.get("dtype")), 2)
+    found = count_savings(analysis.anatomy, made.heads, length, n_bytes)
+    parts = []
+    if found.parameters and found.parameters_left is not None and found.flops and found.flops_left is not None:
+        parts.append(f"parameters of attention {_fewer(found.parameters, found.parameters_left)}")
+        parts.append(f"operations of attention for a token among {length}: {_fewer(found.flops, found.flops_left)}")
+    if found.kv_bytes:
+        parts.append(f"bytes of keys and values kept for a token: {_fewer(found.kv_bytes, found.kv_bytes_left)}")
+    return "; ".join(parts) or "its layers do not tell their sizes"
+
+
+def _fewer(before: int, after: int) -> str:
+    return f"{before:,} → {after:,} (−{1 - after / before:.1%})" if after < before else f"{before:,}, none fewer"
+
+
+def _next(analysis: "Analysis", out: Path) -> str:
+    return f"headscope prune {shlex.quote(str(analysis.facts.get('source', 'MODEL')))} --plan {out} --out smaller"
+
+
+def _read_run(run: Path) -> "Analysis":
+    from headscope.analysis import Analysis
+    from headscope.errors import StorageError
+
+    if not run.is_dir():
+        raise StorageError(f"there is no folder {run}; name what `headscope analyze --out` wrote")
+    return Analysis.load(run)
 
 
 def _proof(loaded: "Loaded", texts: "Texts | None", seed: int) -> "list[Batch] | None":

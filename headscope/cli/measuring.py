@@ -12,6 +12,7 @@ from headscope.cli.options import (
     Loading,
     Metric,
     Model,
+    Name,
     Sampling,
     Skip,
     Tables,
@@ -39,7 +40,11 @@ _MEASURES, _SCORES = registered("likeness/measures"), registered("scoring/scores
 def analyze_(
     model: Model,
     report: Report,
+    name: Name = "",
     metric: Metric = "auto",
+    max_loss_rise: Annotated[
+        str, typer.Option(help="what the chosen heads may cost together: a number of the metric's unit, or 1%")
+    ] = "1%",
     sampling: Sampling = Sampling(windows=256),
     ablation_tokens: Tokens = None,
     claims: Annotated[
@@ -60,10 +65,11 @@ def analyze_(
         length=sampling.length,
         windows=sampling.windows or None,
         ablation_tokens=ablation_tokens,
+        max_loss_rise=max_loss_rise,
         seed=sampling.seed,
         claims=claims,
     )
-    report.write(analyzed(loading.load(model), texts, amount, metric), as_json=as_json)
+    report.write(analyzed(loading.load(model), texts, amount, metric, name), as_json=as_json)
 
 
 @command(_GROUP, "similarity")

@@ -26,6 +26,7 @@ __all__ = [
     "Metric",
     "Model",
     "ModelOption",
+    "Name",
     "Reading",
     "Sampling",
     "Seed",
@@ -65,6 +66,9 @@ Metric = Annotated[
 Tokens = Annotated[
     int | None,
     typer.Option(min=1, help="tokens that scores by a metric, as ablation, take of the text", show_default="by size"),
+]
+Name = Annotated[
+    str, typer.Option("--name", help="what to call the model in tables and on pages", show_default="its own name")
 ]
 Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
 

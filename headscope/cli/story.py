@@ -1,5 +1,6 @@
 """The whole story on the command line: analyse, write the report, say what came out. Several commands tell it."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,19 +37,37 @@ class Report(Folder):
             return
         typer.echo(analysis.verdict.sentence)
         _print_candidates(analysis)
+        for line in _cut(analysis):
+            typer.echo(line)
         typer.echo(f"report: {self.out / 'index.html'}")
+        how = "" if analysis.verdict.chosen else " --heads 1"  # within the budget none goes
+        typer.echo(f"next: headscope plan {shlex.quote(str(self.out))}{how} --out plan.json")
 
 
-def analyzed(loaded: "Loaded", texts: "Texts | None", budget: "Budget", metric: str = "auto") -> "Analysis":
+def analyzed(
+    loaded: "Loaded", texts: "Texts | None", budget: "Budget", metric: str = "auto", name: str = ""
+) -> "Analysis":
     """An analysis, with a progress bar.
 
     Args:
-        loaded, texts, budget, metric: see `headscope.analyze`.
+        loaded, texts, budget, metric, name: see `headscope.analyze`.
     """
     from headscope.analysis import analyze
 
     with progress_bar() as progress:
-        return analyze(loaded, texts=texts, metric=metric, budget=budget, progress=progress)
+        return analyze(loaded, texts=texts, metric=metric, budget=budget, name=name, progress=progress)
+
+
+def _cut(analysis: "Analysis") -> list[str]:
+    """What the chosen heads leave, as it was measured."""
+    cut = analysis.facts.get("cut")
+    if not cut:
+        return []
+    from headscope.surgery.timing import Timing
+
+    before, after = cut["parameters_before"], cut["parameters_after"]
+    sizes = f"without the chosen heads: {before:,} → {after:,} parameters (−{1 - after / before:.1%})"
+    return [sizes, *(f"a forward pass of {Timing(**timing)}" for timing in cut["times"])]
 
 
 def _print_candidates(analysis: "Analysis") -> None:

@@ -1,7 +1,7 @@
 """The sweep: what switching heads off does to a metric, measured by running the model without them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,11 @@ class Effects:
     @property
     def n_documents(self) -> int:
         return len(np.unique(self.document))
+
+    def only(self, places: Iterable[int]) -> "Effects":
+        """The effects of some of the groups, in the order given."""
+        kept = list(places)
+        return replace(self, groups=tuple(self.groups[place] for place in kept), values=self.values[kept])
 
 
 def head_effects(

@@ -7,7 +7,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,9 +23,10 @@ from headscope import surgery
 from headscope._support.objects import find_object, importable, line_of, reason_of
 from headscope.errors import HeadscopeError, InputError, ModelError
 
-__all__ = ["Loaded", "load_model", "quietly"]
+__all__ = ["Loaded", "load_model", "quietly", "telling_name"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_TELLS_NONE = re.compile(r"models?|weights|out(put)?|final|best|last|checkpoint(-\d+)?|[0-9a-f]{7,}")
 _PRUNED = "headscope.json"  # what headscope.surgery.save leaves beside the weights
 
 
@@ -38,12 +39,14 @@ class Loaded:
         tokenizer: its tokenizer; None where it came without one.
         batches: the batches that a user's function returned with it; None otherwise.
         name: what to call it: its hub name, its folder's own name, or "package.module:factory".
+        source: what it was loaded from, as it was given.
     """
 
     model: nn.Module
     tokenizer: Any | None
     batches: list[Mapping[str, Any]] | None
     name: str
+    source: str = ""
 
 
 def load_model(
@@ -89,7 +92,23 @@ def load_model(
     except Exception as error:
         raise ModelError(f"{loaded.name} does not go to {place}: {reason_of(error)}") from error
     loaded.model.eval()
-    return loaded
+    return replace(loaded, source=name)
+
+
+def telling_name(path: str | Path) -> str:
+    """What to call a model that lies there: its name on the hub, or its folder's, with the one above if it tells none.
+
+    >>> telling_name("/cache/hub/models--openai-community--gpt2/snapshots/607a30d783dfa663caf39e06633721c8d4cfcd7e")
+    'openai-community/gpt2'
+    >>> telling_name("runs/tiny/model"), telling_name("runs/tiny/checkpoint-500"), telling_name("runs/tiny")
+    ('tiny/model', 'tiny/checkpoint-500', 'tiny')
+    """
+    parts = Path(path).parts
+    cached = [part for part in parts if part.startswith("models--")]
+    if cached:
+        return cached[-1].removeprefix("models--").replace("--", "/")
+    tells_none = bool(parts) and _TELLS_NONE.fullmatch(parts[-1].lower())
+    return "/".join(parts[-2:] if tells_none and parts[-2:-1] != ("/",) else parts[-1:])
 
 
 @contextmanager
@@ -115,7 +134,7 @@ def _show_downloads(shown: bool) -> None:
 
 
 def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:
-    shown, name = repr(str(folder)), folder.resolve().name
+    shown, name = repr(str(folder)), telling_name(folder.resolve())
     if not folder.is_dir():
         raise ModelError(f"{shown} is a file; a model is the folder that holds config.json and the weights")
     held = sorted(file.name for file in folder.iterdir())

@@ -1,96 +1,111 @@
-"""Choosing: of the redundant heads, those whose stand-ins stay, and of them as many as may go."""
+"""Choosing: all heads in the order of what each costs by itself, and as many of them as cost no more together."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
+from itertools import combinations, product
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
+from headscope._support.progress import Progress
 from headscope.effects.metrics import Metric
-from headscope.effects.sweep import group_effects
+from headscope.effects.sweep import Effects, group_effects
 from headscope.heads import HeadId
-from headscope.planning.quadrants import Lines, quadrants
+from headscope.planning.removal import Removal, ladder
+from headscope.planning.rises import Rise
 from headscope.sites import Anatomy
-from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import restored_share
-from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 
-__all__ = ["choose_redundant", "within_budget"]
+__all__ = ["measure_removal", "random_sets", "stability"]
 
 
-def choose_redundant(
-    scores: Mapping[str, HeadTable],
-    moments: Mapping[int, Sequence[Moments]],
-    weights: Mapping[int, Sequence[Tensor]],
-    lines: Lines,
-) -> tuple[HeadId, ...]:
-    """The heads of the redundant quadrant that can go together.
-
-    Two heads that stand in for each other are both replaceable, but not both at once. So heads are taken from the
-    least important on, and one is passed over if, with it gone too, any head taken from its layer would fall below the
-    line of replaceability with what stays.
-
-    Args:
-        scores: "ablation" and "replaceability" of every head.
-        moments: of each layer's heads ("gated_z"), a block of documents each.
-        weights: W_O of each head of each layer, in the order of the moments.
-        lines: of the quadrants.
-
-    Returns:
-        These heads, the least important first.
-    """
-    ablation = scores["ablation"]
-    names = quadrants(ablation.score, scores["replaceability"].score, lines)
-    place = {
-        head: sum(other.layer == head.layer for other in ablation.heads[:i]) for i, head in enumerate(ablation.heads)
-    }
-    chosen: dict[int, list[HeadId]] = {}
-    taken: list[HeadId] = []
-    for index in np.argsort(ablation.score):
-        head = ablation.heads[index]
-        if names[index] != "redundant":
-            continue
-        gone = [*chosen.get(head.layer, []), head]
-        shares = _restored(moments[head.layer], weights[head.layer], [place[one] for one in gone])
-        if min(shares) >= lines.replaceability:
-            chosen[head.layer] = gone
-            taken.append(head)
-    return tuple(taken)
-
-
-def within_budget(
+def measure_removal(
     model: nn.Module,
     batches: Sequence[Batch],
     metric: Metric,
     anatomy: Anatomy,
-    ranked: Sequence[HeadId],
-    most: float,
-) -> tuple[HeadId, ...]:
-    """As many of the ranked heads, from the first on, as cost no more than `most` when all of them are removed.
+    effects: Effects,
+    rise: Rise,
+    progress: Progress | None = None,
+) -> Removal:
+    """Remove the first heads of the order of single effects together, at a ladder of numbers and where a budget ends.
+
+    The number that a budget allows is read off what was measured so far, measured itself, with the next one, and read
+    off again, until it is a number that was measured.
 
     Args:
         model: run in evaluation mode, left as it was.
-        batches: what the cost is measured on.
-        metric: what it is measured by.
+        batches: what costs are measured on: those of the single effects.
+        metric: of the costs.
         anatomy: the model's.
-        ranked: heads in the order in which they may go.
-        most: allowed effect, in the metric's unit.
+        effects: of single heads, which make the order.
+        rise: the budget.
+        progress: told of each forward pass without heads.
     """
-    for size in range(1, len(ranked) + 1):
-        effects = group_effects(model, batches, metric, anatomy, [ranked[:size]])
-        if effects.values.mean() > most:
-            return tuple(ranked[: size - 1])
-    return tuple(ranked)
+    removal = Removal.ordered_by(effects)
+    wanted = set(ladder(len(removal.order)))
+    while wanted := wanted - {0, *removal.sizes}:
+        groups = [removal.first(size) for size in sorted(wanted)]
+        removal = removal.with_costs(group_effects(model, batches, metric, anatomy, groups, progress=progress))
+        found = removal.within(removal.allowed(rise))
+        wanted = {found, min(found + 1, len(removal.order))}
+    return removal
 
 
-def _restored(blocks: Sequence[Moments], weights: Sequence[Tensor], gone: Sequence[int]) -> list[float]:
-    """How much of each head gone the heads that stay restore, held out, both ways."""
-    halves = Moments.total(blocks[::2]), Moments.total(blocks[1::2])
-    stay = [head for head in range(len(weights)) if head not in gone]
+def stability(effects: Effects, size: int) -> float:
+    """How many of the cheapest heads stay among them when a tenth of the documents is left out.
+
+    Args:
+        effects: of single heads, by row; nothing is measured again.
+        size: how many heads are chosen.
+
+    Returns:
+        The mean share over the tenths (blocks of documents), in [0, 1]; 1: the same heads whichever is left out; NaN
+        with fewer than two blocks, or where none is chosen.
+
+    >>> rows = np.array([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]])   # three heads, two blocks of one document
+    >>> made = Effects([(HeadId(0, h),) for h in range(3)], rows, np.zeros(2), np.arange(2), np.arange(2),
+    ...                "loss", "nats", False, "zero", 2)
+    >>> stability(made, 1), stability(made, 2)
+    (0.5, 1.0)
+    """
+    blocks = np.unique(effects.block)
+    if len(blocks) < 2 or not size:
+        return math.nan
+    chosen = set(Removal.ordered_by(effects).first(size))
     shares = []
-    for head in gone:
-        heads = [*stay, head]
-        one, other = (half.select(heads) for half in halves)
-        own = [weights[index] for index in heads]
-        shares.append(float(np.mean([restored_share(a, b, own)[-1] for a, b in ((one, other), (other, one))])))
-    return shares
+    for block in blocks:
+        means = effects.values[:, effects.block != block].mean(axis=1)
+        ranked = sorted(zip(means.tolist(), effects.heads, strict=True))
+        shares.append(len(chosen & {head for _, head in ranked[:size]}) / size)
+    return float(np.mean(shares))
+
+
+def random_sets(anatomy: Anatomy, chosen: Sequence[HeadId], most: int, seed: int = 0) -> list[tuple[HeadId, ...]]:
+    """Other sets with as many heads of each layer as the chosen ones: distinct, drawn by seed.
+
+    Args:
+        anatomy: the model's.
+        chosen: heads of it.
+        most: how many sets; all of them where there are no more than so many.
+        seed: of the draw.
+    """
+    if not chosen:
+        return []
+    own: dict[int, list[HeadId]] = {}
+    for head in chosen:
+        own.setdefault(head.layer, []).append(head)
+    pools = [(anatomy.site(layer).heads, len(heads)) for layer, heads in sorted(own.items())]
+    taken = tuple(sorted(chosen))
+    if math.prod(math.comb(len(heads), size) for heads, size in pools) - 1 <= most:
+        every = product(*(combinations(heads, size) for heads, size in pools))
+        return [group for parts in every if (group := tuple(head for part in parts for head in part)) != taken]
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[tuple[HeadId, ...], None] = {}
+    while len(drawn) < most:
+        parts = [sorted(torch.randperm(len(heads), generator=generator)[:size].tolist()) for heads, size in pools]
+        group = tuple(heads[place] for (heads, _), part in zip(pools, parts, strict=True) for place in part)
+        if group != taken:
+            drawn[group] = None
+    return list(drawn)

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
+from headscope.planning.removal import Removal
 from headscope.sites import Anatomy
 from headscope.tables import HeadTable, PairTable
 from headscope.verdict.verdicts import Verdict
@@ -22,6 +23,7 @@ class Reportable(Protocol):
         pairs: similarities by name; "cka" is the one that is drawn, any other stands beside it.
         candidates: a row per head, best candidate for removal first; see
             `headscope.planning.candidates.list_candidates`.
+        removal: what removing the first so many candidates costs, together.
         verdict: what it comes to.
         claims: a row for each claim of the paper that was put to the model; empty where none was.
         facts: how it was measured.
@@ -35,6 +37,8 @@ class Reportable(Protocol):
     def pairs(self) -> Mapping[str, PairTable]: ...
     @property
     def candidates(self) -> pd.DataFrame: ...
+    @property
+    def removal(self) -> Removal: ...
     @property
     def verdict(self) -> Verdict: ...
     @property

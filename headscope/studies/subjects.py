@@ -16,6 +16,7 @@ from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
+from headscope.errors import AnatomyError
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
 from headscope.sites import Anatomy
@@ -114,6 +115,8 @@ class Subject:
     def restored(self) -> HeadTable:
         """How much of each head the rest of its layer restores."""
         if self.evidence is not None:
+            if "replaceability" in self.evidence.left_out:
+                raise AnatomyError(self.evidence.left_out["replaceability"])
             return self.evidence.scores["replaceability"]
         seen = {"moments": self.moments, "output_weights": output_weights(self.model, self.anatomy.cuttable)}
         return head_table(SCORES["replaceability"](), "", seen, self.anatomy, {"documents": self.n_documents})

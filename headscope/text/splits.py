@@ -10,7 +10,7 @@ from torch import Tensor
 from headscope.errors import InputError
 from headscope.text.batches import Batch, MadeOnDemand, document_ids, n_rows, row_lengths
 
-__all__ = ["Part", "Row", "sample_batches", "split_documents"]
+__all__ = ["Part", "Row", "first_rows", "sample_batches", "split_documents"]
 
 
 class Row(NamedTuple):
@@ -104,6 +104,11 @@ def sample_batches(batches: Sequence[Batch], tokens: int, seed: int = 0) -> Part
         taken.append(rows[place])
         count += rows[place].length
     return Part(batches, _grouped(batches, sorted(taken), shapes))
+
+
+def first_rows(batch: Batch, size: int) -> Batch:
+    """The first so many rows of a batch."""
+    return {name: value[:size] if _is_by_row(value, batch) else value for name, value in batch.items()}
 
 
 def _rows(batches: Iterable[Batch]) -> tuple[list[Row], list[Hashable]]:

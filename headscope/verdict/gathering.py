@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -9,8 +10,8 @@ from headscope._support.progress import Progress
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
-from headscope.effects.sweep import head_effects
-from headscope.errors import MetricError
+from headscope.effects.sweep import Effects, head_effects
+from headscope.errors import AnatomyError, MetricError
 from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
@@ -41,9 +42,9 @@ class Evidence:
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         moments: per layer, of each block of documents.
         weights: W_O of every head.
-        intact: the metric of the intact model on the sample (0 for a distance).
-        observed: what the statistics saw.
-        left_out: scores that cannot be had, by name, each with the reason.
+        effects: of every head by itself, row by row of the sample.
+        observed: what the statistics saw; None where heads could not be watched.
+        left_out: scores, and "similarity", that cannot be had, each with the reason.
     """
 
     scores: Mapping[str, HeadTable]
@@ -51,9 +52,14 @@ class Evidence:
     stand_ins: Mapping[HeadId, tuple[HeadId, float]]
     moments: Mapping[int, Sequence[Moments]]
     weights: Mapping[int, Sequence[Tensor]]
-    intact: float
-    observed: Observed
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    effects: Effects
+    observed: Observed | None
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def intact(self) -> float:
+        """The metric of the intact model on the sample (0 for a distance)."""
+        return float(self.effects.intact.mean())
 
 
 def gather(
@@ -77,39 +83,74 @@ def gather(
         progress: told of each batch and each head; see `headscope.Progress`.
     """
     cut = anatomy.cuttable
-    within, observed, across = _observe(model, batches, cut, progress)
-    layered = by_layer(within)
-    weights = output_weights(model, cut)
+    left_out: dict[str, str] = {}
     effects = head_effects(model, sample, metric, cut, progress=progress)
-    seen = {"moments": layered, "output_weights": weights, "effects": effects}
-    left_out = {}
+    seen: dict[str, Any] = {"effects": effects}
+    watched = _watched(model, batches, cut, progress, left_out)
+    if watched is not None:
+        seen |= {"moments": watched.moments, "output_weights": watched.weights}
     try:
         seen["gate_gradients"] = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
     except MetricError as error:  # a metric that moves in steps has no gradient, and everything else
         left_out["gradient"] = str(error)
     swept = {"metric": metric.name, "mode": "zero", "documents": effects.n_documents, "tokens": effects.n_tokens}
-    watched = observed.facts("gated_z")
     scores = {}
     for name in (name for name in _SCORES if name not in left_out):
         score = SCORES[name]()
-        facts = (swept if score.needs & {"effects", "gate_gradients"} else watched) | {"seed": seed}
+        by_metric = bool(score.needs & {"effects", "gate_gradients"})
+        facts = (swept if by_metric or watched is None else watched.facts) | {"seed": seed}
         unit = metric.unit if score.unit == "metric" else score.unit
         scores[name] = head_table(score, unit, seen, anatomy, facts)
-    pairs = {}
-    for name in _PAIRS:
-        of = MEASURES[name].sources[0]
-        seen_by = {"moments": across or within}
-        scope = {"scope": "model" if across else "layer"}
-        pairs[name] = pair_table(MEASURES[name](), of, seen_by, (heads_of(cut, of), None), weights, watched | scope)
-    intact = float(effects.intact.mean())
-    return Evidence(scores, pairs, _stand_ins(layered, weights, cut), layered, weights, intact, observed, left_out)
+    pairs = {} if watched is None else _pairs(watched, cut)
+    if watched is None:
+        watched = _Watched({}, {}, None, {}, None)
+    stand_ins = _stand_ins(watched.moments, watched.weights, cut) if watched.moments else {}
+    return Evidence(scores, pairs, stand_ins, watched.moments, watched.weights, effects, watched.observed, left_out)
 
 
-def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> dict[int, Moments]:
-    """The moments of every layer over some batches."""
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """What one pass of statistics saw: by layer, and across layers where the model is small."""
+
+    moments: Mapping[int, Sequence[Moments]]
+    weights: Mapping[int, Sequence[Tensor]]
+    observed: Observed | None
+    within: Computed
+    across: Computed | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        assert self.observed is not None
+        return self.observed.facts("gated_z")
+
+
+def _watched(
+    model: nn.Module, batches: Sequence[Batch], cut: Anatomy, progress: Progress | None, left_out: dict[str, str]
+) -> _Watched | None:
+    """The pass of statistics; None, with the reason, where heads can be switched off and not be watched."""
+    try:
+        within, observed, across = _observe(model, batches, cut, progress)
+        return _Watched(by_layer(within), output_weights(model, cut), observed, within, across)
+    except AnatomyError as error:
+        left_out |= dict.fromkeys(("norm", "replaceability", "needed", "similarity"), str(error))
+        return None
+
+
+def _pairs(watched: _Watched, cut: Anatomy) -> dict[str, PairTable]:
+    facts = watched.facts | {"scope": "model" if watched.across else "layer"}
+    seen = {"moments": watched.across or watched.within}
+    return {
+        name: pair_table(MEASURES[name](), of, seen, (heads_of(cut, of), None), watched.weights, facts)
+        for name in _PAIRS
+        for of in MEASURES[name].sources[:1]
+    }
+
+
+def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> Mapping[int, Sequence[Moments]]:
+    """The moments of every layer over some batches, a block of documents each."""
     statistic = SummedMoments()
     observe(model, batches, [statistic], anatomy=anatomy.cuttable)
-    return {layer: Moments.total(blocks) for layer, blocks in by_layer(statistic.compute()).items()}
+    return by_layer(statistic.compute())
 
 
 def _observe(

@@ -1,23 +1,24 @@
 """Judging: what was found on some documents is measured again on others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
+from headscope._support.progress import Progress
 from headscope.effects.metrics import Metric
-from headscope.effects.sweep import group_effects
+from headscope.effects.sweep import Effects, group_effects
 from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
-from headscope.planning.quadrants import Lines
+from headscope.planning.choosing import random_sets, stability
+from headscope.planning.quadrants import draw_lines
+from headscope.planning.removal import Removal
 from headscope.sites import Anatomy
 from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import restored_share
-from headscope.tables import PairTable
+from headscope.statistics.prediction import fit_stand_ins, unexplained_share
 from headscope.text.batches import Batch
-from headscope.uncertainty.intervals import mean_spread
+from headscope.uncertainty.intervals import Spread, jackknife, mean_spread
 from headscope.verdict.gathering import Evidence, watch_moments
 from headscope.verdict.verdicts import Finding, Verdict
 
@@ -31,15 +32,15 @@ class Bench:
     Attributes:
         batches: held-out documents; every number is measured on these.
         metric: of effects.
-        draws: how many random draws of heads the chosen ones are set against.
-        seed: of the draws.
+        random_sets: how many random sets of heads the chosen ones are set against, where there are so many.
+        seed: of their draw.
         max_loss_rise: what the chosen heads were allowed to cost together, in the metric's unit.
         text_unit: what a document is, in words.
     """
 
     batches: Sequence[Batch]
     metric: Metric
-    draws: int
+    random_sets: int
     seed: int
     max_loss_rise: float
     text_unit: str
@@ -50,31 +51,39 @@ def judge(
     name: str,
     anatomy: Anatomy,
     evidence: Evidence,
-    chosen: Sequence[HeadId],
-    lines: Lines,
+    removal: Removal,
     bench: Bench,
-) -> Verdict:
-    """Measure the heads that the evidence points out, on documents that it did not see."""
-    top = _extreme(evidence, "ablation")
-    groups = [list(chosen), [top], *_random_groups(anatomy, len(chosen), bench)]
-    effects = group_effects(model, bench.batches, bench.metric, anatomy, groups)
-    means = effects.values.mean(axis=1)
-    low, high = mean_spread(effects.values[:1], effects.block).interval()
-    moments = watch_moments(model, bench.batches, anatomy)
-    return Verdict(
+    progress: Progress | None = None,
+) -> tuple[Verdict, Removal]:
+    """Measure the heads that the evidence points out, on documents that it did not see.
+
+    Returns:
+        The verdict, and the removal with what each number of heads costs here.
+    """
+    chosen = removal.first(removal.within(bench.max_loss_rise))
+    top, sizes = _extreme(evidence, "ablation"), removal.sizes
+    drawn = random_sets(anatomy, chosen, bench.random_sets, bench.seed)
+    groups = [*map(removal.first, sizes), (top,), *drawn]
+    effects = group_effects(model, bench.batches, bench.metric, anatomy, groups, progress=progress)
+    removal = removal.judged(effects.only(range(len(sizes))))
+    joint = removal.cost(len(chosen))
+    moments = watch_moments(model, bench.batches, anatomy) if evidence.moments else {}
+    verdict = Verdict(
         model=name,
         n_heads=anatomy.n_heads,
         n_layers=len(anatomy.sites),
         chosen=tuple(sorted(chosen)),
         max_loss_rise=bench.max_loss_rise,
-        joint=float(means[0]),
-        joint_low=float(low[0]),
-        joint_high=float(high[0]),
-        random=tuple(float(mean) for mean in means[2:]),
-        most_needed=Finding(top, float(means[1])),
+        joint=joint.value,
+        joint_low=joint.low,
+        joint_high=joint.high,
+        random=tuple(effects.values[len(sizes) + 1 :].mean(axis=1).tolist()),
+        stability=stability(evidence.effects, len(chosen)),
+        cheapest=_effect(effects, sizes.index(1), removal.order[0]),
+        most_needed=_effect(effects, len(sizes), top),
         most_replaceable=_most_replaceable(anatomy, evidence, moments),
-        twins=_twins(anatomy, evidence.pairs["cka"], moments),
-        lines=lines,
+        twins=_twins(anatomy, evidence, moments),
+        lines=draw_lines(evidence.scores["ablation"].score),
         metric=bench.metric.name,
         unit=bench.metric.unit,
         intact=float(effects.intact.mean()),
@@ -82,6 +91,16 @@ def judge(
         n_tokens=effects.n_tokens,
         text_unit=bench.text_unit,
     )
+    return verdict, removal
+
+
+def _effect(effects: Effects, place: int, head: HeadId) -> Finding:
+    return _finding(mean_spread(effects.values[place : place + 1], effects.block), 0, head)
+
+
+def _finding(spread: Spread, place: int, head: HeadId, other: HeadId | None = None) -> Finding:
+    low, high = spread.interval()
+    return Finding(head, float(spread.centre[place]), float(low[place]), float(high[place]), other)
 
 
 def _extreme(evidence: Evidence, score: str) -> HeadId:
@@ -89,25 +108,29 @@ def _extreme(evidence: Evidence, score: str) -> HeadId:
     return table.heads[int(np.nanargmax(table.score))]
 
 
-def _random_groups(anatomy: Anatomy, size: int, bench: Bench) -> list[list[HeadId]]:
-    heads = [head for site in anatomy.sites if site.prunable for head in site.heads]
-    generator = torch.Generator().manual_seed(bench.seed)
-    drawn = [torch.randperm(len(heads), generator=generator)[:size].tolist() for _ in range(bench.draws)]
-    return [[heads[index] for index in draw] for draw in drawn]
+def _again(blocks: Sequence[Moments], estimate: Callable[[Moments], float]) -> Spread:
+    """A number of one layer, over blocks of documents that chose nothing."""
+    tokens = [int(block.n) for block in blocks]
+    return jackknife(lambda left: np.array([estimate(Moments.total(left))]), blocks, tokens)
 
 
-def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Moments]) -> Finding | None:
+def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Sequence[Moments]]) -> Finding | None:
+    table = evidence.scores.get("replaceability")
+    if table is None or np.isnan(table.score).all():
+        return None
     head = _extreme(evidence, "replaceability")
-    site = anatomy.site(head.layer)
-    shares = restored_share(
-        Moments.total(evidence.moments[head.layer]), moments[head.layer], evidence.weights[head.layer]
-    )
+    place, weights = anatomy.site(head.layer).position(head), evidence.weights[head.layer]
+    stand_ins = fit_stand_ins(Moments.total(evidence.moments[head.layer]))
+    spread = _again(moments[head.layer], lambda seen: 1 - float(unexplained_share(stand_ins, seen, weights)[place]))
     helper = evidence.stand_ins.get(head)
-    return Finding(head, float(shares[site.position(head)]), None if helper is None else helper[0])
+    return _finding(spread, 0, head, None if helper is None else helper[0])
 
 
-def _twins(anatomy: Anatomy, cka: PairTable, moments: Mapping[int, Moments]) -> Finding | None:
+def _twins(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Sequence[Moments]]) -> Finding | None:
     """The most alike two heads of one layer."""
+    cka = evidence.pairs.get("cka")
+    if cka is None:
+        return None
     layers = np.array([head.layer for head in cka.heads])
     pairs = np.where((layers[:, None] == layers[None]) & ~np.eye(len(layers), dtype=bool), cka.matrix, np.nan)
     if np.isnan(pairs).all():
@@ -115,5 +138,9 @@ def _twins(anatomy: Anatomy, cka: PairTable, moments: Mapping[int, Moments]) -> 
     a, b = np.unravel_index(int(np.nanargmax(pairs)), pairs.shape)
     first, second = cka.heads[int(a)], cka.heads[int(b)]
     site = anatomy.site(first.layer)
-    again = MEASURES["cka"]().compare({"moments": moments[first.layer]})
-    return Finding(first, float(again[site.position(first), site.position(second)]), second)
+    place, other = site.position(first), site.position(second)
+
+    def alike(seen: Moments) -> float:
+        return float(MEASURES["cka"]().compare({"moments": seen})[place, other])
+
+    return _finding(_again(moments[first.layer], alike), 0, first, second)

@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import inf, log2
-from pathlib import Path
+from math import log2
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
-from headscope.models.loading import Loaded, load_model
+from headscope.models.loading import Loaded, load_model, telling_name
+from headscope.planning.rises import Rise
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
@@ -21,7 +21,7 @@ from headscope.text.feeding import Batches, feed
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 
 _SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
-_LEAST_DRAWS = 5
+_LEAST_SETS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,8 @@ class Budget:
         held_out: share of the documents that only the verdict is measured on.
         ablation_tokens: positions that the ablation sweep runs on; None for as many as take about a minute on two
             cores, between 1,024 and 2,048. The verdict is measured on up to twice as many.
-        draws: random draws of heads that the chosen ones are set against; five at least.
+        passes: forward passes that random sets of heads, which the chosen ones are set against, may take; five sets
+            are measured at the least, whatever they take.
         max_loss_rise: what the chosen heads may cost together, in the metric's unit, or relative to the intact model
             as a string; for a distance, which is zero there, "1%" is 0.01.
         seed: of every draw.
@@ -47,7 +48,7 @@ class Budget:
     size: int = 8
     held_out: float = 0.3
     ablation_tokens: int | None = None
-    draws: int = 5
+    passes: int = 100
     max_loss_rise: float | str = "1%"
     seed: int = 0
     claims: bool = False
@@ -57,33 +58,15 @@ class Budget:
             raise InputError(
                 f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out}"
             )
-        if self.draws < _LEAST_DRAWS:
-            raise InputError(f"a comparison with chance takes at least {_LEAST_DRAWS} draws, not {self.draws}")
+        if self.passes < 0:
+            raise InputError(f"passes is a number of forward passes, at least 0, not {self.passes}")
         if self.ablation_tokens is not None and self.ablation_tokens < 1:
             raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
-        self._rise()
+        Rise.read(self.max_loss_rise)
 
-    def allowed(self, metric: Metric, intact: float) -> float:
-        """`max_loss_rise` in the metric's unit.
-
-        Args:
-            metric: what heads are judged by.
-            intact: its value for the intact model.
-        """
-        rise, relative = self._rise()
-        return rise if metric.is_distance or not relative else rise * abs(intact)
-
-    def _rise(self) -> tuple[float, bool]:
-        """The number, and whether it is relative."""
-        given = self.max_loss_rise
-        relative = isinstance(given, str) and given.strip().endswith("%")
-        try:
-            rise = float(str(given).strip().removesuffix("%")) / (100 if relative else 1)
-        except ValueError:
-            rise = -1.0
-        if not 0 <= rise < inf:
-            raise InputError(f"max_loss_rise is a number in the metric's unit, or one like '1%'; got {given!r}")
-        return rise, relative
+    def random_sets(self, n_batches: int) -> int:
+        """How many random sets are measured, where each takes so many forward passes."""
+        return max(_LEAST_SETS, self.passes // max(n_batches, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +77,7 @@ class Source:
         model: the model.
         name: what it is called.
         batches: the text, or the user's own batches.
-        facts: what is known of the text.
+        facts: what is known of the model's origin and of the text.
         mask_token_id: the tokenizer's, for a masked-language model; None where it has none.
     """
 
@@ -113,15 +96,16 @@ class Source:
 
 
 def prepare(
-    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Batches | None, budget: Budget
+    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Batches | None, budget: Budget, name: str = ""
 ) -> Source:
+    came_from = ""
     if not isinstance(model, nn.Module):
         loaded = load_model(model) if isinstance(model, str) else model
-        network, name = loaded.model, loaded.name
+        network, name, came_from = loaded.model, name or loaded.name, loaded.source
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
         batches = loaded.batches if batches is None and texts is None else batches
     else:
-        network, name = model, _name(model)
+        network, name = model, name or _name(model)
     if batches is not None:
         if texts is not None:
             raise InputError("give texts or batches, not both")
@@ -133,7 +117,7 @@ def prepare(
             "text_sha256": digest(kept),
             "text_unit": _unit(kept),
         }
-        return Source(network, name, kept, own)
+        return Source(network, name, kept, _origin(name, came_from) | own)
     if tokenizer is None:
         raise InputError(
             f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
@@ -142,7 +126,7 @@ def prepare(
     length = min(budget.length, _longest(network))
     corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
     known = corpus.facts
-    facts = {
+    facts = _origin(name, came_from) | {
         "text": known["source"],
         "text_sha256": known["sha256"],
         "text_unit": known["unit"],
@@ -154,13 +138,17 @@ def prepare(
     return Source(network, name, corpus, facts, getattr(tokenizer, "mask_token_id", None))
 
 
+def _origin(name: str, came_from: str) -> dict[str, Any]:
+    return {"model": name, **({"source": came_from} if came_from else {})}
+
+
 def _unit(batches: Sequence[Batch]) -> str:
     return "documents" if "document" in batches[0] else "rows"
 
 
 def _name(model: nn.Module) -> str:
     path = getattr(getattr(model, "config", None), "_name_or_path", "")
-    return Path(path).name if path else type(model).__name__
+    return telling_name(path) or type(model).__name__
 
 
 def _longest(model: nn.Module) -> int:

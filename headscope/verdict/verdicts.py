@@ -1,25 +1,40 @@
 """The verdict: one sentence of numbers that were measured where nothing was chosen."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any, Self
 
-from headscope._support.formatting import number
+from headscope._support.formatting import count, fixed, interval, number, quantity
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines
 
-__all__ = ["Finding", "Verdict"]
+__all__ = ["METRIC_WORDS", "Finding", "Verdict"]
 
 _TWINS = 0.9  # from this CKA on two heads are called nearly interchangeable
-_METRIC_WORDS = {"loss": "next-token loss", "mlm": "masked-token loss", "kl": "KL divergence", "drift": "drift"}
+_ENOUGH_SETS = 19  # random sets from which p can be 0.05
+METRIC_WORDS: Mapping[str, str] = {
+    "loss": "next-token loss", "mlm": "masked-token loss", "kl": "KL divergence",
+    "drift": "drift (1 − cosine to the intact embedding)", "error": "error rate", "cross_entropy": "cross-entropy",
+}  # fmt: skip
+"""What metrics are called in sentences."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One number about one head (and another one), measured on documents that were not used to choose it."""
+    """One number about one head (and another one), measured on documents that were not used to choose it.
+
+    Attributes:
+        head: the head.
+        value, low, high: the number and its 95% interval over documents; NaN where there is none.
+        other: the other head, where there is one.
+    """
 
     head: HeadId
     value: float
+    low: float
+    high: float
     other: HeadId | None = None
 
 
@@ -29,11 +44,15 @@ class Verdict:
 
     Attributes:
         model, n_heads, n_layers: what was analysed.
-        chosen: redundant heads that can go together within `max_loss_rise`; see `headscope.planning.choosing`.
+        chosen: the heads that go: those of lowest measured effect, as many as `max_loss_rise` allows; see
+            `headscope.planning.removal`.
         max_loss_rise: what they were allowed to cost together where they were chosen, in the metric's unit.
         joint, joint_low, joint_high: effect of removing them all together, with its 95% interval over documents.
-        random: effect of removing as many heads drawn at random, one number a draw.
-        most_needed: the head that was most important where heads were chosen, with its effect here.
+        random: effect of removing other sets with as many heads of each layer, one number a set.
+        stability: share of the chosen that stay chosen when a tenth of the documents is left out of the effects that
+            they were chosen by, in the mean over the tenths; NaN where none is chosen.
+        cheapest: the head of lowest effect where heads were chosen, with its effect here.
+        most_needed: the head of highest effect there, with its effect here.
         most_replaceable: the head that its layer restored best there, with the share restored here, and the head
             that alone restores most of it.
         twins: the two heads of one layer that were most alike there, with their CKA here.
@@ -41,6 +60,7 @@ class Verdict:
         metric, unit, intact: the metric, its unit, and its value for the intact model here.
         n_documents, n_tokens: what everything here was measured on.
         text_unit: what a document is: "documents", "passages" or "rows".
+        too_little: what cannot be told from so little text, in words, and how much more would tell it.
     """
 
     model: str
@@ -52,6 +72,8 @@ class Verdict:
     joint_low: float
     joint_high: float
     random: tuple[float, ...]
+    stability: float
+    cheapest: Finding
     most_needed: Finding | None
     most_replaceable: Finding | None
     twins: Finding | None
@@ -62,82 +84,120 @@ class Verdict:
     n_documents: int
     n_tokens: int
     text_unit: str
+    too_little: tuple[str, ...] = ()
+
+    @property
+    def p_value(self) -> float:
+        """(1 + k) / (1 + n): k of n random sets cost no more than the chosen heads; 1 where there is no other set."""
+        return (1 + sum(cost <= self.joint for cost in self.random)) / (1 + len(self.random))
 
     @property
     def sentence(self) -> str:
+        """What cannot be told from so little text, and the finding."""
+        return " ".join([*self.too_little, self.found])
+
+    @property
+    def found(self) -> str:
         """The finding in one sentence; a clause that no head satisfies is left out."""
-        heads = f"{self.n_heads} attention heads" if self.n_heads != 1 else "one attention head"
-        clauses = [clause for clause in (self._cut(), self._needed(), self._replaced(), self._twins()) if clause]
-        start = f"Of the {heads} of {self.model}, "
-        if not clauses:
-            return f"{start}none can be called redundant on this text."
-        return start + "; ".join(clauses) + "."
+        heads = count(self.n_heads, "attention head") if self.n_heads != 1 else "one attention head"
+        clauses = (self._cut(), self._chance(), self._needed(), self._replaced(), self._twins())
+        return f"Of the {heads} of {self.model}, {'; '.join(clause for clause in clauses if clause)}."
 
     def _cut(self) -> str:
+        allowed = quantity(self.max_loss_rise, self.unit)
         if not self.chosen:
-            return ""
+            cost = self._cost(self.cheapest.value, self.cheapest.low, self.cheapest.high)
+            return f"none can go within the {allowed} allowed: the cheapest, {self.cheapest.head}, costs {cost}"
         several = len(self.chosen) > 1
         which = f"{len(self.chosen)}" if several else str(self.chosen[0])
-        cost = self._cost(self.joint)
+        cost = self._cost(self.joint, self.joint_low, self.joint_high)
         if self.joint <= self.max_loss_rise:
-            said = f"{which} can go{' together' if several else ''} at a cost of {cost}"
-        else:
-            allowed = number(self.max_loss_rise)
-            costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
-            said = f"{costs} (allowed: {allowed})"
+            return f"{which} can go{' together' if several else ''} at a cost of {cost}"
+        costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
+        return f"{costs}, more than the {allowed} that they were chosen to cost at most"
+
+    def _chance(self) -> str:
+        if not self.chosen:
+            return ""
+        n = len(self.random)
+        if not n:
+            return "no other set has as many heads of the same layers"
+        found = f"{count(n, 'random set')} from the same layers cost{'s' if n == 1 else ''} {self._spanned()}"
+        few = f"; {n} are too few to show less than {number(1 / (n + 1), 2)}" if n < _ENOUGH_SETS else ""
+        return f"{found} (p = {number(self.p_value, 2)}{few})"
+
+    def _spanned(self) -> str:
         low, high = (number(end) for end in (min(self.random), max(self.random)))
-        span = low if low == high else f"{low} to {high}"
-        if self.joint < min(self.random):
-            return f"{said}, where as many drawn at random cost {span}"
-        return f"{said}, no better than as many drawn at random ({span})"
+        return low if low == high else f"{number(median(self.random))} in the median, {low} to {high}"
 
     def _needed(self) -> str:
-        if self.most_needed is None or not self.most_needed.value > 0:
+        found = self.most_needed
+        if found is None or not found.value > 0:
             return ""
-        return f"{self.most_needed.head} is needed most ({number(self.most_needed.value)} by itself)"
+        return f"{found.head} is needed most ({_with_interval(found, number)} by itself)"
 
     def _replaced(self) -> str:
         found = self.most_replaceable
         if found is None or not found.value >= self.lines.replaceability:
             return ""
         helper = f", {found.other} foremost" if found.other is not None else ""
-        return f"{found.value:.0%} of what {found.head} writes can be rebuilt from the rest of its layer{helper}"
+        ends = f" ({_whole(found.low)} to {_whole(found.high)})" if found.low == found.low else ""
+        return (
+            f"{_whole(found.value)}{ends} of what {found.head} writes can be rebuilt from the rest of its layer{helper}"
+        )
 
     def _twins(self) -> str:
-        if self.twins is None or not self.twins.value >= _TWINS:
+        found = self.twins
+        if found is None or not found.value >= _TWINS:
             return ""
-        return f"{self.twins.head} and {self.twins.other} are nearly interchangeable (CKA {self.twins.value:.2f})"
+        alike = _with_interval(found, lambda value: fixed(value, 2))
+        return f"{found.head} and {found.other} are nearly interchangeable (CKA {alike})"
 
-    def _cost(self, value: float) -> str:
-        words = _METRIC_WORDS.get(self.metric, self.metric)
+    def _cost(self, value: float, low: float, high: float) -> str:
+        words = METRIC_WORDS.get(self.metric, self.metric)
         unit = f" {self.unit}" if self.unit else ""
+        ends = f" (95% interval {span})" if (span := interval(low, high)) else ""
         base = f" above {number(self.intact)}" if self.intact else ""
-        return f"{number(value)}{unit} of {words}{base}"
+        return f"{number(value)}{unit}{ends} of {words}{base}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, heads as text."""
-        data = asdict(self)
-        data["chosen"] = [str(head) for head in self.chosen]
-        for name in ("most_needed", "most_replaceable", "twins"):
-            found: Finding | None = getattr(self, name)
-            if found is not None:
-                other = None if found.other is None else str(found.other)
-                data[name] = {"head": str(found.head), "value": found.value, "other": other}
-        return data
+        """Plain values, heads as text, what is not defined as None."""
+        data = {name: _plain(value) for name, value in vars(self).items()}
+        return data | {"lines": asdict(self.lines)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Read back what `to_json` gave."""
-        fields = dict(data)
-        fields["chosen"] = tuple(HeadId.parse(head) for head in data["chosen"])
-        fields["random"] = tuple(data["random"])
-        fields["lines"] = Lines(**data["lines"])
-        for name in ("most_needed", "most_replaceable", "twins"):
-            if data[name] is not None:
-                other = data[name]["other"]
-                fields[name] = Finding(
-                    HeadId.parse(data[name]["head"]),
-                    data[name]["value"],
-                    None if other is None else HeadId.parse(other),
-                )
-        return cls(**fields)
+        own: dict[str, Any] = {name: math.nan if value is None else value for name, value in data.items()}
+        found = {name: None if data[name] is None else _finding(data[name]) for name in _FINDINGS}
+        chosen = tuple(HeadId.parse(head) for head in data["chosen"])
+        lists = {name: tuple(data[name]) for name in ("random", "too_little")}
+        return cls(**{**own, **found, **lists, "chosen": chosen, "lines": Lines(**data["lines"])})
+
+
+_FINDINGS = ("cheapest", "most_needed", "most_replaceable", "twins")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Finding):
+        return {name: _plain(own) for name, own in vars(value).items()}
+    if isinstance(value, HeadId):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return None if value != value else value
+
+
+def _finding(data: Mapping[str, Any]) -> Finding:
+    value, low, high = (math.nan if data[name] is None else data[name] for name in ("value", "low", "high"))
+    other = None if data["other"] is None else HeadId.parse(data["other"])
+    return Finding(HeadId.parse(data["head"]), value, low, high, other)
+
+
+def _with_interval(found: Finding, write: Callable[[float], str]) -> str:
+    ends = "" if math.isnan(found.low) else f", {write(found.low)} to {write(found.high)}"
+    return f"{write(found.value)}{ends}"
+
+
+def _whole(share: float) -> str:
+    return f"{share:.0%}".replace("-", "−")

@@ -146,15 +146,19 @@ def test_analyze_writes_a_page_tables_figures_and_the_run(report: Path) -> None:
 
 
 def test_plan_and_prune(run: Run, folder: Path, text: Path, report: Path, tmp_path: Path) -> None:
-    code, out, _ = run("plan", report, "--share", "0.25", "--out", tmp_path / "plan.json")
-    assert code == 0
-    assert "4 of 16 heads" in out
-    plan = hs.Plan.from_json((tmp_path / "plan.json").read_text())
-    assert plan.heads == hs.plan(hs.Analysis.load(report).scores["needed"], share=0.25).heads
+    code, out, err = run("plan", report, "--share", "0.25", "--out", tmp_path / "plan.json")
+    assert (code, err) == (0, "")
+    plan, analysis = hs.Plan.from_json((tmp_path / "plan.json").read_text()), hs.Analysis.load(report)
+    assert plan.heads == hs.plan(analysis, share=0.25).heads == tuple(sorted(analysis.removal.first(4)))
+    assert out.startswith("Too few documents")  # eight of them
+    for words in ("4 of 16 heads", "together they cost", "parameters of attention", "bytes of keys and values kept"):
+        assert words in out, words
+    assert f"next: headscope prune {folder} --plan {tmp_path / 'plan.json'} --out smaller" in out
 
     code, out, err = run("prune", folder, "--plan", tmp_path / "plan.json", "--out", tmp_path / "small", "--text", text)
     assert (code, err) == (0, "")
     assert "removed 4 heads" in out
+    assert "a forward pass of 1 row: " in out
     smaller = hs.load(tmp_path / "small")
     original = hs.load_model(str(folder)).model
     ids = torch.randint(6, 50, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -165,8 +169,30 @@ def test_plan_and_prune(run: Run, folder: Path, text: Path, report: Path, tmp_pa
     assert run("inspect", tmp_path / "small")[0] == 0
     assert not set(hs.discover(smaller).heads) & set(plan.heads)
 
-    code, out, _ = run("prune", folder, "--share", "0.25", "--run", report, "--out", tmp_path / "again", "--json")
+    code, out, _ = run("prune", folder, "--heads", "4", "--run", report, "--out", tmp_path / "again", "--json")
     assert json.loads(out)["removed"] == list(map(str, plan.heads))
+
+
+def test_a_plan_by_budget_by_number_or_by_score(run: Run, report: Path, tmp_path: Path) -> None:
+    analysis = hs.Analysis.load(report)
+
+    def planned(*arguments: str) -> tuple[hs.HeadId, ...]:
+        code, out, _ = run("plan", report, *arguments, "--out", tmp_path / "p.json", "--force", "--json")
+        assert code == 0, out
+        return hs.Plan.from_json(out).heads
+
+    assert planned() == analysis.verdict.chosen
+    assert planned("--heads", "3") == tuple(sorted(analysis.removal.first(3)))
+    high = float(analysis.removal.costs["chosen_high"].max())
+    assert len(planned("--max-loss-rise", str(high))) == 16
+    assert planned("--max-loss-rise", "0%") == hs.plan(analysis, max_loss_rise=0).heads
+    by_score = hs.plan(analysis.scores["norm"], share=0.25, uniform=True).heads
+    assert planned("--score", "norm", "--share", "0.25", "--uniform") == by_score
+    for usage in (["--score", "norm"], ["--uniform", "--share", "0.25"]):
+        assert run("plan", report, *usage, "--out", tmp_path / "q.json")[0] == 2
+    _refused(run("plan", report, "--heads", "3", "--share", "0.5", "--out", tmp_path / "q.json"), "share and heads")
+    _refused(run("plan", report, "--max-loss-rise", "-1%", "--out", tmp_path / "q.json"), "max_loss_rise")
+    assert not (tmp_path / "q.json").exists()
 
 
 def _refused(result: tuple[int, str, str], *words: str) -> None:

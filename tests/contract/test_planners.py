@@ -84,7 +84,7 @@ def test_the_plan_says_where_it_comes_from(planner):
 
 
 def test_replaceability_alone_is_no_reason():
-    with pytest.raises(PlanError, match="plan by 'needed'"):
+    with pytest.raises(PlanError, match="plan by 'ablation'"):
         plan(table([0.1, 0.9], name="replaceability"), share=0.5)
 
 

@@ -18,7 +18,7 @@ from headscope.models.reference import example
 from tests import models
 from tests.families import build_further
 
-BUDGET = hs.Budget(ablation_tokens=300, draws=5)
+BUDGET = hs.Budget(ablation_tokens=300, passes=0)
 
 Trained = tuple[nn.Module, list[dict[str, torch.Tensor]]]
 

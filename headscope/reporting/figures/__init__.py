@@ -10,7 +10,7 @@ from headscope.reporting.figures.headcount import count_curve, count_curves, map
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
-from headscope.reporting.figures.removal import removal
+from headscope.reporting.figures.removal import joint_cost
 from headscope.reporting.figures.roles import role_map
 from headscope.reporting.figures.similarity import layer_block, layer_blocks, whole_matrix
 from headscope.reporting.figures.style import canvas, figure_of, styling
@@ -27,6 +27,7 @@ __all__ = [
     "figure_of",
     "head_map",
     "head_scatter",
+    "joint_cost",
     "layer_block",
     "layer_blocks",
     "layer_dots",
@@ -35,7 +36,6 @@ __all__ = [
     "quadrant_plot",
     "ratios",
     "redundancy_curve",
-    "removal",
     "removal_curves",
     "role_map",
     "sorted_dots",

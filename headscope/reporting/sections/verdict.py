@@ -1,5 +1,6 @@
 """The verdict: one sentence, the picture to remember, and what removing the chosen heads together costs."""
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -37,11 +38,15 @@ class Verdict(Section):
 
     def blocks(self, analysis: Reportable) -> Iterator[Block]:
         verdict = analysis.verdict
-        yield Text(verdict.sentence, role="lead")
-        yield _picture(analysis)
-        if verdict.chosen:
-            yield _cost(analysis)
-        yield _quadrants(analysis)
+        for warning in verdict.too_little:
+            yield Text(warning, role="note")
+        yield Text(verdict.found, role="lead")
+        if "replaceability" in analysis.scores:
+            yield _picture(analysis)
+        yield _cost(analysis)
+        yield _costs(analysis)
+        if "replaceability" in analysis.scores:
+            yield _quadrants(analysis)
         yield Text(_basis(analysis), role="note")
 
 
@@ -98,32 +103,67 @@ def _picture(analysis: Reportable) -> Figure:
 
 
 def _cost(analysis: Reportable) -> Figure:
-    verdict = analysis.verdict
-    alone = str(verdict.chosen[0]) if len(verdict.chosen) == 1 else ""
-    ends = (verdict.joint_low, verdict.joint_high)
+    verdict, removal = analysis.verdict, analysis.removal
+    n = len(verdict.chosen)
 
     def draw(width: float, narrow: bool) -> Drawing:
         ax = figures.canvas(width, 0.8 * width if narrow else _HEIGHT)
-        subject = f"{alone}\nalone" if alone else "these heads\ntogether"
         label = f"rise in {_in_units(analysis)}"
-        figures.removal(verdict.joint, ends, verdict.random, subject=subject, label=label, ax=ax)
+        figures.joint_cost(
+            removal, chosen=n, random=verdict.random, most=verdict.max_loss_rise, label=label, whole=False, ax=ax
+        )
         return figures.figure_of(ax)
 
-    rise = quantity(verdict.joint, verdict.unit)
-    rise += f" (95% interval {interval(*ends)})" if interval(*ends) else ""
-    average = quantity(float(np.mean(verdict.random)), verdict.unit) if verdict.random else MISSING
-    draws = count(len(verdict.random), "random draw")
-    which = alone or f"the {len(verdict.chosen)} chosen heads together"
+    cost = removal.cost(n or 1)
+    rise = quantity(cost.value, verdict.unit)
+    rise += f" (95% interval {interval(cost.low, cost.high)})" if interval(cost.low, cost.high) else ""
+    which = f"the {n} cheapest heads" if n > 1 else f"{verdict.chosen[0] if n else verdict.cheapest.head}, the cheapest"
+    caption = (
+        f"Rightwards, ever more heads are gone, those first that cost least by themselves. Removing {which}, without "
+        f"any repair, costs {rise}. The line and its band, a 95% interval, were measured on documents that chose "
+        "nothing; the dotted line is what the same heads cost where they were chosen. "
+    )
+    if n:
+        caption += (
+            f"As many were chosen as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} there, by the upper "
+            f"end of the interval. {_stable(verdict.stability)}"
+        )
+    if verdict.random:
+        sets = count(len(verdict.random), "other set")
+        caption += f"Open circles: {sets} with as many heads of the same layers, drawn at random."
     return Figure(
         "removal",
-        "Removed, against chance",
-        f"Removing {which} raises the {verdict.metric} by {rise}; {draws} of as many heads raise it by {average} on "
-        "average.",
-        f"What it costs to remove {which}, without any repair: {rise}. As many redundant heads were chosen, from the "
-        f"least important on, as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} where they were chosen. "
-        f"Open circles: {draws} of as many heads; their mean, the bar, is {average}.",
+        "Removed together",
+        f"Curve of the {verdict.metric} against the number of heads removed. Removing {which} raises it by {rise}"
+        + (f"; random sets from the same layers by {number(float(np.median(verdict.random)))} in the median."
+           if verdict.random else "."),
+        caption.strip(),
         draw,
         _SHARES[1],
+    )  # fmt: skip
+
+
+def _stable(share: float) -> str:
+    if math.isnan(share):
+        return ""
+    return f"With a tenth of the documents left out, {share:.0%} of them would have been chosen all the same. "
+
+
+def _costs(analysis: Reportable) -> Table:
+    unit = analysis.removal.unit
+    measure = f", {unit}" if unit else ""
+    columns = (
+        Column("Heads removed", lambda row: count(int(row.heads)), numeric=True, strong=True),
+        Column(f"Costs{measure}", lambda row: number(row.cost), numeric=True),
+        Column("95% interval", lambda row: interval(row.low, row.high) or MISSING, numeric=True),
+        Column("Where chosen", lambda row: number(row.chosen_cost), numeric=True),
+    )
+    return Table(
+        "removal",
+        "What removing them together costs",
+        analysis.removal.costs,
+        columns,
+        caption="Each row removes the first so many heads of the candidates. `headscope plan` reads these numbers.",
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.planning.choosing import within_budget
+from headscope.effects.sweep import group_effects
+from headscope.planning.rises import Rise
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
 from headscope.studies.headcount.results import Sweep
@@ -113,6 +114,10 @@ def _removable(subject: Subject) -> float:
     worth = subject.worth
     order = np.argsort(worth.score, kind="stable")[: int(np.isfinite(worth.score).sum())]  # NaN comes last
     ranked = [worth.heads[place] for place in order]
-    most = Budget().allowed(subject.judged_by, subject.intact)
-    gone = within_budget(subject.model, subject.sample, subject.judged_by, subject.anatomy, ranked, most)
-    return len(gone) / len(ranked)
+    most = Rise.read(Budget().max_loss_rise).above(subject.intact, subject.judged_by.is_distance)
+    for size in range(1, len(ranked) + 1):
+        gone = [ranked[:size]]
+        effects = group_effects(subject.model, subject.sample, subject.judged_by, subject.anatomy, gone)
+        if effects.values.mean() > most:
+            return (size - 1) / len(ranked)
+    return 1.0

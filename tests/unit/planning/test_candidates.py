@@ -1,4 +1,4 @@
-"""Candidates: least needed first, each with a reason that fits its quadrant."""
+"""Candidates: the cheapest first, each with a reason that holds its numbers."""
 
 import numpy as np
 import pytest
@@ -9,6 +9,9 @@ from headscope.planning.quadrants import Lines
 from headscope.tables import HeadTable, PairTable
 
 HEADS = tuple(HeadId(layer, head) for layer in range(2) for head in range(3))
+
+
+ORDER = tuple(HEADS[place] for place in (1, 3, 0, 2, 4))  # by ablation; the last has none
 
 
 def table(name: str, *values: float) -> HeadTable:
@@ -27,23 +30,24 @@ def frame_of(**changes: HeadTable) -> "object":
     empty = np.full((6, 6), np.nan)
     cka = PairTable("cka", "z", HEADS, np.arange(36.0).reshape(6, 6) / 36, empty, empty)
     stand_ins = {HEADS[0]: (HEADS[2], 0.6), HEADS[2]: (HEADS[0], 0.5)}
-    return list_candidates(scores | changes, cka, stand_ins, Lines(0.1, 0.5, "because"), HEADS[:1], 1)
+    return list_candidates(scores | changes, cka, stand_ins, Lines(0.1, 0.5, "because"), ORDER, 2)
 
 
-def test_the_least_needed_stand_first_and_ties_go_by_importance() -> None:
+def test_they_stand_in_the_order_in_which_they_go() -> None:
     frame = frame_of()
-    assert list(frame["head"]) == ["L0H0", "L0H1", "L1H0", "L0H2", "L1H1", "L1H2"]
+    assert list(frame["head"]) == ["L0H1", "L1H0", "L0H0", "L0H2", "L1H1", "L1H2"]
     assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6]
+    assert list(frame["chosen"]) == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
     ("head", "quadrant", "words"),
     [
-        ("L0H0", "redundant", "cut first: removing it costs 0.100 nats/token, and its layer restores 90% of it, L0H2"),
-        ("L0H1", "redundant", "in reserve: the model does better without it (−0.200 nats/token)"),
-        ("L0H2", "backed up", "cut only with repair"),
-        ("L1H0", "idle", "restores only 20%"),
-        ("L1H1", "needed", "keep: removing it costs 0.500"),
+        ("L0H0", "redundant", "removing it costs 0.100 nats/token; its layer can rebuild 90% of what it writes, L0H2"),
+        ("L0H1", "redundant", "chosen: the model does better without it (−0.200 nats/token)"),
+        ("L0H2", "backed up", "rebuild 70% of what it writes, L0H0 foremost"),
+        ("L1H0", "idle", "chosen: removing it costs 0 nats/token; its layer can rebuild 20%"),
+        ("L1H1", "needed", "removing it costs 0.500"),
         ("L1H2", "", "cannot be told apart"),
     ],
 )
@@ -51,6 +55,15 @@ def test_reasons(head: str, quadrant: str, words: str) -> None:
     row = frame_of().set_index("head").loc[head]
     assert row["quadrant"] == quadrant
     assert words in row["reason"]
+
+
+def test_without_statistics_effects_alone_are_told() -> None:
+    scores = {"ablation": table("ablation", 0.1, -0.2, 0.3, 0.0, 0.5, np.nan)}
+    frame = list_candidates(scores, None, {}, Lines(0.1, 0.5, "because"), ORDER, 0)
+    assert list(frame["head"])[:2] == ["L0H1", "L1H0"]
+    assert set(frame["quadrant"]) == {""}
+    assert frame["replaceability"].isna().all()
+    assert frame["reason"][2] == "removing it costs 0.100 nats/token"
 
 
 def test_stand_ins_are_named_with_their_similarity() -> None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from headscope.heads import HeadId
 from headscope.planning.candidates import list_candidates
-from headscope.planning.quadrants import Lines, draw_lines, quadrants
+from headscope.planning.quadrants import Lines, draw_lines
+from headscope.planning.removal import Removal, ladder
 from headscope.sites import Anatomy, Site, Slices
 from headscope.tables import HeadTable, PairTable
 from headscope.verdict.verdicts import Finding, Verdict
@@ -23,9 +24,18 @@ class SyntheticAnalysis:
     scores: Mapping[str, HeadTable]
     pairs: Mapping[str, PairTable]
     candidates: pd.DataFrame
+    removal: Removal
     verdict: Verdict
     facts: Mapping[str, Any] = field(default_factory=dict)
     claims: pd.DataFrame = field(default_factory=lambda: claims())
+
+    @property
+    def budget(self) -> float:
+        return self.verdict.max_loss_rise
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.verdict.too_little
 
 
 def claims() -> pd.DataFrame:
@@ -63,6 +73,7 @@ def analysis(
     cross_layer: bool = True,
     undefined: tuple[str, ...] = (),
     seed: int = 0,
+    too_little: tuple[str, ...] = (),
     **changes: Any,
 ) -> SyntheticAnalysis:
     """An analysis that looks like one of a real model.
@@ -74,6 +85,7 @@ def analysis(
         cross_layer: whether similarities across layers are there.
         undefined: heads whose similarity, replaceability and importance are NaN.
         seed: of every draw.
+        too_little: what cannot be told from so little text.
         changes: facts to set or replace.
     """
     rng = np.random.default_rng(seed)
@@ -108,14 +120,24 @@ def analysis(
         for head in heads
         if str(head) not in undefined and (mates := [m for m in heads if m.layer == head.layer and m != head])
     }
-    redundant = [head for head, name in zip(heads, quadrants(importance, replaceability, lines), strict=True)
-                 if name == "redundant"]  # fmt: skip
-    chosen = tuple(redundant[:1] + redundant[2:])  # one of them stands in for the others
-    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines, list(chosen), len(chosen))
-    return SyntheticAnalysis(
-        where, scores, pairs, candidates, _verdict(chosen, scores, lines, metric, unit, rng),
-        _facts(where, metric, unit) | changes,
+    removal = _removal(heads, importance, metric, unit)
+    verdict = _verdict(removal, scores, lines, unit, rng, too_little)
+    candidates = list_candidates(scores, pairs["cka"], stand_ins, lines, removal.order, len(verdict.chosen))
+    facts = _facts(where, metric, unit) | changes
+    return SyntheticAnalysis(where, scores, pairs, candidates, removal, verdict, facts)
+
+
+def _removal(heads: tuple[HeadId, ...], importance: np.ndarray, metric: str, unit: str) -> Removal:
+    """Costs that add up, a tenth dearer where nothing was chosen."""
+    order = tuple(heads[i] for i in np.argsort(importance, kind="stable")[: int(np.isfinite(importance).sum())])
+    sizes = ladder(len(order))
+    cost = np.array([np.sort(importance)[:size].sum() for size in sizes])
+    spread = 0.2 * np.abs(cost) + 0.0002
+    costs = pd.DataFrame(
+        {"heads": sizes, "chosen_cost": cost, "chosen_low": cost - spread, "chosen_high": cost + spread,
+         "cost": 1.1 * cost, "low": 1.1 * cost - spread, "high": 1.1 * cost + spread}
     )  # fmt: skip
+    return Removal(order, costs, metric, unit, not unit, 3.024 if unit else 0.0, {"documents": 213})
 
 
 def _pairs(
@@ -135,19 +157,24 @@ def _pairs(
 
 
 def _verdict(
-    chosen: tuple[HeadId, ...], scores: Mapping[str, HeadTable], lines: Lines, metric: str, unit: str,
-    rng: np.random.Generator,
+    removal: Removal, scores: Mapping[str, HeadTable], lines: Lines, unit: str, rng: np.random.Generator,
+    too_little: tuple[str, ...],
 ) -> Verdict:  # fmt: skip
     importance = scores["ablation"]
     top = importance.heads[int(np.nanargmax(importance.score))]
-    joint = 0.004 * len(chosen)
-    draws = tuple(float(draw) for draw in joint * 3.2 * rng.lognormal(0, 0.3, 8))
+    chosen = removal.first(removal.within(0.03))
+    joint = removal.cost(len(chosen))
+    draws = tuple(float(draw) for draw in abs(joint.value) * 3.2 * rng.lognormal(0, 0.3, 19)) if chosen else ()
+    first = removal.cost(1)
     return Verdict(
         model="all-MiniLM-L6-v2", n_heads=len(importance.heads),
         n_layers=len({head.layer for head in importance.heads}),
-        chosen=chosen, max_loss_rise=0.03, joint=joint, joint_low=joint * 0.8, joint_high=joint * 1.25, random=draws,
-        most_needed=Finding(top, importance[top] * 1.1), most_replaceable=None, twins=None, lines=lines, metric=metric,
-        unit=unit, intact=3.024 if unit else 0.0, n_documents=213, n_tokens=2048, text_unit="documents",
+        chosen=tuple(sorted(chosen)), max_loss_rise=0.03, joint=joint.value, joint_low=joint.low,
+        joint_high=joint.high, random=draws, stability=0.93,
+        cheapest=Finding(removal.order[0], first.value, first.low, first.high),
+        most_needed=Finding(top, importance[top] * 1.1, importance[top], importance[top] * 1.2), most_replaceable=None,
+        twins=None, lines=lines, metric=removal.metric, unit=unit, intact=3.024 if unit else 0.0, n_documents=213,
+        n_tokens=2048, text_unit="documents", too_little=too_little,
     )  # fmt: skip
 
 

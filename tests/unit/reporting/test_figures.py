@@ -1,6 +1,7 @@
 """Figures draw what the tables say, on the axes that they are given, and leave matplotlib as it was."""
 
 import logging
+from dataclasses import replace
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -112,19 +113,24 @@ def test_a_map_of_uneven_layers_leaves_missing_heads_empty() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "3"]
 
 
-def test_the_cost_stands_beside_every_random_draw() -> None:
-    ax = figures.removal(0.2, (0.1, 0.3), [0.5, 0.4, 0.4, 0.9, 0.7])
-    offsets = [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
-    assert sorted(offsets[0][:, 1]) == [0.4, 0.4, 0.5, 0.7, 0.9]
-    assert len(np.unique(offsets[0][:, 0])) == 5, "equal values do not hide each other"
-    assert offsets[1].tolist() == [[0.0, 0.2]]
+def test_the_curve_shows_costs_budget_and_random_sets(run: SyntheticAnalysis) -> None:
+    ax = figures.joint_cost(run.removal, chosen=3, random=[0.5, 0.4, 0.4], most=0.1, whole=True)
+    curve = next(line for line in ax.lines if line.get_marker() == "o")
+    assert curve.get_xdata().tolist() == [0, *run.removal.sizes]
+    np.testing.assert_allclose(curve.get_ydata()[1:], run.removal.costs["cost"])
+    offsets = [np.asarray(c.get_offsets()).tolist() for c in ax.collections if isinstance(c, PathCollection)]
+    assert offsets[0] == [[3, 0.5], [3, 0.4], [3, 0.4]]
+    assert offsets[1] == [[3, pytest.approx(run.removal.cost(3).value)]]
+    assert "allowed: 0.100" in [text.get_text() for text in ax.texts]
+    near = figures.joint_cost(run.removal, chosen=2, whole=False)
+    assert near.get_xlim()[1] < ax.get_xlim()[1]
 
 
-@pytest.mark.parametrize("draws", [[], [0.5]])
-def test_the_cost_can_do_without_interval_and_draws(draws: list[float]) -> None:
-    ax = figures.removal(0.2, (np.nan, np.nan), draws)
+def test_the_curve_can_do_without_intervals_budget_and_sets(run: SyntheticAnalysis) -> None:
+    bare = replace(run.removal, costs=run.removal.costs.assign(low=np.nan, high=np.nan))
+    ax = figures.joint_cost(bare)
     ax.figure.draw_without_rendering()
-    assert ax.get_ylim()[1] > 0.2
+    assert ax.get_ylim()[1] > bare.costs["cost"].max()
 
 
 def test_a_block_is_that_layers_part_of_the_matrix(run: SyntheticAnalysis) -> None:
@@ -187,7 +193,7 @@ def test_a_figure_draws_on_the_axes_that_it_is_given(name: str, run: SyntheticAn
     drawn = {
         "quadrants": lambda: plot(run, ax=ax),
         "map": lambda: figures.head_map(run.scores["norm"], ax=ax),
-        "removal": lambda: figures.removal(1.0, (0.5, 1.5), [2.0], ax=ax),
+        "removal": lambda: figures.joint_cost(run.removal, ax=ax),
         "block": lambda: figures.layer_block(run.pairs["cka"], 0, ax=ax),
         "matrix": lambda: figures.whole_matrix(run.pairs["cka"], ax=ax),
     }[name]()

@@ -9,13 +9,14 @@ import pytest
 from headscope.reporting import Figure, figures
 from headscope.reporting.figures.style import COLOURS, DARK, INK, MUTED, PAPER
 from headscope.reporting.pictures import NARROW, WIDE, take
+from tests.unit.reporting.synthetic import analysis
 
 asked: list[tuple[float, bool]] = []
 
 
 def draw(width: float, narrow: bool):
     asked.append((width, narrow))
-    return figures.figure_of(figures.removal(0.2, (0.1, 0.3), [0.5, 0.7], ax=figures.canvas(width, 2.0)))
+    return figures.figure_of(figures.joint_cost(analysis().removal, ax=figures.canvas(width, 2.0)))
 
 
 FIGURE = Figure("cost", "Cost", "A cost.", "How to read it.", draw, 0.5)

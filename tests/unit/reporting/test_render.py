@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,6 @@ import pytest
 
 from headscope.errors import StorageError
 from headscope.reporting import SECTIONS, Column, Figure, Heading, Section, Table, Text, render
-from headscope.verdict.verdicts import Verdict
 from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis
 
 VOID = {"meta", "img", "source", "br"}
@@ -140,7 +140,7 @@ def test_tables_can_be_scrolled_by_keyboard_and_name_their_rows(page: Page) -> N
 
 def test_the_files_hold_every_row_unrounded(folder: Path, run: SyntheticAnalysis) -> None:
     names = sorted(path.stem for path in (folder / "tables").glob("*.csv"))
-    assert names == ["candidates", "claims", "facts", "measured", "quadrants", "similar_pairs"]
+    assert names == ["candidates", "claims", "facts", "measured", "quadrants", "removal", "similar_pairs"]
     candidates = pd.read_csv(folder / "tables/candidates.csv")
     pd.testing.assert_frame_equal(candidates, run.candidates, rtol=1e-14, check_dtype=False)
     pairs = pd.read_csv(folder / "tables/similar_pairs.csv")
@@ -184,24 +184,38 @@ def test_blocks_of_every_kind_are_text_too(only, run: SyntheticAnalysis, tmp_pat
     assert "The first 1 of 2 rows" in page.text
 
 
-def test_without_a_head_to_cut_there_is_no_joint_cost(run: SyntheticAnalysis, tmp_path: Path) -> None:
-    nan = float("nan")
-    fields = {name: getattr(run.verdict, name) for name in Verdict.__dataclass_fields__}
-    fields |= {"chosen": (), "joint": nan, "joint_low": nan, "joint_high": nan, "random": (), "most_needed": None}
-    none = SyntheticAnalysis(run.anatomy, run.scores, run.pairs, run.candidates, Verdict(**fields), run.facts)
+def test_without_a_head_to_cut_the_cheapest_is_drawn(run: SyntheticAnalysis, tmp_path: Path) -> None:
+    verdict = replace(run.verdict, chosen=(), joint=0.0, joint_low=0.0, joint_high=0.0, random=(), most_needed=None)
+    none = replace(run, verdict=verdict)
     page = Page(render(none, tmp_path / "out"))
-    assert "Removed, against chance" not in page.text
-    assert len(page.all("img")) == 4
+    assert f"Removing {verdict.cheapest.head}, the cheapest" in page.text
+    assert "Open circles" not in page.text
     assert "nan" not in page.text.lower()
 
 
 def test_a_single_head_to_cut_is_named(run: SyntheticAnalysis) -> None:
-    fields = {name: getattr(run.verdict, name) for name in Verdict.__dataclass_fields__}
-    verdict = Verdict(**fields | {"chosen": run.verdict.chosen[:1]})
-    single = SyntheticAnalysis(run.anatomy, run.scores, run.pairs, run.candidates, verdict, run.facts)
+    single = replace(run, verdict=replace(run.verdict, chosen=run.removal.first(1)))
     blocks = {block.name: block for block in SECTIONS["verdict"]().blocks(single) if isinstance(block, Figure)}
-    assert f"remove {verdict.chosen[0]}," in blocks["removal"].caption
+    assert f"Removing {run.removal.order[0]}, the cheapest" in blocks["removal"].caption
     assert "1 heads" not in blocks["removal"].caption + blocks["removal"].alt + blocks["verdict"].caption
+
+
+def test_what_cannot_be_told_stands_before_the_finding(tmp_path: Path) -> None:
+    page = Page(render(analysis(too_little=("Too little text to tell.",)), tmp_path / "out"))
+    assert page.text.index("Too little text to tell.") < page.text.index("attention heads of")
+
+
+def test_without_statistics_the_page_is_made_of_effects(run: SyntheticAnalysis, tmp_path: Path) -> None:
+    alone = replace(
+        run, scores={"ablation": run.scores["ablation"]}, pairs={},
+        candidates=run.candidates.assign(replaceability=float("nan"), quadrant="", stand_in=""),
+        facts={**run.facts, "left_out": "norm, similarity: rows are sorted"},
+    )  # fmt: skip
+    page = Page(render(alone, tmp_path / "out"))
+    assert "The four quadrants" not in page.text
+    assert "rows are sorted" in page.text
+    assert "Removed together" in page.text
+    assert "nan" not in page.text.lower()
 
 
 def test_a_section_without_anything_to_say_is_left_out(only, run: SyntheticAnalysis, tmp_path: Path) -> None:

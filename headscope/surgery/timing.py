@@ -1,0 +1,85 @@
+"""Timing: how long a forward pass takes before a cut and after it, side by side."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from headscope._support.running import device_of, evaluating, run_model
+from headscope.text.batches import Batch, n_rows
+from headscope.text.splits import first_rows
+
+__all__ = ["Timing", "time_forwards"]
+
+_ROUNDS, _SECONDS = 15, 2.0  # of a batch size, at most; three rounds at the least
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A forward pass of so many rows, before and after: medians of rounds that ran the two in turn.
+
+    Attributes:
+        rows: of the batch.
+        before, after: seconds.
+        ratio_low, ratio_high: lower and upper quartile of after / before, round by round.
+        rounds: how many there were.
+    """
+
+    rows: int
+    before: float
+    after: float
+    ratio_low: float
+    ratio_high: float
+    rounds: int
+
+    def __str__(self) -> str:
+        small, large = (f"{1000 * seconds:.3g}" for seconds in (self.after, self.before))
+        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
+        faster = f"{self.after / self.before:.2f} of it ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
+        return f"{rows}: {large} ms → {small} ms, {faster}"
+
+
+def time_forwards(before: nn.Module, after: nn.Module, batch: Batch, sizes: Sequence[int] = (1, 8)) -> list[Timing]:
+    """Time forward passes of two models on the first rows of a batch.
+
+    Args:
+        before, after: run in evaluation mode, left as they were.
+        batch: one of theirs; where it has fewer rows than a size, all of it is taken.
+        sizes: numbers of rows.
+    """
+    rows = sorted({min(size, n_rows(batch)) for size in sizes})
+    return [_timed(before, after, first_rows(batch, size), size) for size in rows]
+
+
+def _timed(before: nn.Module, after: nn.Module, batch: Batch, rows: int) -> Timing:
+    pairs: list[tuple[float, float]] = []
+    start = time.perf_counter()
+    with evaluating(before), evaluating(after), torch.no_grad():
+        _seconds(before, batch), _seconds(after, batch)  # what is made once is made now
+        while len(pairs) < 3 or (len(pairs) < _ROUNDS and time.perf_counter() - start < _SECONDS):
+            turn = (before, after) if len(pairs) % 2 else (after, before)
+            own = {id(model): _seconds(model, batch) for model in turn}
+            pairs.append((own[id(before)], own[id(after)]))
+    low, _, high = statistics.quantiles([small / large for large, small in pairs], n=4)
+    whole, cut = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return Timing(rows, whole, cut, low, high, len(pairs))
+
+
+def _seconds(model: nn.Module, batch: Batch) -> float:
+    _wait(model)
+    start = time.perf_counter()
+    run_model(model, batch)
+    _wait(model)
+    return time.perf_counter() - start
+
+
+def _wait(model: nn.Module) -> None:
+    """Until an accelerator has done what it was given."""
+    device = device_of(model)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

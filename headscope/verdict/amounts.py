@@ -1,0 +1,47 @@
+"""Amounts: whether there was enough text to tell what is asked, and how much more would tell it."""
+
+from math import ceil
+
+from headscope._support.formatting import count, number
+from headscope.statistics.moments import Moments
+from headscope.verdict.gathering import Evidence
+
+__all__ = ["ENOUGH_DOCUMENTS", "ENOUGH_TOKENS", "too_little"]
+
+ENOUGH_DOCUMENTS = 10
+"""Documents from which intervals were checked (docs, coverage); on each side of the split."""
+ENOUGH_TOKENS = 20
+"""Tokens for each dimension of a layer from which what heads rebuild of each other was checked there."""
+
+
+def too_little(evidence: Evidence, held_out: float, n_judged: int, text_unit: str) -> tuple[str, ...]:
+    """What cannot be told from so little text, a sentence each; nothing where there is enough.
+
+    Args:
+        evidence: of the documents that heads are chosen on.
+        held_out: share of the text that is kept for judging.
+        n_judged: documents that were judged on.
+        text_unit: what a document is, in words.
+    """
+    said = []
+    chosen, unit = evidence.effects.n_documents, text_unit.removesuffix("s")
+    if min(chosen, n_judged) < ENOUGH_DOCUMENTS:
+        needed = ceil(max(ENOUGH_DOCUMENTS / (1 - held_out), ENOUGH_DOCUMENTS / held_out))
+        said.append(
+            f"Too few {text_unit} to rely on the intervals: heads were chosen on {count(chosen, unit)} and judged on "
+            f"{n_judged}, and fewer than {ENOUGH_DOCUMENTS} on either side were never checked; about {needed} in all "
+            "would do."
+        )
+    ratio = min(_tokens_per_dimension(evidence), default=float("inf"))
+    if ratio < ENOUGH_TOKENS:
+        said.append(
+            "Too little text to tell what heads rebuild of each other (replaceability, needed, the quadrants): "
+            f"{number(ratio, 2)} tokens for each dimension of a layer, where {ENOUGH_TOKENS} are needed; "
+            f"{number(ENOUGH_TOKENS / ratio, 2)} times as much would tell."
+        )
+    return tuple(said)
+
+
+def _tokens_per_dimension(evidence: Evidence) -> list[float]:
+    totals = map(Moments.total, evidence.moments.values())
+    return [float(total.n) / sum(total.dims) for total in totals]
