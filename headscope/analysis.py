@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from headscope._support.shown import Shown
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
+from headscope.effects.units import keeping
 from headscope.errors import StorageError
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates
@@ -189,6 +190,7 @@ def analyze(
     metric: str | Metric | Callable[..., Tensor] = "auto",
     budget: Budget | None = None,
     name: str = "",
+    keep: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Analysis:
     """Find which attention heads a model needs.
@@ -202,6 +204,8 @@ def analyze(
         metric: what importance is measured by; see `headscope.importance`.
         budget: how much text is looked at, and whether the paper's claims are put to the model too.
         name: what the model is called in tables and on pages; by default as its folder, its hub name or its class.
+        keep: a folder that effects are written into as they are measured, so that a call that was stopped goes on from
+            there when it is made again; it may go once the analysis is there.
         progress: told of each step; see `headscope.Progress`.
 
     Returns:
@@ -215,6 +219,17 @@ def analyze(
     with clock.stage("load"):
         source = prepare(model, tokenizer, texts, batches, budget, name)
         check_weights(source.model)
+    with nullcontext() if keep is None else keeping(keep, source.model):
+        return _analysis(source, metric, budget, clock, progress)
+
+
+def _analysis(
+    source: Source,
+    metric: str | Metric | Callable[..., Tensor],
+    budget: Budget,
+    clock: "_Clock",
+    progress: Progress | None,
+) -> Analysis:
     with clock.stage("probe"):
         anatomy = discover(source.model, source.batches[0])
         judged_by = source.resolve(metric, anatomy)
@@ -230,7 +245,6 @@ def analyze(
     with clock.stage("verdict"):
         verdict, removal = judge(source.model, source.name, anatomy, evidence, removal, bench, progress)
         short = too_little(evidence, budget.held_out, verdict.n_documents, bench.text_unit)
-        verdict = replace(verdict, too_little=short)
     with clock.stage("cut"):
         cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0], evidence.left_out)
     subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
@@ -245,7 +259,7 @@ def analyze(
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return _assembled(anatomy, evidence, removal, verdict, facts, claims)
+    return _assembled(anatomy, evidence, removal, replace(verdict, too_little=short), facts, claims)
 
 
 def _assembled(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sized
 
-__all__ = ["Progress", "n_steps", "part_of"]
+__all__ = ["Progress", "called", "n_steps", "part_of"]
 
 Progress = Callable[[str, int, int], None]
 """Called as progress(stage, steps done since the last call, steps of the stage in all; 0 where nobody knows)."""
@@ -25,3 +25,13 @@ def part_of(progress: Progress | None, stage: str = "", parts: int = 1) -> Progr
         return None
     told = progress
     return lambda own, done, total: told(stage or own, done, parts * total)
+
+
+def called(stage: str, progress: Progress | None) -> Progress | None:
+    """The same progress under another name for what is done.
+
+    Args:
+        stage: the name.
+        progress: who is told, if anyone.
+    """
+    return None if progress is None else lambda _, done, total: progress(stage, done, total)

@@ -69,7 +69,7 @@ def analyze_(
         seed=sampling.seed,
         claims=claims,
     )
-    report.write(analyzed(loading.load(model), texts, amount, metric, name), as_json=as_json)
+    report.write(analyzed(loading.load(model), texts, amount, metric, name, report.unfinished), as_json=as_json)
 
 
 @command(_GROUP, "similarity")

@@ -38,7 +38,7 @@ def demo(
     from headscope.verdict.preparation import Budget
 
     loaded = replace(loading.load(demo_model(model)), name=DEMO_MODELS[model])
-    report.write(analyzed(loaded, None, Budget(seed=seed, claims=True)), as_json=as_json)
+    report.write(analyzed(loaded, None, Budget(seed=seed, claims=True), keep=report.unfinished), as_json=as_json)
 
 
 @command(_GROUP)

@@ -1,6 +1,7 @@
 """The whole story on the command line: analyse, write the report, say what came out. Several commands tell it."""
 
 import shlex
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,11 +28,17 @@ class Report(Folder):
 
     out: Annotated[Path, typer.Option(help="output folder: index.html, tables/, figures/, run/")]
 
+    @property
+    def unfinished(self) -> Path:
+        """Where what was measured is kept until the report stands."""
+        return self.out.with_name(f"{self.out.name}.unfinished")
+
     def write(self, analysis: "Analysis", *, as_json: bool) -> None:
         """Write page and run, whole or not at all, and print the finding."""
         with self.new() as new:
             analysis.report(new)
             analysis.save(new / "run")
+        shutil.rmtree(self.unfinished, ignore_errors=True)
         if as_json:
             print_json({"out": str(self.out), "verdict": analysis.verdict.to_json(), "facts": dict(analysis.facts)})
             return
@@ -45,17 +52,37 @@ class Report(Folder):
 
 
 def analyzed(
-    loaded: "Loaded", texts: "Texts | None", budget: "Budget", metric: str = "auto", name: str = ""
+    loaded: "Loaded",
+    texts: "Texts | None",
+    budget: "Budget",
+    metric: str = "auto",
+    name: str = "",
+    keep: Path | None = None,
 ) -> "Analysis":
     """An analysis, with a progress bar.
 
     Args:
-        loaded, texts, budget, metric, name: see `headscope.analyze`.
-    """
-    from headscope.analysis import analyze
+        loaded, texts, budget, metric, name, keep: see `headscope.analyze`.
 
-    with progress_bar() as progress:
-        return analyze(loaded, texts=texts, metric=metric, budget=budget, name=name, progress=progress)
+    Raises:
+        InterruptedWorkError: it was stopped, and what was measured is kept.
+        ModelError: there was no memory left.
+    """
+    import torch
+
+    from headscope.analysis import analyze
+    from headscope.errors import InterruptedWorkError, ModelError
+
+    goes_on = "" if keep is None else f"; what was measured is kept in {keep}, and the same command goes on from there"
+    try:
+        with progress_bar() as progress:
+            return analyze(loaded, texts=texts, metric=metric, budget=budget, name=name, keep=keep, progress=progress)
+    except KeyboardInterrupt:
+        raise InterruptedWorkError(f"interrupted{goes_on or '; nothing was written'}") from None
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ModelError(
+            f"there was no memory left ({error or type(error).__name__}){goes_on}; a shorter --length takes less"
+        ) from error
 
 
 def _cut(analysis: "Analysis") -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from headscope.anatomy.masks import with_kept
 from headscope.effects.ablation import Fills, fill_values, silence
 from headscope.effects.metrics import Metric
 from headscope.effects.steady import Steady
+from headscope.effects.units import unit_of
 from headscope.errors import InputError, NumericalError
 from headscope.heads import HeadId
 from headscope.sites import Anatomy
@@ -124,30 +126,27 @@ def group_effects(
     Raises:
         NumericalError: the metric is NaN or infinite for the intact model.
     """
-    found = [anatomy.find(group) for group in groups]
-    total = len(found) * n_steps(batches)
+    silent = [partial(silence, model, anatomy, anatomy.find(group), fills) for group in groups]
+    about = [metric, [list(map(str, group)) for group in groups], fills]
+    step = partial(_told, progress, len(silent) * n_steps(batches))
     run = Steady(model)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
         for given, ids in document_ids(metric.parts(batches)):
             batch = with_kept(model, anatomy, given)
             inputs = metric.inputs(model, batch)
-            intact = run(inputs)
-            before = _values(metric, intact, batch, intact)
-            if not bool(np.isfinite(before).all()):
-                row = int(np.flatnonzero(~np.isfinite(before))[0])
-                raise NumericalError(
-                    f"the metric {metric.name!r} of the intact {anatomy.model_class} is NaN or infinite on row {row} "
-                    f"of a batch; {_where_it_begins(model, inputs)}"
-                )
-            after = []
-            for positions in found:
-                with silence(model, anatomy, positions, fills):
-                    after.append(_values(metric, run(inputs), batch, intact) - before)
-                if progress is not None:
-                    progress("ablation", 1, total)
-            intact_rows.append(before)
-            effect_rows.append(np.stack(after) if after else np.empty((0, len(before))))
+            with unit_of(about, batch) as unit:
+                step(len(unit.without))
+                if len(unit.without) < len(silent) or unit.intact is None:
+                    intact = run(inputs)
+                    unit.intact = _values(metric, intact, batch, intact)
+                    _check_finite(unit.intact, metric, model, inputs)
+                    for off in silent[len(unit.without) :]:
+                        with off():
+                            unit.without.append(_values(metric, run(inputs), batch, intact) - unit.intact)
+                        step(1)
+            intact_rows.append(unit.intact)
+            effect_rows.append(np.stack(unit.without) if unit.without else np.empty((0, len(unit.intact))))
             documents.append(ids)
             tokens.append(row_lengths(batch))
     rows = place_rows(documents, tokens)
@@ -163,6 +162,21 @@ def group_effects(
         mode="zero" if fills is None else "mean",
         n_tokens=rows.n_tokens,
     )
+
+
+def _told(progress: Progress | None, total: int, n: int) -> None:
+    if progress is not None and n:
+        progress("ablation", n, total)
+
+
+def _check_finite(intact: Floats, metric: Metric, model: nn.Module, inputs: Batch) -> None:
+    """Refuse to set anything against a number that is none."""
+    if not bool(np.isfinite(intact).all()):
+        row = int(np.flatnonzero(~np.isfinite(intact))[0])
+        raise NumericalError(
+            f"the metric {metric.name!r} of the intact {type(model).__name__} is NaN or infinite on row {row} of a "
+            f"batch; {_where_it_begins(model, inputs)}"
+        )
 
 
 def _where_it_begins(model: nn.Module, inputs: Batch) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from headscope._support.progress import Progress
+from headscope._support.progress import Progress, called
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import Effects, group_effects
 from headscope.heads import HeadId
@@ -41,13 +41,14 @@ def measure_removal(
         anatomy: the model's.
         effects: of single heads, which make the order.
         rise: the budget.
-        progress: told of each forward pass without heads.
+        progress: told of each forward pass of the ladder, as "removal".
     """
-    removal = Removal.ordered_by(effects)
+    removal, progress = Removal.ordered_by(effects), called("removal", progress)
     wanted = set(ladder(len(removal.order)))
     while wanted := wanted - {0, *removal.sizes}:
         groups = [removal.first(size) for size in sorted(wanted)]
         removal = removal.with_costs(group_effects(model, batches, metric, anatomy, groups, progress=progress))
+        progress = None  # how many more there are is not known
         found = removal.within(removal.allowed(rise))
         wanted = {found, min(found + 1, len(removal.order))}
     return removal

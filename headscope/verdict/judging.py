@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from headscope._support.progress import Progress
+from headscope._support.progress import Progress, called
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import Effects, group_effects
 from headscope.heads import HeadId
@@ -64,7 +64,7 @@ def judge(
     top, sizes = _extreme(evidence, "ablation"), removal.sizes
     drawn = random_sets(anatomy, chosen, bench.random_sets, bench.seed)
     groups = [*map(removal.first, sizes), (top,), *drawn]
-    effects = group_effects(model, bench.batches, bench.metric, anatomy, groups, progress=progress)
+    effects = group_effects(model, bench.batches, bench.metric, anatomy, groups, progress=called("verdict", progress))
     removal = removal.judged(effects.only(range(len(sizes))))
     joint = removal.cost(len(chosen))
     moments = watch_moments(model, bench.batches, anatomy) if evidence.moments else {}

@@ -1,6 +1,7 @@
 """The contract of sections: typed results in, blocks out, whatever the results; a new section is one new file."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,19 @@ CASES: dict[str, Callable[[], SyntheticAnalysis]] = {
     "similarity within layers only": lambda: analysis(4, 6, cross_layer=False),
     "one head": lambda: analysis(1, 1),
     "one head a layer": lambda: analysis(5, 1, cross_layer=False),
-    "few facts": lambda: SyntheticAnalysis(*_parts(analysis(2, 3)), {}),
-    "no similarity": lambda: SyntheticAnalysis(*_parts(analysis(2, 3), pairs={}), {}),
+    "few facts": lambda: replace(analysis(2, 3), facts={}),
+    "no similarity": lambda: replace(analysis(2, 3), pairs={}, facts={}),
+    "effects alone": lambda: _effects_alone(analysis(2, 3)),
     "equal scores": lambda: _flat(analysis(2, 3)),
 }
 
 
-def _parts(run: SyntheticAnalysis, **changes: object) -> list[object]:
-    return [changes.get(name, getattr(run, name)) for name in ("anatomy", "scores", "pairs", "candidates", "verdict")]
+def _effects_alone(run: SyntheticAnalysis) -> SyntheticAnalysis:
+    """Heads that could be switched off and not be watched."""
+    untold = run.candidates.assign(replaceability=np.nan, needed=np.nan, norm=np.nan, quadrant="", stand_in="")
+    verdict = replace(run.verdict, most_replaceable=None, twins=None)
+    ablation = {"ablation": run.scores["ablation"]}
+    return replace(run, scores=ablation, pairs={}, candidates=untold, verdict=verdict)
 
 
 def _flat(run: SyntheticAnalysis) -> SyntheticAnalysis:

@@ -10,12 +10,12 @@ import pandas as pd
 from joblib import Parallel, cpu_count, delayed
 
 from headscope._support.environment import machine, today, versions
+from headscope._support.kept import Kept
 from headscope._support.progress import Progress
 from headscope.errors import InterruptedWorkError, NumericalError
 from headscope.studies.headcount.measuring import MEASURED, run_case
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings
-from headscope.studies.kept import Kept
 from headscope.studies.tasks import Task, kind_of, task_named
 from headscope.studies.training import one_thread
 from headscope.text.texts import Texts

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from headscope._support.kept import Kept
 from headscope.errors import StorageError
-from headscope.studies.kept import Kept
 
 
 def test_pieces_come_back_and_outlive_the_object(tmp_path: Path) -> None:
