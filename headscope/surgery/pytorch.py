@@ -3,9 +3,7 @@
 As in `headscope.surgery.replacements`, an attribute of the module instance is set and nothing else.
 """
 
-import functools
 import inspect
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headscope.anatomy.fast_path import packs
+from headscope.surgery.forwards import replace_forward
 
 __all__ = ["narrow_attention", "pack_by_hand"]
 
@@ -50,7 +49,7 @@ def narrow_attention(module: nn.MultiheadAttention, kept: Sequence[int]) -> None
     module.__dict__.setdefault("_headscope_of", many)
     module.num_heads = len(kept)
     module._qkv_same_embed_dim = False  # by this PyTorch tells that its fast path is not for this module
-    module.__dict__["forward"] = types.MethodType(_forward, module)
+    replace_forward(module, _forward)
 
 
 def _slice(module: nn.Module, name: str, keep: Tensor, axis: int) -> None:
@@ -60,7 +59,6 @@ def _slice(module: nn.Module, name: str, keep: Tensor, axis: int) -> None:
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
-@functools.wraps(nn.MultiheadAttention.forward)
 def _forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     bound = _SIGNATURE.bind(self, *args, **kwargs)
     bound.apply_defaults()
@@ -143,7 +141,7 @@ def pack_by_hand(encoder: nn.TransformerEncoder) -> None:
     if not encoder.__dict__.get(_PACKS, False):
         encoder.__dict__[_PACKS] = getattr(encoder, "use_nested_tensor", False)
         encoder.use_nested_tensor = False
-        encoder.__dict__["forward"] = types.MethodType(_encode, encoder)
+        replace_forward(encoder, _encode)
 
 
 def _encode(

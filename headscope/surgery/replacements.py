@@ -4,10 +4,8 @@ Each replacement sets an attribute of the module instance and nothing else: the 
 and what it needs is copied, moved and cast along with it.
 """
 
-import functools
 import math
 import sys
-import types
 from collections.abc import Sequence
 from copy import copy
 from typing import Any
@@ -18,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from headscope.anatomy.linear import matrix
 from headscope.errors import SurgeryError
+from headscope.surgery.forwards import replace_forward
 
 __all__ = ["KV_BUFFER", "empty_attention", "map_groups", "repair_sizes"]
 
@@ -25,6 +24,7 @@ KV_BUFFER = "_headscope_kv_of_query"
 
 _IMPLEMENTATION = "headscope"
 _SHARED_CONFIG = "_headscope_config"
+_KNOWN = "_headscope_known"
 
 
 def map_groups(module: nn.Module, kv_of_query: Sequence[int]) -> None:
@@ -46,7 +46,7 @@ def map_groups(module: nn.Module, kv_of_query: Sequence[int]) -> None:
             f"{type(module).__name__} has no config of its own to change: its query heads cannot be mapped onto key "
             "heads unevenly; cut as many from each group, or whole groups"
         )
-    _register()
+    module.__dict__[_KNOWN] = _Registered()
     if _SHARED_CONFIG not in module.__dict__:
         module.__dict__[_SHARED_CONFIG] = config
         module.config = copy(config)
@@ -57,11 +57,19 @@ def map_groups(module: nn.Module, kv_of_query: Sequence[int]) -> None:
     module.register_buffer(KV_BUFFER, index, persistent=False)
 
 
-def _register() -> None:
-    # here and not on import: only a process that holds a model with uneven groups needs it
-    from transformers import AttentionInterface
+class _Registered:
+    """Kept by a module whose config names our attention function: made, copied or unpickled, it makes the name known.
 
-    AttentionInterface.register(_IMPLEMENTATION, _attend_by_map)
+    Not done on import: only a process that holds a model with uneven groups needs it.
+    """
+
+    def __init__(self) -> None:
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(_IMPLEMENTATION, _attend_by_map)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()
 
 
 def _attend_by_map(
@@ -98,18 +106,26 @@ def empty_attention(
         keeps_cache: whether a KV cache passed in is to learn that the tokens went by: its length is read off it.
     """
 
-    @functools.wraps(type(module).forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
-        keys = _count_tokens(self, hidden, (*args, *kwargs.values())) if keeps_cache else hidden.shape[1]
-        output = _bias(hidden, None if projection is None else self.get_submodule(projection))
-        if returns is None:
-            return output
-        seen = hidden.new_zeros(hidden.shape[0], 0, hidden.shape[1], keys) if _returns_maps(self) else None
-        entries = {"output": output, "nothing": None, "map": seen}
-        return tuple(entries[name] for name in returns)
+    replace_forward(module, _run_empty, projection, returns, keeps_cache)
 
-    module.forward = types.MethodType(forward, module)
+
+def _run_empty(
+    self: nn.Module,
+    projection: str | None,
+    returns: Sequence[str] | None,
+    keeps_cache: bool,
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
+    keys = _count_tokens(self, hidden, (*args, *kwargs.values())) if keeps_cache else hidden.shape[1]
+    output = _bias(hidden, None if projection is None else self.get_submodule(projection))
+    if returns is None:
+        return output
+    seen = hidden.new_zeros(hidden.shape[0], 0, hidden.shape[1], keys) if _returns_maps(self) else None
+    entries = {"output": output, "nothing": None, "map": seen}
+    return tuple(entries[name] for name in returns)
 
 
 def _bias(hidden: Tensor, projection: nn.Module | None) -> Tensor:
@@ -156,14 +172,12 @@ def repair_sizes(module: nn.Module, sizes: Sequence[tuple[int, int]]) -> None:
         module: an attention module that writes sizes out, such as `view(B, T, self.n_head, C // self.n_head)`.
         sizes: (stale, right) pairs.
     """
-    pairs = tuple(sizes)
+    replace_forward(module, _run_repaired, tuple(sizes))
 
-    @functools.wraps(type(module).forward)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _Repair(pairs):
-            return type(self).forward(self, *args, **kwargs)
 
-    module.forward = types.MethodType(forward, module)
+def _run_repaired(self: nn.Module, sizes: Sequence[tuple[int, int]], /, *args: Any, **kwargs: Any) -> Any:
+    with _Repair(sizes):
+        return type(self).forward(self, *args, **kwargs)
 
 
 class _Repair(TorchFunctionMode):
