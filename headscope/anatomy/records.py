@@ -1,6 +1,6 @@
 """Records of cuts: found on a model, or on one inside it, so that a wrapper around a pruned model knows of the cut."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from torch import nn
@@ -10,7 +10,7 @@ from headscope.heads import HeadId
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
 
-__all__ = ["leave_record", "record_of"]
+__all__ = ["leave_record", "record_of", "record_within", "seen_from_above"]
 
 _NAME = "_headscope"
 
@@ -21,7 +21,7 @@ def record_of(model: nn.Module) -> Record | None:
     Args:
         model: whole or pruned, or a wrapper around one or several pruned ones.
     """
-    records = [_seen_from_above(record, name) for name, record in _records(unwrapped(model))]
+    records = [seen_from_above(record, name) for name, record in _records(unwrapped(model))]
     if not records:
         return None
     first, *others = records
@@ -50,29 +50,62 @@ def _records(model: nn.Module) -> Iterator[tuple[str, Record]]:
             yield name, record
 
 
-def _seen_from_above(record: Record, name: str) -> Record:
-    """A record of a model inside another one, with the names that its modules have there."""
+def seen_from_above(record: Record, name: str) -> Record:
+    """A record of a model inside another one, with the names that its modules have there.
+
+    Args:
+        record: of the model inside.
+        name: its dotted name in the other; "" for the same model.
+    """
+    return _renamed(record, lambda inner: ".".join(part for part in (name, inner) if part))
+
+
+def record_within(record: Record, name: str) -> Record:
+    """What a record says of one model inside: names as that one has them, layers counted from 0.
+
+    Args:
+        record: of the model around it.
+        name: dotted name of the model inside; "" for the same model.
+    """
     if not name:
         return record
 
-    def outer(inner: str) -> str:
-        return f"{name}.{inner}" if inner else name
+    def inside(module: str) -> bool:
+        return f"{module}.".startswith(f"{name}.")
 
+    sites = [site for site in record.anatomy.sites if inside(site.module_name) and inside(site.unit)]
+    layers = {site.layer: number for number, site in enumerate(sites)}
+    own = tuple(
+        replace(
+            site,
+            layer=layers[site.layer],
+            shares_module_with=tuple(layers[other] for other in site.shares_module_with if other in layers),
+        )
+        for site in sites
+    )
+    # it is another model than the one around it, whose plans count layers otherwise
+    anatomy = replace(record.anatomy, sites=own, fingerprint=f"{record.anatomy.fingerprint}/{name}")
+    removed = tuple(HeadId(layers[head.layer], head.head) for head in record.removed if head.layer in layers)
+    edits = tuple(edit for edit in record.edits if inside(edit["module"]))
+    return _renamed(Record(anatomy, removed, edits), lambda module: module[len(name) + 1 :])
+
+
+def _renamed(record: Record, name: Callable[[str], str]) -> Record:
     def moved(part: Slices) -> Slices:
-        return replace(part, module=outer(part.module))
+        return replace(part, module=name(part.module))
 
     def site(own: Site) -> Site:
         return replace(
             own,
-            module_name=outer(own.module_name),
-            unit=outer(own.unit),
+            module_name=name(own.module_name),
+            unit=name(own.unit),
             query=tuple(map(moved, own.query)),
             key=tuple(map(moved, own.key)),
             value=tuple(map(moved, own.value)),
             output=None if own.output is None else moved(own.output),
         )
 
-    edits = tuple({**edit, "module": outer(edit["module"])} for edit in record.edits)
+    edits = tuple({**edit, "module": name(edit["module"])} for edit in record.edits)
     return Record(replace(record.anatomy, sites=tuple(map(site, record.anatomy.sites))), record.removed, edits)
 
 

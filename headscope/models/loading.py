@@ -27,7 +27,6 @@ __all__ = ["Loaded", "load_model", "quietly", "telling_name"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TELLS_NONE = re.compile(r"models?|weights|out(put)?|final|best|last|checkpoint(-\d+)?|[0-9a-f]{7,}")
-_PRUNED = "headscope.json"  # what headscope.surgery.save leaves beside the weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +137,10 @@ def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | Non
     if not folder.is_dir():
         raise ModelError(f"{shown} is a file; a model is the folder that holds config.json and the weights")
     held = sorted(file.name for file in folder.iterdir())
-    if _PRUNED in held:
-        return Loaded(surgery.load(folder), _tokenizer(str(folder), trust, local=True), None, name)
+    if surgery.holds_cut(folder):
+        with quietly():
+            model = surgery.load(folder)
+        return Loaded(model, _tokenizer(str(folder), trust, local=True), None, name)
     if "config.json" not in held:
         some = ", ".join(held[:5]) + (", …" if len(held) > 5 else "")
         raise ModelError(f"{shown} is not a saved model: it has no config.json (it holds: {some or 'nothing'})")

@@ -1,6 +1,6 @@
 """Surgery: heads taken out of a copy of a model, proven exact, saved and loaded whole. It chooses nothing."""
 
 from headscope.surgery.cut import prune
-from headscope.surgery.storage import load, save
+from headscope.surgery.storage import holds_cut, load, save
 
-__all__ = ["load", "prune", "save"]
+__all__ = ["holds_cut", "load", "prune", "save"]

@@ -12,13 +12,14 @@ from torch import nn
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example
-from headscope.anatomy.records import leave_record, record_of
+from headscope.anatomy.records import record_of
 from headscope.anatomy.trials import corner_of
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
 from headscope.sites import Anatomy, Site
+from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.search import find_edits
@@ -82,7 +83,7 @@ def prune(
     pruned = _copy(model)
     apply_edits(edits, pruned)
     _verify(model, pruned, plan, anatomy, given or [example], tolerance)
-    leave_record(pruned, _extended(record, anatomy, plan, edits))
+    take_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
 
 

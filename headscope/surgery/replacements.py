@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from headscope.anatomy.linear import matrix
+from headscope.anatomy.linear import stores_transposed
 from headscope.errors import SurgeryError
 from headscope.surgery.forwards import replace_forward
 
@@ -105,7 +105,6 @@ def empty_attention(
             model's attention function returns no maps) or "nothing" (None); None if it returns the output alone.
         keeps_cache: whether a KV cache passed in is to learn that the tokens went by: its length is read off it.
     """
-
     replace_forward(module, _run_empty, projection, returns, keeps_cache)
 
 
@@ -132,9 +131,12 @@ def _bias(hidden: Tensor, projection: nn.Module | None) -> Tensor:
     """What the projection makes of nothing at each position of `hidden`; without one, nothing itself."""
     if projection is None:
         return hidden.new_zeros(*hidden.shape[:-1], 0)
-    bias = projection._parameters.get("bias")  # not by calling it: Conv1D cannot reshape what has no elements
-    output = hidden.new_zeros(*hidden.shape[:-1], matrix(projection).shape[0])
-    return output if bias is None else output + bias
+    layer: Any = projection
+    while isinstance(beneath := getattr(layer, "base_layer", None), nn.Module):
+        layer = beneath  # adapters around it make nothing of nothing
+    # not by calling it: Conv1D cannot reshape what has no elements
+    output = hidden.new_zeros(*hidden.shape[:-1], layer.weight.shape[1 if stores_transposed(layer) else 0])
+    return output if layer.bias is None else output + layer.bias
 
 
 def _returns_maps(module: nn.Module) -> bool:

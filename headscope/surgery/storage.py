@@ -15,24 +15,26 @@ from torch import Tensor, nn
 
 from headscope._support.folders import new_folder
 from headscope._support.running import unwrapped
-from headscope.anatomy.records import leave_record, record_of
+from headscope.anatomy.records import record_of
 from headscope.errors import StorageError
 from headscope.plans import Record
+from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks, plain_config, take_record
+from headscope.surgery.checkpoints import class_named, load_checkpoint
 from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
 
-__all__ = ["load", "save"]
+__all__ = ["holds_cut", "load", "save"]
 
 _FORMAT = 1
-_ABOUT, _WEIGHTS, _CONFIG, _GENERATION = "headscope.json", "model.safetensors", "config.json", "generation_config.json"
+_WEIGHTS, _GENERATION = "model.safetensors", "generation_config.json"
 
 
 def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: bool = False) -> Path:
     """Write a model into a new folder from which `load` brings it back bit-identical. A whole model is saved as well.
 
     The folder holds model.safetensors (parameters, and buffers whether or not the model calls them persistent),
-    headscope.json (class, what was cut, checksums) and for a model of transformers its config, unchanged: head counts
-    in it are those of before the cut, since few families could be built with others. Plain `from_pretrained` does not
-    read it; `headscope.load` does.
+    headscope.json (class, what was cut, checksums) and for a model of transformers its config: head counts in it are
+    those of before the cut, since few families could be built with others. Plain `from_pretrained` refuses it, and a
+    README says that `headscope.load` reads it.
 
     Args:
         model: the model; pruned or not.
@@ -56,18 +58,23 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: 
         tensors, tied = _distinct(_state(model))
         save_file(tensors, new / _WEIGHTS)
         files = [_WEIGHTS, *_save_configs(model, new)]
+        if CONFIG in files and record_of(model) is not None:
+            leave_marks(new)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         about = _describe(model) | {"tied": tied, "sha256": {name: _sha256(new / name) for name in files}}
         text = json.dumps(about | {"digest": _digest(about)}, indent=1)
-        (new / _ABOUT).write_text(text + "\n", encoding="utf-8")
+        (new / ABOUT).write_text(text + "\n", encoding="utf-8")
     return Path(folder)
 
 
 def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Bring back what `save` wrote, on the CPU: class, weights, precision, mode and head numbers, bit-identical.
+    """Bring back a cut model, on the CPU: what `save` wrote, or what `save_pretrained` wrote of a cut model.
 
-    Checksums are verified first; then the class is built anew, the cuts are made again and the weights put in.
+    What `save` wrote comes back bit-identical: class, weights, precision, mode and head numbers. Checksums are verified
+    first; then the class is built anew, the cuts are made again and the weights put in. A checkpoint of transformers
+    (a trainer's too) has no checksums, and a warning says so; its weights come back as `from_pretrained` brings them,
+    in evaluation mode, and must have the sizes that the cut recorded in its config leaves.
 
     Args:
         folder: the folder.
@@ -79,9 +86,11 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
 
     Raises:
         StorageError: the folder is missing, incomplete, altered, or of another version; or a model is needed to build
-            from, or does not fit.
+            from, or does not fit; or weights that do not fit the cut.
     """
     folder = Path(folder)
+    if not (folder / ABOUT).is_file() and holds_cut(folder):
+        return load_checkpoint(folder, model)
     about = _read(folder)
     _verify_files(folder, about)
     fresh = _build(folder, about) if model is None else _copied(folder, about, model)
@@ -89,11 +98,22 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
         record = None if about["record"] is None else Record.from_json(about["record"])
         if record is not None:
             apply_edits(edits_from_json(record.edits), fresh)
-            leave_record(fresh, record)
+            take_record(fresh, record)
     with _blaming(folder, f"{_WEIGHTS} cannot be read"):
         _put_weights(folder, fresh, about["tied"])
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
     return fresh
+
+
+def holds_cut(folder: Path) -> bool:
+    """Whether a folder is one for `load`: of `save`, or of transformers with a config that says what was cut."""
+    if (folder / ABOUT).is_file():
+        return True
+    try:
+        data = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and carries_record(data)
 
 
 def _check_whole(model: nn.Module) -> None:
@@ -170,23 +190,23 @@ def _save_configs(model: Any, new: Path) -> list[str]:
     model.config.save_pretrained(new)
     generation = getattr(model, "generation_config", None)
     if generation is None:
-        return [_CONFIG]
+        return [CONFIG]
     generation.save_pretrained(new)
-    return [_CONFIG, _GENERATION]
+    return [CONFIG, _GENERATION]
 
 
 def _read(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise StorageError(f"there is no folder {folder}")
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StorageError(
-            f"{folder} holds no {_ABOUT}, so headscope.save did not write it; "
-            "a folder of transformers loads with its own from_pretrained"
+            f"{folder} holds no {ABOUT}, so headscope.save did not write it, and its {CONFIG} says of no cut; "
+            "a whole model of transformers loads with its own from_pretrained"
         ) from None
     except (OSError, ValueError) as error:
-        raise StorageError(f"{folder / _ABOUT} cannot be read ({error}); {_AGAIN}") from error
+        raise StorageError(f"{folder / ABOUT} cannot be read ({error}); {_AGAIN}") from error
     version = about.get("headscope_model") if isinstance(about, dict) else None
     if version != _FORMAT:
         raise StorageError(
@@ -194,7 +214,7 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     digest = about.pop("digest", None)
     if digest != _digest(about):
-        raise StorageError(f"{folder / _ABOUT} was altered after it was saved; {_AGAIN}")
+        raise StorageError(f"{folder / ABOUT} was altered after it was saved; {_AGAIN}")
     return about
 
 
@@ -220,15 +240,10 @@ def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
             f"{folder} holds a {about['class']} (of {about['module']}), which cannot be built from here: pass model=, "
             "an instance of the original class with the original sizes; its weights do not matter"
         )
-    kind = getattr(transformers, about["class"], None)
-    if kind is None:
-        raise StorageError(
-            f"{folder} holds a {about['class']}, which transformers {transformers.__version__} does not have; "
-            "install the version that it was saved with, or pass model="
-        )
+    kind = class_named(folder, about["class"])
     # without memory, as transformers builds them itself: every parameter and buffer is put in from the file
     with _blaming(folder, f"{about['class']} cannot be built"), torch.device("meta"):
-        config = kind.config_class.from_pretrained(folder)
+        config = plain_config(kind.config_class.from_pretrained(folder))
         fresh = kind._from_config(config, attn_implementation=about["attention"])
     if (folder / _GENERATION).is_file() and _GENERATION in about["sha256"]:
         fresh.generation_config = transformers.GenerationConfig.from_pretrained(folder)

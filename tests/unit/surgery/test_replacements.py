@@ -71,10 +71,13 @@ for name, heads in (("llama", 8), ("nanogpt", 4)):
         want, got = pruned(ids), torch.compile(pruned, backend="eager")(ids)
     want, got = (one if name == "nanogpt" else one.logits for one in (want, got))
     torch.testing.assert_close(got, want)
+    exported = torch.export.export(pruned, (ids,), {} if name == "nanogpt" else {"use_cache": False})
+    got = exported.module()(ids) if name == "nanogpt" else exported.module()(ids, use_cache=False).logits
+    torch.testing.assert_close(got, want)
 """
 
 
-def test_a_pruned_model_compiles():
+def test_a_pruned_model_compiles_and_is_exported():
     # in a process of its own: the checks of shapes that tests wear cannot be compiled
     done = subprocess.run([sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -109,6 +112,19 @@ def test_nothing_but_the_bias_is_left(bias):
     assert pattern.shape == (2, 0, 5, 5)
     assert emptied(returns=None)(torch.randn(2, 5, 6)).shape == (2, 5, 6)
     assert emptied(returns=("output", "nothing"))(torch.randn(2, 5, 6))[1] is None
+
+
+def test_an_adapter_around_the_projection_leaves_its_bias_there():
+    class Adapter(nn.Module):
+        def __init__(self, base_layer):
+            super().__init__()
+            self.base_layer = base_layer
+
+    module = emptied(returns=None)
+    want = module(torch.randn(2, 5, 6))
+    module.o = Adapter(module.o)
+    assert torch.equal(module(torch.randn(2, 5, 6)), want)
+    assert want.abs().sum() > 0
 
 
 def test_where_the_projection_stands_outside_there_is_an_empty_z():

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from transformers import BertModel, GenerationConfig
+from transformers import BertModel, GenerationConfig, LlamaForCausalLM
 
 from headscope.errors import StorageError
 from headscope.models.reference import Transformer as Reference
-from headscope.surgery import load, prune, save, storage
+from headscope.surgery import checkpoints, load, prune, save
 from tests import models
 
 
@@ -33,7 +33,7 @@ def rewrite(folder, **changes):
 
 def test_the_folder_holds_no_pickle_and_says_what_was_cut(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "config.json", "generation_config.json", "headscope.json", "model.safetensors",
+        "README.md", "config.json", "generation_config.json", "headscope.json", "model.safetensors",
     ]  # fmt: skip
     about = json.loads((folder / "headscope.json").read_text())
     assert about["record"]["removed"] == ["L0H1", "L1H0"]
@@ -68,6 +68,18 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path):
     loaded = load(save(model, tmp_path / "tied"))
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
     assert len(list(loaded.parameters())) == len(list(model.parameters()))
+
+
+def test_plain_from_pretrained_refuses_a_cut_model_and_reads_a_whole_one(folder, tmp_path):
+    for settings in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(ValueError, match=r"load it with headscope\.load"):
+            LlamaForCausalLM.from_pretrained(folder, **settings)
+    assert "headscope.load" in (folder / "README.md").read_text()
+    save(load(folder), tmp_path / "again")
+    assert not hasattr(load(tmp_path / "again").config, "transformers_weights"), "it is of the file alone"
+    save(models.build("bert"), tmp_path / "whole")
+    assert not (tmp_path / "whole/README.md").exists()
+    assert BertModel.from_pretrained(tmp_path / "whole")
 
 
 def test_the_attention_function_and_generation_settings_come_back(pruned, tmp_path):
@@ -178,7 +190,7 @@ def test_an_original_of_other_sizes_is_refused(custom, tmp_path):
 
 
 def test_a_class_that_transformers_lost_is_named(folder, monkeypatch):
-    monkeypatch.setattr(storage, "transformers", SimpleNamespace(__version__="4.0"))
+    monkeypatch.setattr(checkpoints, "transformers", SimpleNamespace(__version__="4.0"))
     with pytest.raises(StorageError, match=r"holds a LlamaForCausalLM, which transformers .* does not have"):
         load(folder)
 

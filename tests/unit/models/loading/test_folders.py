@@ -91,6 +91,17 @@ def test_a_pruned_model_loads_pruned(saved, tmp_path):
         load_model(tmp_path / "smaller")
 
 
+def test_a_checkpoint_of_a_pruned_model_loads_pruned_and_says_that_it_is_unverified(saved, tmp_path):
+    smaller = prune(load_model(saved / "causal").model, ["L0H1"])
+    smaller.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="is unverified"):
+        loaded = load_model(tmp_path)
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.model(ids).logits, smaller(ids).logits)
+    assert loaded.model._headscope.removed == smaller._headscope.removed
+
+
 # ---- folders that are no models
 
 
