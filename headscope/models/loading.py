@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import torch
 import transformers
-from huggingface_hub import is_offline_mode
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from headscope import surgery
 from headscope._support.objects import find_object, importable, line_of, reason_of
 from headscope.errors import HeadscopeError, InputError, ModelError
+from headscope.surgery.carried import carries_record
 
 __all__ = ["Loaded", "load_model", "quietly", "telling_name"]
 
@@ -157,8 +158,29 @@ def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | Non
 def _from_hub(name: str, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:
     # offline, the hub's client would try each file for 23 seconds and print a page before it looked into its cache
     local = not _hub_answers()
+    if (cut := _cut_on_hub(name, local)) is not None:
+        return Loaded(cut, _tokenizer(name, trust, local=local), None, name)
     model = _pretrained(name, place, precision, trust, local=local)
     return Loaded(model, _tokenizer(name, trust, local=local), None, name)
+
+
+def _cut_on_hub(name: str, local: bool) -> nn.Module | None:
+    """A model that was pushed to the hub after it was cut; None for others, and where there is none of that name."""
+    try:
+        with quietly():
+            config, _ = transformers.PreTrainedConfig.get_config_dict(name, local_files_only=local)
+    except Exception:  # _pretrained asks again, and tells why
+        return None
+    if not carries_record(config):
+        return None
+    try:
+        with quietly():
+            folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], local_files_only=local)
+            return surgery.load(Path(folder))
+    except HeadscopeError:
+        raise
+    except Exception as error:
+        raise ModelError(_why(name, error, local)) from error
 
 
 def _hub_answers() -> bool:
