@@ -6,15 +6,15 @@ import pytest
 
 import headscope as hs
 from headscope.planning.savings import count_savings
-from tests.models import build
+from tests.models import build, make_batches
 
 
 @pytest.mark.parametrize("family", ["llama", "bert", "gpt2", "gemma3", "causal", "nanogpt"])
 def test_parameters_are_those_that_a_cut_takes(family):
-    model = build(family)
-    where = hs.discover(model)
+    model, example = build(family), make_batches(family)[0]
+    where = hs.discover(model, example)
     heads = [where.heads[0], *where.sites[-1].heads[:2]]
-    smaller = hs.prune(model, heads, anatomy=where)
+    smaller = hs.prune(model, heads, anatomy=where, example=example)
     before, after = (sum(p.numel() for p in one.parameters()) for one in (model, smaller))
     found = count_savings(where, heads, 10, 4)
     assert found.parameters - found.parameters_left == before - after > 0
