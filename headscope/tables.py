@@ -21,6 +21,7 @@ __all__ = [
     "PairTable",
     "block_columns",
     "find_head",
+    "head_names",
     "read_table",
     "settle_tokens",
     "token_counts",
@@ -116,6 +117,8 @@ class PairTable(Shown):
         facts: what it was measured on and how; JSON values only.
         null: (head, head) the same measure on random tokens, for measures of maps; None for the others.
         other: the heads of the columns where they are another model's; None where rows and columns are the same heads.
+        symmetric: whether the measure says that value(a, b) = value(b, a). Within one model the numbers above the
+            diagonal then stand below it too: sums in another order differ in their last digits.
     """
 
     name: str
@@ -127,6 +130,18 @@ class PairTable(Shown):
     facts: Mapping[str, Any] = field(default_factory=dict)
     null: Floats | None = None
     other: tuple[HeadId, ...] | None = None
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        if self._twofold:
+            for name in ("matrix", "low", "high", "null"):
+                if (numbers := getattr(self, name)) is not None:
+                    object.__setattr__(self, name, np.where(np.tri(len(numbers), dtype=bool), numbers.T, numbers))
+
+    @property
+    def _twofold(self) -> bool:
+        """Whether the matrix holds every pair twice."""
+        return self.symmetric and self.other is None
 
     @property
     def column_heads(self) -> tuple[HeadId, ...]:
@@ -139,20 +154,30 @@ class PairTable(Shown):
         a, b = pair
         return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
-    def to_frame(self) -> "pd.DataFrame":
+    def to_frame(self, *, every: bool = False) -> "pd.DataFrame":
         """Columns head_a, head_b, (block_a, block_b,) value, low, high, (null,) n_documents, n_tokens.
 
-        One row per ordered pair that has a value, self-pairs included; blocks as in `HeadTable.to_frame`.
+        A row per pair that has a value; blocks as in `HeadTable.to_frame`. Names of heads are ordered categories: they
+        sort, compare and group by layer and head, "L2H1" before "L10H2".
+
+        Args:
+            every: every ordered pair, self-pairs included. Without it, a symmetric measure within one model gives each
+                pair of different heads once, the earlier head as head_a. Other tables always give every ordered pair.
         """
-        rows, columns = np.nonzero(~np.isnan(self.matrix))
-        names_a, names_b = (np.array([*map(str, h)], dtype=object) for h in (self.heads, self.column_heads))
+        return self._frame(~np.tri(len(self.heads), dtype=bool) if self._twofold and not every else None)
+
+    def _frame(self, chosen: "npt.NDArray[np.bool_] | None" = None) -> "pd.DataFrame":
+        """A row per pair that has a value and is among the chosen, all of them by default."""
+        has = ~np.isnan(self.matrix)
+        rows, columns = np.nonzero(has if chosen is None else has & chosen)
         null = {} if self.null is None else {"null": self.null[rows, columns]}
+        heads = sorted({*self.heads, *self.column_heads})
         import pandas as pd
 
         return pd.DataFrame(
             {
-                "head_a": names_a[rows],
-                "head_b": names_b[columns],
+                "head_a": head_names([self.heads[row] for row in rows], heads),
+                "head_b": head_names([self.column_heads[column] for column in columns], heads),
                 **self._blocks(rows, columns),
                 "value": self.matrix[rows, columns],
                 "low": self.low[rows, columns],
@@ -179,6 +204,8 @@ class PairTable(Shown):
     def save(self, folder: str | Path, name: str | None = None) -> None:
         """Write NAME.csv and NAME.parquet (the pairs) and NAME.json (what they are of) into an existing folder.
 
+        The rows are those of `to_frame`, and the self-pairs, by which a constant head is told.
+
         Args:
             folder: where.
             name: what the files are called; the measure's name without it.
@@ -189,9 +216,11 @@ class PairTable(Shown):
             "heads": [str(head) for head in self.heads],
             "other": None if self.other is None else [str(head) for head in self.other],
             "null": self.null is not None,
+            "symmetric": self.symmetric,
             "facts": dict(self.facts),
         }
-        write_table(Path(folder), name or self.name, self.to_frame(), about)
+        chosen = ~np.tri(len(self.heads), k=-1, dtype=bool) if self._twofold else None
+        write_table(Path(folder), name or self.name, self._frame(chosen), about)
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> Self:
@@ -208,7 +237,11 @@ class PairTable(Shown):
             filled[column] = np.full((len(place_a), len(place_b)), np.nan)
             filled[column][rows, columns] = frame[column]
         value, low, high = filled["value"], filled["low"], filled["high"]
-        return cls(about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other)
+        # files of before hold every ordered pair and do not say "symmetric"
+        symmetric = about.get("symmetric", False)
+        return cls(
+            about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other, symmetric
+        )
 
 
 def settle_tokens(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,6 +266,18 @@ def block_columns(facts: Mapping[str, Any], **columns: Sequence[HeadId]) -> dict
     if blocks is None:
         return {}
     return {name: [blocks.get(str(head.layer), "") for head in heads] for name, heads in columns.items()}
+
+
+def head_names(names: Iterable[HeadId | str], order: Iterable[HeadId | str]) -> "pd.Categorical":
+    """A column of names that sorts, compares and groups as they are ordered, and not letter by letter.
+
+    Args:
+        names: a name a row.
+        order: every name, first to last.
+    """
+    import pandas as pd
+
+    return pd.Categorical([*map(str, names)], categories=[*map(str, order)], ordered=True)
 
 
 def find_head(heads: tuple[HeadId, ...], head: HeadLike) -> int:

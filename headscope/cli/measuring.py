@@ -251,15 +251,8 @@ def _say_why(table: "PairTable | HeadTable") -> None:
 
 def _apart(table: "PairTable") -> "pd.DataFrame":
     """Pairs of different heads, most alike first; of two models, every pair."""
-    from headscope.likeness.measures import MEASURES
-
     frame = table.to_frame().sort_values("value", ascending=False, kind="stable")
-    if table.other is not None:
-        return frame
-    symmetric = MEASURES[table.name].symmetric
-    place = {str(head): index for index, head in enumerate(table.heads)}
-    first, second = frame["head_a"].map(place), frame["head_b"].map(place)
-    return frame[first < second] if symmetric else frame[first != second]
+    return frame if table.other is not None else frame[frame["head_a"] != frame["head_b"]]
 
 
 def _print_pairs(table: "PairTable") -> None:

@@ -369,7 +369,8 @@ def _of_weights(ask: _Ask, pair: _Pair, scope: str) -> PairTable:
     none = np.full_like(matrix, np.nan)
     why = "weights are known exactly: there is no text to vary"
     facts = {"scope": scope, **pair.facts, "why_no_interval": why}
-    return PairTable(MEASURES.name_of(ask.measure), ask.of, rows, matrix, none, none, facts, other=columns)
+    name, symmetric = MEASURES.name_of(ask.measure), ask.measure.symmetric
+    return PairTable(name, ask.of, rows, matrix, none, none, facts, other=columns, symmetric=symmetric)
 
 
 def _source_of(measure: Measure, of: str | None) -> str:

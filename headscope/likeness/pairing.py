@@ -70,7 +70,8 @@ def pair_table(
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
     value, low, high = (table[:n_rows, columns] for table in (value, low, high))
     name, facts = MEASURES.name_of(measure), {**facts, "layer_tokens": counted}
-    return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1])
+    symmetric = measure.symmetric
+    return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1], symmetric=symmetric)
 
 
 def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:

@@ -23,7 +23,7 @@ from headscope.statistics.prediction import RIDGE
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_best
 from headscope.surplus.effective import effective_spread
-from headscope.tables import read_table, write_table
+from headscope.tables import head_names, read_table, write_table
 from headscope.text.feeding import Batches, feed
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import observe
@@ -49,11 +49,19 @@ class Redundancy(Shown):
             ("constant" for k = 0). Where documents are few, heads look too much alike and fits carry over badly: both
             numbers are too low.
         facts: what it was measured on and how; JSON values only.
+
+    Layers in `effective` and heads in `curve` are ordered categories: they sort by their numbers, not as text.
     """
 
     effective: pd.DataFrame
     curve: pd.DataFrame
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layer, head = self.effective["layer"], self.curve["head"]
+        order = [CONSTANT, *sorted(map(HeadId.parse, {*map(str, head)} - {CONSTANT}))]
+        object.__setattr__(self, "effective", self.effective.assign(layer=head_names(layer, dict.fromkeys(layer))))
+        object.__setattr__(self, "curve", self.curve.assign(head=head_names(head, order)))
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {"effective number of heads": self.effective, "share that the best k heads give back": self.curve}
@@ -72,7 +80,7 @@ class Redundancy(Shown):
         """Read back what `save` wrote; floats return bit-equal."""
         effective, about = read_table(Path(folder), "effective_heads", {*_EFFECTIVE}, {"n_heads"})
         curve, _ = read_table(Path(folder), "redundancy_curve", {*_CURVE}, {"k"})
-        return cls(effective.astype({"layer": str}), curve, about["facts"])
+        return cls(effective, curve, about["facts"])
 
 
 def redundancy(

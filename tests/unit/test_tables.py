@@ -26,8 +26,8 @@ def _head_table(score: np.ndarray, **facts: object) -> HeadTable:
     return HeadTable("ablation", "nats/token", _heads(len(score)), score, score - 1, score + 1, facts)
 
 
-def _pair_table(matrix: np.ndarray, **facts: object) -> PairTable:
-    return PairTable("cka", "z", _heads(len(matrix)), matrix, matrix / 2, matrix * 2, facts)
+def _pair_table(matrix: np.ndarray, *, symmetric: bool = False, **facts: object) -> PairTable:
+    return PairTable("cka", "z", _heads(len(matrix)), matrix, matrix / 2, matrix * 2, facts, symmetric=symmetric)
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +47,17 @@ def test_head_table_comes_back_bit_equal(folder: Path, score: np.ndarray) -> Non
         np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 4).flatmap(lambda n: arrays(np.float64, (n, n), elements=floats)))
-def test_pair_table_comes_back_bit_equal(folder: Path, matrix: np.ndarray) -> None:
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 4).flatmap(lambda n: arrays(np.float64, (n, n), elements=floats)), st.booleans())
+def test_pair_table_comes_back_bit_equal(folder: Path, matrix: np.ndarray, symmetric: bool) -> None:
     with np.errstate(all="ignore"):
-        table = _pair_table(matrix, scope="layer")
+        table = _pair_table(matrix, symmetric=symmetric, scope="layer")
     table.save(folder)
     back = PairTable.load(folder, "cka")
     assert (back.name, back.of, back.heads, back.facts) == (table.name, table.of, table.heads, table.facts)
+    assert back.symmetric == symmetric
     np.testing.assert_array_equal(back.matrix, table.matrix)
-    asked = ~np.isnan(matrix)
+    asked = ~np.isnan(table.matrix)
     np.testing.assert_array_equal(back.low[asked], table.low[asked])
     np.testing.assert_array_equal(back.high[asked], table.high[asked])
 
@@ -96,7 +97,65 @@ def test_frames_have_the_promised_columns() -> None:
             "n_tokens": [90, 90, 90],
         }
     )
-    pd.testing.assert_frame_equal(pairs, want, check_dtype=False)
+    pd.testing.assert_frame_equal(pairs.astype({"head_a": str, "head_b": str}), want, check_dtype=False)
+
+
+def test_a_symmetric_measure_gives_each_pair_once_unless_every_pair_is_asked_for(tmp_path: Path) -> None:
+    given = np.array([[1.0, 0.25, np.nan], [0.2500001, 1.0, 0.5], [np.nan, 0.75, np.nan]])
+    table = _pair_table(given, symmetric=True)
+    assert table["L0H3", "L0H0"] == table["L0H0", "L0H3"] == 0.25, "what stands above the diagonal stands for both"
+    want = [("L0H0", "L0H3", 0.25), ("L0H3", "L1H0", 0.5)]
+    both = want + [(b, a, value) for a, b, value in want] + [("L0H0", "L0H0", 1.0), ("L0H3", "L0H3", 1.0)]
+    names = ["head_a", "head_b", "value"]
+    assert [*table.to_frame()[names].itertuples(index=False, name=None)] == want
+    every = table.to_frame(every=True)
+    assert sorted(every[names].itertuples(index=False, name=None)) == sorted(both)
+    assert every["low"].tolist() == (every["value"] / 2).tolist()
+    table.save(tmp_path)
+    saved = pd.read_csv(tmp_path / "cka.csv")
+    assert len(saved) == 4, "each pair once, and two self-pairs: that the third head has none tells that it is constant"
+    stored = pd.read_parquet(tmp_path / "cka.parquet")
+    apart = stored[stored["head_a"] != stored["head_b"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(apart[names], table.to_frame()[names])
+
+
+def test_tables_of_two_models_and_of_measures_that_are_not_symmetric_hold_every_pair() -> None:
+    matrix = np.array([[1.0, 0.2], [0.3, 1.0]])
+    heads, none = _heads(2), np.full((2, 2), np.nan)
+    two = PairTable("cka", "z", heads, matrix, none, none, other=heads, symmetric=True)
+    one = PairTable("predict", "z", heads, matrix, none, none)
+    for table in (two, one):
+        assert table.to_frame()["value"].tolist() == [1.0, 0.2, 0.3, 1.0]
+        assert table["L0H3", "L0H0"] == 0.3
+
+
+def test_files_of_before_hold_every_pair_and_are_still_read(tmp_path: Path) -> None:
+    matrix = np.array([[1.0, 0.25], [0.25, 1.0]])
+    _pair_table(matrix).save(tmp_path)
+    about = json.loads((tmp_path / "cka.json").read_text())
+    del about["symmetric"]
+    (tmp_path / "cka.json").write_text(json.dumps(about))
+    back = PairTable.load(tmp_path, "cka")
+    np.testing.assert_array_equal(back.matrix, matrix)
+    assert len(back.to_frame()) == 4
+
+
+@pytest.mark.parametrize("other", [None, (HeadId(11, 0), HeadId(3, 1), HeadId(10, 2), HeadId(2, 1))])
+def test_names_of_heads_sort_compare_and_pivot_as_numbers(other: tuple[HeadId, ...] | None) -> None:
+    heads = (HeadId(2, 1), HeadId(2, 10), HeadId(10, 2), HeadId(11, 0))
+    matrix = np.arange(16.0).reshape(4, 4)
+    frame = (
+        PairTable("predict", "z", heads, matrix, matrix, matrix, other=other).to_frame().sample(frac=1, random_state=0)
+    )
+    ordered = [HeadId.parse(name) for name in frame.sort_values("head_b", kind="stable")["head_b"]]
+    assert ordered == sorted(ordered)
+    assert ordered[0] == HeadId(2, 1)
+    below = {
+        (HeadId.parse(a), HeadId.parse(b)) for a, b in frame.query("head_a < head_b")[["head_a", "head_b"]].to_numpy()
+    }
+    assert below == {(a, b) for a in heads for b in other or heads if a < b}
+    pivoted = frame.pivot(index="head_a", columns="head_b", values="value")
+    assert [*pivoted.index] == [*map(str, heads)]
 
 
 def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
-from headscope.tables import PairTable
+from headscope.tables import PairTable, head_names
 
 __all__ = ["Similarity"]
 
@@ -54,12 +54,11 @@ def _ranked(name: str, analysis: Reportable) -> pd.DataFrame:
     rows, columns = np.nonzero(np.triu(np.isfinite(mean), k=1))
     order = np.argsort(-mean[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
-    names = np.array([str(head) for head in pairs.heads], dtype=object)
     layer = np.array([head.layer for head in pairs.heads])
     frame = pd.DataFrame(
         {
-            "head_a": names[rows],
-            "head_b": names[columns],
+            "head_a": head_names([pairs.heads[row] for row in rows], pairs.heads),
+            "head_b": head_names([pairs.heads[column] for column in columns], pairs.heads),
             "same_layer": layer[rows] == layer[columns],
             "value": mean[rows, columns],
             "low": pairs.low[rows, columns],

@@ -85,7 +85,7 @@ class Diversity(ModelClaim):
         numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
         numbers["effective"] = float(table["effective"].mean())
         maps = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
-        pairs = maps.to_frame().query("head_a != head_b")
+        pairs = maps.to_frame()
         # of a model that takes no tokens there are no random ones
         by_chance = float(pairs["null"].mean()) if "null" in pairs else float("nan")
         numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}

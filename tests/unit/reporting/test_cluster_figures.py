@@ -34,7 +34,7 @@ def curves(n_layers: int = 2, n_heads: int = 3, worst: float = 0.2) -> Redundanc
          "share": (share := worst + (1 - worst) * k / n_heads - 0.05 * layer), "low": share - 0.1, "high": share + 0.1}
         for layer in range(n_layers) for k in range(n_heads + 1)
     ]  # fmt: skip
-    return Redundancy(pd.DataFrame(), pd.DataFrame(rows))
+    return Redundancy(pd.DataFrame(columns=["layer"]), pd.DataFrame(rows))
 
 
 def draw(pairs: PairTable, clusters: Clusters, ax: Axes | None = None) -> Axes:

@@ -1,6 +1,7 @@
 """Redundancy of a whole model: every layer, the model, what is missing and why."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import headscope as hs
 from headscope.errors import InputError, StorageError
 from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.surplus.effective import effective_heads, vendi
-from headscope.surplus.layers import CONSTANT, WHOLE
+from headscope.surplus.layers import CONSTANT, WHOLE, Redundancy
 from tests.models import build, make_batches
 from tests.rows import measured
 
@@ -34,6 +35,7 @@ def found(model, batches):
 
 def test_one_call_gives_every_layer_and_the_model(model, batches, found):
     assert found.effective["layer"].tolist() == ["0", "1", WHOLE]
+    assert found.effective.sort_values("layer", ascending=False)["layer"].tolist() == [WHOLE, "1", "0"]
     assert found.effective["n_heads"].tolist() == [4, 4, 8]
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert found.effective["n_tokens"].tolist() == [tokens] * 3
@@ -108,3 +110,14 @@ def test_the_whole_model_counts_what_layers_share():
     one, both = effective_heads(measured(layer)), effective_heads(measured(twice))
     assert both == pytest.approx(one, rel=1e-9)
     assert cka_biased(measured(twice)).shape == (6, 6)
+
+
+def test_layers_and_heads_sort_by_their_numbers(tmp_path: Path) -> None:
+    effective = pd.DataFrame({"layer": ["2", "10", WHOLE], "n_heads": 11, "effective": 1.5, "low": 1.0, "high": 2.0})
+    curve = pd.DataFrame({"layer": 2, "k": [0, 1, 2], "head": [CONSTANT, "L2H10", "L2H9"], "share": 0.5})
+    counts = {"low": 0.1, "high": 0.2, "tokens_per_dimension": 3.0, "n_documents": 5, "n_tokens": 50}
+    made = Redundancy(effective.assign(**counts), curve.assign(**counts))
+    made.save(tmp_path)
+    for found in (made, Redundancy.load(tmp_path)):
+        assert found.effective.sort_values("layer")["layer"].tolist() == ["2", "10", WHOLE]
+        assert found.curve.sort_values("head")["head"].tolist() == [CONSTANT, "L2H9", "L2H10"]
