@@ -47,11 +47,11 @@ def main(
         jobs = hs.roles(loaded.model, batches, loaded.tokenizer, seed=seed, **seen)
     telling = [place for place, role in enumerate(jobs.role) if role in ("induction", "previous", "next", "duplicate")]
     drawn = {
-        "similarity": figures.layer_blocks(within[0], 9.0, label="CKA of z"),
-        "similarity_without_first": figures.layer_blocks(without_first[0], 9.0, label="CKA of z, first positions out"),
-        "norms": figures.figure_of(figures.head_map(norms, label="norm of the contribution")),
-        "redundancy": figures.figure_of(figures.redundancy_curve(needed)),
-        "roles": figures.figure_of(figures.role_map(jobs)),
+        "similarity": figures.layer_blocks(within[0], label="CKA of z"),
+        "similarity_without_first": figures.layer_blocks(without_first[0], label="CKA of z, first positions out"),
+        "norms": figures.head_map(norms, label="norm of the contribution"),
+        "redundancy": figures.redundancy_curve(needed),
+        "roles": figures.role_map(jobs),
     }
     with folder.new() as new:
         for name, tables in (("within_layers", within), ("without_first", without_first), ("across_layers", [across])):
@@ -62,8 +62,8 @@ def main(
             clusters, chart = hs.cluster(across), hs.map_heads(across, seed=seed)
             clusters.save(new)
             chart.save(new)
-            drawn["clusters"] = figures.figure_of(figures.cluster_matrix(across, clusters))
-            drawn["map"] = figures.figure_of(figures.head_scatter(chart))
+            drawn["clusters"] = figures.cluster_matrix(across, clusters)
+            drawn["map"] = figures.head_scatter(chart)
         except hs.HeadscopeError as error:
             print(f"no clusters and no map: {error}")
         if telling and loaded.tokenizer is not None:
@@ -75,11 +75,12 @@ def main(
             place = anatomy.site(head.layer).position(head)
             words = spell(loaded.tokenizer, inputs["input_ids"][0].tolist())
             pattern = seen[head.layer].pattern[0, place].detach()
-            ax = figures.example_map(pattern, words, label=f"attention of {head} ({jobs.role[shown]})")
-            drawn["example_map"] = figures.figure_of(ax)
+            label = f"attention of {head} ({jobs.role[shown]})"
+            drawn["example_map"] = figures.example_map(pattern, words, label=label)
         for table in (needed, norms, jobs):
             table.save(new)
-        for name, figure in drawn.items():
+        for name, ax in drawn.items():
+            figure = figures.figure_of(ax)
             figure.savefig(new / f"{name}.png", dpi=200)
             figure.savefig(new / f"{name}.pdf")
     print(needed.effective.to_string(index=False))

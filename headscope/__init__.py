@@ -73,6 +73,9 @@ if TYPE_CHECKING:
     from headscope.head_roles.finding import roles as roles
     from headscope.head_roles.tables import RoleTable as RoleTable
 
+    # draw
+    from headscope.reporting.plots import plot as plot
+
     # cut
     from headscope.planning.planner import plan as plan
     from headscope.plans import Plan as Plan
@@ -137,6 +140,8 @@ _PLACES = {
     "scoring.scores.ablation": "Ablation",
     "head_roles.finding": "roles",
     "head_roles.tables": "RoleTable",
+    # draw
+    "reporting.plots": "plot",
     # cut
     "planning.planner": "plan",
     "plans": "Plan",

@@ -64,6 +64,17 @@ class Contrast(Shown):
         return told.reindex(strength.sort_values(ascending=False, kind="stable").index)
 
     @property
+    def changes(self) -> dict[str, HeadTable]:
+        """The change of each head by each score, as a table that `headscope.plot` draws; NaN for a head of one only."""
+        tables = {}
+        for score, own in self.frame.groupby("score", sort=False):
+            heads = tuple(HeadId(layer, head) for layer, head in own[["layer", "head"]].itertuples(index=False))
+            change, low, high = (own[column].to_numpy(np.float64) for column in ("change", "low", "high"))
+            unit = self.facts.get("units", {}).get(score, "")
+            tables[str(score)] = HeadTable(f"change of {score}", unit, heads, change, low, high, self.facts)
+        return tables
+
+    @property
     def itself(self) -> pd.DataFrame:
         """How alike each head is to itself in the other model: layer, head, cka, low, high, the least alike first.
 
@@ -193,7 +204,7 @@ def compare(
     anatomies = tuple(discover(model, kept[0]) for model in (first, second))
     judge = resolve_metric(metric, first, anatomies[0], kept[0])
     frames: list[pd.DataFrame] = []
-    facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first}
+    facts: dict[str, Any] = {"of": "models", "metric": judge.name, "skip_first": skip_first, "units": {}}
     both, some = part_of(progress, parts=2), kept if sample is None else list(sample)
     for score in dict.fromkeys([scores] if isinstance(scores, str) else scores):
         text = some if by_metric(score) else kept
@@ -202,6 +213,7 @@ def compare(
             for model, anatomy in zip((first, second), anatomies, strict=True)
         ]
         frames.append(_on_the_same_text(sides))
+        facts["units"][sides[0].table.name] = sides[0].table.unit
         if sides[0].rating.spread is None or sides[1].rating.spread is None:
             facts["why_no_test"] = _untested(sides[0].table.name)
         facts |= {k: v for k, v in sides[0].table.facts.items() if k == "why_no_interval"}
@@ -229,7 +241,7 @@ def _of_analyses(first: Analysis, second: Analysis, names: tuple[str, str]) -> C
     both = [name for name in first.scores if name in second.scores]
     frame = pd.concat([_independent(first.scores[name], second.scores[name]) for name in both], ignore_index=True)
     facts = {k: v for k, v in first.importance.facts.items() if k in ("documents", "tokens", "why_no_interval")}
-    facts |= {"of": "analyses", "caution": _CAUTION}
+    facts |= {"of": "analyses", "caution": _CAUTION, "units": {name: first.scores[name].unit for name in both}}
     untested = [name for name in both if not _have_errors(first.scores[name], second.scores[name])]
     if untested and "why_no_interval" not in facts:
         facts["why_no_test"] = _untested(*untested)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from headscope._support.formatting import interval, number
+from headscope._support.grids import heat_grid
 from headscope._support.shown import Shown, reasons
 from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+
+_SHOWN = 40  # heads whose pairs a notebook shows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,6 +84,14 @@ class HeadTable(Shown):
 
     def _tables(self) -> "dict[str, pd.DataFrame]":
         return {f"{self.name} ({self.unit or 'no unit'})": self.to_frame()}
+
+    def _grid(self) -> str:
+        told = {
+            (head.layer, head.head): (score, _told(str(head), score, low, high))
+            for head, score, low, high in zip(self.heads, self.score, self.low, self.high, strict=True)
+        }
+        layers, numbers = (sorted({place[axis] for place in told}) for axis in (0, 1))
+        return heat_grid(told, {one: f"L{one}" for one in layers}, {one: f"H{one}" for one in numbers})
 
     def _missing(self) -> list[str]:
         return reasons(self.facts)
@@ -198,6 +210,29 @@ class PairTable(Shown):
     def _tables(self) -> "dict[str, pd.DataFrame]":
         return {f"{self.name} of {self.of}" + ("" if self.other is None else ", of two models"): self.to_frame()}
 
+    def _grid(self) -> str:
+        """Heads by heads; by the heads of their own layer, where layers were not compared with each other."""
+        a, b, alone = self.heads, self.column_heads, self.other is None
+        same = np.equal.outer([head.layer for head in a], [head.layer for head in b])
+        within = not np.isfinite(self.matrix[~same]).any()
+        apart = np.where(np.eye(len(a), dtype=bool), np.nan, self.matrix) if alone else self.matrix
+        rows, columns = _foremost(apart), np.arange(len(b)) if within else _foremost(apart.T)
+        asked = [
+            (row, column)
+            for row in rows for column in columns
+            if (same[row, column] or not within) and not (alone and row == column)
+        ]  # fmt: skip
+        told = {}
+        for row, column in asked:
+            value, low, high = (float(part[row, column]) for part in (self.matrix, self.low, self.high))
+            place = row, b[column].head if within else column
+            told[place] = value, _told(f"{a[row]}, {b[column]}", value, low, high)
+        names = {head.head: f"H{head.head}" for head in sorted(b)} if within else {one: str(b[one]) for one in columns}
+        notes = ["columns: the heads of the row's own layer"] if within and not same.all() else []
+        if len(rows) < len(a) or len(columns) < len(b):
+            notes.append(f"{len(rows)} of {len(a)} heads: those most like another; to_frame() has all")
+        return heat_grid(told, {row: str(a[row]) for row in rows}, names, most=1.0, notes=notes)
+
     def _missing(self) -> list[str]:
         return reasons(self.facts)
 
@@ -242,6 +277,18 @@ class PairTable(Shown):
         return cls(
             about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other, symmetric
         )
+
+
+def _foremost(matrix: Floats) -> npt.NDArray[np.int64]:
+    """Which rows are shown where they are many, in order: those with the largest values."""
+    largest = np.where(np.isnan(matrix), -np.inf, matrix).max(1, initial=-np.inf)
+    return np.sort(np.argsort(-largest, kind="stable")[:_SHOWN])
+
+
+def _told(name: str, value: float, low: float, high: float) -> str:
+    """What a pointer on a number is told."""
+    words = "no value" if np.isnan(value) else number(value)
+    return f"{name}: {words}" + (f" ({around})" if (around := interval(low, high)) else "")
 
 
 def settle_tokens(facts: Mapping[str, Any]) -> dict[str, Any]:

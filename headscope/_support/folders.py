@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headscope.errors import HeadscopeError, StorageError
 
-__all__ = ["check_free", "new_file", "new_folder"]
+__all__ = ["check_free", "new_file", "new_folder", "whole_file"]
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> Path:
@@ -40,11 +40,27 @@ def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
         raise StorageError(f"{path} exists and was kept; name another file, or pass force (--force)")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and goes away when it does not.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -24,11 +24,16 @@ class Shown(ABC):
         """Why something is missing, a line each."""
         return []
 
+    def _grid(self) -> str:
+        """What a notebook shows in place of the rows, as HTML; "" for the rows."""
+        return ""
+
     def _repr_html_(self) -> str:
-        parts = []
+        parts, grid = [], self._grid()
         for title, frame in self._tables().items():
             head = "<br>".join(map(escape, [title, *self._missing()]))
-            parts.append(f"<p>{head}</p>{frame.to_html(index=False, max_rows=_ROWS) if len(frame) else ''}")
+            rows = grid or (frame.to_html(index=False, max_rows=_ROWS) if len(frame) else "")
+            parts.append(f"<p>{head}</p>{rows}")
         return "".join(parts)
 
     def __repr__(self) -> str:

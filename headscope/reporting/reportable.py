@@ -1,4 +1,4 @@
-"""What the report asks of an analysis: tables and facts, no model."""
+"""What reporting asks of an analysis, and of two that are compared: tables and facts, no model."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from headscope.sites import Anatomy
 from headscope.tables import HeadTable, PairTable
 from headscope.verdict.verdicts import Verdict
 
-__all__ = ["Reportable"]
+__all__ = ["Contrasted", "Reportable"]
 
 
 @runtime_checkable
@@ -45,3 +45,18 @@ class Reportable(Protocol):
     def claims(self) -> pd.DataFrame: ...
     @property
     def facts(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Contrasted(Protocol):
+    """Two models set side by side; `headscope.contrast.Contrast` is such a thing.
+
+    Attributes:
+        changes: by score, the change of each head.
+        changed: a row for each score and head whose change is told from zero: score, layer, head and more.
+    """
+
+    @property
+    def changes(self) -> Mapping[str, HeadTable]: ...
+    @property
+    def changed(self) -> pd.DataFrame: ...

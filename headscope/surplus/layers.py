@@ -59,7 +59,7 @@ class Redundancy(Shown):
 
     def __post_init__(self) -> None:
         layer, head = self.effective["layer"], self.curve["head"]
-        order = [CONSTANT, *sorted(map(HeadId.parse, {*map(str, head)} - {CONSTANT}))]
+        order: list[HeadId | str] = [CONSTANT, *sorted(map(HeadId.parse, {*map(str, head)} - {CONSTANT}))]
         object.__setattr__(self, "effective", self.effective.assign(layer=head_names(layer, dict.fromkeys(layer))))
         object.__setattr__(self, "curve", self.curve.assign(head=head_names(head, order)))
 

@@ -1,6 +1,7 @@
 """HeadTable and PairTable: numbers with heads, and files that give the same numbers back."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -215,9 +216,52 @@ def test_parquet_holds_the_same_rows_as_csv_and_the_facts(tmp_path: Path) -> Non
     assert json.loads(stored.schema.metadata[b"headscope"])["facts"] == {"documents": 3, "tokens": 40}
 
 
-def test_tables_show_themselves_in_a_notebook() -> None:
-    assert "nats/token" in _head_table(np.array([0.5]))._repr_html_()
-    assert "cka of z" in _pair_table(np.eye(2))._repr_html_()
+def _titles(page: str) -> list[str]:
+    return re.findall(r'title="([^"]+)"', page)
+
+
+def test_a_notebook_shows_a_score_as_layers_by_heads() -> None:
+    page = _head_table(np.array([0.5, np.nan, -0.25]), why_no_interval="only 1 document")._repr_html_()
+    assert "nats/token" in page
+    assert "only 1 document" in page
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", page) == ["", "H0", "H3", "L0", "L1"]
+    want = ["L0H0: 0.500 (−0.500 to 1.50)", "L0H3: no value", "L1H0: −0.250 (−1.25 to 0.750)"]
+    assert _titles(page) == want
+    assert _head_table(np.zeros(0))._repr_html_()
+
+
+def test_a_notebook_shows_pairs_as_heads_by_heads() -> None:
+    matrix = np.arange(16.0).reshape(4, 4) / 16
+    whole = _pair_table(matrix)._repr_html_()
+    assert "cka of z" in whole
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", whole)[:5] == ["", "L0H0", "L0H3", "L1H0", "L1H3"]
+    assert _titles(whole)[0] == "L0H0, L0H3: 0.0625 (0.0312 to 0.125)"
+    assert len(_titles(whole)) == 12, "a head with itself says nothing"
+    within = np.where(np.kron(np.eye(2), np.ones((2, 2))) > 0, matrix, np.nan)
+    blocks = _pair_table(within)._repr_html_()
+    assert re.findall(r"<th[^>]*>([^<]*)</th>", blocks) == ["", "H0", "H3", "L0H0", "L0H3", "L1H0", "L1H3"]
+    assert [title.split(":")[0] for title in _titles(blocks)] == [
+        "L0H0, L0H3",
+        "L0H3, L0H0",
+        "L1H0, L1H3",
+        "L1H3, L1H0",
+    ]
+    two = PairTable("cka", "z", _heads(2), matrix[:2, :3], matrix[:2, :3], matrix[:2, :3], other=_heads(3))
+    assert len(_titles(two._repr_html_())) == 6, "of two models every pair is one"
+    none = np.full((0, 0), np.nan)
+    assert PairTable("cka", "z", (), none, none, none)._repr_html_()
+
+
+def test_of_many_heads_a_notebook_shows_those_that_are_most_like_another() -> None:
+    matrix = np.full((50, 50), 0.1)
+    matrix[3, 49] = matrix[49, 3] = 0.9
+    matrix[:3, :] = matrix[:, :3] = 0.01
+    page = _pair_table(matrix)._repr_html_()
+    assert "40 of 50 heads: those most like another; to_frame() has all" in page
+    shown = {title.split(",")[0] for title in _titles(page)}
+    assert len(shown) == 40
+    assert {str(_heads(50)[49]), str(_heads(50)[3])} <= shown
+    assert not {str(head) for head in _heads(3)} & shown
 
 
 def test_tables_show_themselves_in_a_terminal() -> None:

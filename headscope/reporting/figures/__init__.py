@@ -4,7 +4,7 @@ from headscope.reporting.figures.claims import layer_dots, sorted_dots, strip
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
 from headscope.reporting.figures.costs import cost_curve, cost_curves
 from headscope.reporting.figures.coverage import coverage_plot
-from headscope.reporting.figures.curves import redundancy_curve
+from headscope.reporting.figures.curves import effective_dots, redundancy_curve
 from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, removal_curves
 from headscope.reporting.figures.maps import head_map, map_height
@@ -12,7 +12,7 @@ from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import joint_cost
 from headscope.reporting.figures.roles import role_map
-from headscope.reporting.figures.similarity import layer_block, layer_blocks, whole_matrix
+from headscope.reporting.figures.similarity import layer_block, layer_blocks, matrix_height, whole_matrix
 from headscope.reporting.figures.style import canvas, figure_of, styling
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "count_curve",
     "count_curves",
     "coverage_plot",
+    "effective_dots",
     "example_map",
     "figure_of",
     "head_map",
@@ -33,6 +34,7 @@ __all__ = [
     "layer_dots",
     "map_bound",
     "map_height",
+    "matrix_height",
     "quadrant_plot",
     "ratios",
     "redundancy_curve",

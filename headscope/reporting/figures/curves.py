@@ -4,11 +4,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from headscope.reporting.figures.claims import layer_dots
 from headscope.reporting.figures.clusters import layer_bar, layer_colours
-from headscope.reporting.figures.style import GRID, MUTED, canvas, frameless, styled
-from headscope.surplus.layers import Redundancy
+from headscope.reporting.figures.style import GRID, MUTED, canvas, frameless, room, styled
+from headscope.surplus.layers import WHOLE, Redundancy
 
-__all__ = ["redundancy_curve"]
+__all__ = ["effective_dots", "redundancy_curve"]
 
 _FLOOR = -0.25  # shares below it leave the picture: worse than nothing says little about by how much
 
@@ -41,11 +42,28 @@ def redundancy_curve(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(-0.15, float(curve["k"].max()) + 0.15)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    ax.set_xlabel("heads kept, best first (0 = a constant alone)")
-    ax.set_ylabel("share of the layer's output\ngiven back on unseen documents")
+    width, height = room(ax)
+    ax.set_xlabel("heads kept, best first" + (" (0 = a constant alone)" if width >= 4 else ""))
+    ax.set_ylabel("share of the layer's output\ngiven back on unseen documents" if height >= 4 else "share given back")
     frameless(ax)
     ax.tick_params(length=0)
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
     layer_bar(ax, layers)
+    return ax
+
+
+@styled
+def effective_dots(redundancy: Redundancy, *, ax: Axes | None = None) -> Axes:
+    """How many heads each layer has, and how many unrelated ones they amount to, with 95% intervals.
+
+    Args:
+        redundancy: its `effective`; the row of the whole model is left out.
+        ax: where to draw; a new figure without it.
+    """
+    own = redundancy.effective[redundancy.effective["layer"] != WHOLE]
+    table = own.assign(layer=own["layer"].astype(str).astype(int), effective_low=own["low"], effective_high=own["high"])
+    ax = layer_dots(table, {"effective": "effective", "n_heads": "in all"}, label="heads", ax=ax)
+    ax.set_xlim(-0.6, len(table) - 0.4)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax

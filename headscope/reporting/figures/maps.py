@@ -12,16 +12,29 @@ from matplotlib.colorbar import Colorbar
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 
-from headscope._support.formatting import MISSING, brief, power_of_ten, thousands
+from headscope._support.formatting import brief, number, power_of_ten, thousands
+from headscope._support.grids import bend
 from headscope.heads import HeadId
-from headscope.reporting.figures.scales import bend, colours, short, ticks
+from headscope.reporting.figures.scales import colours, short, ticks
 from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, room, styled
 from headscope.tables import HeadTable
 
-__all__ = ["colour_bar", "frame_cell", "head_map", "map_height", "name_ticks", "thin_bar"]
+__all__ = [
+    "CELL",
+    "bound_cells",
+    "colour_bar",
+    "frame_cell",
+    "head_map",
+    "map_canvas",
+    "map_height",
+    "name_ticks",
+    "thin_bar",
+]
 
 Floats = npt.NDArray[np.float64]
 
+CELL = 0.75  # inches: cells of a map need be no larger, however few there are
+_ROUND = 1.35  # inches that the names below a map, and its bar, take
 _MANY = 400  # cells past which the SVG holds a picture of them: thousands of vector squares slow a browser down
 
 
@@ -50,27 +63,28 @@ def head_map(
     cells = np.full((len(heads), len(layers)) if layers_across else (len(layers), len(heads)), np.nan)
     for head, score in zip(table.heads, table.score, strict=True):
         cells[place[head]] = score
-    ax = canvas(8.0, map_height(*cells.shape, 8.0)) if ax is None else ax
+    ax = map_canvas(*cells.shape) if ax is None else ax
+    bound_cells(ax, *cells.shape)
     norm = colours(cells)
     width, _ = room(ax)
     roomy = width / (cells.shape[1] + 1) >= 0.5
     power = thousands(cells.ravel())
     sns.heatmap(
-        cells, ax=ax, norm=norm, cmap=BOTH_SIGNS if norm.vmin else ONE_SIGN, cbar=False,
+        cells, ax=ax, norm=norm, vmin=norm.vmin, vmax=norm.vmax, cmap=BOTH_SIGNS if norm.vmin else ONE_SIGN, cbar=False,
         rasterized=cells.size > _MANY, linewidths=1.5 if cells.size <= _MANY else 0, linecolor=PAPER,
         annot=np.vectorize(lambda value: brief(value / 10.0**power))(cells) if roomy else None, fmt="",
         annot_kws={"fontsize": 8}, xticklabels=False, yticklabels=False,
     )  # fmt: skip
     for head, score in zip(table.heads, table.score, strict=True):
         row, column = place[head]
-        if np.isnan(score):
-            ax.text(column + 0.5, row + 0.5, MISSING, ha="center", va="center", color=MUTED)
+        if not np.isfinite(score):
+            ax.text(column + 0.5, row + 0.5, number(score), ha="center", va="center", color=MUTED)
         if head in chosen:
             frame_cell(ax, row, column, 1.4 if cells.size <= _MANY else 0.7)
     name_ticks(ax, "y", heads if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else heads, "layer" if layers_across else "head", most=int(4 * width))
     if roomy and power:
-        label += f" (numbers in the cells: {power_of_ten(power)})"
+        label += f"{' ' if width >= 4 else chr(10)}(numbers in the cells: {power_of_ten(power)})"
     colour_bar(ax.collections[0], [ax], label, knee=bend(cells))
     return ax
 
@@ -78,7 +92,26 @@ def head_map(
 def map_height(rows: int, columns: int, width: float) -> float:
     """A height for a map of that shape, in inches: rows that can be read, no taller than a page."""
     cell = np.clip(width / max(columns, 1), 0.16, 0.4)
-    return float(np.clip(rows * cell, 1.0, 9.0) + 1.35)
+    return float(np.clip(rows * cell, 0.4, 9.0) + _ROUND)
+
+
+def map_canvas(rows: int, columns: int, below: float = 0.0) -> Axes:
+    """Empty axes for a map of that shape: as wide as its cells need, and as the bar and the page allow.
+
+    Args:
+        rows, columns: of the map.
+        below: inches more that stand beneath it.
+    """
+    width = float(np.clip(columns * CELL + 1.0, 4.4, 8.0))
+    return canvas(width, map_height(rows, columns, width) + below)
+
+
+def bound_cells(ax: Axes, rows: int, columns: int) -> None:
+    """Make the axes of a map narrower than their room where its cells would be much wider than high."""
+    width, height = room(ax)
+    high = min(max(height - 0.95, 0.1) / rows, CELL)  # as high as they come where a bar has one line of words
+    if width / columns > CELL:
+        ax.set_box_aspect(rows * high / (columns * CELL))
 
 
 def frame_cell(ax: Axes, row: int, column: int, linewidth: float = 1.4) -> None:
@@ -98,7 +131,7 @@ def name_ticks(ax: Axes, which: Literal["x", "y"], numbers: Sequence[int], noun:
     shown = range(0, len(numbers), step)
     getattr(ax, f"set_{which}ticks")([i + 0.5 for i in shown], [str(numbers[i]) for i in shown], rotation=0)
     getattr(ax, f"set_{which}label")(noun)
-    ax.tick_params(axis=which, length=0)
+    ax.tick_params(axis=which, length=0, labelsize=8.5)
 
 
 def colour_bar(mappable: ScalarMappable, axes: list[Axes], label: str, knee: float | None = None) -> None:

@@ -8,8 +8,8 @@ from matplotlib.patches import Patch
 
 from headscope._support.formatting import MISSING, fixed
 from headscope.head_roles.tables import MIXED, ROLES, RoleTable
-from headscope.reporting.figures.maps import map_height, name_ticks
-from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, canvas, frameless, room, styled
+from headscope.reporting.figures.maps import bound_cells, map_canvas, name_ticks
+from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, figure_of, frameless, room, styled
 
 __all__ = ["role_map"]
 
@@ -38,7 +38,8 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
     for head, role, score in zip(table.heads, table.role, strength, strict=True):
         cells[place[head]] = (*to_rgb(ROLE_COLOURS[role]), score)
     rows, columns, _ = cells.shape
-    ax = canvas(8.0, map_height(rows, columns, 8.0) + 0.2) if ax is None else ax
+    ax = map_canvas(rows, columns, 0.2 if len({*table.role}) > 4 else -0.15) if ax is None else ax
+    bound_cells(ax, rows, columns)
     many = rows * columns > _MANY
     ax.pcolormesh(
         np.arange(columns + 1), np.arange(rows + 1), cells, rasterized=many,
@@ -47,33 +48,31 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
     ax.invert_yaxis()
     frameless(ax)
     width, height = room(ax)
-    between = _between_words(width / (columns + 1), height / (rows + 4))
+    cell = width / (columns + 1), height / (rows + 4)
     for head, role, score in zip(table.heads, table.role, table.score, strict=True):
-        if not many or between is not None:
-            _letter(ax, place[head], role, score, between)
+        _letter(ax, place[head], role, score, cell)
     name_ticks(ax, "y", numbers if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else numbers, "layer" if layers_across else "head", most=int(4 * width))
     _legend(ax, table, most=max(1, int(width / 1.3)))
     return ax
 
 
-def _between_words(width: float, height: float) -> str | None:
-    """What stands between role and score in a cell of that size, in inches; None where both find no room."""
-    if width >= 0.4 and height >= 0.28:
-        return "\n"
-    return " " if width >= 0.75 else None
-
-
-def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, between: str | None) -> None:
-    """Write into a cell what its colour says, where there is room."""
+def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, cell: tuple[float, float]) -> None:
+    """Write into a cell of that width and height, in inches, what its colour says: as much as finds room."""
     row, column = spot
+    width, height = cell
     text, colour = MISSING, MUTED
     if role != MIXED:
-        text = "" if between is None else f"{_SHORT.get(role, role)}{between}{fixed(score, 2)}"
-        colour = PAPER if score >= _STRONG else INK
+        name, colour = _SHORT.get(role, role), PAPER if score >= _STRONG else INK
+        if width >= 0.4 and height >= 0.28:
+            text = f"{name}\n{fixed(score, 2)}"
+        elif width >= 0.75:
+            text = f"{name} {fixed(score, 2)}"
+        else:
+            text = role[:2] if width >= 0.17 and height >= 0.12 else ""
     ax.text(
         column + 0.5, row + 0.5, text, ha="center", va="center", color=colour, linespacing=1.1,
-        fontsize=8.5 if role == MIXED else 6.5,
+        fontsize=8.5 if role == MIXED and width >= 0.17 else 6.5,
     )  # fmt: skip
 
 
@@ -81,7 +80,12 @@ def _legend(ax: Axes, table: RoleTable, most: int) -> None:
     """The roles that there are, with how many heads have them, beneath the axes."""
     counts = {role: table.role.count(role) for role in (*ROLES, MIXED)}
     handles = [Patch(color=ROLE_COLOURS[role], label=f"{role} ({count})") for role, count in counts.items() if count]
+    columns = min(most, len(handles))
     ax.legend(
-        handles=handles, ncols=min(most, len(handles)), loc="upper center", bbox_to_anchor=(0.5, 0.0),
+        handles=handles, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0.0),
         borderaxespad=3.6, frameon=False, fontsize=8.5, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip
+    if figure_of(ax).get_layout_engine() is None:  # nothing else makes room for it
+        place, lines = ax.get_position(), -(-len(handles) // columns)
+        below = min((0.4 + 0.17 * lines) / figure_of(ax).get_figheight(), 0.6 * place.height)
+        ax.set_position((place.x0, place.y0 + below, place.width, place.height - below))

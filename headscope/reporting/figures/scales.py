@@ -9,20 +9,11 @@ from matplotlib.colors import AsinhNorm, Normalize
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from headscope._support.formatting import number
+from headscope._support.grids import bend
 
-__all__ = ["bend", "colours", "set_scale", "short", "ticks"]
+__all__ = ["colours", "set_scale", "short", "ticks"]
 
 Floats = npt.NDArray[np.float64]
-
-_RATIO = 12.0  # greatest over median size past which a linear axis presses most heads onto its zero
-
-
-def bend(values: Floats) -> float | None:
-    """Size up to which a scale for `values` is linear: their median size; None where it may be linear throughout."""
-    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
-    if sizes.size == 0 or sizes.max() < _RATIO * np.median(sizes):
-        return None
-    return float(np.median(sizes))
 
 
 def ticks(low: float, high: float, knee: float | None, most: int) -> list[float]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +21,7 @@ __all__ = [
     "GRID",
     "INK",
     "MUTED",
+    "NEW_FIGURE",
     "ONE_SIGN",
     "PAPER",
     "ROLE_COLOURS",
@@ -83,6 +85,9 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "headscope",
 }
 
+NEW_FIGURE: ContextVar[Callable[..., Figure]] = ContextVar("new_figure", default=Figure)
+"""What makes a figure where no axes are given; pyplot does where a user is to be shown it."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -122,14 +127,22 @@ def room(ax: Axes) -> tuple[float, float]:
     if cell is None:
         place = ax.get_position()
         return float(width * place.width), float(height * place.height)
-    rows, columns = cell.get_gridspec().get_geometry()
-    return float(width * len(cell.colspan) / columns), float(height * len(cell.rowspan) / rows)
+    grid = cell.get_gridspec()
+    return width * _share(grid.get_width_ratios(), cell.colspan), height * _share(
+        grid.get_height_ratios(), cell.rowspan
+    )
+
+
+def _share(given: Any, span: range) -> float:
+    """Of a grid's width or height, what a span of its columns or rows takes."""
+    ratios = list(given)
+    return float(sum(ratios[place] for place in span) / sum(ratios))
 
 
 @styled
 def canvas(width: float, height: float) -> Axes:
-    """Empty axes on a figure of their own, size in inches; no window and no pyplot state come with it."""
-    return Figure(figsize=(width, height), layout="constrained").add_subplot()
+    """Empty axes on a figure of their own, size in inches; no window and no pyplot state come with it by default."""
+    return NEW_FIGURE.get()(figsize=(width, height), layout="constrained").add_subplot()
 
 
 def figure_of(ax: Axes) -> Figure:

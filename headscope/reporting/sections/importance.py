@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure as Drawing
 
 from headscope._support.formatting import MISSING, brief, count, fixed, power_of_ten, quantity, thousands
+from headscope._support.grids import bend
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table
-from headscope.reporting.figures.scales import bend
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
 

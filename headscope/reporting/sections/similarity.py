@@ -81,7 +81,7 @@ def _blocks(name: str, pairs: PairTable, frame: pd.DataFrame) -> Figure:
     layers = len({head.layer for head in pairs.heads})
 
     def draw(width: float, narrow: bool) -> Drawing:
-        return figures.layer_blocks(pairs, width, label=_label(name, pairs))
+        return figures.figure_of(figures.layer_blocks(pairs, width=width, label=_label(name, pairs)))
 
     middle = f"Half of all pairs within a layer are above {fixed(float(np.median(values)), 2)}. " if len(values) else ""
     return Figure(
@@ -132,7 +132,7 @@ def _whole(name: str, pairs: PairTable, frame: pd.DataFrame) -> Figure:
     across = frame[~frame["same_layer"]]
 
     def draw(width: float, narrow: bool) -> Drawing:
-        ax = figures.canvas(width, width + 0.55)
+        ax = figures.canvas(width, figures.matrix_height(pairs, width))
         figures.whole_matrix(pairs, label=_label(name, pairs), ax=ax)
         return figures.figure_of(ax)
 

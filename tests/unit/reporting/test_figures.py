@@ -152,12 +152,11 @@ def test_a_layer_without_any_number_is_drawn_empty() -> None:
     ax = figures.layer_block(pairs, 0)
     assert (len(ax.patches), ax.get_title("left")) == (0, "layer 0")
     single = PairTable("cka", "z", (HeadId(0, 0),), np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
-    figures.layer_blocks(single, 4.0).draw_without_rendering()
+    figures.layer_blocks(single, width=4.0).figure.draw_without_rendering()
 
 
 def test_every_layer_has_its_block_and_all_share_one_scale(run: SyntheticAnalysis) -> None:
-    figure = figures.layer_blocks(run.pairs["cka"], 10.6)
-    blocks = [ax for ax in figure.axes if ax.images]
+    blocks = figures.layer_blocks(run.pairs["cka"], width=10.6).child_axes
     assert [ax.get_title("left").split("   ")[0] for ax in blocks] == [f"layer {layer}" for layer in range(4)]
     assert {ax.images[0].get_clim() for ax in blocks} == {(0.0, 1.0)}
 
@@ -221,12 +220,14 @@ def test_heads_of_two_models_are_drawn_with_their_own_numbers() -> None:
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1", "2", "3"]
     assert "H0, H0: 1" in ax.get_title(loc="left")  # a head and itself in the other model is a pair like any other
     assert len(ax.patches) == 1
-    drawn = figures.layer_blocks(pairs, 6.0)
-    assert [part.get_title(loc="left").split(":")[0] for part in drawn.axes if part.get_title(loc="left")]
+    drawn = figures.layer_blocks(pairs, width=6.0)
+    assert [block.get_title(loc="left").split("   ")[0] for block in drawn.child_axes] == ["layer 0", "layer 1"]
     whole = figures.whole_matrix(pairs)
     assert whole.get_images()[0].get_array().shape == (8, 6)
-    np.testing.assert_allclose(whole.get_xticks(), [1.5, 4.5])
-    np.testing.assert_allclose(whole.get_yticks(), [2, 6])
+    assert [tick.get_text() for tick in whole.get_xticklabels()] == [*map(str, other)]
+    small = figures.whole_matrix(pairs, ax=figures.canvas(1.0, 1.5))
+    np.testing.assert_allclose(small.get_xticks(), [1.5, 4.5])
+    np.testing.assert_allclose(small.get_yticks(), [2, 6])
 
 
 def boxes(texts: list[Text]) -> list[Bbox]:

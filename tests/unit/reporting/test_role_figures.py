@@ -60,7 +60,9 @@ def test_cells_say_role_and_score_where_there_is_room() -> None:
     narrow = figures.canvas(3.7, 1.2)
     assert figures.role_map(table(FEW), ax=narrow).texts[0].get_text() == "prev 0.90"
     tight = figures.canvas(1.2, 1.2)
-    assert [text.get_text() for text in figures.role_map(table(FEW), ax=tight).texts] == ["", "–", "", ""]
+    assert [text.get_text() for text in figures.role_map(table(FEW), ax=tight).texts] == ["pr", "–", "si", "pr"]
+    tiny = figures.canvas(0.5, 1.2)
+    assert [text.get_text() for text in figures.role_map(table(FEW), ax=tiny).texts] == ["", "–", "", ""]
 
 
 def test_the_legend_counts_the_heads_of_each_role() -> None:

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from headscope._support.grids import bend
 from headscope.reporting.figures import canvas
-from headscope.reporting.figures.scales import bend, colours, set_scale, short, ticks
+from headscope.reporting.figures.scales import colours, set_scale, short, ticks
 
 VALUES = st.lists(
     st.floats(min_value=-1e3, max_value=1e3).map(lambda x: 0.0 if abs(x) < 1e-9 else x), min_size=1, max_size=40
