@@ -1,6 +1,7 @@
 """similarity(): passes, memory, intervals, two models, sides of an encoder-decoder, and what is refused."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +78,23 @@ def test_a_model_and_itself_are_compared_as_one_model_is() -> None:
         assert two.other == two.heads == alone.heads
         np.testing.assert_allclose(two.matrix, alone.matrix, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(two.low, alone.low, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("measure", ["cka", "predict", "pattern_js", "weights_ov"])
+def test_a_symmetric_measure_gives_each_pair_of_one_model_once(measure: str, tmp_path: Path) -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    n_heads, n_layers = 8, 2
+    table = hs.similarity(model, batches, measure)
+    again = (table.save(tmp_path), hs.PairTable.load(tmp_path, measure))[1]
+    for one in (table, again):
+        once, every = len(one.to_frame()), len(one.to_frame(every=True))
+        assert every == n_layers * n_heads**2
+        assert once == (every if measure == "predict" else n_layers * n_heads * (n_heads - 1) // 2)
+        assert (one.matrix == one.matrix.T)[np.isfinite(one.matrix)].all() == (measure != "predict")
+        np.testing.assert_array_equal(one.matrix, table.matrix)
+        np.testing.assert_array_equal(one.low, table.low)
+    two = hs.similarity(model, batches, measure, other=copy.deepcopy(model))
+    assert len(two.to_frame()) == n_layers * n_heads**2
 
 
 @pytest.mark.parametrize("measure", ["cka", "cosine", "predict", "pattern_js", "weights_ov"])

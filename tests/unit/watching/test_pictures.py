@@ -159,4 +159,4 @@ def test_two_attentions_that_are_read_at_once_stay_two() -> None:
             model(input_ids=ids)
         assert torch.equal(alone[layer].z, seen[layer].z)
     frame = similarity(model, [{"input_ids": ids}], "pattern_cosine", anatomy=anatomy).to_frame()
-    assert len(frame) == 4 * 16
+    assert len(frame) == 4 * 6
