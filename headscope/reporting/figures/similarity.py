@@ -144,7 +144,7 @@ def _block(pairs: PairTable, layer: int, ax: Axes, side: float) -> None:
     title = f"layer {layer}" if side > 1.0 else f"L{layer}"
     if np.isfinite(block).any():
         row, column = (int(i) for i in np.unravel_index(np.nanargmax(block), block.shape))
-        if pairs.other is None:
+        if pairs.other is None and block[row, column] == block[column, row]:  # else only one of the two is the largest
             row, column = sorted((row, column))
             frame_cell(ax, column, row, line)
         frame_cell(ax, row, column, line)

@@ -146,6 +146,14 @@ def test_a_block_is_that_layers_part_of_the_matrix(run: SyntheticAnalysis) -> No
     assert f"H{a}, H{b}" in ax.get_title("left")
 
 
+def test_of_two_numbers_of_a_pair_the_larger_is_framed_and_named() -> None:
+    matrix = np.array([[1.0, 0.2], [0.75, 1.0]])
+    pairs = PairTable("predict", "z", (HeadId(0, 0), HeadId(0, 1)), matrix, matrix, matrix)
+    ax = figures.layer_block(pairs, 0)
+    assert [patch.get_xy() for patch in ax.patches] == [(0, 1)]
+    assert ax.get_title("left") == "layer 0   H1, H0: 0.75"
+
+
 def test_a_layer_without_any_number_is_drawn_empty() -> None:
     nothing = np.full((2, 2), np.nan)
     pairs = PairTable("cka", "z", (HeadId(0, 0), HeadId(0, 1)), nothing, nothing, nothing)
