@@ -1,6 +1,7 @@
 """The application: its commands in the groups of the work, refusals as one message, exit codes."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
@@ -139,6 +140,10 @@ def _default(field: Any) -> Any:
 
 def main() -> None:
     """Run the command line."""
+    # Before torch is loaded: threads that wait for each other sleep. Else they spin, and where another process works on
+    # the same cores, each of a model's many small operations waits for one that cannot run: MiniLM took 1,100 ms a pass
+    # beside one busy process of two threads, and takes 300 ms so.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     refusing(app)
 
 

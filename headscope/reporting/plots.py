@@ -13,6 +13,7 @@ from headscope._support.folders import whole_file
 from headscope.errors import InputError, StorageError
 from headscope.head_roles.tables import RoleTable
 from headscope.likeness.geometry import Clusters, HeadMap
+from headscope.planning.removal import Removal
 from headscope.reporting import figures
 from headscope.reporting.figures.style import NEW_FIGURE, figure_of, styling
 from headscope.reporting.reportable import Contrasted
@@ -21,7 +22,7 @@ from headscope.tables import HeadTable, PairTable
 
 __all__ = ["plot"]
 
-Drawn = HeadTable | PairTable | RoleTable | Redundancy | Clusters | HeadMap | Contrasted
+Drawn = HeadTable | Removal | PairTable | RoleTable | Redundancy | Clusters | HeadMap | Contrasted
 
 _KINDS: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _DPI = 200  # of a PNG, and of the pictures inside the others
@@ -29,13 +30,15 @@ _LYING = 1.5  # times as many layers as heads: the map lies down
 
 
 def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None) -> Axes:
-    """Draw what `similarity`, `importance`, `roles`, `redundancy`, `compare`, `cluster` or `map_heads` returned.
+    """Draw what `similarity`, `importance`, `roles`, `redundancy`, `compare`, `cluster` or `map_heads` returned,
+    or the `removal` of an analysis.
 
     A score becomes a map of layers by heads; similarities every layer's block, or the whole matrix where heads of
     different layers were compared; roles a map with a colour and a word for each; redundancy the curve of what the best
     k heads give back, or the effective numbers of heads where there is no curve; two models the change of each head by
     the first score, with the heads framed whose change is told from zero (`contrast.changes` has the other scores, to
-    be drawn one by one); clusters the matrix in their order under their tree. What has no number is grey or a dash.
+    be drawn one by one); a removal the curve of cost against heads removed; clusters the matrix in their order under
+    their tree. What has no number is grey or a dash.
 
     Args:
         table: what to draw.
@@ -72,6 +75,10 @@ def _drawer(table: Any) -> Callable[[Axes | None], Axes]:
     match table:
         case HeadTable() | PairTable() | RoleTable() if not table.heads or getattr(table, "other", None) == ():
             raise InputError("this table holds no head, so there is nothing to draw")
+        case Removal():
+            return lambda ax: figures.joint_cost(
+                table, label=", ".join(filter(None, (table.metric, table.unit))), ax=ax
+            )
         case HeadTable():
             return lambda ax: _map(table, ax)
         case PairTable():
@@ -89,8 +96,8 @@ def _drawer(table: Any) -> Callable[[Axes | None], Axes]:
             return _changes(table)
     raise InputError(
         f"{type(table).__name__} cannot be drawn; plot takes what similarity, importance, roles, redundancy, compare, "
-        "cluster and map_heads return. Of an analysis draw run.importance, run.similarity or one of run.scores and "
-        "run.pairs, or write all its figures with run.report(folder)"
+        "cluster and map_heads return. Of an analysis draw run.importance, run.similarity, run.removal, or one of "
+        "run.scores and run.pairs, or write all its figures with run.report(folder)"
     )
 
 

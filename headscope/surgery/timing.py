@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from headscope._support.formatting import count, duration
 from headscope._support.running import device_of, evaluating, run_model
 from headscope.text.batches import Batch, n_rows
 from headscope.text.splits import first_rows
@@ -36,10 +37,8 @@ class Timing:
     rounds: int
 
     def __str__(self) -> str:
-        small, large = (f"{1000 * seconds:.3g}" for seconds in (self.after, self.before))
-        rows = "1 row" if self.rows == 1 else f"{self.rows} rows"
-        faster = f"{self.after / self.before:.2f} of it ({self.ratio_low:.2f} to {self.ratio_high:.2f})"
-        return f"{rows}: {large} ms → {small} ms, {faster}"
+        share = f"{self.after / self.before:.2f} of the time (quartiles {self.ratio_low:.2f} to {self.ratio_high:.2f})"
+        return f"{count(self.rows, 'row')}: {duration(self.before)} → {duration(self.after)}, {share}"
 
 
 def time_forwards(before: nn.Module, after: nn.Module, batch: Batch, sizes: Sequence[int] = (1, 8)) -> list[Timing]:

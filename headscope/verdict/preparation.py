@@ -48,7 +48,7 @@ class Budget:
     size: int = 8
     held_out: float = 0.3
     ablation_tokens: int | None = None
-    passes: int = 100
+    passes: int = 240
     max_loss_rise: float | str = "1%"
     seed: int = 0
     claims: bool = False

@@ -101,7 +101,7 @@ def _draw_lines(ax: Axes, lines: Lines) -> list[Text]:
     ax.axhline(importance, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
     ax.axvline(replaceability, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
     meanings: Mapping[str, str] = {
-        "needed": "needed", "backed up": "needed, but backed up", "idle": "idle", "redundant": "redundant: cut these"
+        "needed": "needed", "backed up": "needed, but backed up", "idle": "idle", "redundant": "redundant"
     }  # fmt: skip
     halo = [withStroke(linewidth=3, foreground=PAPER)]
     texts: list[Text] = []

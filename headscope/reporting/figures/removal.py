@@ -66,7 +66,7 @@ def joint_cost(
         ax.scatter([chosen], [removal.cost(chosen).value], s=62, c=colour, edgecolors=INK, linewidths=1.1, zorder=4)
     ax.set_xlim(-0.02 * heads[-1], 1.02 * heads[-1] + 0.2)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    ax.set_xlabel("heads removed together, the cheapest by itself first")
+    ax.set_xlabel("heads removed, the cheapest first")
     ax.set_ylabel(label)
     return ax
 

@@ -9,16 +9,20 @@ from headscope._support.formatting import MISSING, count, duration, number
 from headscope.reporting.blocks import Block, Column, Table
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
+from headscope.surgery.timing import Timing
 from headscope.tables import HeadTable, PairTable
 
 __all__ = ["Facts"]
 
 # what is said of which facts, row by row; a piece whose fact is missing is left out, a fact named nowhere comes last
 _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "Model": (("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters")),
+    "Model": (
+        ("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters"), ("source", "loaded from {}"),
+    ),
     "Heads": (("n_heads", "{} heads"), ("n_layers", "{} attention layers")),
     "Remarks": (("remarks", "{}"),),
     "Left out": (("left_out", "{}"),),
+    "Without the chosen heads": (("cut", "{}"),),
     "Text": (("text", "{}"), ("text_sha256", "SHA-256 {}")),
     "Amount": (
         ("documents", "{} {documents}"), ("tokens", "{} tokens"), ("windows", "{} windows"),
@@ -99,6 +103,10 @@ def _in_words(fact: str, value: Any) -> str:
     if fact == "seconds":
         stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in value.items())
         return f"{duration(sum(value.values()))} ({stages})"
+    if fact == "cut":
+        before, after = value["parameters_before"], value["parameters_after"]
+        sizes = f"{count(before)} → {count(after)} parameters (−{1 - after / before:.1%})"
+        return "; ".join([sizes, *(f"a forward pass of {Timing(**timing)}" for timing in value["times"])])
     if fact == "date":
         return str(value).replace("T", " ").replace("+00:00", " UTC")
     if isinstance(value, Mapping):

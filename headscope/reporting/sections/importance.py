@@ -49,7 +49,10 @@ def _map(analysis: Reportable) -> Figure:
     negative = int((table.score < 0).sum())
     total = float(np.clip(table.score[known], 0, None).sum())
     tenth = order[: max(1, round(len(order) / 10))]
-    caption = f"One cell a head: how much the {analysis.verdict.metric} rises when it alone is removed. "
+    caption = (
+        f"One cell a head: how much the {analysis.verdict.metric} rises when it alone is removed, on the documents "
+        "that heads are chosen on. What the verdict says of a head was measured on others. "
+    )
     if total > 0:
         share = float(np.clip(table.score[tenth], 0, None).sum()) / total
         caption += f"The top {count(len(tenth), 'head')} hold {share:.0%} of all importance. "
@@ -91,10 +94,11 @@ def _candidates(analysis: Reportable) -> Table:
         candidates,
         columns,
         _SHOWN,
-        "Best candidate first. Replaceable: share of the head's output that the others of its layer rebuild (1 = all "
+        "In the order in which they go: the cheapest first, on the documents that heads are chosen on. "
+        "Replaceable: share of the head's output that the others of its layer rebuild (1 = all "
         "of it; below 0 = the attempt makes things worse). Stand-in: the one head that alone rebuilds most of it, and "
         f"that share. {MISSING} stands where there is none, or where the head's output never varies. Chosen: "
-        "these can go together. The file has every head and every score.",
+        "as many as the budget allows. The file has every head and every score.",
     )
 
 

@@ -21,11 +21,10 @@ __all__ = ["Verdict"]
 _SHARES = (0.64, 0.36)  # of the page, for the picture and the cost beside it
 _HEIGHT = 5.4  # inches, of both, so that they stand level
 _MEANINGS = {
-    "redundant": "Removing one costs little, and the others rebuild most of it: cut these first, but not all "
-    "where they rebuild each other.",
-    "idle": "Removing one costs little, though the others could not rebuild it: what it does is hardly used here.",
+    "redundant": "Removing one costs little, and the others hold most of what it writes.",
+    "idle": "Removing one costs little, though the others could not rebuild it: what it writes is hardly used here.",
     "backed up": "Removing one costs something, but the others hold most of what is needed to make up for it.",
-    "needed": "Removing one costs something, and nothing else in its layer does its work: keep these.",
+    "needed": "Removing one costs something, and nothing else in its layer could rebuild it.",
 }
 
 
@@ -163,7 +162,9 @@ def _costs(analysis: Reportable) -> Table:
         "What removing them together costs",
         analysis.removal.costs,
         columns,
-        caption="Each row removes the first so many heads of the candidates. `headscope plan` reads these numbers.",
+        caption="Each row removes the first so many heads of the list of candidates. The cost and its interval were "
+        "measured on documents that chose nothing; the last column is the same cost on the documents that made the "
+        "order, where it comes out too low. The command headscope plan reads these numbers.",
     )
 
 

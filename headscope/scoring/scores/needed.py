@@ -23,10 +23,10 @@ Floats = npt.NDArray[np.float64]
 class Needed(Score):
     """max(importance, 0) × (1 - replaceability clipped to [0, 1]), importance being that of `Ablation`.
 
-    In the metric's unit, at least 0: 0 = not missed, or given back wholly by the layer's other heads. NaN where either
-    factor is. The interval runs from the least to the most that the factors' intervals allow; each of them has a
-    coverage of 97.5%, so that both hold, and with them their product, in 95%: a cautious interval, whatever the
-    dependence of the two.
+    It presumes a repair: that what the others can give back is given back. In the metric's unit, at least 0: 0 = not
+    missed, or given back wholly by the layer's other heads. NaN where either factor is. The interval runs from the
+    least to the most that the factors' intervals allow; each of them has a coverage of 97.5%, so that both hold, and
+    with them their product, in 95%: a cautious interval, whatever the dependence of the two.
 
     Attributes:
         mode: of ablation: "zero" or "mean".
@@ -48,7 +48,9 @@ class Needed(Score):
         undefined="NaN where either factor is.",
         invariance="That of both factors.",
         cost="That of ablation and of replaceability.",
-        use="What planners take by default: low = cut first. Its interval is cautious: both factors at 97.5%.",
+        use="What a head would still cost if the cut were repaired. No cut is repaired here yet, and without repair "
+        "the order of ablation chooses better: MiniLM without 4 heads drifts on texts that chose nothing by 0.0089 in that "
+        "order, by 0.0138 in this one. Its interval is cautious: both factors at 97.5%.",
         source="Our own definition.",
     )
 
