@@ -244,7 +244,8 @@ def _analysis(
     bench = _bench(source, held_out, judged_by, removal.allowed(rise), 2 * tokens, budget)
     with clock.stage("verdict"):
         verdict, removal = judge(source.model, source.name, anatomy, evidence, removal, bench, progress)
-        short = too_little(evidence, budget.held_out, verdict.n_documents, bench.text_unit)
+        there_are = len(chosen_on.documents), len(held_out.documents)
+        short = too_little(evidence, verdict.n_documents, there_are, budget.held_out, bench.text_unit)
     with clock.stage("cut"):
         cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0], evidence.left_out)
     subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)

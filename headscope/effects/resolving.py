@@ -15,7 +15,7 @@ from headscope.effects.own_loss import own_loss
 from headscope.effects.scored import check_sides
 from headscope.errors import MetricError, UnknownNameError
 from headscope.sites import Anatomy
-from headscope.text.batches import Batch, n_rows
+from headscope.text.batches import Batch, n_rows, token_ids
 
 __all__ = ["METRICS", "resolve_metric"]
 
@@ -106,7 +106,8 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     with torch.no_grad():
         output = run_model(model, rows, **last_logits(model, rows))
     logits = first_of(output) if getattr(output, "logits", None) is None else output.logits
-    if not isinstance(logits, Tensor) or logits.ndim != 3 or "input_ids" not in batch:
+    tokens = token_ids(batch)
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or tokens is None or int(tokens.max()) >= logits.shape[-1]:
         return "drift"
     # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
     widths = {weight_of(model, site.output).shape[0] for site in anatomy.sites if site.output is not None}
@@ -119,5 +120,5 @@ def _affordable(model: nn.Module, batch: Batch) -> int | None:
     config = getattr(model, "config", None)
     vocabulary = getattr(config, "vocab_size", None) or 1
     most = max(1, _MOST_LOGITS // (n_rows(batch) * int(vocabulary)))
-    ids = batch.get("input_ids")
-    return None if not isinstance(ids, Tensor) or most >= ids.shape[1] else most
+    ids = token_ids(batch)
+    return None if ids is None or most >= ids.shape[1] else most

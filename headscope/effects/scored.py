@@ -6,7 +6,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope.errors import MetricError
-from headscope.text.batches import Batch, kept_positions
+from headscope.text.batches import Batch, kept_positions, token_ids
 
 __all__ = ["Scored", "check_sides", "counting", "scored", "tokens_of"]
 
@@ -28,10 +28,10 @@ def check_sides(model: nn.Module, batch: Batch) -> None:
 
 def tokens_of(batch: Batch) -> Int[Tensor, "batch position"]:
     """The tokens that the logits belong to: the decoder's, where there is one."""
-    for name in ("decoder_input_ids", "input_ids"):
-        if isinstance(batch.get(name), Tensor):
-            return batch[name]
-    raise MetricError(f"the batches hold no 'input_ids' to score (they hold {sorted(batch)}); use metric='drift'")
+    tokens = token_ids(batch)
+    if tokens is None:
+        raise MetricError(f"the batches hold no tokens to score (they hold {sorted(batch)}); use metric='drift'")
+    return tokens
 
 
 def counting(batch: Batch) -> Bool[Tensor, "batch position"]:

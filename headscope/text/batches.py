@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope._support.running import ASIDE
+from headscope._support.running import ASIDE, LABELS
 from headscope.errors import InputError
 
 __all__ = [
@@ -22,9 +22,11 @@ __all__ = [
     "n_rows",
     "row_length",
     "row_lengths",
+    "token_ids",
 ]
 
 _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
+_NO_TOKENS = ("mask", "position", "type", "segment", "length", "cache")  # in names of other whole numbers
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
@@ -150,5 +152,23 @@ def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
 
 def row_length(batch: Batch) -> int:
     """How many positions a row has, padding included: as its mask, tokens or embeddings; 1 where it has none."""
-    known = (_named(batch, name) for name in ("kept", "attention_mask", "input_ids", "inputs_embeds"))
+    known = [_named(batch, name) for name in ("kept", "attention_mask", "input_ids", "inputs_embeds")]
+    known.append(token_ids(batch))
     return next((int(own.shape[1]) for own in known if isinstance(own, Tensor) and own.ndim in (2, 3)), 1)
+
+
+def token_ids(batch: Batch) -> Tensor | None:
+    """The tokens of a batch, (row, position): the decoder's, where there is one; None where it holds none.
+
+    Under a name of the model's own they are the only whole numbers by row and position that are no mask and no label.
+    """
+    for name in ("decoder_input_ids", "input_ids"):
+        if isinstance(batch.get(name), Tensor):
+            return batch[name]
+    own = [
+        value
+        for name, value in batch.items()
+        if isinstance(value, Tensor) and value.ndim == 2 and value.dtype in (torch.int32, torch.int64)
+        if name not in (*ASIDE, *LABELS) and not any(word in name for word in _NO_TOKENS)
+    ]
+    return own[0] if len(own) == 1 else None

@@ -14,23 +14,28 @@ ENOUGH_TOKENS = 20
 """Tokens for each dimension of a layer from which what heads rebuild of each other was checked there."""
 
 
-def too_little(evidence: Evidence, held_out: float, n_judged: int, text_unit: str) -> tuple[str, ...]:
-    """What cannot be told from so little text, a sentence each; nothing where there is enough.
+def too_little(
+    evidence: Evidence, n_judged: int, there_are: tuple[int, int], held_out: float, text_unit: str
+) -> tuple[str, ...]:
+    """What cannot be told from so little text, and what would tell it; nothing where there is enough.
 
     Args:
         evidence: of the documents that heads are chosen on.
-        held_out: share of the text that is kept for judging.
         n_judged: documents that were judged on.
+        there_are: documents on either side of the split, of which a sample was measured on.
+        held_out: share of the text that is kept for judging.
         text_unit: what a document is, in words.
     """
     said = []
     chosen, unit = evidence.effects.n_documents, text_unit.removesuffix("s")
     if min(chosen, n_judged) < ENOUGH_DOCUMENTS:
         needed = ceil(max(ENOUGH_DOCUMENTS / (1 - held_out), ENOUGH_DOCUMENTS / held_out))
+        more = f"about {needed} {text_unit} in all would do"
+        if min(there_are) >= ENOUGH_DOCUMENTS:
+            more = f"more tokens for the ablation would take in more of the {sum(there_are)} there are"
         said.append(
             f"Too few {text_unit} to rely on the intervals: heads were chosen on {count(chosen, unit)} and judged on "
-            f"{n_judged}, and fewer than {ENOUGH_DOCUMENTS} on either side were never checked; about {needed} in all "
-            "would do."
+            f"{n_judged}, and fewer than {ENOUGH_DOCUMENTS} on either side were never checked; {more}."
         )
     ratio = min(_tokens_per_dimension(evidence), default=float("inf"))
     if ratio < ENOUGH_TOKENS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headscope._support.running import withheld
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
@@ -17,6 +18,7 @@ from headscope.sites import Anatomy
 from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
 from headscope.text.feeding import Batches, feed
+from headscope.text.sides import TWO_SIDES, on_both_sides
 
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 
@@ -106,6 +108,8 @@ def prepare(
         batches = loaded.batches if batches is None and texts is None else batches
     else:
         network, name = model, name or _name(model)
+    if _is_texts(batches) and texts is None:
+        texts, batches = batches, None
     if batches is not None:
         if texts is not None:
             raise InputError("give texts or batches, not both")
@@ -116,6 +120,7 @@ def prepare(
             "text": "batches of the user's own",
             "text_sha256": digest(kept),
             "text_unit": _unit(kept),
+            **({"withheld": ", ".join(aside)} if (aside := withheld(network, kept[0])) else {}),
         }
         return Source(network, name, kept, _origin(name, came_from) | own)
     if tokenizer is None:
@@ -135,11 +140,18 @@ def prepare(
         "window_length": length,
         "windows": known["windows"],
     }
-    return Source(network, name, corpus, facts, getattr(tokenizer, "mask_token_id", None))
+    halved = on_both_sides(network, corpus)
+    if halved is not corpus:
+        facts["sides"] = TWO_SIDES
+    return Source(network, name, halved, facts, getattr(tokenizer, "mask_token_id", None))
 
 
 def _origin(name: str, came_from: str) -> dict[str, Any]:
     return {"model": name, **({"source": came_from} if came_from else {})}
+
+
+def _is_texts(batches: Any) -> bool:
+    return isinstance(batches, (list, tuple)) and bool(batches) and all(isinstance(one, str) for one in batches)
 
 
 def _unit(batches: Sequence[Batch]) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    T5Config,
+    T5ForConditionalGeneration,
     ViTConfig,
     ViTForImageClassification,
     WhisperConfig,
@@ -18,6 +20,8 @@ from transformers import (
 )
 
 import headscope as hs
+from headscope.text.sides import on_both_sides
+from tests.cli.conftest import make_tokenizer
 from tests.unit.effects.test_labelled import X, Y, _Classifier
 from tests.unit.text.test_feeding import _Gpt
 
@@ -57,7 +61,7 @@ def _steps(output: Any, batch: Any) -> Tensor:
 
 
 CASES: dict[str, tuple[Callable[[], Any], Any, Any, str]] = {
-    "a language model that takes idx": (_Gpt, {"idx": TOKENS}, "auto", "drift"),
+    "a language model that takes idx": (_Gpt, {"idx": TOKENS}, "auto", "loss"),
     "with what it is to tell": (_Gpt, (TOKENS, TOKENS.roll(-1, 1)), "auto", "loss"),
     "by a metric that moves in steps": (_Gpt, {"idx": TOKENS}, _steps, "_steps"),
     "pictures by accuracy": (_vit, (PICTURES, Y[:16]), "error", "error"),
@@ -93,3 +97,32 @@ def test_claims_are_asked_of_a_model_that_takes_no_tokens_by_that_name() -> None
     (diversity,) = run.claims.query("claim == 'C6'").to_dict("records")
     assert "Their maps are alike by" in diversity["sentence"]
     assert "random tokens" not in diversity["sentence"]
+
+
+def test_a_t5_with_plain_text() -> None:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0, pad_token_id=0
+    )
+    texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
+    model, tokenizer = T5ForConditionalGeneration(config).eval(), make_tokenizer(pad=True)
+    run = hs.analyze(model, tokenizer, texts=texts, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
+    assert run.facts["metric"] == "drift"
+    assert "the first half of each window is read by the encoder" in run.facts["sides"]
+    assert {site.kind for site in run.anatomy.sites} == {"self", "causal", "cross"}
+    assert np.isfinite(run.importance.score).all()
+    as_batches = hs.analyze(model, tokenizer, batches=texts, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
+    np.testing.assert_array_equal(as_batches.importance.score, run.importance.score)
+
+
+def test_halves_are_those_of_each_row() -> None:
+    config = T5Config(vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0)
+    rows = {"input_ids": torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 0, 0]]), "document": torch.tensor([3, 4])}
+    rows["attention_mask"] = (rows["input_ids"] > 0).long()
+    (made,) = on_both_sides(T5ForConditionalGeneration(config), [rows])
+    assert made["input_ids"].tolist() == [[5, 6, 7], [11, 12, 0]]
+    assert made["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert made["decoder_input_ids"].tolist() == [[0, 8], [0, 13]]
+    assert made["decoder_attention_mask"].tolist() == [[1, 1], [1, 0]]
+    assert made["document"].tolist() == [3, 4]
+    assert on_both_sides(_Gpt(), [rows]) == [rows]

@@ -23,7 +23,7 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Remarks": (("remarks", "{}"),),
     "Left out": (("left_out", "{}"),),
     "Without the chosen heads": (("cut", "{}"),),
-    "Text": (("text", "{}"), ("text_sha256", "SHA-256 {}")),
+    "Text": (("text", "{}"), ("text_sha256", "SHA-256 {}"), ("sides", "{}"), ("withheld", "for the metric alone: {}")),
     "Amount": (
         ("documents", "{} {documents}"), ("tokens", "{} tokens"), ("windows", "{} windows"),
         ("window_length", "at most {} tokens a window"),

@@ -49,8 +49,8 @@ class Needed(Score):
         invariance="That of both factors.",
         cost="That of ablation and of replaceability.",
         use="What a head would still cost if the cut were repaired. No cut is repaired here yet, and without repair "
-        "the order of ablation chooses better: MiniLM without 4 heads drifts on texts that chose nothing by 0.0089 in that "
-        "order, by 0.0138 in this one. Its interval is cautious: both factors at 97.5%.",
+        "the order of ablation chooses better: MiniLM without 4 heads drifts on texts that chose nothing by 0.0089 in "
+        "that order, by 0.0138 in this one. Its interval is cautious: both factors at 97.5%.",
         source="Our own definition.",
     )
 
