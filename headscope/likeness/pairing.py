@@ -15,7 +15,7 @@ from headscope.sites import Anatomy
 from headscope.statistics.arrivals import OTHER
 from headscope.tables import PairTable
 from headscope.uncertainty.blocks import N_BLOCKS
-from headscope.uncertainty.intervals import jackknife, why_no_interval
+from headscope.uncertainty.intervals import jackknife, out_of_range, why_no_interval
 
 __all__ = ["Computed", "heads_of", "pair_table"]
 
@@ -70,6 +70,8 @@ def pair_table(
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
     value, low, high = (table[:n_rows, columns] for table in (value, low, high))
     name, facts = MEASURES.name_of(measure), {**facts, "layer_tokens": counted}
+    if beyond := out_of_range(low, high, measure.bounds):
+        facts["out_of_range"] = beyond
     symmetric = measure.symmetric
     return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1], symmetric=symmetric)
 

@@ -25,7 +25,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
-from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
+from headscope.uncertainty.intervals import ONE_DOCUMENT, out_of_range, why_no_interval
 from headscope.watching.observation import Observed, observe
 
 __all__ = ["Rated", "by_metric", "head_table", "importance", "rate_heads"]
@@ -160,6 +160,8 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
         facts["freedom"] = _brief(spread_out(np.broadcast_to(rating.spread.freedom, rating.score.shape)))
     if why := why_no_interval(facts.get("documents", 0), score.least_documents):
         facts["why_no_interval"] = why
+    if beyond := out_of_range(columns[1], columns[2], score.bounds):
+        facts["out_of_range"] = beyond
     if why := _why_no_value(rating, score, facts.get("documents", 0)):
         facts["why_no_value"] = why
     elif len(rows) < len(place):

@@ -20,6 +20,7 @@ __all__ = [
     "jackknife_spread",
     "join_spreads",
     "mean_spread",
+    "out_of_range",
     "why_no_interval",
 ]
 
@@ -244,3 +245,27 @@ def why_no_interval(n_documents: int, least: int = 2) -> str | None:
         return None
     documents = "1 document" if n_documents == 1 else f"{n_documents} documents"
     return f"only {documents}: an interval needs at least {least} blocks of documents; give more text"
+
+
+def out_of_range(low: Floats, high: Floats, bounds: tuple[float, float]) -> str | None:
+    """How many intervals leave the range that their numbers can have, in words; None where none does.
+
+    Args:
+        low, high: ends of the intervals, of any one shape; NaN where there is none.
+        bounds: least and greatest possible value.
+
+    >>> out_of_range(np.array([-0.162, 0.2]), np.array([1.11, 0.4]), (-1.0, 1.0))
+    '1 of 2 intervals leaves the possible range, up to 1.11 where 1 is the most: there is too little text'
+    """
+    least, most = bounds
+    beyond = (low < least - _ROUNDED) | (high > most + _ROUNDED)
+    n, known = int(beyond.sum()), int((~np.isnan(low) & ~np.isnan(high)).sum())
+    if not n:
+        return None
+    top, bottom = float(np.nanmax(high)), float(np.nanmin(low))
+    far = f"up to {top:.3g} where {most:g} is the most" if top > most + _ROUNDED else ""
+    far = far or f"down to {bottom:.3g} where {least:g} is the least"
+    return f"{n} of {known} intervals leave{'s' if n == 1 else ''} the possible range, {far}: there is too little text"
+
+
+_ROUNDED = 0.005  # beyond a bound that shows in two digits

@@ -128,10 +128,17 @@ def prepare(
             f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
             "or batches= of tensors as the model takes them"
         )
-    length = min(budget.length, _longest(network))
+    origin, mask = _origin(name, came_from), getattr(tokenizer, "mask_token_id", None)
+    text, facts = _from_text(network, tokenizer, texts, budget)
+    return Source(network, name, text, origin | facts, mask)
+
+
+def _from_text(model: nn.Module, tokenizer: Any, texts: Any, budget: Budget) -> tuple[Sequence[Batch], dict[str, Any]]:
+    """Windows of text as the model takes them, and what is known of them."""
+    length = min(budget.length, _longest(model))
     corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
     known = corpus.facts
-    facts = _origin(name, came_from) | {
+    facts = {
         "text": known["source"],
         "text_sha256": known["sha256"],
         "text_unit": known["unit"],
@@ -140,10 +147,8 @@ def prepare(
         "window_length": length,
         "windows": known["windows"],
     }
-    halved = on_both_sides(network, corpus)
-    if halved is not corpus:
-        facts["sides"] = TWO_SIDES
-    return Source(network, name, halved, facts, getattr(tokenizer, "mask_token_id", None))
+    halved = on_both_sides(model, corpus)
+    return halved, facts if halved is corpus else facts | {"sides": TWO_SIDES}
 
 
 def _origin(name: str, came_from: str) -> dict[str, Any]:

@@ -151,7 +151,8 @@ class Verdict:
         if found is None or not found.value >= _TWINS:
             return ""
         alike = _with_interval(found, lambda value: fixed(value, 2))
-        return f"{found.head} and {found.other} are nearly interchangeable (CKA {alike})"
+        beyond = "; more than 1 cannot be: the text is too short to tell" if found.high > 1.005 else ""
+        return f"{found.head} and {found.other} are nearly interchangeable (CKA {alike}{beyond})"
 
     def _cost(self, value: float, low: float, high: float) -> str:
         words = METRIC_WORDS.get(self.metric, self.metric)

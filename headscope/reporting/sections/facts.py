@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from headscope._support.formatting import MISSING, count, duration, number
+from headscope._support.shown import reasons
 from headscope.reporting.blocks import Block, Column, Table
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
@@ -63,6 +64,7 @@ def _measured(analysis: Reportable) -> Table:
                 "unit": getattr(table, "unit", ""),
                 "documents": table.facts.get("documents"),
                 "tokens": table.facts.get("tokens"),
+                "notes": "; ".join(reasons(table.facts)),
             }
         )
     noun = str(analysis.facts.get("text_unit", "documents"))
@@ -71,8 +73,9 @@ def _measured(analysis: Reportable) -> Table:
         Column("Unit", lambda row: row.unit or "none"),
         Column(noun.capitalize(), lambda row: _whole(row.documents), numeric=True),
         Column("Tokens", lambda row: _whole(row.tokens), numeric=True),
+        Column("Notes", lambda row: row.notes or MISSING, long=True),
     )
-    frame = pd.DataFrame(rows, columns=["name", "unit", "documents", "tokens"])
+    frame = pd.DataFrame(rows, columns=["name", "unit", "documents", "tokens", "notes"])
     return Table("measured", "What was measured on how much text", frame, columns)
 
 

@@ -57,11 +57,13 @@ class Score(ABC):
         unit: unit of the score; "metric" stands for the metric's own.
         card: what a reader must know of it.
         least_documents: how many documents an interval takes.
+        bounds: least and greatest value that a head can have.
     """
 
     needs: ClassVar[frozenset[str]]
     unit: ClassVar[str]
     least_documents: ClassVar[int] = 2
+    bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
     card: ClassVar[Card]
 
     @abstractmethod

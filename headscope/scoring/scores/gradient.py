@@ -27,6 +27,7 @@ class Gradient(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"gate_gradients"})
     unit: ClassVar[str] = "metric"
+    bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
     card: ClassVar[Card] = Card(
         formula="mean over rows of |∂metric/∂ξ|, ξ the gate on a head's output that is 1 in the model as it "
         "stands; for a distance to the intact model ½ E(∂⟨r, y⟩/∂ξ)² over random directions r of what is "

@@ -41,6 +41,7 @@ class Needed(Score):
     needs: ClassVar[frozenset[str]] = frozenset({"effects", "replaceability"})
     least_documents: ClassVar[int] = 4  # without any one block, either half must hold another
     unit: ClassVar[str] = "metric"
+    bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
     card: ClassVar[Card] = Card(
         formula="max(ablation, 0) × (1 - replaceability clipped to [0, 1]).",
         unit="the metric's",

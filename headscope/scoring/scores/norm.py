@@ -31,6 +31,7 @@ class Norm(Score):
 
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     unit: ClassVar[str] = "activation"
+    bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
     card: ClassVar[Card] = Card(
         formula="sqrt(mean over positions of ‖W_O z‖²).",
         unit="that of the residual stream",

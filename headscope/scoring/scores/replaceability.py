@@ -51,6 +51,7 @@ class Replaceability(Score):
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     least_documents: ClassVar[int] = 4  # without any one block, either half must hold another
     unit: ClassVar[str] = ""
+    bounds: ClassVar[tuple[float, float]] = (-np.inf, 1.0)
     card: ClassVar[Card] = Card(
         formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O z‖², ẑ a ridge regression on the layer's other heads and a constant, "
         "fitted on one half of the documents and judged on the other; both directions averaged.",
