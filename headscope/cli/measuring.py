@@ -47,6 +47,9 @@ def analyze_(
     ] = "1%",
     sampling: Sampling = Sampling(windows=256),
     ablation_tokens: Tokens = None,
+    passes: Annotated[
+        int, typer.Option(min=0, help="forward passes that random sets of heads may take; five sets at the least")
+    ] = 240,
     claims: Annotated[
         bool, typer.Option("--claims/--no-claims", help="ask the paper's claims of the model too, which takes longest")
     ] = False,
@@ -65,6 +68,7 @@ def analyze_(
         length=sampling.length,
         windows=sampling.windows or None,
         ablation_tokens=ablation_tokens,
+        passes=passes,
         max_loss_rise=max_loss_rise,
         seed=sampling.seed,
         claims=claims,

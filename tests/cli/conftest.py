@@ -16,7 +16,7 @@ from tests import models
 Run = Callable[..., tuple[int, str, str]]
 
 WORDS = [f"w{number}" for number in range(models.VOCABULARY - 6)]
-SMALL = ("--windows", "24", "--length", "16", "--ablation-tokens", "150")
+SMALL = ("--passes", "0", "--windows", "24", "--length", "16", "--ablation-tokens", "150")
 
 
 @pytest.fixture
