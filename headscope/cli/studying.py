@@ -155,7 +155,7 @@ def claims_(
     loading: Loading = Loading(),
     as_json: AsJson = False,
 ) -> None:
-    """Measure the claims of the paper on multi-head attention, and say which hold.
+    """Measure the claims of a Japanese paper that explains multi-head attention, and say which hold.
 
     Of a model: those that can be asked of one that is trained. Without one: all, of a small transformer that is trained
     for it, which takes hours, nearly all of them for the sweep over numbers of heads; --quick takes minutes.

@@ -16,10 +16,11 @@ from headscope.studies.rulings import Ruling, Rulings
 __all__ = ["index_page", "index_page_ja", "page", "write_pages"]
 
 _INTRODUCTION = (
-    "What the paper on multi-head attention says, claim by claim, and what came of measuring it ([日本語]"
-    "(index.ja.md)). Each verdict follows from the numbers by a rule; the pages say which, how far it reaches, and the "
-    "command that makes it again. When the rules were written, and what was changed later, stands in the documentation "
-    "of the studies."
+    "What the paper says, claim by claim, and what came of measuring it ([日本語](index.ja.md)). The paper is the "
+    "Japanese text on multi-head attention that this project began with and quotes in its documentation; it is not "
+    "Vaswani et al. 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced it. Each verdict "
+    "follows from the numbers by a rule; the pages say which, how far it reaches, and the command that makes it again. "
+    "When the rules were written, and what was changed later, stands in the documentation of the studies."
 )
 _LEGEND = (
     "In brackets: the number that stands for the claim, and its interval. Supported: it came out as the paper says; "
@@ -36,7 +37,9 @@ _SEEDS = (
     "that of a single model's interval."
 )
 _INTRODUCTION_JA = (
-    "マルチヘッドアテンションの論文が述べる主張を一つずつ測定し、その結果をまとめた表です。"
+    "論文が述べる主張を一つずつ測定し、その結果をまとめた表です。ここでいう論文とは、マルチヘッドアテンションを解説した"
+    "日本語の文章で、このプロジェクトの出発点です(原文はこのプロジェクトの文書に引用しています)。マルチヘッドアテンションを提案した"
+    "Vaswaniら(2017、[arXiv:1706.03762](https://arxiv.org/abs/1706.03762))とは別の文章です。"
     "判定は、各ページに記した基準に数値を当てはめて導きます(基準の変更の経緯は調査スクリプトの説明にあります)。"
     "括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
     "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"

@@ -93,7 +93,9 @@ def test_the_report_is_written_and_the_run_read_back(name: str, tmp_path: Path) 
 
 
 def test_claims_are_asked_of_a_model_that_takes_no_tokens_by_that_name() -> None:
-    run = hs.analyze(_Gpt().eval(), batches={"idx": TOKENS}, budget=hs.Budget(ablation_tokens=16, passes=0, claims=True))
+    run = hs.analyze(
+        _Gpt().eval(), batches={"idx": TOKENS}, budget=hs.Budget(ablation_tokens=16, passes=0, claims=True)
+    )
     (diversity,) = run.claims.query("claim == 'C6'").to_dict("records")
     assert "Their maps are alike by" in diversity["sentence"]
     assert "random tokens" not in diversity["sentence"]

@@ -11,8 +11,10 @@ from headscope.reporting.sections import SECTIONS, Section
 __all__ = ["Claims"]
 
 _ABOUT = (
-    "What the paper on multi-head attention says of its heads, put to this model. Each verdict follows from numbers by "
-    "a rule that was set before any model was asked. C5 (cost and length) and C15 (weights, and what cutting does) "
+    "What the paper says of heads, put to this model. The paper is a Japanese text that explains multi-head attention; "
+    "headscope began with it, and quotes it in its documentation. It is not Vaswani et al. 2017 (arXiv:1706.03762), "
+    "who introduced multi-head attention. Each verdict follows from numbers by a rule that was set before any model "
+    "was asked. C5 (cost and length) and C15 (weights, and what cutting does) "
     "take minutes and are left out; C7, C8, C10 and C11 are asked of many models that are trained for it. The command "
     "claims of headscope asks them all, with a page and a figure for each."
 )
