@@ -1,0 +1,57 @@
+"""An analysis that was stopped on the command line: what was measured is kept, and the same command goes on."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import headscope as hs
+from headscope.verdict import gathering
+from tests.cli.conftest import SMALL
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def _stop(error: type[BaseException]) -> Callable[..., None]:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    return stop
+
+
+@pytest.mark.parametrize(("error", "code", "said"), [(KeyboardInterrupt, 130, "interrupted"), (MemoryError, 1, "memory")])
+def test_the_same_command_goes_on(
+    run: Run, folder: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException], code: int, said: str,
+) -> None:  # fmt: skip
+    command = ("analyze", folder, "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering, "gate_gradients", _stop(error))  # after the sweep
+        found, out, err = run(*command)
+    assert (found, out) == (code, "")
+    assert said in err
+    assert f"kept in {tmp_path / 'out.unfinished'}, and the same command goes on from there" in err
+    assert not (tmp_path / "out").exists()
+    kept = sorted((tmp_path / "out.unfinished" / "pieces").iterdir())
+    times = [piece.stat().st_mtime_ns for piece in kept]
+    assert kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gathering, "gate_gradients", _stop(error))
+        run(*command)
+    assert [piece.stat().st_mtime_ns for piece in kept] == times, "measured once"
+
+    code, _, err = run(*command)
+    assert (code, err) == (0, "")
+    assert not (tmp_path / "out.unfinished").exists()
+    assert hs.Analysis.load(tmp_path / "out").anatomy.n_heads == 16
+
+
+def test_a_folder_of_the_users_own_is_not_touched(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
+    own = tmp_path / "out.unfinished"
+    own.mkdir()
+    (own / "mine.txt").write_text("mine")
+    code, _, err = run("analyze", folder, "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    assert code == 1
+    assert "holds something that is no such work" in err
+    assert [path.name for path in own.iterdir()] == ["mine.txt"]
