@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from headscope._support.holding import uncompiled
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
@@ -131,6 +132,8 @@ def in_python(model: nn.Module) -> list[nn.Module]:
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Evaluation mode while open; what a forward leaves in the model is undone, and every module's own mode comes back.
 
+    Nothing runs compiled meanwhile: each new shape, and each cut, would be compiled anew, for minutes and a few passes.
+
     Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes are put
     back as they were, modules among them: BigBird, given a short text, rebuilds itself for good. So are weights that it
     put others in the place of; what it wrote into them stays.
@@ -152,7 +155,8 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
             for name, buffer in module._buffers.items():
                 if buffer is not None and _may_change(buffer):
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        yield is_rebuilt
+        with uncompiled():
+            yield is_rebuilt
     finally:
         for module, mode in training:
             module.training = mode

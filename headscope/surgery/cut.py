@@ -1,6 +1,5 @@
 """From a plan to a smaller model: heads physically removed from a copy, which is handed out only once proven exact."""
 
-import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from headscope.sites import Anatomy, Site
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
+from headscope.surgery.forwards import copied
 from headscope.surgery.search import find_edits
 from headscope.surgery.verification import Seen, distance, in_precision, output_of, recording
 from headscope.text.batches import Batch
@@ -172,7 +172,7 @@ def _record(model: nn.Module, plan: Plan, anatomy: Anatomy, example: Batch, name
 
 def _copy(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:
         raise SurgeryError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
 

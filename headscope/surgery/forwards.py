@@ -1,14 +1,34 @@
 """A forward of its own for one module instance, which goes wherever the module goes: copies, pickles, processes."""
 
+import copy
 import functools
 import inspect
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["replace_forward"]
+__all__ = ["copied", "replace_forward"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def copied(model: Module) -> Module:
+    """A deep copy whose modules run themselves.
+
+    What `module.forward = torch.compile(module.forward)` leaves there is bound to the module that it was made of, and
+    would run that one in the copy too; the copy gets the plain method back.
+
+    Args:
+        model: a model or a part of one.
+    """
+    twin = copy.deepcopy(model)
+    for module, own in zip(model.modules(), twin.modules(), strict=True):
+        inner = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
+        if isinstance(inner, types.MethodType) and inner.__self__ is module:
+            own.__dict__["forward"] = types.MethodType(inner.__func__, own)
+    return twin
 
 
 def replace_forward(module: nn.Module, run: Callable[..., Any], *settings: Any) -> None:

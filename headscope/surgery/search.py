@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from headscope._support.running import evaluating
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.sites import Site
@@ -33,6 +34,7 @@ from headscope.surgery.edits import (
     apply_edits,
     runs,
 )
+from headscope.surgery.forwards import copied
 from headscope.surgery.replacements import KV_BUFFER
 from headscope.surgery.verification import Seen, difference, magnitude
 
@@ -229,11 +231,10 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
 
 
 def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -> _Failure | None:
-    trial = copy.deepcopy(unit)
-    trial.eval()  # not in one line: some modules' own train() forgets to return the module
+    trial = copied(unit)
     apply_edits(edits, trial)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(trial):
             output = trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
     except Exception as error:
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy.operations import tensors_in
 from headscope.errors import ModelError, NumericalError, SurgeryError
+from headscope.surgery.forwards import copied
 from headscope.text.batches import Batch
 
 __all__ = ["Seen", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
@@ -145,7 +146,7 @@ def magnitude(output: Any) -> float:
 def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model itself, or a copy where its weights are coarser than `dtype`."""
     coarse = any(p.is_floating_point() and p.element_size() < dtype.itemsize for p in model.parameters())
-    return copy.deepcopy(model).to(dtype) if coarse else model
+    return copied(model).to(dtype) if coarse else model
 
 
 def distance(

@@ -20,23 +20,23 @@ def run(model):
         return model(**{name: value for name, value in BATCHES[0].items() if name != "document"}).last_hidden_state
 
 
-def whole(model):
-    return torch.compile(model, backend="eager")
+def whole(model, backend="eager"):
+    return torch.compile(model, backend=backend)
 
 
-def by_layers(model):
+def by_layers(model, backend="eager"):
     for layer in model.encoder.layer:
-        layer.compile(backend="eager")
+        layer.compile(backend=backend)
     return model
 
 
-def replaced_layers(model):
-    model.encoder.layer[1] = torch.compile(model.encoder.layer[1], backend="eager")
+def replaced_layers(model, backend="eager"):
+    model.encoder.layer[1] = torch.compile(model.encoder.layer[1], backend=backend)
     return model
 
 
-def compiled_forward(model):
-    model.encoder.layer[0].forward = torch.compile(model.encoder.layer[0].forward, backend="eager")
+def compiled_forward(model, backend="eager"):
+    model.encoder.layer[0].forward = torch.compile(model.encoder.layer[0].forward, backend=backend)
     return model
 
 
@@ -97,6 +97,31 @@ def test_a_wrapped_model_is_cut_and_saved_as_the_one_inside(wrap, tmp_path):
     again = hs.load(hs.save(wrap(smaller), tmp_path / "saved"))
     assert torch.equal(run(again), run(smaller))
     assert not {str(head) for head in hs.discover(wrap(again)).heads} & set(HEADS)
+
+
+WORK = {
+    "importance": lambda model: hs.importance(model, BATCHES),
+    "compare": lambda model: hs.compare(model, model, BATCHES),
+    "analyze": lambda model: hs.analyze(model, batches=BATCHES, budget=hs.Budget(held_out=0.5, passes=0)),
+    "prune": lambda model: hs.prune(model, HEADS, batches=BATCHES),
+}
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("wrap", [whole, replaced_layers, compiled_forward])
+def test_nothing_is_compiled_for_any_work(wrap, work):
+    torch.compiler.reset()  # it gives up on code that it has compiled eight times
+    made = []
+
+    def backend(graph, _):
+        made.append(graph)
+        return graph.forward
+
+    model = wrap(models.build("bert"), backend)
+    WORK[work](model)
+    assert not made, "compiling takes most of a minute for a model, and again for each shape and each cut"
+    run(model)
+    assert made, "it is compiled, and runs as that again"
 
 
 def test_contexts_of_several_threads_leave_the_compiler_as_it_was():
