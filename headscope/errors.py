@@ -20,7 +20,24 @@ __all__ = [
 
 
 class HeadscopeError(Exception):
-    """Base of every refusal: catch this one to catch them all."""
+    """Base of every refusal: catch this one to catch them all.
+
+    Args:
+        message: what is wrong.
+        python: what to do about it, where that is spelled as an argument.
+        shell: the same for who sits at the command line, which prints it instead.
+
+    Attributes:
+        on_command_line: the message as the command line prints it.
+
+    >>> error = HeadscopeError("no text", python="pass texts=", shell="give --text")
+    >>> str(error), error.on_command_line
+    ('no text; pass texts=', 'no text; give --text')
+    """
+
+    def __init__(self, message: str = "", *, python: str = "", shell: str = "") -> None:
+        super().__init__(f"{message}; {python}" if python else message)
+        self.on_command_line = f"{message}; {shell}" if shell else message
 
 
 class UnknownNameError(HeadscopeError, KeyError):

@@ -106,8 +106,10 @@ class Plan:
         if self.model is not None and self.model not in known:
             raise PlanError(
                 f"this plan was made for another model: for {self.model_class or 'a model'} {self.model}, and this "
-                f"{anatomy.model_class} is {anatomy.fingerprint}; make a plan from this model's scores, or pass the "
-                "plan's heads if you mean the same places whatever the weights"
+                f"{anatomy.model_class} is {anatomy.fingerprint}",
+                python="make a plan from this model's scores, or pass the plan's heads if you mean the same places "
+                "whatever the weights",
+                shell="make one with `headscope plan`, from an analysis of this model",
             )
         gone = set(record.removed) if record else set()
         for head in self.heads:
@@ -141,7 +143,11 @@ class Plan:
         try:
             data = json.loads(text)
         except ValueError as error:
-            raise PlanError(f"not a plan: this is no JSON ({error}); make one with headscope.plan") from error
+            raise PlanError(
+                f"not a plan: this is no JSON ({error})",
+                python="make one with headscope.plan",
+                shell="`headscope plan` makes one",
+            ) from error
         version = data.get("headscope_plan") if isinstance(data, dict) else None
         if version != _VERSION:
             found = "no headscope_plan entry" if version is None else f"version {version!r}"

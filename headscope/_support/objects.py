@@ -11,7 +11,10 @@ from typing import Any
 
 from headscope.errors import HeadscopeError
 
-__all__ = ["find_object", "importable", "line_of", "reason_of"]
+__all__ = ["OWN_BATCHES", "find_object", "importable", "line_of", "reason_of"]
+
+OWN_BATCHES = "name package.module:factory in place of the model, a function of yours that returns (model, batches)"
+"""What the command line advises where Python takes arguments that no option stands for."""
 
 
 def find_object(source: str, refusal: type[HeadscopeError]) -> Any:

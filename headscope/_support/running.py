@@ -243,10 +243,12 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
     if missing:
-        return f"{failed}; its forward needs {', '.join(missing)} too: batches (or example=) are dicts of its arguments"
+        return (
+            f"{failed}; its forward needs {', '.join(missing)} too: batches, and an example, are dicts of its arguments"
+        )
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)
-        return f"{failed}; batches (or example=) are dicts of its arguments, which are {taken}"
+        return f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}"
     kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa", "headscope"):
         return f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"

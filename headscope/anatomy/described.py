@@ -265,7 +265,7 @@ class Heard:
         if "pattern" not in self.raw and mask is None:
             raise AnatomyError(
                 "its map is not softmax(scaling·q·kᵀ) of what its modules make, causal or not (something comes "
-                "between, as rotary embedding, a norm or a mask of its own); name a module that makes it as pattern="
+                "between, as rotary embedding, a norm or a mask of its own); name a module that makes it as `pattern`"
             )
         own = self.read("pattern") if "pattern" in self.raw else self._softmax(mask or "none")
         z = self.read("output")
@@ -273,7 +273,7 @@ class Heard:
             why = (
                 "something stands between the two"
                 if "pattern" in self.raw
-                else "this input has a mask; name a module that makes the map as pattern="
+                else "this input has a mask; name a module that makes the map as `pattern`"
             )
             raise AnatomyError(f"map · v is {gap:.1e} of its size away from what {self.one.output} reads: {why}")
         return own

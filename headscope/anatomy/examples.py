@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.objects import OWN_BATCHES
 from headscope._support.running import unwrapped
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.operations import floats_in, tensors_in
@@ -29,8 +30,10 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
     config = getattr(model, "config", None)
     if name is None or config is None:
         raise AnatomyError(
-            f"{type(model).__name__} does not say what it takes; pass example= (or batches=, or anatomy= from "
-            "discover with an example): a dict of tensors, as its forward takes them, with two rows and a few tokens"
+            f"{type(model).__name__} does not say what it takes",
+            python="pass example= (or batches=, or anatomy= from discover with an example): a dict of tensors, as its "
+            "forward takes them, with two rows and a few tokens",
+            shell=OWN_BATCHES,
         )
     generator = torch.Generator().manual_seed(0)
     if name == "input_ids":
@@ -40,7 +43,11 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
         shape = (_ROWS, _field(config, "num_channels", 3), height, width)
         return {"pixel_values": torch.randn(shape, generator=generator)}
-    raise AnatomyError(f"{type(model).__name__} takes {name!r}, which cannot be made up; pass example={{{name!r}: …}}")
+    raise AnatomyError(
+        f"{type(model).__name__} takes {name!r}, which cannot be made up",
+        python=f"pass example={{{name!r}: …}}",
+        shell=OWN_BATCHES,
+    )
 
 
 def corner(

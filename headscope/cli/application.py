@@ -165,7 +165,7 @@ def refusing(run: Callable[[], object]) -> None:
     try:
         run()
     except HeadscopeError as error:
-        typer.echo(f"headscope: {error}", err=True)
+        typer.echo(f"headscope: {error.on_command_line}", err=True)
         for note in getattr(error, "__notes__", ()):
             typer.echo(f"  {note}", err=True)
         sys.exit(_INTERRUPTED if isinstance(error, InterruptedWorkError) else 1)

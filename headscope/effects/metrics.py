@@ -22,6 +22,8 @@ from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows
 
 __all__ = ["Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "first_of"]
 
+_OWN = "name a function of yours, --metric package.module:function"
+
 
 class Metric(ABC):
     """One number a row of a batch.
@@ -105,9 +107,11 @@ class Loss(Metric):
     def check(self, anatomy: Anatomy) -> None:
         if not any(site.kind == "causal" for site in anatomy.sites):
             raise MetricError(
-                f"{anatomy.model_class} sees the tokens ahead, so a next-token loss says nothing about it; "
-                "use metric='drift' ('mlm' where it has a masked-language head, 'cross_entropy' or 'error' where the "
-                "batches hold classes), or a function of your own"
+                f"{anatomy.model_class} sees the tokens ahead, so a next-token loss says nothing about it",
+                python="use metric='drift' ('mlm' where it has a masked-language head, 'cross_entropy' or 'error' "
+                "where the batches hold classes), or a function of your own",
+                shell="use --metric drift (mlm where it has a masked-language head, cross_entropy or error where the "
+                f"batches hold classes), or {_OWN}",
             )
 
     def _columns(self, batch: Batch) -> Int[Tensor, " chosen"]:
@@ -172,7 +176,11 @@ class MaskedLoss(Metric):
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
         if self.mask_token_id is None:
             if "labels" not in batch:
-                raise MetricError("metric 'mlm' needs MaskedLoss(mask_token_id=…), or batches with 'labels'")
+                raise MetricError(
+                    "the metric 'mlm' needs a token that masks, or labels",
+                    python="use MaskedLoss(mask_token_id=…), or batches with 'labels'",
+                    shell="save a tokenizer with a mask token in the model's folder, or bring batches with 'labels'",
+                )
             labels = batch["labels"]
             masked, targets = labels >= 0, labels.clamp(min=0)
         else:
@@ -269,8 +277,9 @@ def _logits(output: Any) -> Tensor:
     logits = first_of(output) if logits is None else logits
     if not isinstance(logits, Tensor) or logits.ndim != 3:
         raise MetricError(
-            "the model's output holds no logits of shape (batch, position, vocabulary); "
-            "load it with its language-model head, use metric='drift', or pass a function of your own"
+            "the model's output holds no logits of shape (batch, position, vocabulary)",
+            python="load it with its language-model head, use metric='drift', or pass a function of your own",
+            shell=f"name a model with its language-model head, or use --metric drift, or {_OWN}",
         )
     return logits
 
@@ -282,7 +291,9 @@ def _logits_at(output: Any, batch: Batch, columns: Tensor) -> Float[Tensor, "bat
     if many not in (whole, max(len(columns), 2)):
         raise MetricError(
             f"the model's logits have {many} positions where the batch has {whole} tokens (a prompt before the text?), "
-            "so which belongs to which cannot be told; pass a metric of your own, or metric='drift'"
+            "so which belongs to which cannot be told",
+            python="pass a metric of your own, or metric='drift'",
+            shell=f"use --metric drift, or {_OWN}",
         )
     return logits[:, columns] if many == whole else logits[:, : len(columns)]
 

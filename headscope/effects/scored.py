@@ -30,7 +30,11 @@ def tokens_of(batch: Batch) -> Int[Tensor, "batch position"]:
     """The tokens that the logits belong to: the decoder's, where there is one."""
     tokens = token_ids(batch)
     if tokens is None:
-        raise MetricError(f"the batches hold no tokens to score (they hold {sorted(batch)}); use metric='drift'")
+        raise MetricError(
+            f"the batches hold no tokens to score (they hold {sorted(batch)})",
+            python="use metric='drift'",
+            shell="use --metric drift",
+        )
     return tokens
 
 

@@ -33,7 +33,7 @@ def why_no_value(table: PairTable, *, held_out: bool) -> str | None:
     if table.other is None and table.facts["scope"] == "layer" and has.sum() == has.diagonal().sum():
         whys.append(
             f"no layer has two {_HEADS.get(table.of, 'heads')} that vary, so there are no pairs within layers; "
-            'scope="model" compares those of different layers'
+            "those of different layers are compared in the scope 'model'"
         )
     if table.facts["scope"] == "model" and not has[np.ix_(has.any(1), has.any(0))].all():
         apart = "that read different streams, as" if table.of == "weights" else "that see different positions, as"

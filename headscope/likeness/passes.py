@@ -82,8 +82,9 @@ def plan_passes(
     largest = max((_bytes(rows, pair, blocks) for pair in pairs), default=_bytes(rows, ours, blocks))
     what = "two layers alone take" if len(rows) > 1 else "one layer takes"
     raise InputError(
-        f"{what} {_size(largest)}, more than the {_size(room)} that memory leaves to each sum; allow more, or compare "
-        'within layers (scope="layer")'
+        f"{what} {_size(largest)}, more than the {_size(room)} that memory leaves to each sum",
+        python='allow more, or compare within layers (scope="layer")',
+        shell="allow more with --memory, or compare within layers, with --scope layer",
     )
 
 

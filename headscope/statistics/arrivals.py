@@ -133,7 +133,9 @@ class Arrivals:
         if first is None or not all(layer in arrived and arrived[layer].fits(first) for layer in layers):
             raise InputError(
                 f"layers {', '.join(map(str, layers))} saw the same positions in an earlier batch, but not in a later "
-                'one, so their heads cannot be compared; compare within layers (scope="layer")'
+                "one, so their heads cannot be compared",
+                python='compare within layers (scope="layer")',
+                shell="compare within layers, with --scope layer",
             )
         rows = [arrived[layer].rows for layer in layers]
         return Together(layers, rows, first.block.repeat_interleave(first.kept.sum(1)))

@@ -13,9 +13,11 @@ from headscope.errors import StorageError
 from headscope.surgery.carried import CONFIG, carried_records, mark_saved, plain_config, take_record
 from headscope.surgery.edits import MapGroups, apply_edits, edits_from_json
 
-__all__ = ["class_named", "load_checkpoint"]
+__all__ = ["BUILT_BY_HAND", "class_named", "load_checkpoint"]
 
 _MOST = 3
+BUILT_BY_HAND = "name package.module:factory, a function of yours that returns headscope.load(folder, model=…)"
+"""What the command line advises where only the user can build the model that was cut."""
 
 
 def load_checkpoint(folder: Path, model: nn.Module | None = None) -> nn.Module:
@@ -63,8 +65,9 @@ def class_named(folder: Path, name: str) -> Any:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise StorageError(
-            f"{folder} holds a {name}, which transformers {transformers.__version__} does not have; "
-            "install the version that it was saved with, or pass model="
+            f"{folder} holds a {name}, which transformers {transformers.__version__} does not have",
+            python="install the version that it was saved with, or pass model=",
+            shell=f"install the version that it was saved with, or {BUILT_BY_HAND}",
         )
     return kind
 

@@ -19,7 +19,7 @@ from headscope.anatomy.records import record_of
 from headscope.errors import StorageError
 from headscope.plans import Record
 from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks, plain_config, take_record
-from headscope.surgery.checkpoints import class_named, load_checkpoint
+from headscope.surgery.checkpoints import BUILT_BY_HAND, class_named, load_checkpoint
 from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
 
 __all__ = ["holds_cut", "load", "save"]
@@ -237,8 +237,9 @@ def _verify_files(folder: Path, about: Mapping[str, Any]) -> None:
 def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
     if not about["transformers"]:
         raise StorageError(
-            f"{folder} holds a {about['class']} (of {about['module']}), which cannot be built from here: pass model=, "
-            "an instance of the original class with the original sizes; its weights do not matter"
+            f"{folder} holds a {about['class']} (of {about['module']}), which cannot be built from here",
+            python="pass model=, an instance of the original class with the original sizes; its weights do not matter",
+            shell=BUILT_BY_HAND,
         )
     kind = class_named(folder, about["class"])
     # without memory, as transformers builds them itself: every parameter and buffer is put in from the file
@@ -273,7 +274,11 @@ def _put_weights(folder: Path, model: nn.Module, tied: Mapping[str, str]) -> Non
     for name, module in model.named_modules():
         lost = [key for key, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
         if lost:
-            raise StorageError(f"{name}.{lost[0]} is a tensor but no buffer, so it was not saved; pass model=")
+            raise StorageError(
+                f"{name}.{lost[0]} is a tensor but no buffer, so it was not saved",
+                python="pass model=",
+                shell=BUILT_BY_HAND,
+            )
 
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from headscope._support.objects import OWN_BATCHES
 from headscope.errors import InputError
 from headscope.text.batches import MadeOnDemand
 from headscope.text.texts import Texts, gather_texts, read_documentation
@@ -163,7 +164,11 @@ def text_batches(
     for name, value in (("length", length), ("size", size), ("windows", 1 if windows is None else windows)):
         _positive(name, value)
     if tokenizer is None:
-        raise InputError("this model has no tokenizer, so text cannot be read: pass one, or batches of your own")
+        raise InputError(
+            "this model has no tokenizer, so text cannot be read",
+            python="pass one, or batches of your own",
+            shell=f"save one in the model's folder, or {OWN_BATCHES}",
+        )
     if texts is None:
         texts = read_documentation()
     elif not isinstance(texts, Texts):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from headscope._support.objects import OWN_BATCHES
 from headscope._support.running import withheld
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
@@ -125,8 +126,9 @@ def prepare(
         return Source(network, name, kept, _origin(name, came_from) | own)
     if tokenizer is None:
         raise InputError(
-            f"{name} comes without a tokenizer; pass tokenizer= (and texts=), "
-            "or batches= of tensors as the model takes them"
+            f"{name} comes without a tokenizer",
+            python="pass tokenizer= (and texts=), or batches= of tensors as the model takes them",
+            shell=f"save one in the model's folder, or {OWN_BATCHES}",
         )
     origin, mask = _origin(name, came_from), getattr(tokenizer, "mask_token_id", None)
     text, facts = _from_text(network, tokenizer, texts, budget)

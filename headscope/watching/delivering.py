@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from headscope._support.objects import OWN_BATCHES
 from headscope.anatomy.masks import joined
 from headscope.anatomy.standing import ELSEWHERE, NONE
 from headscope.errors import InputError, NumericalError
@@ -21,9 +22,12 @@ __all__ = ["Delivery"]
 Masks = Mapping[str, Bool[Tensor, "batch position"]]
 _Key = tuple[str, str, tuple[str, ...], int, int]  # what positions depend on: kind, order, masks, rows, positions
 _OTHER_ORDER = (
-    "layer {} ({}) has rows or positions of the batch in another order, so which are padding cannot be told there; "
-    "give batches without padding, or leave it out: pass anatomy= with the other sites"
+    "layer {} ({}) has rows or positions of the batch in another order, so which are padding cannot be told there"
 )
+_UNPADDED = {
+    "python": "give batches without padding, or leave it out: pass anatomy= with the other sites",
+    "shell": f"give batches without padding: {OWN_BATCHES}",
+}
 
 
 class Delivery:
@@ -140,7 +144,7 @@ class Delivery:
         told = self._is_told(site, rows)
         kept = kept_positions(self._batch, kind, length) if rows == given else every
         if not self._said and rows == given and not bool(kept.all()) and (ELSEWHERE in masks or not told):
-            raise InputError(_OTHER_ORDER.format(site.layer, site.module_name))
+            raise InputError(_OTHER_ORDER.format(site.layer, site.module_name), **_UNPADDED)
         if not told or (NONE in masks and not self._said):
             return every
         if rows != given or (not site.rows and 1 < self._most < length):
@@ -165,7 +169,8 @@ class Delivery:
             return filled.reshape(-1, length)
         raise InputError(
             f"layer {site.layer} ({site.module_name}) sees parts of rows, and which of their positions are padding "
-            "cannot be told; give batches without padding, or leave it out: pass anatomy= with the other sites"
+            "cannot be told",
+            **_UNPADDED,
         )
 
     def _check(self, site: Site, name: str, tensor: Tensor, kept: Bool[Tensor, "batch position"]) -> None:

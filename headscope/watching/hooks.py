@@ -23,6 +23,7 @@ from headscope.sites import Site, Slices
 __all__ = ["TENSORS", "SiteTensors", "joined", "watch"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
+_OTHERWISE = {"python": "leave it out of want= or name layers=", "shell": "ask for something else, with --of"}
 _FROM_OUTPUT = {"gated_z", "contribution", "written"}
 
 SiteTensors = dict[str, Tensor]
@@ -78,18 +79,20 @@ def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
         refused = next((name for name in want if name in site.refused), None)
         if refused is not None:
             raise AnatomyError(
-                f"layer {site.layer} ({site.module_name}): {refused} cannot be had: {site.refused[refused]}; leave it "
-                "out of want= or name layers="
+                f"layer {site.layer} ({site.module_name}): {refused} cannot be had: {site.refused[refused]}",
+                **_OTHERWISE,
             )
         if asked and not site.prunable:
             raise AnatomyError(
                 f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by head: between z and the output "
-                "projection the heads are mixed, or there is no projection; leave it out of want= or name layers="
+                "projection the heads are mixed, or there is no projection",
+                **_OTHERWISE,
             )
         if asked and not site.rows and site.gated:
             raise AnatomyError(
                 f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by position: rows reach the output "
-                "projection in an order of their own, and changed; leave it out of want= or name layers="
+                "projection in an order of their own, and changed",
+                **_OTHERWISE,
             )
 
 

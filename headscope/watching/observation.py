@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.objects import OWN_BATCHES
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.anatomy import discover
@@ -235,11 +236,15 @@ def _observed(delivery: Delivery, anatomy: Anatomy, n_batches: int, skip_first: 
     idle = [site for site in anatomy.sites if not any(layer == site.layer for layer, _ in delivery.tokens)]
     if idle:
         raise InputError(
-            f"{_layers(idle)} of {anatomy.model_class} did not run on these batches, though the anatomy has them: "
-            "bring batches with what they read (pictures, say), or leave them out: pass anatomy= with the other sites"
+            f"{_layers(idle)} of {anatomy.model_class} did not run on these batches, though the anatomy has them",
+            python="bring batches with what they read (pictures, say), or leave them out: pass anatomy= with the other "
+            "sites",
+            shell=f"what they read (pictures, say) comes in batches: {OWN_BATCHES}",
         )
     if delivery.n_tokens == 0:
-        raise InputError(f"no position counts in {n_batches} batches with skip_first={skip_first}; bring longer text")
+        raise InputError(
+            f"no position counts in {n_batches} batches past the first {skip_first} of a row; bring longer text"
+        )
     return Observed(len(delivery.documents), delivery.n_tokens, n_batches, delivery.tokens, delivery.unmatched)
 
 

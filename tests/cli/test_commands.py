@@ -117,7 +117,7 @@ def test_a_description_tells_what_is_not_recognised(run: Run, folder: Path, tmp_
     code, out, err = run("inspect", folder, "--describe", tmp_path / "own.yaml")
     assert (code, err) == (0, "")
     assert "described" in out
-    assert "name a module that makes it as pattern=" in " ".join(out.split())
+    assert "name a module that makes it as `pattern`" in " ".join(out.split())
     (tmp_path / "wrong.yaml").write_text(
         layer.replace("heads: 8, kv_heads: 2", "heads: 4, kv_heads: 1") + "output: o_proj}"
     )

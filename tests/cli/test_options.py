@@ -138,6 +138,15 @@ def test_tables_are_written_all_or_none_and_nowhere_without_a_folder(tmp_path: P
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["c"]
 
 
+def test_a_refusal_advises_what_fits_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise StorageError("no text", python="pass texts=", shell="give --text")
+
+    with pytest.raises(SystemExit):
+        refusing(fail)
+    assert capsys.readouterr().err == "headscope: no text; give --text\n"
+
+
 @pytest.mark.parametrize(("error", "code"), [(HeadscopeError("no"), 1), (InterruptedWorkError("stopped"), 130)])
 def test_a_refusal_is_its_words_its_notes_and_a_code(
     error: HeadscopeError, code: int, capsys: pytest.CaptureFixture[str]

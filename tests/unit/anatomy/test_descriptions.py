@@ -181,7 +181,7 @@ def test_where_something_comes_between_map_q_and_k_are_refused_and_heads_stay_ri
     anatomy = _described(model, kv_heads=kv_heads)
     assert all(set(site.refused) == {"pattern", "bias", "q", "k"} for site in anatomy.sites)
     assert all(math.isnan(site.scaling) for site in anatomy.sites)
-    assert "name a module that makes it as pattern=" in anatomy.remarks[0]
+    assert "name a module that makes it as `pattern`" in anatomy.remarks[0]
     with pytest.raises(AnatomyError, match="pattern cannot be had"), capture(model, ("pattern",), anatomy=anatomy):
         pass
     with ablate(model, ["L1H2"], anatomy=anatomy):

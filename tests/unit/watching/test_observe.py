@@ -310,7 +310,7 @@ def test_what_cannot_be_observed_is_refused() -> None:
         observe(model, batches, [])
     with pytest.raises(InputError, match=r"skip_first is a whole number of positions, from 0; it was -1"):
         observe(model, batches, [_Recorder()], skip_first=-1)
-    with pytest.raises(InputError, match="no position counts in 2 batches with skip_first=12"):
+    with pytest.raises(InputError, match="no position counts in 2 batches past the first 12 of a row"):
         observe(model, batches, [_Recorder()], skip_first=12)
     with pytest.raises(InputError, match="a batch is a dict of tensors as the model takes them"):
         observe(model, [object()], [_Recorder()])
