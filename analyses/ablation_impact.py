@@ -10,7 +10,7 @@ import typer
 import headscope as hs
 from headscope.cli import script
 from headscope.cli.options import Folder, Loading, Metric, ModelOption, Sampling
-from headscope.cli.printing import progress_bar
+from headscope.cli.printing import progress_told
 from headscope.reporting.figures import figure_of, head_map
 
 
@@ -26,7 +26,7 @@ def main(
     folder.check()
     texts, loaded = sampling.texts(), loading.load(model)
     batches = sampling.batches(loaded, texts)
-    with progress_bar() as step:
+    with progress_told() as step:
         table = hs.importance(loaded.model, batches, hs.Ablation(mode=mode), metric, progress=step)
     with folder.new() as new:
         table.save(new)

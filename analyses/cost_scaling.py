@@ -10,7 +10,7 @@ import typer
 
 from headscope.cli import script
 from headscope.cli.options import Folder
-from headscope.cli.printing import progress_bar
+from headscope.cli.printing import progress_told
 from headscope.reporting.figures import cost_curves
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
 from headscope.tables import write_table
@@ -26,7 +26,7 @@ def main(
     folder.check()
     scaling = Scaling.quick() if quick else Scaling() if device == "cpu" else Scaling.large()
     scaling = replace(scaling, rounds=rounds or scaling.rounds, device=device)
-    with progress_bar() as step:
+    with progress_told() as step:
         costs = scale_costs(scaling, progress=step)
     grown = growth(costs)
     with folder.new() as new:

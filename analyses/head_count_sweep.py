@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headscope.cli import script
-from headscope.cli.printing import progress_bar
+from headscope.cli.printing import progress_told
 from headscope.studies.headcount import Settings, draw, sweep
 
 
@@ -22,7 +22,7 @@ def main(
     """Choose learning rates, train every learner, measure it; hours for the whole, minutes with --quick."""
     settings = Settings.quick() if quick else Settings()
     settings = replace(settings, tasks=tuple(task or settings.tasks))
-    with progress_bar() as step:
+    with progress_told() as step:
         found = sweep(out, settings, progress=step)
     found.save(out)
     draw(found, out)

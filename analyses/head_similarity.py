@@ -10,7 +10,7 @@ import typer
 import headscope as hs
 from headscope.cli import script
 from headscope.cli.options import Folder, Loading, ModelOption, Sampling
-from headscope.cli.printing import progress_bar
+from headscope.cli.printing import progress_told
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.reporting import figures
@@ -35,7 +35,7 @@ def main(
     batches = sampling.batches(loaded, texts)
     anatomy = hs.discover(loaded.model, None if loaded.batches is None else batches[0])
     every, how, no_sink = [(name, None) for name in MEASURES], How(seed=seed), How(seed=seed, skip_first=1)
-    with progress_bar() as step:
+    with progress_told() as step:
         seen = {"anatomy": anatomy, "progress": step}
         within = compare_heads(loaded.model, batches, every, how, **seen)
         without_first = compare_heads(loaded.model, batches, every, no_sink, **seen)

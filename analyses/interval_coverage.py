@@ -9,7 +9,7 @@ import typer
 
 from headscope.cli import script
 from headscope.cli.options import Folder, Seed
-from headscope.cli.printing import progress_bar
+from headscope.cli.printing import progress_told
 from headscope.reporting.figures import coverage_plot, figure_of
 from headscope.studies.coverage import coverage
 
@@ -23,7 +23,7 @@ def main(
     """Draw texts, make the intervals, count how many hold the truth."""
     folder.check()
     size = {"tokens_per_dimension": (20,), "n_documents": (20,)} if quick else {}
-    with progress_bar() as step:
+    with progress_told() as step:
         table = coverage(repetitions=min(repetitions, 20) if quick else repetitions, **size, seed=seed, progress=step)
     with folder.new() as new:
         table.to_csv(new / "coverage.csv", index=False)

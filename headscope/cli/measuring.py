@@ -20,7 +20,7 @@ from headscope.cli.options import (
     check_same_tokens,
     registered,
 )
-from headscope.cli.printing import print_json, print_table, progress_bar, records
+from headscope.cli.printing import print_json, print_table, progress_told, records
 from headscope.cli.story import Report, analyzed
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def similarity_(
         check_same_tokens(loaded, second)
     # a model's own batches are what it is probed with, if it is none of transformers
     batches = sampling.batches(loaded, texts) if reads or loaded.batches is not None else None
-    with progress_bar() as step:
+    with progress_told() as step:
         tables = compare_heads(
             loaded.model, batches, asked, how, other=None if second is None else second.model, progress=step
         )
@@ -153,7 +153,7 @@ def importance_(
     loaded = loading.load(model)
     batches = sampling.batches(loaded, texts)
     anatomy, sample = sampling.for_effects(loaded, batches, tokens)
-    with progress_bar() as step:
+    with progress_told() as step:
         settings: dict[str, Any] = {"anatomy": anatomy, "skip_first": skip_first, "progress": step}
         tables = [
             importance(loaded.model, sample if by_metric(one) else batches, one, metric, **settings) for one in chosen
@@ -201,7 +201,7 @@ def compare_(
         check_same_tokens(first, second)
         batches = sampling.batches(first, texts)
         _, sample = sampling.for_effects(first, batches, tokens)
-        with progress_bar() as step:
+        with progress_told() as step:
             contrast = compare(
                 first.model, second.model, batches, scores=score or ("ablation", "norm"), metric=metric, names=names,
                 sample=list(sample), skip_first=skip_first, progress=step,

@@ -1,8 +1,9 @@
-"""What commands print: tables, one JSON object, a progress bar."""
+"""What commands print: tables, one JSON object, how far they are."""
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-__all__ = ["print_json", "print_table", "progress_bar", "records"]
+    from headscope._support.progress import Progress
+
+__all__ = ["print_json", "print_table", "progress_told", "records", "say"]
 
 _PIPE = 200  # columns: a pipe has no width to fit into
+_EVERY = 10.0, 0.05  # seconds between two lines of a log, at least; and the same as a share of the time so far
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -60,14 +64,58 @@ def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     ]
 
 
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr; nothing at all where stderr is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def say(line: str) -> None:
+    """A line about the work, on stderr, at once.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    Args:
+        line: without its end.
+    """
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_told() -> Iterator["Progress"]:
+    """How far the work is, on stderr: a bar in a terminal; in a log plain lines, as each stage begins and now and then.
+
+    Colours and codes that move the cursor are for terminals alone, whatever FORCE_COLOR says, and not for dumb ones.
+    """
     console = _stderr()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    if sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal:
+        with _bar(console) as step:
+            yield step
+    else:
+        yield _log()
+
+
+def _log() -> "Progress":
+    begun = time.monotonic()
+    told = begun
+    stages: dict[str, tuple[int, int]] = {}  # how far each is, of how many steps
+
+    def step(stage: str, done: int, total: int) -> None:
+        nonlocal told
+        before, whole = stages.get(stage, (0, 0))
+        begins = stage not in stages or before >= whole > 0  # for the first time, or again
+        stages[stage] = (done if begins else before + done), total
+        now = time.monotonic()
+        least, share = _EVERY
+        if begins or now - told >= max(least, share * (now - begun)):
+            told = now
+            minutes, seconds = divmod(int(now - begun), 60)
+            say(f"{minutes}:{seconds:02} {stage}: {stages[stage][0]}{f' of {total}' if total else ''}")
+
+    return step
+
+
+@contextmanager
+def _bar(console: "Console") -> "Iterator[Progress]":
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )  # fmt: skip
+    with progress.Progress(*columns, console=console, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def step(stage: str, done: int, total: int) -> None:

@@ -1,5 +1,6 @@
 """Commands to start with: a demo that needs nothing, and where a model's heads are."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,15 +9,20 @@ import typer
 
 from headscope.cli.application import command
 from headscope.cli.options import AsJson, Force, Loading, Model, Seed
-from headscope.cli.printing import print_table
+from headscope.cli.printing import print_table, say
 from headscope.cli.story import Report, analyzed
 
 if TYPE_CHECKING:
+    from headscope.models.loading import Loaded
     from headscope.sites import Anatomy
 
 __all__: list[str] = []
 
 _GROUP = "Start"
+_WINDOWS, _LENGTH = 8, 128  # of the forward pass that tells how fast the machine is: a batch of the demo's text
+# how many such passes the whole demo is worth: minilm's run, 2026-11-29, one thread; gemma's from its numbers of heads,
+# tokens and windows, of which the sweeps take half as many
+_PASSES = {"minilm": 440, "gemma": 300}
 
 
 @command(_GROUP)
@@ -34,11 +40,32 @@ def demo(
     """
     report = Report(Path(f"headscope-demo-{model}") if out is None else out, force)
     report.check()
+    begun, page = time.monotonic(), report.out / "index.html"
+    say(f"measures every attention head of {model} on the documentation that comes with Python; the report: {page}")
+    from headscope._support.formatting import duration
     from headscope.models.demo import DEMO_MODELS, demo_model
     from headscope.verdict.preparation import Budget
 
     loaded = replace(loading.load(demo_model(model)), name=DEMO_MODELS[model])
+    say(_forecast(model, loaded, report.unfinished))
     report.write(analyzed(loaded, None, Budget(seed=seed, claims=True), keep=report.unfinished), as_json=as_json)
+    say(f"took {duration(time.monotonic() - begun)}")
+
+
+def _forecast(model: str, loaded: "Loaded", unfinished: Path) -> str:
+    """How long the demo takes here, from a forward pass on its own text."""
+    from headscope._support.formatting import duration
+    from headscope.surgery.timing import time_pass
+    from headscope.text.corpus import text_batches
+
+    (batch,) = text_batches(loaded.tokenizer, length=_LENGTH, size=_WINDOWS, windows=_WINDOWS)
+    seconds = time_pass(loaded.model, batch)
+    minutes = max(1, round(_PASSES[model] * seconds / 60))
+    goes_on = f"; less where {unfinished} holds a part of it" if unfinished.exists() else ""
+    return (
+        f"takes about {minutes} min on this machine: the work of some {_PASSES[model]} forward passes over {_WINDOWS} "
+        f"windows of text, one of which took {duration(seconds)} here{goes_on}"
+    )
 
 
 @command(_GROUP)

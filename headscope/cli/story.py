@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headscope.cli.options import Folder
-from headscope.cli.printing import print_json, print_table, progress_bar
+from headscope.cli.printing import print_json, print_table, progress_told
 
 if TYPE_CHECKING:
     from headscope.analysis import Analysis
@@ -59,7 +59,7 @@ def analyzed(
     name: str = "",
     keep: Path | None = None,
 ) -> "Analysis":
-    """An analysis, with a progress bar.
+    """An analysis that tells how far it is.
 
     Args:
         loaded, texts, budget, metric, name, keep: see `headscope.analyze`.
@@ -75,7 +75,7 @@ def analyzed(
 
     goes_on = "" if keep is None else f"; what was measured is kept in {keep}, and the same command goes on from there"
     try:
-        with progress_bar() as progress:
+        with progress_told() as progress:
             return analyze(loaded, texts=texts, metric=metric, budget=budget, name=name, keep=keep, progress=progress)
     except KeyboardInterrupt:
         raise InterruptedWorkError(f"interrupted{goes_on or '; nothing was written'}") from None

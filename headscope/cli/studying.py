@@ -11,7 +11,7 @@ import typer
 
 from headscope.cli.application import command
 from headscope.cli.options import AsJson, Force, Loading, Metric, Reading, Sampling, Seed, registered
-from headscope.cli.printing import print_json, print_table, progress_bar
+from headscope.cli.printing import print_json, print_table, progress_told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,7 @@ def headcount(
     given = {name: value for name, value in asked.items() if value is not None}
     settings = replace(Settings.quick() if quick else Settings(), **given)
     texts = reading.texts()
-    with progress_bar() as step:
+    with progress_told() as step:
         found = sweep(out, settings, texts=texts, workers=workers, progress=step)
     found.save(out)
     draw(found, out)
@@ -176,13 +176,13 @@ def claims_(
     if results:
         made = [Rulings.load(one) for one in results]
     elif model is None:
-        with progress_bar() as step:
+        with progress_told() as step:
             made = [ask_reference(folder, claim, timings=costs, quick=quick, progress=step)]
     else:
         amount = (64 if quick else 256) if windows is None else windows
         sampling = Sampling(text=reading.text, split=reading.split, windows=amount, length=length, seed=seed)
         subject = _subject(model, loading, sampling, metric, quick)
-        with progress_bar() as step:
+        with progress_told() as step:
             made = [ask_model(subject, claim, progress=step)]
     if not results:
         options = " ".join(given[option] for option in _REPEATED if option in given)

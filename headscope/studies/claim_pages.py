@@ -6,7 +6,7 @@ from typing import Any
 
 from headscope._support.folders import new_file
 from headscope._support.formatting import MISSING, count, interval, markdown_table, number
-from headscope.models.demo import DEMO_MODELS
+from headscope.models.demo import DEMO_MODELS, how_to_install
 from headscope.reporting.figures import styling
 from headscope.studies.asking import REFERENCE
 from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named, in_order
@@ -216,7 +216,7 @@ def _subject(facts: Mapping[str, Any]) -> str:
     """A trained model and its text."""
     unit = f" ({facts['unit']})" if facts["unit"] else ""
     text = f"a text of {count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
-    install = ' (installed with `pip install "headscope[demo]"`)' if facts["model"] in DEMO_MODELS else ""
+    install = f" (installed with `{how_to_install(facts['model'])}`)" if facts["model"] in DEMO_MODELS else ""
     return f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
 
 

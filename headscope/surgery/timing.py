@@ -13,7 +13,7 @@ from headscope._support.running import device_of, evaluating, run_model
 from headscope.text.batches import Batch, n_rows
 from headscope.text.splits import first_rows
 
-__all__ = ["Timing", "time_forwards"]
+__all__ = ["Timing", "time_forwards", "time_pass"]
 
 _ROUNDS, _SECONDS = 15, 2.0  # of a batch size, at most; three rounds at the least
 
@@ -51,6 +51,18 @@ def time_forwards(before: nn.Module, after: nn.Module, batch: Batch, sizes: Sequ
     """
     rows = sorted({min(size, n_rows(batch)) for size in sizes})
     return [_timed(before, after, first_rows(batch, size), size) for size in rows]
+
+
+def time_pass(model: nn.Module, batch: Batch) -> float:
+    """Seconds of one forward pass, the second of two: what is made once is made in the first.
+
+    Args:
+        model: run in evaluation mode, left as it was.
+        batch: what it runs on.
+    """
+    with evaluating(model), torch.no_grad():
+        _seconds(model, batch)
+        return _seconds(model, batch)
 
 
 def _timed(before: nn.Module, after: nn.Module, batch: Batch, rows: int) -> Timing:

@@ -1,5 +1,6 @@
 """What tests of commands share: a way to run them, a tiny model in a folder, a text, a report."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +16,14 @@ from tests import models
 
 Run = Callable[..., tuple[int, str, str]]
 
+LOGGED = re.compile(r"^\d+:\d\d [a-z][^:]*: \d+( of \d+)?\n", re.MULTILINE)  # how far the work is
 WORDS = [f"w{number}" for number in range(models.VOCABULARY - 6)]
 SMALL = ("--passes", "0", "--windows", "24", "--length", "16", "--ablation-tokens", "150")
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """run("inspect", "folder"): exit code, stdout, stderr."""
+    """run("inspect", "folder"): exit code, stdout, stderr without the lines of its log."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["headscope", *map(str, arguments)])
@@ -29,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(SystemExit) as stop:
             main()
         out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
+        return int(stop.value.code or 0), out, LOGGED.sub("", err)
 
     return call
 

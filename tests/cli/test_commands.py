@@ -1,6 +1,5 @@
 """The command line as a user meets it: what it prints, what it writes, and how it refuses."""
 
-import io
 import json
 import re
 import subprocess
@@ -11,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 import typer
-from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
 import headscope as hs
-from headscope.cli import app, printing
+from headscope.cli import app
 from headscope.cli.application import GROUPS
 from headscope.effects.resolving import METRICS
 from headscope.models.demo import DEMO_MODELS
@@ -332,15 +330,3 @@ def test_an_interruption_is_said(run: Run, folder: Path, monkeypatch: pytest.Mon
     code, _, err = run("inspect", folder)
     assert code == 130
     assert "interrupted; nothing was written" in err
-
-
-def test_a_bar_begins_anew_where_a_stage_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = io.StringIO()
-    monkeypatch.setattr(printing, "_stderr", lambda: Console(file=shown, force_terminal=True, width=100))
-    with printing.progress_bar() as step:
-        step("watching", 2, 2)
-        step("watching", 1, 3)
-        step("streaming", 1, 0)
-    last = shown.getvalue().splitlines()
-    assert any("watching" in line and "1/3" in line for line in last)
-    assert any("streaming" in line and "1/?" in line for line in last)

