@@ -1,7 +1,4 @@
-"""What do length and heads cost? Time, memory and operations of attention, in training and inference.
-
-python analyses/cost_scaling.py --out costs
-"""
+"""What do length and heads cost? Time, memory and operations of attention, in training and inference."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -9,8 +6,9 @@ from typing import Annotated
 import typer
 
 from headscope.cli import script
-from headscope.cli.options import Folder
+from headscope.cli.options import Device, Folder
 from headscope.cli.printing import progress_told
+from headscope.models.loading import device_named
 from headscope.reporting.figures import cost_curves
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
 from headscope.tables import write_table
@@ -20,12 +18,16 @@ def main(
     folder: Folder,
     quick: Annotated[bool, typer.Option("--quick", help="narrower, shorter, fewer rounds: a minute")] = False,
     rounds: Annotated[int | None, typer.Option(help="how often each is timed", show_default="10, or 5")] = None,
-    device: Annotated[str, typer.Option(help="cpu; or cuda, where sizes are larger")] = "cpu",
+    device: Device = "auto",
 ) -> None:
-    """Time layers of many sizes in turns, and fit how their costs grow."""
+    """Time layers of many sizes in turns, and fit how their costs grow.
+
+    Example: python analyses/cost_scaling.py --out costs
+    """
     folder.check()
-    scaling = Scaling.quick() if quick else Scaling() if device == "cpu" else Scaling.large()
-    scaling = replace(scaling, rounds=rounds or scaling.rounds, device=device)
+    place = device_named(device)
+    scaling = Scaling.quick() if quick else Scaling() if place.type == "cpu" else Scaling.large()
+    scaling = replace(scaling, rounds=rounds or scaling.rounds, device=str(place))
     with progress_told() as step:
         costs = scale_costs(scaling, progress=step)
     grown = growth(costs)

@@ -1,32 +1,16 @@
-"""How many heads does a task want? The same small transformer with few heads and many, in two arms.
-
-python analyses/head_count_sweep.py --out heads
-"""
-
-from dataclasses import replace
-from pathlib import Path
-from typing import Annotated
-
-import typer
+"""How many heads does a task want? The same small transformer with few heads and many, in two arms."""
 
 from headscope.cli import script
-from headscope.cli.printing import progress_told
-from headscope.studies.headcount import Settings, draw, sweep
+from headscope.cli.options import Reading
+from headscope.cli.studying import Sweeping
 
 
-def main(
-    out: Annotated[Path, typer.Option(help="output folder; finished runs are kept there, and the script goes on")],
-    task: Annotated[list[str] | None, typer.Option(help="one of the tasks; repeatable")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="a taste: fewer heads, seeds and steps")] = False,
-) -> None:
-    """Choose learning rates, train every learner, measure it; hours for the whole, minutes with --quick."""
-    settings = Settings.quick() if quick else Settings()
-    settings = replace(settings, tasks=tuple(task or settings.tasks))
-    with progress_told() as step:
-        found = sweep(out, settings, progress=step)
-    found.save(out)
-    draw(found, out)
-    print(found)
+def main(sweeping: Sweeping, reading: Reading = Reading()) -> None:
+    """Choose learning rates, train every learner, measure it; hours for the whole, minutes with --quick.
+
+    Example: python analyses/head_count_sweep.py --quick --out heads
+    """
+    print(sweeping.sweep(reading.texts()))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,8 @@
-"""How alike are the heads of a model, what could stand in for what, and what does each do? Tables and figures.
-
-python analyses/head_similarity.py --model ./my-model --text notes.txt --out similarity
-"""
-
-from typing import Annotated
-
-import typer
+"""How alike are the heads of a model, what could stand in for what, and what does each do? Tables and figures."""
 
 import headscope as hs
 from headscope.cli import script
-from headscope.cli.options import Folder, Loading, ModelOption, Sampling
+from headscope.cli.options import Folder, Intervals, Loading, Memory, Model, Sampling
 from headscope.cli.printing import progress_told
 from headscope.likeness.comparing import How, compare_heads
 from headscope.likeness.measures import MEASURES
@@ -20,16 +13,17 @@ EXAMPLE = "When the cat saw the dog, the cat ran. When the bird saw the fish, th
 
 
 def main(
-    model: ModelOption,
+    model: Model,
     folder: Folder,
-    memory: Annotated[str, typer.Option(help="what the sums over every two heads may take")] = "4GB",
-    intervals: Annotated[
-        bool, typer.Option("--intervals", help="intervals across layers too, in as many passes as they take")
-    ] = False,
-    sampling: Sampling = Sampling(windows=128),
+    memory: Memory = "2GB",
+    intervals: Intervals = False,
+    sampling: Sampling = Sampling(length=256),
     loading: Loading = Loading(),
 ) -> None:
-    """Compare heads by every measure, cluster and map them, find how many a layer needs, and name their roles."""
+    """Compare heads by every measure, cluster and map them, find how many a layer needs, and name their roles.
+
+    Example: python analyses/head_similarity.py ./my-model --text notes.txt --out similarity
+    """
     folder.check()
     texts, loaded, seed = sampling.texts(), loading.load(model), sampling.seed
     batches = sampling.batches(loaded, texts)

@@ -1,7 +1,4 @@
-"""How often do the 95% intervals hold the value of endless text? Made-up documents, whose truth is known.
-
-python analyses/interval_coverage.py --out coverage
-"""
+"""How often do the 95% intervals hold the value of endless text? Made-up documents, whose truth is known."""
 
 from typing import Annotated
 
@@ -20,7 +17,10 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="one case, at most 20 texts")] = False,
     seed: Seed = 0,
 ) -> None:
-    """Draw texts, make the intervals, count how many hold the truth."""
+    """Draw texts, make the intervals, count how many hold the truth.
+
+    Example: python analyses/interval_coverage.py --out coverage
+    """
     folder.check()
     size = {"tokens_per_dimension": (20,), "n_documents": (20,)} if quick else {}
     with progress_told() as step:

@@ -1,27 +1,17 @@
-"""The whole story of one model as a page: verdict, importance, similarity, facts.
+"""The whole story of one model as a page: verdict, importance, similarity, facts."""
 
-python analyses/redundancy_report.py --model ./my-model --text notes.txt --out report
-"""
-
-import headscope as hs
 from headscope.cli import script
-from headscope.cli.options import Folder, Loading, ModelOption, Reading, Seed
-from headscope.cli.story import analyzed
+from headscope.cli.options import Loading, Model
+from headscope.cli.story import Report, Story
 
 
-def main(
-    model: ModelOption,
-    folder: Folder,
-    reading: Reading = Reading(),
-    seed: Seed = 0,
-    loading: Loading = Loading(),
-) -> None:
-    """Analyse a model and write its report."""
-    folder.check()
-    texts, loaded = reading.texts(), loading.load(model)
-    run = analyzed(loaded, texts, hs.Budget(seed=seed))
-    run.report(folder.out, force=folder.force)
-    print(run.verdict.sentence)
+def main(model: Model, report: Report, story: Story = Story(), loading: Loading = Loading()) -> None:
+    """Analyse a model and write its report, as `headscope analyze` does.
+
+    Example: python analyses/redundancy_report.py ./my-model --text notes.txt --out report
+    """
+    report.check()
+    report.write(story.analysis(model, loading, report.unfinished), as_json=False)
 
 
 if __name__ == "__main__":

@@ -46,14 +46,13 @@ def _group_of(known: Any) -> str:
     return str(known.rich_help_panel)
 
 
+_STYLE: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(
     cls=_Grouped,
     name="headscope",
     help="Which attention heads does a model need? Find them, measure them, cut the rest.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    **_STYLE,
 )
 
 
@@ -148,12 +147,14 @@ def main() -> None:
 
 
 def script(function: Callable[..., None]) -> None:
-    """Run a function as a command of its own, as the scripts in analyses/ are.
+    """Run a function as a command of its own, as the scripts in analyses/ are; its help and refusals are the commands'.
 
     Args:
         function: see `spread`.
     """
-    refusing(lambda: typer.run(spread(function)))
+    alone = typer.Typer(**_STYLE)
+    alone.command()(spread(function))
+    refusing(alone)
 
 
 def refusing(run: Callable[[], object]) -> None:

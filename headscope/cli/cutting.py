@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headscope.cli.application import command
-from headscope.cli.options import AsJson, Force, Loading, Model, Reading, Seed
+from headscope.cli.options import AsJson, Force, Heads, Loading, MaxLossRise, Model, Reading, Seed, Share
 from headscope.cli.printing import print_json
 from headscope.cli.story import analyzed
 
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _GROUP = "Cut"
-
-
-MaxLossRise = Annotated[
-    str | None,
-    typer.Option(help="what the heads may cost together: a number of the metric's unit, or 1%", show_default=False),
-]
-Heads = Annotated[int | None, typer.Option(help="how many heads to remove", show_default=False)]
-Share = Annotated[float | None, typer.Option(help="share of all heads to remove, 0 to 1", show_default=False)]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import typer
 from headscope.cli.application import command
 from headscope.cli.options import (
     AsJson,
+    Intervals,
     Loading,
+    Memory,
     Metric,
     Model,
-    Name,
     Sampling,
     Skip,
     Tables,
@@ -21,7 +22,7 @@ from headscope.cli.options import (
     registered,
 )
 from headscope.cli.printing import print_json, print_table, progress_told, records
-from headscope.cli.story import Report, analyzed
+from headscope.cli.story import Report, Story
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,16 +41,7 @@ _MEASURES, _SCORES = registered("likeness/measures"), registered("scoring/scores
 def analyze_(
     model: Model,
     report: Report,
-    name: Name = "",
-    metric: Metric = "auto",
-    max_loss_rise: Annotated[
-        str, typer.Option(help="what the chosen heads may cost together: a number of the metric's unit, or 1%")
-    ] = "1%",
-    sampling: Sampling = Sampling(windows=256),
-    ablation_tokens: Tokens = None,
-    passes: Annotated[
-        int, typer.Option(min=0, help="forward passes that random sets of heads may take; five sets at the least")
-    ] = 240,
+    story: Story = Story(),
     claims: Annotated[
         bool, typer.Option("--claims/--no-claims", help="ask the paper's claims of the model too, which takes longest")
     ] = False,
@@ -60,20 +52,8 @@ def analyze_(
 
     Example: headscope analyze ./my-model --text notes.txt --out report
     """
-    from headscope.verdict.preparation import Budget
-
     report.check()
-    texts = sampling.texts()
-    amount = Budget(
-        length=sampling.length,
-        windows=sampling.windows or None,
-        ablation_tokens=ablation_tokens,
-        passes=passes,
-        max_loss_rise=max_loss_rise,
-        seed=sampling.seed,
-        claims=claims,
-    )
-    report.write(analyzed(loading.load(model), texts, amount, metric, name, report.unfinished), as_json=as_json)
+    report.write(story.analysis(model, loading, report.unfinished, claims=claims), as_json=as_json)
 
 
 @command(_GROUP, "similarity")
@@ -90,10 +70,8 @@ def similarity_(
     ] = None,
     scope: Annotated[str, typer.Option(help="layer, or model: every head with every other")] = "layer",
     other: Annotated[str | None, typer.Option(help="a second model, compared with the first on the same text")] = None,
-    memory: Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")] = "2GB",
-    intervals: Annotated[
-        bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as they take")
-    ] = False,
+    memory: Memory = "2GB",
+    intervals: Intervals = False,
     sampling: Sampling = Sampling(length=256),
     skip_first: Skip = 0,
     loading: Loading = Loading(),

@@ -20,16 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
+    "Device",
     "Folder",
     "Force",
+    "Heads",
+    "Intervals",
     "Loading",
+    "MaxLossRise",
+    "Memory",
     "Metric",
     "Model",
-    "ModelOption",
     "Name",
     "Reading",
     "Sampling",
     "Seed",
+    "Share",
     "Skip",
     "Tables",
     "Tokens",
@@ -56,7 +61,6 @@ def registered(room: str) -> str:
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="hub name, local folder, or package.module:factory", show_default=False)
 ]
-ModelOption = Annotated[str, typer.Option("--model", help="hub name, local folder, or package.module:factory")]
 Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
 Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
@@ -72,12 +76,24 @@ Name = Annotated[
 ]
 Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
 
+Memory = Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")]
+Intervals = Annotated[
+    bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as they take")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
+MaxLossRise = Annotated[
+    str | None,
+    typer.Option(help="what the heads may cost together: a number of the metric's unit, or 1%", show_default=False),
+]
+Heads = Annotated[int | None, typer.Option(help="how many heads to remove", show_default=False)]
+Share = Annotated[float | None, typer.Option(help="share of all heads to remove, 0 to 1", show_default=False)]
+
 
 @dataclass(frozen=True)
 class Loading:
     """How a model is loaded."""
 
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")] = "auto"
+    device: Device = "auto"
     dtype: Annotated[str | None, typer.Option(help="float32 (default on the CPU), bfloat16, float16, float64")] = None
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")

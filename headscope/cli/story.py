@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.cli.options import Folder
+from headscope.cli.options import Folder, Loading, Metric, Name, Sampling, Tokens
 from headscope.cli.printing import print_json, print_table, progress_told
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headscope.text.texts import Texts
     from headscope.verdict.preparation import Budget
 
-__all__ = ["Report", "analyzed"]
+__all__ = ["Report", "Story", "analyzed"]
 
 _SHOWN = 8  # candidates
 
@@ -49,6 +49,40 @@ class Report(Folder):
         typer.echo(f"report: {self.out / 'index.html'}")
         how = "" if analysis.verdict.chosen else " --heads 1"  # within the budget none goes
         typer.echo(f"next: headscope plan {shlex.quote(str(self.out))}{how} --out plan.json")
+
+
+@dataclass(frozen=True)
+class Story(Sampling):
+    """What an analysis is asked, and of which text."""
+
+    windows: Annotated[int, typer.Option(min=0, help="windows of text; 0 for all")] = 256
+    name: Name = ""
+    metric: Metric = "auto"
+    max_loss_rise: Annotated[
+        str, typer.Option(help="what the chosen heads may cost together: a number of the metric's unit, or 1%")
+    ] = "1%"
+    ablation_tokens: Tokens = None
+
+    def analysis(self, model: str, loading: Loading, keep: Path | None = None, *, claims: bool = False) -> "Analysis":
+        """The analysis of a model.
+
+        Args:
+            model, loading: which one, and how it is loaded.
+            keep: where what was measured is kept; see `headscope.analyze`.
+            claims: whether the paper's claims are asked too.
+        """
+        from headscope.verdict.preparation import Budget
+
+        texts = self.texts()
+        budget = Budget(
+            length=self.length,
+            windows=self.windows or None,
+            ablation_tokens=self.ablation_tokens,
+            max_loss_rise=self.max_loss_rise,
+            seed=self.seed,
+            claims=claims,
+        )
+        return analyzed(loading.load(model), texts, budget, self.metric, self.name, keep)
 
 
 def analyzed(

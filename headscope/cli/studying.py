@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,61 +22,68 @@ if TYPE_CHECKING:
     from headscope.studies.subjects import Subject
     from headscope.text.texts import Texts
 
-__all__: list[str] = []
+__all__ = ["Sweeping"]
 
 _GROUP = "Study"
 _TASKS, _CLAIMS = registered("studies/tasks"), registered("studies/claims")
 
 
-@command(_GROUP)
-def headcount(
-    out: Annotated[Path, typer.Option(help="output folder; finished runs are kept there, and the command goes on")],
+@dataclass(frozen=True)
+class Sweeping:
+    """What a sweep over numbers of heads tries, and where it keeps its runs."""
+
+    out: Annotated[Path, typer.Option(help="output folder; finished runs are kept there, and the command goes on")]
     quick: Annotated[
         bool, typer.Option("--quick", help="look-ups and maps, 1, 4, 16 and 64 heads, 3 seeds: a taste, no evidence")
-    ] = False,
+    ] = False
     task: Annotated[
         list[str] | None,
         typer.Option(help=f"{_TASKS}; maps-LENGTH for maps of so many tokens; repeatable [default: all]"),
-    ] = None,
+    ] = None
     heads: Annotated[
         str | None, typer.Option(help="numbers of heads, separated by commas", show_default="1,2,4,…,64")
-    ] = None,
+    ] = None
     head_dim: Annotated[
         int | None, typer.Option(help="dimensions of a head in the arm where they are fixed", show_default="8")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="runs of each case", show_default="5, or 3 with --quick")] = None,
-    reading: Reading = Reading(),
+    ] = None
+    seeds: Annotated[int | None, typer.Option(help="runs of each case", show_default="5, or 3 with --quick")] = None
     workers: Annotated[
         int | None, typer.Option(min=1, help="runs at a time, one thread each", show_default="one a core")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    ] = None
+
+    def sweep(self, texts: "Texts | None") -> "Sweep":
+        """Run it, or what of it is not kept yet, and write tables and figures."""
+        from headscope.studies.headcount import Settings, draw, sweep
+
+        asked: dict[str, Any] = {
+            "tasks": tuple(self.task) if self.task else None,
+            "heads": _counts(self.heads) if self.heads else None,
+            "head_dim": self.head_dim,
+            "seeds": self.seeds,
+        }
+        given = {name: value for name, value in asked.items() if value is not None}
+        settings = replace(Settings.quick() if self.quick else Settings(), **given)
+        with progress_told() as step:
+            found = sweep(self.out, settings, texts=texts, workers=self.workers, progress=step)
+        found.save(self.out)
+        draw(found, self.out)
+        return found
+
+
+@command(_GROUP)
+def headcount(sweeping: Sweeping, reading: Reading = Reading(), as_json: AsJson = False) -> None:
     """Train the same small transformer with few heads and with many: how many does a task want?
 
     Once with the width shared among the heads, and once with heads of fixed size. Interrupted, it goes on where it was.
 
     Example: headscope headcount --quick --out heads
     """
-    from headscope.studies.headcount import Settings, draw, sweep
-
-    asked: dict[str, Any] = {
-        "tasks": tuple(task) if task else None,
-        "heads": _counts(heads) if heads else None,
-        "head_dim": head_dim,
-        "seeds": seeds,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    settings = replace(Settings.quick() if quick else Settings(), **given)
-    texts = reading.texts()
-    with progress_told() as step:
-        found = sweep(out, settings, texts=texts, workers=workers, progress=step)
-    found.save(out)
-    draw(found, out)
+    found = sweeping.sweep(reading.texts())
     if as_json:
-        print_json({"out": str(out), "shapes": _rows(found.shapes), "facts": dict(found.facts)})
+        print_json({"out": str(sweeping.out), "shapes": _rows(found.shapes), "facts": dict(found.facts)})
         return
     _print_shapes(found)
-    typer.echo(f"tables and figures: {out}")
+    typer.echo(f"tables and figures: {sweeping.out}")
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from headscope._support.objects import find_object, importable, line_of, reason_
 from headscope.errors import HeadscopeError, InputError, ModelError
 from headscope.surgery.carried import carries_record
 
-__all__ = ["Loaded", "load_model", "quietly", "telling_name"]
+__all__ = ["Loaded", "device_named", "load_model", "quietly", "telling_name"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TELLS_NONE = re.compile(r"models?|weights|out(put)?|final|best|last|checkpoint(-\d+)?|[0-9a-f]{7,}")
@@ -75,7 +75,7 @@ def load_model(
         InputError: a device or a dtype that does not exist here.
     """
     name = str(source)
-    place, precision = _device(device), _dtype(dtype)
+    place, precision = device_named(device), _dtype(dtype)
     folder = Path(source).expanduser()
     if not name:
         raise ModelError("no model was named: give a folder, a hub name, or package.module:factory")
@@ -304,7 +304,15 @@ def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
     return read
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device of that name; "auto" is a CUDA device if there is one, else the CPU.
+
+    Args:
+        name: "auto", or as torch spells it.
+
+    Raises:
+        InputError: it cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
