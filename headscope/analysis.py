@@ -148,7 +148,8 @@ class Analysis(Shown):
             _check_format(folder, about)
             anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
             candidates, _ = read_table(folder, "candidates", {"head", "reason"}, _WORDS)
-            candidates = candidates.fillna(dict.fromkeys(["stand_in", "quadrant", "reason"], ""))
+            for word in ("stand_in", "quadrant", "reason"):  # read as floats where all are empty
+                candidates[word] = "" if candidates[word].isna().all() else candidates[word].fillna("")
             removal, verdict = Removal.load(folder), Verdict.from_json(about["verdict"])
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}

@@ -55,6 +55,12 @@ def test_the_same_call_gives_the_same_tables(
     np.testing.assert_array_equal(again.similarity.matrix, run.similarity.matrix)
 
 
+def test_words_that_are_all_empty_are_read_as_words(run: hs.Analysis, tmp_path: Path) -> None:
+    alone = run.candidates.assign(stand_in="")
+    dataclasses.replace(run, candidates=alone).save(tmp_path / "run")
+    assert set(hs.Analysis.load(tmp_path / "run").candidates["stand_in"]) == {""}
+
+
 def test_saved_and_loaded_it_is_the_same(run: hs.Analysis, tmp_path: Path) -> None:
     run.save(tmp_path / "run")
     loaded = hs.Analysis.load(tmp_path / "run")

@@ -37,7 +37,7 @@ WORK: dict[str, tuple[Callable[[Progress], Any], set[str]]] = {
     ),
     "the whole story": (
         lambda told: hs.analyze(build("gpt2"), batches=BATCHES, budget=Budget(passes=0, claims=True), progress=told),
-        {"watching", "ablation", "gradients", "claims"},
+        {"watching", "ablation", "gradients", "removal", "verdict", "claims"},
     ),
     "coverage": (lambda told: coverage((20,), (10, 20), 2, progress=told), {"texts"}),
 } | {
