@@ -1,6 +1,7 @@
 """The whole story in one call: `analyze` finds, watches, scores and judges; `Analysis` holds every table, no model."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,8 +98,14 @@ class Analysis(Shown):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What cannot be told from so little text."""
-        return self.verdict.too_little
+        """What cannot be told from so little text, what was not tried, and what was chosen and cannot be cut."""
+        why = self.facts.get("uncut")
+        uncut = [f"The chosen heads can be switched off, and not be cut: {why}"] if why else []
+        mixed = [str(site.layer) for site in self.anatomy.sites if not site.prunable]
+        untried = (
+            [f"Heads of layers {', '.join(mixed)} cannot be taken out one by one, and were not tried."] if mixed else []
+        )
+        return (*self.verdict.too_little, *untried, *uncut)
 
     def report(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
@@ -143,6 +150,8 @@ class Analysis(Shown):
         folder = Path(folder)
         if not (folder / "analysis.json").exists() and (folder / "run" / "analysis.json").exists():
             folder /= "run"  # the command line writes the analysis beside its report
+        if not (folder / "analysis.json").is_file():
+            raise StorageError(f"{folder} holds no analysis; name what `headscope analyze --out` or run.save wrote")
         try:
             about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
             _check_format(folder, about)
@@ -171,11 +180,12 @@ _FORMAT = 2  # of a saved analysis
 def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
     if about["format"] == _FORMAT:
         return
-    model = about["facts"].get("source", "MODEL")
+    model = shlex.quote(str(about["facts"].get("source", "MODEL")))
+    out = shlex.quote(str(folder.parent if folder.name == "run" else folder))
     raise StorageError(
         f"{folder} was saved by another version of headscope (format {about['format']}, and this one reads {_FORMAT}): "
-        "what it holds was chosen and measured in another way. Make it again: "
-        f"headscope analyze {model} --out {folder.parent if folder.name == 'run' else folder} --force"
+        "what it holds was chosen and measured in another way. Make it again, with the text and the options that made "
+        f"it: headscope analyze {model} --out {out} --force"
     )
 
 
@@ -253,7 +263,8 @@ def _analysis(
     claims = _claims(subject, clock, progress) if budget.claims else pd.DataFrame()
     facts = {
         **source.facts,
-        "documents_chosen_on": len(chosen_on.documents),
+        "documents_watched": len(chosen_on.documents),
+        "documents_chosen_on": evidence.effects.n_documents,
         "documents_judged_on": verdict.n_documents,
         "ablation_tokens": evidence.effects.n_tokens,
         **_settings(budget, judged_by),
@@ -280,7 +291,8 @@ def _told(evidence: Evidence, cut: Mapping[str, Any]) -> dict[str, Any]:
     for name, why in evidence.left_out.items():
         reasons.setdefault(why, []).append(name)
     told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {})}
+    uncut = {"uncut": evidence.left_out["cut"]} if "cut" in evidence.left_out else {}
+    return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {}), **uncut}
 
 
 def _bench(source: Source, held_out: Part, metric: Metric, allowed: float, tokens: int, budget: Budget) -> Bench:

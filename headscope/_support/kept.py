@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from headscope._support.environment import versions
 from headscope._support.folders import new_file
 from headscope.errors import StorageError
 
-__all__ = ["Kept"]
+__all__ = ["Kept", "remove_kept"]
 
 _ABOUT, _PIECES = "work.json", "pieces"
 _VERSIONS = ("headscope", "python", "torch")  # of Python too: its documentation is a text
@@ -54,6 +56,16 @@ class Kept:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a file")
         return self.folder / _PIECES / f"{name}.json"
+
+
+def remove_kept(folder: str | Path) -> None:
+    """Remove the pieces of a work, and the folder unless something else is in it."""
+    folder = Path(folder).expanduser()
+    if (folder / _ABOUT).is_file():
+        shutil.rmtree(folder / _PIECES, ignore_errors=True)
+        (folder / _ABOUT).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -86,6 +86,8 @@ def plan_(
     analysis = _read_run(run)
     if score is None and (uniform or keep_per_layer != 1):
         raise typer.BadParameter("--uniform and --keep-per-layer go with --score: measured costs know one order")
+    if score is not None and (max_loss_rise, heads) != (None, None):
+        raise typer.BadParameter("--score goes with --share: a score does not know what heads cost together")
     made = (
         _planned(analysis, max_loss_rise, heads, share)
         if score is None
@@ -120,6 +122,8 @@ def prune_(
     """
     if (plan is not None) == budget.given:
         raise typer.BadParameter("give either --plan FILE, or one of --max-loss-rise, --heads and --share")
+    if plan is not None and budget.run is not None:
+        raise typer.BadParameter("--run says what heads cost, and --plan has chosen them already; give one of the two")
     from headscope._support.folders import check_free
     from headscope.surgery import prune, save
     from headscope.surgery.timing import time_forwards
@@ -177,7 +181,9 @@ def _spared(analysis: "Analysis", made: "Plan") -> str:
         parts.append(f"parameters of attention {_fewer(found.parameters, found.parameters_left)}")
         parts.append(f"operations of attention for a token among {length}: {_fewer(found.flops, found.flops_left)}")
     if found.kv_bytes:
-        parts.append(f"bytes of keys and values kept for a token: {_fewer(found.kv_bytes, found.kv_bytes_left)}")
+        parts.append(
+            f"bytes of keys and values for a token, where they are kept: {_fewer(found.kv_bytes, found.kv_bytes_left)}"
+        )
     return "; ".join(parts) or "its layers do not tell their sizes"
 
 
@@ -186,7 +192,8 @@ def _fewer(before: int, after: int) -> str:
 
 
 def _next(analysis: "Analysis", out: Path) -> str:
-    return f"headscope prune {shlex.quote(str(analysis.facts.get('source', 'MODEL')))} --plan {out} --out smaller"
+    model = shlex.quote(str(analysis.facts.get("source", "MODEL")))
+    return f"headscope prune {model} --plan {shlex.quote(str(out))} --out smaller"
 
 
 def _read_run(run: Path) -> "Analysis":

@@ -1,7 +1,6 @@
 """The whole story on the command line: analyse, write the report, say what came out. Several commands tell it."""
 
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,14 +34,17 @@ class Report(Folder):
 
     def write(self, analysis: "Analysis", *, as_json: bool) -> None:
         """Write page and run, whole or not at all, and print the finding."""
+        from headscope._support.kept import remove_kept
+
         with self.new() as new:
             analysis.report(new)
             analysis.save(new / "run")
-        shutil.rmtree(self.unfinished, ignore_errors=True)
+        remove_kept(self.unfinished)
         if as_json:
             print_json({"out": str(self.out), "verdict": analysis.verdict.to_json(), "facts": dict(analysis.facts)})
             return
-        typer.echo(analysis.verdict.sentence)
+        for said in (*analysis.warnings, analysis.verdict.found):
+            typer.echo(said)
         _print_candidates(analysis)
         for line in _cut(analysis):
             typer.echo(line)
@@ -62,6 +64,9 @@ class Story(Sampling):
         str, typer.Option(help="what the chosen heads may cost together: a number of the metric's unit, or 1%")
     ] = "1%"
     ablation_tokens: Tokens = None
+    passes: Annotated[
+        int, typer.Option(min=0, help="forward passes that random sets of heads may take; five sets at the least")
+    ] = 240
 
     def analysis(self, model: str, loading: Loading, keep: Path | None = None, *, claims: bool = False) -> "Analysis":
         """The analysis of a model.
@@ -78,6 +83,7 @@ class Story(Sampling):
             length=self.length,
             windows=self.windows or None,
             ablation_tokens=self.ablation_tokens,
+            passes=self.passes,
             max_loss_rise=self.max_loss_rise,
             seed=self.seed,
             claims=claims,

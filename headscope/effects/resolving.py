@@ -82,18 +82,26 @@ def _by_labels(model: nn.Module, batch: Batch) -> Metric | None:
         output = run_model(model, batch)
     try:
         labelled(output, batch)
-    except MetricError:
-        return None
+    except MetricError as error:
+        raise MetricError(
+            f"the batches hold labels, and they judge nothing here: {error}. Correct them, give a metric of your own, "
+            "or name one that does without them, as drift"
+        ) from error
     return CrossEntropy()
 
 
 def _from_function(function: Callable[..., Tensor]) -> UserMetric:
     if not callable(function):
         raise MetricError(f"a metric is a name, a Metric or a function; it was a {type(function).__name__}")
-    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    given = list(inspect.signature(function).parameters.values())
+    required = [
+        one for one in given if one.default is one.empty and one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)
+    ]
     if len(required) not in (2, 3):
         raise MetricError("a metric of your own takes (output, batch) or (output, batch, intact)")
-    return UserMetric(function, getattr(function, "__name__", "own metric"), takes_intact=len(required) == 3)
+    by_name = len(given) > 2 and given[2].name == "intact" and given[2].kind is given[2].POSITIONAL_OR_KEYWORD
+    name = getattr(function, "__name__", "own metric")
+    return UserMetric(function, name, takes_intact=by_name or len(required) == 3)
 
 
 def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:

@@ -15,7 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from headscope._support.environment import versions
 from headscope._support.kept import Kept
+from headscope.errors import StorageError
 from headscope.text.batches import Batch, digest
 
 __all__ = ["Unit", "keeping", "unit_of"]
@@ -49,7 +51,9 @@ _OPEN: ContextVar[_Store | None] = ContextVar("units", default=None)
 def keeping(folder: str | Path, model: nn.Module) -> Iterator[None]:
     """While open, sweeps keep what they measure in a folder, and read there what was measured before.
 
-    What is read was measured with the same weights, metric, heads and batch; all of these make its name.
+    What is read was measured with the same model (its weights, settings and code), metric, heads and batch; all of
+    these make its name. Under a metric of the user's own nothing is kept: two functions of one name cannot be told
+    apart.
 
     Args:
         folder: where; made if need be.
@@ -58,7 +62,9 @@ def keeping(folder: str | Path, model: nn.Module) -> Iterator[None]:
     Raises:
         StorageError: the folder holds something else, or what another version of headscope, Python or torch measured.
     """
-    token = _OPEN.set(_Store(Kept(folder, {"work": "effects of heads"}), _weights(model)))
+    token = _OPEN.set(
+        _Store(Kept(folder, {"work": "effects of heads", "transformers": versions()["transformers"]}), _identity(model))
+    )
     try:
         yield
     finally:
@@ -73,16 +79,14 @@ def unit_of(about: Sequence[Any], batch: Batch) -> Iterator[Unit]:
         about: what is measured, so that no two measurements are taken for one: metrics, tensors and plain values.
         batch: what it is measured on.
     """
-    store = _OPEN.get()
-    if store is None:
+    store, spelled = _OPEN.get(), _spelled(list(about))
+    if store is None or spelled is None:
         yield Unit()
         return
     plain = {name: repr(value) for name, value in batch.items() if not isinstance(value, Tensor)}
-    whole = json.dumps([store.model, _spelled(about), digest([batch]), plain], sort_keys=True)
+    whole = json.dumps([store.model, spelled, digest([batch]), plain], sort_keys=True)
     name = hashlib.sha256(whole.encode()).hexdigest()[:32]
-    found = store.kept.get(name) or {"intact": None, "without": []}
-    intact = None if found["intact"] is None else np.array(found["intact"], dtype=np.float64)
-    unit = Unit(intact, [np.array(row, dtype=np.float64) for row in found["without"]])
+    unit = _read(store.kept, name)
     before = len(unit.without)
     try:
         yield unit
@@ -91,13 +95,38 @@ def unit_of(about: Sequence[Any], batch: Batch) -> Iterator[Unit]:
             store.kept.put(name, {"intact": unit.intact.tolist(), "without": [row.tolist() for row in unit.without]})
 
 
-def _weights(model: nn.Module) -> str:
-    """Digest of everything that a model is saved by."""
-    summed = hashlib.blake2b(type(model).__name__.encode())
-    for name, value in model.state_dict().items():
-        summed.update(name.encode())
-        summed.update(_bytes(value) if isinstance(value, Tensor) else repr(value).encode())
+def _read(kept: Kept, name: str) -> Unit:
+    """What was kept; nothing where it was not, or where the file is spoilt: it is measured again then."""
+    try:
+        found = kept.get(name) or {"intact": None, "without": []}
+        intact = None if found["intact"] is None else np.array(found["intact"], dtype=np.float64)
+        return Unit(intact, [np.array(row, dtype=np.float64) for row in found["without"]])
+    except (StorageError, KeyError, TypeError, ValueError):
+        return Unit()
+
+
+def _identity(model: nn.Module) -> str:
+    """Digest of what a model does, as far as it can be read: weights, buffers, settings, and the code of its parts."""
+    summed = hashlib.blake2b()
+    for kind in dict.fromkeys(map(type, model.modules())):
+        summed.update(f"{kind.__module__}.{kind.__qualname__} {_source(kind)}".encode())
+    config: Any = getattr(model, "config", None)
+    summed.update(repr(config.to_dict() if hasattr(config, "to_dict") else config).encode())
+    for name, module in model.named_modules():
+        own = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+        summed.update(repr((name, type(module).__qualname__, sorted(own.items()))).encode())
+        for held in (module._parameters, module._buffers):
+            for key, value in held.items():
+                summed.update(key.encode())
+                summed.update(b"" if value is None else _bytes(value))
     return summed.hexdigest()[:32]
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def _bytes(value: Tensor) -> bytes:
@@ -109,30 +138,21 @@ def _bytes(value: Tensor) -> bytes:
 
 
 def _spelled(value: Any) -> Any:
-    """A value in words that are the same in another process."""
+    """A value in words that are the same in another process; None where no words tell it from every other.
+
+    Functions and metrics of the user's own have none: what they reach for cannot be read off them.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
     if isinstance(value, Tensor):
         return digest([{"": value}])
-    if is_dataclass(value) and not isinstance(value, type):
-        own = {one.name: _spelled(getattr(value, one.name)) for one in fields(value)}
-        return [type(value).__name__, own]
-    if inspect.isroutine(value) or inspect.isclass(value):
-        return _spelled_code(value)
     if isinstance(value, Mapping):
-        return {str(name): _spelled(one) for name, one in value.items()}
+        parts = {str(name): _spelled(one) for name, one in value.items()}
+        return None if None in parts.values() else parts
     if isinstance(value, (list, tuple)):
-        return [_spelled(one) for one in value]
-    return (
-        repr(value) if not callable(value) else [_spelled_code(type(value)), _spelled(getattr(value, "__dict__", {}))]
-    )
-
-
-def _spelled_code(value: Any) -> list[str]:
-    """A function by its name, its code and what it has closed over."""
-    try:
-        code = inspect.getsource(value)
-    except (OSError, TypeError):
-        code = repr(getattr(getattr(value, "__code__", None), "co_code", ""))
-    cells = [
-        repr(cell.cell_contents) for cell in getattr(value, "__closure__", None) or () if cell.cell_contents != ...
-    ]
-    return [getattr(value, "__qualname__", type(value).__name__), code, *cells]
+        listed = [_spelled(one) for one in value]
+        return None if None in listed else listed
+    if is_dataclass(value) and not isinstance(value, type) and type(value).__module__.startswith("headscope."):
+        own = _spelled({one.name: getattr(value, one.name) for one in fields(value)})
+        return None if own is None else [type(value).__qualname__, own]
+    return None

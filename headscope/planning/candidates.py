@@ -70,10 +70,11 @@ def list_candidates(
 
 def _reason(row: Mapping[str, object], unit: str) -> str:
     if row["importance"] != row["importance"]:
-        return "its output cannot be told apart from other heads', so it was not scored"
+        return "it has no effect that is a number: its output cannot be told apart, or the metric gave none"
     effect, share = float(row["importance"]), float(row["replaceability"])  # type: ignore[arg-type]
     cost = f"{number(effect)}{' ' + unit if unit else ''}"
-    without = f"removing it costs {cost}" if effect >= 0 else f"the model does better without it ({cost})"
+    better = row["high"] < 0  # type: ignore[operator]
+    without = f"the model does better without it ({cost})" if better else f"removing it costs {cost}"
     which = f"chosen: {without}" if row["chosen"] else without
     if not row["quadrant"]:
         return which

@@ -78,7 +78,7 @@ def stability(effects: Effects, size: int) -> float:
     shares = []
     for block in blocks:
         means = effects.values[:, effects.block != block].mean(axis=1)
-        ranked = sorted(zip(means.tolist(), effects.heads, strict=True))
+        ranked = sorted((mean, head) for mean, head in zip(means.tolist(), effects.heads, strict=True) if mean == mean)
         shares.append(len(chosen & {head for _, head in ranked[:size]}) / size)
     return float(np.mean(shares))
 

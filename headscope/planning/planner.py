@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Protocol
 
 from headscope._support.formatting import interval, quantity
@@ -172,16 +173,18 @@ def _by_costs(source: Measured, share: float | None, max_loss_rise: float | str 
 
 
 def _checked(size: int, removal: Removal) -> int:
-    if type(size) is not int or size < 0:
+    if not isinstance(size, Integral) or isinstance(size, bool) or size < 0:
         raise PlanError(f"heads is how many heads go, a whole number of at least 0; got {size!r}")
     if size > len(removal.order):
         raise PlanError(f"{size} heads cannot go: {len(removal.order)} have an effect and can be cut")
-    return size
+    return int(size)
 
 
 def _rounded(share: float, n_heads: int) -> int:
-    if not 0 <= share < 1:
-        raise PlanError(f"share is the part of all heads to remove, at least 0 and less than 1; got {share}")
+    if not isinstance(share, Real) or not 0 <= share < 1:
+        raise PlanError(
+            f"share is the part of all heads to remove, a number of at least 0 and less than 1; got {share!r}"
+        )
     return math.floor(share * n_heads + 0.5)
 
 

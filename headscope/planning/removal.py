@@ -21,6 +21,7 @@ __all__ = ["Cost", "Removal", "ladder"]
 
 Floats = npt.NDArray[np.float64]
 
+_EVERY = 24  # heads up to which every number of them is measured
 _CHOSEN, _JUDGED = ("chosen_cost", "chosen_low", "chosen_high"), ("cost", "low", "high")
 
 
@@ -39,11 +40,13 @@ class Cost(NamedTuple):
 
 
 def ladder(n_heads: int) -> list[int]:
-    """Numbers of heads at which a removal is measured: powers of √2, and all heads.
+    """Numbers of heads at which a removal is measured: all of them up to 24, beyond that powers of √2, and all heads.
 
-    >>> ladder(72)
-    [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 72]
+    >>> ladder(3), ladder(72)
+    ([1, 2, 3], [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 72])
     """
+    if n_heads <= _EVERY:
+        return list(range(1, n_heads + 1))
     rungs = (round(2 ** (step / 2)) for step in range(2 * n_heads.bit_length()))
     return sorted({n_heads, *(rung for rung in rungs if rung < n_heads)} - {0})
 

@@ -21,6 +21,9 @@ class Rise:
     amount: float
     relative: bool
 
+    def __str__(self) -> str:
+        return f"{100 * self.amount:g}%" if self.relative else f"{self.amount:g}"
+
     @classmethod
     def read(cls, given: "float | str | Rise") -> Self:
         """From a number in the metric's unit, or a text like "1%".

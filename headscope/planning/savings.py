@@ -19,7 +19,8 @@ class Savings:
         parameters, parameters_left: weights that make or read heads; None where a layer does not tell its width.
         flops, flops_left: floating-point operations of attention for one token more, two for each weight and for each
             product of a query with a key, of a weight with a value; None where parameters are.
-        kv_bytes, kv_bytes_left: bytes of keys and values that are kept for each token; 0 where nothing is decoded.
+        kv_bytes, kv_bytes_left: bytes of keys and values of causal attention for each token, as a cache keeps them
+            where the model has one; those of cross-attention are not counted.
         length: tokens that a query looks back on, as the operations are counted.
     """
 

@@ -25,6 +25,7 @@ class Reportable(Protocol):
             `headscope.planning.candidates.list_candidates`.
         removal: what removing the first so many candidates costs, together.
         verdict: what it comes to.
+        warnings: what a reader must know first.
         claims: a row for each claim of the paper that was put to the model; empty where none was.
         facts: how it was measured.
     """
@@ -41,6 +42,8 @@ class Reportable(Protocol):
     def removal(self) -> Removal: ...
     @property
     def verdict(self) -> Verdict: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
     @property
     def claims(self) -> pd.DataFrame: ...
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from headscope._support.formatting import count, duration
+from headscope._support.formatting import count, duration, number
 from headscope._support.running import device_of, evaluating, run_model
 from headscope.text.batches import Batch, n_rows
 from headscope.text.splits import first_rows
@@ -38,7 +38,7 @@ class Timing:
 
     def __str__(self) -> str:
         share = f"{self.after / self.before:.2f} of the time (quartiles {self.ratio_low:.2f} to {self.ratio_high:.2f})"
-        return f"{count(self.rows, 'row')}: {duration(self.before)} → {duration(self.after)}, {share}"
+        return f"{count(self.rows, 'row')}: {_brief(self.before)} → {_brief(self.after)}, {share}"
 
 
 def time_forwards(before: nn.Module, after: nn.Module, batch: Batch, sizes: Sequence[int] = (1, 8)) -> list[Timing]:
@@ -63,6 +63,10 @@ def time_pass(model: nn.Module, batch: Batch) -> float:
     with evaluating(model), torch.no_grad():
         _seconds(model, batch)
         return _seconds(model, batch)
+
+
+def _brief(seconds: float) -> str:
+    return duration(seconds) if seconds >= 0.1 else f"{number(1000 * seconds)} ms"
 
 
 def _timed(before: nn.Module, after: nn.Module, batch: Batch, rows: int) -> Timing:

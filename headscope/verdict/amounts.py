@@ -30,19 +30,20 @@ def too_little(
     chosen, unit = evidence.effects.n_documents, text_unit.removesuffix("s")
     if min(chosen, n_judged) < ENOUGH_DOCUMENTS:
         needed = ceil(max(ENOUGH_DOCUMENTS / (1 - held_out), ENOUGH_DOCUMENTS / held_out))
-        more = f"about {needed} {text_unit} in all would do"
-        if min(there_are) >= ENOUGH_DOCUMENTS:
-            more = f"more tokens for the ablation would take in more of the {sum(there_are)} there are"
+        more = [f"about {needed} {text_unit} of like length in all"] if min(there_are) < ENOUGH_DOCUMENTS else []
+        if chosen < min(there_are[0], ENOUGH_DOCUMENTS) or n_judged < min(there_are[1], ENOUGH_DOCUMENTS):
+            more.append(f"more tokens for the ablation, to take in more of the {sum(there_are)} there are")
+        takes = " and ".join(more)
         said.append(
             f"Too few {text_unit} to rely on the intervals: heads were chosen on {count(chosen, unit)} and judged on "
-            f"{n_judged}, and fewer than {ENOUGH_DOCUMENTS} on either side were never checked; {more}."
+            f"{n_judged}, and fewer than {ENOUGH_DOCUMENTS} on either side were never checked; it takes {takes}."
         )
     ratio = min(_tokens_per_dimension(evidence), default=float("inf"))
     if ratio < ENOUGH_TOKENS:
         said.append(
             "Too little text to tell what heads rebuild of each other (replaceability, needed, the quadrants): "
             f"{number(ratio, 2)} tokens for each dimension of a layer, where {ENOUGH_TOKENS} are needed; "
-            f"{number(ENOUGH_TOKENS / ratio, 2)} times as much would tell."
+            f"{number(ENOUGH_TOKENS / ratio, 2)} times as much would tell (more windows, and text to fill them)."
         )
     return tuple(said)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
@@ -11,7 +12,7 @@ from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.errors import AnatomyError, MetricError
+from headscope.errors import AnatomyError, MetricError, NumericalError
 from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.pairing import Computed, heads_of, pair_table
@@ -85,6 +86,11 @@ def gather(
     cut = anatomy.cuttable
     left_out: dict[str, str] = {}
     effects = head_effects(model, sample, metric, cut, progress=progress)
+    if np.isnan(effects.values.mean(axis=1)).all():
+        raise NumericalError(
+            f"the metric {metric.name!r} is NaN as soon as any one head is off, so no head can be set against another; "
+            "judge by another metric"
+        )
     seen: dict[str, Any] = {"effects": effects}
     watched = _watched(model, batches, cut, progress, left_out)
     if watched is not None:

@@ -1,5 +1,6 @@
 """Judging: what was found on some documents is measured again on others."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def judge(
         joint=joint.value,
         joint_low=joint.low,
         joint_high=joint.high,
-        random=tuple(effects.values[len(sizes) + 1 :].mean(axis=1).tolist()),
+        random=tuple(cost for cost in effects.values[len(sizes) + 1 :].mean(axis=1).tolist() if math.isfinite(cost)),
         stability=stability(evidence.effects, len(chosen)),
         cheapest=_effect(effects, sizes.index(1), removal.order[0]),
         most_needed=_effect(effects, len(sizes), top),

@@ -65,7 +65,10 @@ class Budget:
             raise InputError(f"passes is a number of forward passes, at least 0, not {self.passes}")
         if self.ablation_tokens is not None and self.ablation_tokens < 1:
             raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
-        Rise.read(self.max_loss_rise)
+        rise = Rise.read(self.max_loss_rise)
+        given = self.max_loss_rise if isinstance(self.max_loss_rise, str) else str(rise)
+        object.__setattr__(self, "max_loss_rise", given if rise.relative else rise.amount)
+        object.__setattr__(self, "seed", int(self.seed))
 
     def random_sets(self, n_batches: int) -> int:
         """How many random sets are measured, where each takes so many forward passes."""

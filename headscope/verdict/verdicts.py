@@ -13,6 +13,7 @@ from headscope.planning.quadrants import Lines
 __all__ = ["METRIC_WORDS", "Finding", "Verdict"]
 
 _TWINS = 0.9  # from this CKA on two heads are called nearly interchangeable
+_MOST, _BEYOND = 1.005, " [more than all cannot be: there is too little text]"
 _ENOUGH_SETS = 19  # random sets from which p can be 0.05
 METRIC_WORDS: Mapping[str, str] = {
     "loss": "next-token loss", "mlm": "masked-token loss", "kl": "KL divergence",
@@ -107,7 +108,9 @@ class Verdict:
         allowed = quantity(self.max_loss_rise, self.unit)
         if not self.chosen:
             cost = self._cost(self.cheapest.value, self.cheapest.low, self.cheapest.high)
-            return f"none can go within the {allowed} allowed: the cheapest, {self.cheapest.head}, costs {cost}"
+            return (
+                f"none is sure to stay within the {allowed} allowed: the cheapest, {self.cheapest.head}, costs {cost}"
+            )
         several = len(self.chosen) > 1
         which = f"{len(self.chosen)}" if several else str(self.chosen[0])
         cost = self._cost(self.joint, self.joint_low, self.joint_high)
@@ -142,6 +145,7 @@ class Verdict:
             return ""
         helper = f", {found.other} foremost" if found.other is not None else ""
         ends = f" ({_whole(found.low)} to {_whole(found.high)})" if found.low == found.low else ""
+        ends += _BEYOND if found.high > _MOST else ""
         return (
             f"{_whole(found.value)}{ends} of what {found.head} writes can be rebuilt from the rest of its layer{helper}"
         )
@@ -151,11 +155,13 @@ class Verdict:
         if found is None or not found.value >= _TWINS:
             return ""
         alike = _with_interval(found, lambda value: fixed(value, 2))
-        beyond = "; more than 1 cannot be: the text is too short to tell" if found.high > 1.005 else ""
-        return f"{found.head} and {found.other} are nearly interchangeable (CKA {alike}{beyond})"
+        beyond = _BEYOND if found.high > _MOST else ""
+        return f"{found.head} and {found.other} are nearly interchangeable (CKA {alike}){beyond}"
 
     def _cost(self, value: float, low: float, high: float) -> str:
         words = METRIC_WORDS.get(self.metric, self.metric)
+        if self.metric == "loss" and not self.unit:
+            words = "its own loss"
         unit = f" {self.unit}" if self.unit else ""
         ends = f" (95% interval {span})" if (span := interval(low, high)) else ""
         base = f" above {number(self.intact)}" if self.intact else ""

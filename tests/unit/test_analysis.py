@@ -40,8 +40,9 @@ def test_tables_cover_every_head(run: hs.Analysis) -> None:
 
 def test_documents_that_choose_do_not_judge(run: hs.Analysis) -> None:
     facts = run.facts
-    assert facts["documents_chosen_on"] + facts["documents_judged_on"] == 48
-    assert run.scores["norm"].facts["documents"] == facts["documents_chosen_on"]
+    assert facts["documents_watched"] + facts["documents_judged_on"] == 48
+    assert facts["documents_chosen_on"] == run.importance.facts["documents"]
+    assert run.scores["norm"].facts["documents"] == facts["documents_watched"]
     assert 0 < run.verdict.n_documents <= facts["documents_judged_on"]
     assert len(run.verdict.random) in (0, 5)
 

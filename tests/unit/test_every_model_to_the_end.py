@@ -128,3 +128,22 @@ def test_halves_are_those_of_each_row() -> None:
     assert made["decoder_attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert made["document"].tolist() == [3, 4]
     assert on_both_sides(_Gpt(), [rows]) == [rows]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [(Y[:9], "labels"), (torch.full((16,), 7), "labels"), (torch.rand(16), "labels")],
+    ids=["too few", "no such class", "no classes"],
+)
+def test_labels_that_fit_nothing_are_refused(labels: Tensor, said: str) -> None:
+    with pytest.raises(hs.HeadscopeError, match=said):
+        hs.analyze(_Classifier().eval(), batches={"x": X[:16], "labels": labels}, budget=BUDGET)
+
+
+def test_a_metric_sees_the_intact_output_also_by_default() -> None:
+    def distance(output: Any, batch: Any, intact: Any = None) -> Tensor:
+        assert intact is not None
+        return (output[0] - intact[0]).square().mean((1, 2))
+
+    run = hs.analyze(_Gpt().eval(), batches={"idx": TOKENS}, metric=distance, budget=BUDGET)
+    assert (run.importance.score > 0).all()

@@ -55,9 +55,10 @@ def _map(analysis: Reportable) -> Figure:
     )
     if total > 0:
         share = float(np.clip(table.score[tenth], 0, None).sum()) / total
-        caption += f"The top {count(len(tenth), 'head')} hold {share:.0%} of all importance. "
+        verb = "holds" if len(tenth) == 1 else "hold"
+        caption += f"The top {count(len(tenth), 'head')} {verb} {share:.0%} of all importance. "
     if negative:
-        caption += f"Red: {count(negative, 'head')} that the model does better without. "
+        caption += f"Red: {count(negative, 'head')} whose effect came out below zero. "
     if bend(table.score) is not None:
         caption += "The scale is even near zero and logarithmic above, so that small differences stay visible. "
     if chosen:

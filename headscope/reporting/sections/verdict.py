@@ -37,7 +37,7 @@ class Verdict(Section):
 
     def blocks(self, analysis: Reportable) -> Iterator[Block]:
         verdict = analysis.verdict
-        for warning in verdict.too_little:
+        for warning in analysis.warnings:
             yield Text(warning, role="note")
         yield Text(verdict.found, role="lead")
         if "replaceability" in analysis.scores:
@@ -125,7 +125,7 @@ def _cost(analysis: Reportable) -> Figure:
     if n:
         caption += (
             f"As many were chosen as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} there, by the upper "
-            f"end of the interval. {_stable(verdict.stability)}"
+            f"end of the interval. {_stable(verdict.stability) if n < len(removal.order) else ''}"
         )
     if verdict.random:
         sets = count(len(verdict.random), "other set")

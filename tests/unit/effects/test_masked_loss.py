@@ -57,5 +57,5 @@ def test_mlm_takes_labels_where_it_does_not_mask() -> None:
     logp = log_softmax(output.logits)
     want = [-(logp[0, 1, 7] + logp[0, 3, 9]) / 2, -logp[1, 1, 7], -logp[2, 1, 7]]
     np.testing.assert_allclose(MaskedLoss().measure(output, batch), want, rtol=1e-5)
-    with pytest.raises(MetricError, match=r"needs MaskedLoss.mask_token_id=…., or batches with 'labels'"):
+    with pytest.raises(MetricError, match=r"use MaskedLoss.mask_token_id=…., or batches with 'labels'"):
         MaskedLoss().measure(output, make_batches("bert", 1)[0])

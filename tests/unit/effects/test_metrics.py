@@ -387,7 +387,7 @@ def test_an_output_without_hidden_states_and_a_batch_without_tokens_are_refused(
     with pytest.raises(MetricError, match="nor a vector for each row"):
         Drift().measure(SimpleNamespace(), batch, SimpleNamespace())
     pixels = {"pixel_values": torch.zeros(2, 3, 8, 8)}
-    with pytest.raises(MetricError, match=r"hold no 'input_ids' to score \(they hold \['pixel_values'\]\)"):
+    with pytest.raises(MetricError, match=r"hold no tokens to score \(they hold \['pixel_values'\]\)"):
         Loss().inputs(build("llama"), pixels)
 
 

@@ -76,40 +76,73 @@ def test_progress_ends_where_it_ends_in_one_go(setting, tmp_path):
     assert {total for _, total in told} == {half}
 
 
-@pytest.mark.parametrize("what", ["weights", "batch", "heads", "metric", "function", "mask"])
-def test_other_work_is_measured_anew(setting, tmp_path, what):
+CHANGES = {
+    "weights": lambda model, batches: model.lm_head.weight.data[0, 0].add_(1),
+    "a setting": lambda model, batches: setattr(model.config, "rms_norm_eps", 1e-2),
+    "a module's own number": lambda model, batches: setattr(model.model.norm, "variance_epsilon", 1e-2),
+    "a buffer that is not saved": lambda model, batches: model.model.rotary_emb.inv_freq.mul_(0.5),
+    "what a module is": lambda model, batches: setattr(model.model.layers[0].mlp, "act_fn", torch.nn.ReLU()),
+    "the text": lambda model, batches: batches[0]["input_ids"][0, 0].add_(1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_after_any_change_all_is_measured_anew(setting, tmp_path, change):
     model, batches, anatomy = setting
     heads = [[head] for head in anatomy.heads[:2]]
 
-    def one(output, batch):
-        return output.logits[:, 0, 0]
+    def sweep():
+        with keeping(tmp_path, model):
+            return group_effects(model, batches, Loss(), anatomy, heads).values
 
-    def other(output, batch):
-        return output.logits[:, 0, 1]
+    sweep()
+    with torch.no_grad():
+        CHANGES[change](model, batches)
+    fresh = group_effects(model, batches, Loss(), anatomy, heads).values
+    np.testing.assert_array_equal(sweep(), fresh)
 
-    metric = UserMetric(one, "own") if what == "function" else Loss()
+
+@pytest.mark.parametrize("what", ["heads", "metric", "mask"])
+def test_other_work_is_not_taken_for_it(setting, tmp_path, what):
+    model, batches, anatomy = setting
+    heads, metric = [[head] for head in anatomy.heads[:2]], Loss()
+    with keeping(tmp_path, model):
+        group_effects(model, batches, metric, anatomy, heads)
+        if what == "heads":
+            heads = heads[::-1]
+        elif what == "metric":
+            metric = Loss(positions=2)
+        else:
+            batches = [batch | {"attention_mask": torch.ones_like(batch["input_ids"])} for batch in batches]
+            batches[0]["attention_mask"][0, -1] = 0
+        got = group_effects(model, batches, metric, anatomy, heads).values
+    np.testing.assert_array_equal(got, group_effects(model, batches, metric, anatomy, heads).values)
+
+
+def test_a_metric_of_ones_own_is_measured_each_time(setting, tmp_path):
+    model, batches, anatomy = setting
+    scale = np.array([1.0, 1.0])
+
+    def own(output, batch):
+        return output.logits[:, 0, 0] * float(scale[0])
 
     def sweep():
         with keeping(tmp_path, model):
-            return group_effects(model, batches, metric, anatomy, heads).values
+            return group_effects(model, batches, UserMetric(own, "own"), anatomy, [[anatomy.heads[0]]]).values
 
     first = sweep()
-    if what == "weights":
-        with torch.no_grad():
-            model.lm_head.weight[0, 0] += 1
-    elif what == "batch":
-        batches[0]["input_ids"][0, 0] += 1
-    elif what == "mask":
-        batches = [batch | {"attention_mask": torch.ones_like(batch["input_ids"])} for batch in batches]
-        batches[0]["attention_mask"][0, -1] = 0
-    elif what == "heads":
-        heads = heads[::-1]
-    else:
-        metric = UserMetric(other, "own") if what == "function" else Loss(positions=2)
-    made = passes(model, lambda: None)
-    assert made == 0
-    assert passes(model, sweep) > 0
-    assert not np.array_equal(sweep(), first)
+    scale[:] = 100
+    np.testing.assert_allclose(sweep(), 100 * first, rtol=1e-4)
+
+
+def test_a_spoilt_piece_is_measured_again(setting, tmp_path):
+    model, batches, anatomy = setting
+    with keeping(tmp_path, model):
+        want = head_effects(model, batches, Loss(), anatomy).values
+    for piece, text in zip(sorted((tmp_path / "pieces").iterdir()), ("{", "[]"), strict=False):
+        piece.write_text(text)
+    with keeping(tmp_path, model):
+        np.testing.assert_array_equal(head_effects(model, batches, Loss(), anatomy).values, want)
 
 
 def test_a_folder_of_another_version_is_refused(setting, tmp_path):

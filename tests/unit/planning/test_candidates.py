@@ -48,7 +48,7 @@ def test_they_stand_in_the_order_in_which_they_go() -> None:
         ("L0H2", "backed up", "rebuild 70% of what it writes, L0H0 foremost"),
         ("L1H0", "idle", "chosen: removing it costs 0 nats/token; its layer can rebuild 20%"),
         ("L1H1", "needed", "removing it costs 0.500"),
-        ("L1H2", "", "cannot be told apart"),
+        ("L1H2", "", "no effect that is a number"),
     ],
 )
 def test_reasons(head: str, quadrant: str, words: str) -> None:

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from headscope.anatomy import discover
@@ -126,4 +125,9 @@ def test_random_sets_are_drawn_evenly():
             counts[[head.head for head in group]] += 1
     assert counts.sum() == 600
     assert abs(counts - 100).max() < 45
-    assert torch.get_rng_state() is not None
+
+
+def test_a_head_without_an_effect_is_never_among_the_cheapest():
+    values = np.repeat([[4.0], [1.0], [2.0], [0.0]], 6, axis=1)
+    values[1, 0] = np.nan
+    assert stability(make_effects(values, range(6)), 1) == 1.0

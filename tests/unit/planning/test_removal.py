@@ -94,8 +94,8 @@ def test_what_is_no_budget_is_refused(given):
 
 
 def test_a_plan_from_an_analysis_is_a_prefix_with_its_cost():
-    run = analysis(n_layers=4, n_heads=6)
-    for settings, n in (({"heads": 3}, 3), ({"share": 0.5}, 12), ({}, len(run.verdict.chosen)), ({"heads": 0}, 0)):
+    run = analysis(n_layers=4, n_heads=8)
+    for settings, n in (({"heads": 3}, 3), ({"share": 0.5}, 16), ({}, len(run.verdict.chosen)), ({"heads": 0}, 0)):
         found = plan(run, **settings)
         assert set(found.heads) == set(run.removal.first(n))
         assert (found.model, found.score) == (run.anatomy.fingerprint, "ablation")
@@ -114,6 +114,8 @@ def test_a_plan_from_an_analysis_is_a_prefix_with_its_cost():
         ({"heads": 3, "max_loss_rise": "1%"}, "max_loss_rise and heads"),
         ({"heads": -1}, "whole number"),
         ({"heads": 2.0}, "whole number"),
+        ({"heads": True}, "whole number"),
+        ({"share": "20%"}, "share is the part"),
         ({"heads": 99}, "99 heads cannot go: 24"),
         ({"share": 1.0}, "less than 1"),
         ({"share": 0.2, "uniform": True}, "for tables of scores"),

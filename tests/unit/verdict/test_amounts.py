@@ -24,16 +24,16 @@ def test_enough_is_nothing_to_say():
 def test_few_documents():
     (said,) = too_little(evidence(120, 9), 10, (9, 10), 0.3, "documents")
     assert "chosen on 9 documents and judged on 10" in said
-    assert "about 34 documents in all would do" in said
+    assert "it takes about 34 documents of like length in all." in said
     (said,) = too_little(evidence(120, 1), 12, (1, 12), 0.5, "rows")
     assert "Too few rows" in said
     assert "chosen on 1 row and" in said
-    assert "about 20 rows" in said
+    assert "about 20 rows of like length in all." in said
 
 
 def test_a_small_sample_of_many_documents():
     (said,) = too_little(evidence(120, 4), 30, (70, 30), 0.3, "documents")
-    assert "more tokens for the ablation would take in more of the 100 there are" in said
+    assert "it takes more tokens for the ablation, to take in more of the 100 there are" in said
 
 
 @pytest.mark.parametrize(("tokens", "ratio", "more"), [(60, "10 tokens", "2.0 times"), (30, "5.0 tokens", "4.0 times")])

@@ -92,7 +92,10 @@ def test_chance_says_what_it_rests_on() -> None:
 
 def test_without_a_head_within_the_budget_the_cheapest_is_named() -> None:
     none = make(chosen=(), random=(), joint=0.0, joint_low=0.0, joint_high=0.0, max_loss_rise=0.001).sentence
-    assert "none can go within the 0.00100\xa0nats/token allowed: the cheapest, L0H1, costs 0.00400 nats/token" in none
+    assert (
+        "none is sure to stay within the 0.00100\xa0nats/token allowed: the cheapest, L0H1, costs 0.00400 nats/token"
+        in none
+    )
     assert "(95% interval 0.00200 to 0.00600)" in none
 
 
@@ -108,3 +111,13 @@ def test_json_round_trip() -> None:
     text = json.dumps(undefined.to_json(), allow_nan=False)
     again = Verdict.from_json(json.loads(text))
     assert repr(again) == repr(undefined)  # NaN is not equal to itself
+
+
+def test_more_than_all_cannot_be_rebuilt() -> None:
+    beyond = make(most_replaceable=Finding(HeadId(0, 1), 0.93, 0.7, 1.17, HeadId(0, 2))).sentence
+    assert "93% (70% to 117%) [more than all cannot be: there is too little text] of what" in beyond
+
+
+def test_a_models_own_loss_is_no_next_token_loss() -> None:
+    assert "of its own loss" in make(unit="").sentence
+    assert "next-token" not in make(unit="").sentence
