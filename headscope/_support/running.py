@@ -132,8 +132,6 @@ def in_python(model: nn.Module) -> list[nn.Module]:
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Evaluation mode while open; what a forward leaves in the model is undone, and every module's own mode comes back.
 
-    Nothing runs compiled meanwhile: each new shape, and each cut, would be compiled anew, for minutes and a few passes.
-
     Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes are put
     back as they were, modules among them: BigBird, given a short text, rebuilds itself for good. So are weights that it
     put others in the place of; what it wrote into them stays.
@@ -155,8 +153,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
             for name, buffer in module._buffers.items():
                 if buffer is not None and _may_change(buffer):
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        with uncompiled():
-            yield is_rebuilt
+        yield is_rebuilt
     finally:
         for module, mode in training:
             module.training = mode
@@ -207,7 +204,8 @@ def on_device(model: nn.Module, value: Any) -> Any:
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     """The model's output on one batch, tensors moved to its device, no KV cache made.
 
-    What is not for its forward is left out: "document", "kept", and names that it does not take.
+    What is not for its forward is left out: "document", "kept", and names that it does not take. Nothing runs compiled:
+    each new shape, and each cut, would be compiled anew, for most of a minute and a few passes.
 
     Args:
         model: the model.
@@ -222,7 +220,8 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     try:
-        return model(**(inputs | extra))
+        with uncompiled():
+            return model(**(inputs | extra))
     except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
         raise  # what went wrong is known, and other batches would not mend it
     except Exception as error:

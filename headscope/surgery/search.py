@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from headscope._support.running import evaluating
+from headscope._support.holding import uncompiled
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.sites import Site
@@ -232,9 +232,10 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
 
 def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -> _Failure | None:
     trial = copied(unit)
+    trial.eval()  # not in one line: some modules' own train() forgets to return the module
     apply_edits(edits, trial)
     try:
-        with torch.no_grad(), evaluating(trial):
+        with torch.no_grad(), uncompiled():
             output = trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
     except Exception as error:
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")

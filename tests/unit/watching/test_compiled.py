@@ -124,6 +124,15 @@ def test_nothing_is_compiled_for_any_work(wrap, work):
     assert made, "it is compiled, and runs as that again"
 
 
+@pytest.mark.parametrize("metric", ["auto", "loss", "drift"])
+def test_nothing_is_compiled_to_find_a_metric_that_fits(metric):
+    torch.compiler.reset()
+    made = []
+    model = torch.compile(models.build("gpt2"), backend=lambda graph, _: made.append(graph) or graph.forward)
+    hs.importance(model, models.make_batches("gpt2", n_batches=2), metric=metric)
+    assert not made
+
+
 def test_contexts_of_several_threads_leave_the_compiler_as_it_was():
     compiled = torch.compile(lambda x: torch.compiler.is_compiling() * x, backend="eager")
     assert compiled(torch.ones(())) == 1
