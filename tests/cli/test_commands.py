@@ -149,7 +149,12 @@ def test_plan_and_prune(run: Run, folder: Path, text: Path, report: Path, tmp_pa
     plan, analysis = hs.Plan.from_json((tmp_path / "plan.json").read_text()), hs.Analysis.load(report)
     assert plan.heads == hs.plan(analysis, share=0.25).heads == tuple(sorted(analysis.removal.first(4)))
     assert out.startswith("Too few documents")  # eight of them
-    for words in ("4 of 16 heads", "together they cost", "parameters of attention", "bytes of keys and values for a token"):
+    for words in (
+        "4 of 16 heads",
+        "together they cost",
+        "parameters of attention",
+        "bytes of keys and values for a token",
+    ):
         assert words in out, words
     assert f"next: headscope prune {folder} --plan {tmp_path / 'plan.json'} --out smaller" in out
 
