@@ -124,7 +124,8 @@ def row_size(module: nn.Module, parameter: str, layout: str, *, column: bool = F
     sizes: list[Any] = [[getattr(module, side, None) for side in pair] for pair in _SIZES]
     told = [pair for pair in sizes if all(isinstance(size, int) for size in pair)]
     weight: Any = module._parameters.get(parameter)
-    if weight is not None and type(weight) is nn.Parameter and (layout or parameter != "weight" or is_plain(module)):
+    is_matrix = bool(layout) or (parameter != "weight" and weight is not None and weight.ndim == 2) or is_plain(module)
+    if type(weight) is nn.Parameter and is_matrix:
         shape = layer_matrix(module, parameter, layout).shape
     elif told:
         shape = torch.Size(reversed(told[0]))

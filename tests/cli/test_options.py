@@ -80,8 +80,8 @@ def test_how_much_text_is_read_reaches_the_batches(monkeypatch: pytest.MonkeyPat
         "headscope.text.corpus.text_batches",
         lambda tokenizer, texts, **settings: asked.append((tokenizer, texts, settings)) or ["made"],
     )
-    own = SimpleNamespace(tokenizer="tokenizer", batches=["own"])
-    named = SimpleNamespace(tokenizer="tokenizer", batches=None)
+    own = SimpleNamespace(tokenizer="tokenizer", batches=["own"], model=nn.Identity())
+    named = SimpleNamespace(tokenizer="tokenizer", batches=None, model=nn.Identity())
     assert Sampling(windows=3, length=5, seed=7).batches(named, None) == ["made"]
     assert Sampling(windows=0, length=5, seed=7).batches(named, "texts") == ["made"]
     assert asked == [

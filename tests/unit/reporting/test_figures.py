@@ -69,7 +69,7 @@ def test_the_lines_the_names_and_the_rings_are_there(run: SyntheticAnalysis) -> 
     where = run.verdict.lines
     assert {round(where.importance, 9), round(where.replaceability, 9)} <= lines
     words = {text.get_text() for text in ax.texts}
-    assert {"needed", "needed, but backed up", "idle", "redundant: cut these"} <= words
+    assert {"needed", "needed, but backed up", "idle", "redundant"} <= words
     rings = [c for c in ax.collections if isinstance(c, PathCollection) and not len(c.get_facecolors())]
     assert len(rings[0].get_offsets()) == len(run.verdict.chosen) > 0
     assert str(run.scores["ablation"].heads[0]) in words, "the head that towers over the rest is named"
