@@ -44,7 +44,7 @@ from headscope.verdict.gathering import Evidence, gather
 from headscope.verdict.judging import Bench, judge
 from headscope.verdict.preparation import Budget, Source, affordable_tokens, prepare
 from headscope.verdict.trying import try_cut
-from headscope.verdict.verdicts import Verdict
+from headscope.verdict.verdicts import METRIC_WORDS, Verdict
 
 __all__ = ["Analysis", "analyze"]
 
@@ -100,7 +100,15 @@ class Analysis(Shown):
     def warnings(self) -> tuple[str, ...]:
         """What cannot be told from so little text, what was not tried, and what was chosen and cannot be cut."""
         why = self.facts.get("uncut")
-        uncut = [f"The chosen heads can be switched off, and not be cut: {why}"] if why else []
+        uncut = ["The chosen heads can be switched off, but not cut; the facts of the run say why."] if why else []
+        own = self.verdict.metric not in METRIC_WORDS
+        if own and self.verdict.chosen and self.verdict.joint_high < 0:
+            uncut.append(f"Without these heads {self.verdict.metric} is lower; is lower better? An accuracy is none.")
+        share = str(self.facts.get("max_loss_rise", "")).removesuffix(" ")
+        if share.endswith("%") and share != "0%" and self.budget == 0:
+            uncut.append(
+                f"The untouched model's {self.verdict.metric} is 0, and {share} of it allows nothing; give a number."
+            )
         mixed = [str(site.layer) for site in self.anatomy.sites if not site.prunable]
         untried = (
             [f"Heads of layers {', '.join(mixed)} cannot be taken out one by one, and were not tried."] if mixed else []

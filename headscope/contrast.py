@@ -26,6 +26,7 @@ from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import Rated, by_metric, rate_heads
 from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
 from headscope.text.batches import Batch
+from headscope.text.feeding import feed
 from headscope.uncertainty.intervals import LEVEL, Spread
 from headscope.uncertainty.significance import false_discovery, sign_flip
 
@@ -197,7 +198,7 @@ def compare(
     if not (isinstance(first, nn.Module) and isinstance(second, nn.Module)):
         given = " and ".join(type(side).__name__ for side in (first, second))
         raise InputError(f"compare takes two analyses or two models, of hs.load_model or your own; got {given}")
-    kept = list(batches) if batches is not None else []
+    kept = list(feed(first, batches)) if batches is not None else []
     if not kept or not scores:
         raise InputError("two models are compared on text, by at least one score: pass batches and scores")
     check_takes(second, kept[0])

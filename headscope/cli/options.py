@@ -62,10 +62,14 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="hub name, local folder, or package.module:factory", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace the output if it exists")]
-Seed = Annotated[int, typer.Option(help="of every draw; the same seed gives the same tables")]
+Seed = Annotated[int, typer.Option(help="seed of all random draws; the same seed gives the same tables")]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of text")]
 Metric = Annotated[
-    str, typer.Option(help="auto, loss, mlm, kl, drift, error, cross_entropy, or package.module:function of your own")
+    str,
+    typer.Option(
+        help="auto, loss, mlm, kl, drift, error, cross_entropy, or package.module:function of your own, which takes "
+        "(output, batch) and gives a value for each row, lower = better",
+    ),
 ]
 Tokens = Annotated[
     int | None,

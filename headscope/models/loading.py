@@ -23,6 +23,7 @@ from headscope import surgery
 from headscope._support.objects import find_object, importable, line_of, reason_of
 from headscope.errors import HeadscopeError, InputError, ModelError
 from headscope.surgery.carried import carries_record
+from headscope.text.feeding import feed
 
 __all__ = ["Loaded", "device_named", "load_model", "quietly", "telling_name"]
 
@@ -278,7 +279,7 @@ def _from_factory(source: str) -> Loaded:
     model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{source} returned {_kind(made)}; expected a torch.nn.Module, or (module, batches)")
-    return Loaded(model, None, None if batches is None else _checked(source, batches), source)
+    return Loaded(model, None, None if batches is None else _checked(source, model, batches), source)
 
 
 def _run(source: str, factory: Any) -> Any:
@@ -290,10 +291,15 @@ def _run(source: str, factory: Any) -> Any:
         raise ModelError(f"{source} failed: {reason_of(error)}{line_of(error)}") from error
 
 
-def _checked(source: str, batches: Any) -> list[Mapping[str, Any]]:
-    """The batches as a list, since every pass reads them again."""
+def _checked(source: str, model: nn.Module, batches: Any) -> list[Mapping[str, Any]]:
+    """The batches as a list, since every pass reads them again; as dicts, whatever `headscope.analyze` takes."""
     try:
-        read = list(batches)
+        whole = isinstance(batches, (Tensor, tuple))
+        read: list[Any] = [] if whole else list(batches)
+        if whole or not all(isinstance(batch, Mapping) for batch in read):
+            read = list(feed(model, batches if whole else read))
+    except InputError as error:
+        raise ModelError(f"the batches of {source} cannot be used: {error}") from error
     except Exception as error:
         raise ModelError(f"the batches of {source} cannot be read: {reason_of(error)}{line_of(error)}") from error
     for number, batch in enumerate(read):

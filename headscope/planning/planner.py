@@ -149,7 +149,7 @@ def _by_costs(source: Measured, share: float | None, max_loss_rise: float | str 
     if len(asked) > 1:
         raise PlanError(f"{' and '.join(asked)} each say how many heads go; give one of them")
     removal, anatomy = source.removal, source.anatomy
-    most = source.budget if max_loss_rise is None else removal.allowed(Rise.read(max_loss_rise))
+    most = source.budget if max_loss_rise is None else _allowed(removal, Rise.read(max_loss_rise))
     if heads is not None:
         size = _checked(heads, removal)
     else:
@@ -163,13 +163,21 @@ def _by_costs(source: Measured, share: float | None, max_loss_rise: float | str 
         model=anatomy.fingerprint,
         model_class=anatomy.model_class,
         score="ablation",
-        reason=f"{size} of {anatomy.n_heads} heads, the cheapest by themselves; together they cost {said}{between}",
+        reason=f"{size} of {anatomy.n_heads} heads, the cheapest by themselves; together they cost {said}{between}"
+        if size
+        else f"none of {anatomy.n_heads} heads",
         facts={
             **(asked or {"max_loss_rise": most}), "metric": removal.metric, "unit": unit, "cost": _json(cost.value),
             "low": _json(cost.low), "high": _json(cost.high), "interpolated": cost.interpolated,
             "measured": dict(removal.facts), **({"warnings": list(source.warnings)} if source.warnings else {}),
         },
     )  # fmt: skip
+
+
+def _allowed(removal: Removal, rise: Rise) -> float:
+    if rise.relative and rise.amount and removal.intact == 0 and not removal.is_distance:
+        raise PlanError(f"the untouched model's {removal.metric} is 0, and {rise} of it allows nothing; give a number")
+    return removal.allowed(rise)
 
 
 def _checked(size: int, removal: Removal) -> int:

@@ -115,9 +115,14 @@ class Verdict:
         which = f"{len(self.chosen)}" if several else str(self.chosen[0])
         cost = self._cost(self.joint, self.joint_low, self.joint_high)
         if self.joint <= self.max_loss_rise:
-            return f"{which} can go{' together' if several else ''} at a cost of {cost}"
+            beyond = (
+                f", though the interval ends above the {allowed} allowed"
+                if self.joint_high > self.max_loss_rise
+                else ""
+            )
+            return f"{which} can go{' together' if several else ''} at a cost of {cost}{beyond}"
         costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
-        return f"{costs}, more than the {allowed} that they were chosen to cost at most"
+        return f"{costs}, more than the {allowed} that {'they were' if several else 'it was'} chosen to cost at most"
 
     def _chance(self) -> str:
         if not self.chosen:
@@ -131,13 +136,20 @@ class Verdict:
 
     def _spanned(self) -> str:
         low, high = (number(end) for end in (min(self.random), max(self.random)))
-        return low if low == high else f"{number(median(self.random))} in the median, {low} to {high}"
+        return (
+            low
+            if low == high
+            else f"{number(median(self.random))} in the median, the cheapest {low}, the dearest {high}"
+        )
 
     def _needed(self) -> str:
         found = self.most_needed
         if found is None or not found.value > 0:
             return ""
-        return f"{found.head} is needed most ({_with_interval(found, number)} by itself)"
+        alone = f"{_with_interval(found, number)} by itself"
+        if found.low <= 0:
+            return f"{found.head}, which came out as needed most, is not told from zero ({alone})"
+        return f"{found.head} is needed most ({alone})"
 
     def _replaced(self) -> str:
         found = self.most_replaceable

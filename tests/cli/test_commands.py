@@ -99,7 +99,9 @@ def test_help_names_what_registries_hold() -> None:
     assert defaults["heads"] == "1,2,4,…,64"
     assert (Settings().heads[:3], Settings().heads[-1]) == ((1, 2, 4), 64)
     (metrics,) = (one.help for one in COMMANDS["analyze"].params if one.name == "metric")
-    assert metrics == f"auto, {', '.join(METRICS)}, or package.module:function of your own"
+    assert metrics.startswith(
+        f"auto, {', '.join(METRICS)}, or package.module:function of your own, which takes (output"
+    )
 
 
 def test_wrong_usage_is_exit_code_2(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ __all__ = ["Verdict"]
 _SHARES = (0.64, 0.36)  # of the page, for the picture and the cost beside it
 _HEIGHT = 5.4  # inches, of both, so that they stand level
 _MEANINGS = {
-    "redundant": "Removing one costs little, and the others hold most of what it writes.",
-    "idle": "Removing one costs little, though the others could not rebuild it: what it writes is hardly used here.",
-    "backed up": "Removing one costs something, but the others hold most of what is needed to make up for it.",
-    "needed": "Removing one costs something, and nothing else in its layer could rebuild it.",
+    "redundant": "It costs less than the median head, and the others hold most of what it writes.",
+    "idle": "It costs less than the median head, though the others could not rebuild it.",
+    "backed up": "It costs more than the median head, but the others hold most of what it writes.",
+    "needed": "It costs more than the median head, and nothing else in its layer could rebuild it.",
 }
 
 
@@ -118,7 +118,7 @@ def _cost(analysis: Reportable) -> Figure:
     rise += f" (95% interval {interval(cost.low, cost.high)})" if interval(cost.low, cost.high) else ""
     which = f"the {n} cheapest heads" if n > 1 else f"{verdict.chosen[0] if n else verdict.cheapest.head}, the cheapest"
     caption = (
-        f"Rightwards, ever more heads are gone, those first that cost least by themselves. Removing {which}, without "
+        f"From left to right more heads are removed, the cheapest first. Removing {which}, without "
         f"any repair, costs {rise}. The line and its band, a 95% interval, were measured on documents that chose "
         "nothing; the dotted line is what the same heads cost where they were chosen. "
     )

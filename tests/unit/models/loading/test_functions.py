@@ -1,6 +1,7 @@
 """A model that a function of the user's own makes."""
 
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -128,6 +129,23 @@ def test_a_function_that_makes_no_model_is_told_with_the_place(here, source, mes
     with pytest.raises(ModelError, match=message):
         load_model(source)
     assert sys.path == before
+
+
+def test_batches_are_taken_as_python_takes_them(here, monkeypatch):
+    module = ModuleType("own_pairs")
+    x, y = torch.randn(6, 4), torch.arange(6) % 2
+
+    class Classifies(nn.Linear):
+        def forward(self, x):
+            return super().forward(x)
+
+    module.pairs = lambda: (Classifies(4, 2), [(x[:3], y[:3]), (x[3:], y[3:])])
+    module.whole = lambda: (Classifies(4, 2), (x, y))
+    monkeypatch.setitem(sys.modules, "own_pairs", module)
+    for source in ("own_pairs:pairs", "own_pairs:whole"):
+        batches = load_model(source).batches
+        assert torch.equal(torch.cat([batch["x"] for batch in batches]), x)
+        assert torch.equal(torch.cat([batch["labels"] for batch in batches]), y)
 
 
 # ---- no noise, no trace
