@@ -44,7 +44,8 @@ from headscope.verdict.gathering import Evidence, gather
 from headscope.verdict.judging import Bench, judge
 from headscope.verdict.preparation import Budget, Source, affordable_tokens, prepare
 from headscope.verdict.trying import try_cut
-from headscope.verdict.verdicts import METRIC_WORDS, Verdict
+from headscope.verdict.verdicts import Verdict
+from headscope.verdict.warnings import warnings_of
 
 __all__ = ["Analysis", "analyze"]
 
@@ -98,22 +99,8 @@ class Analysis(Shown):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What cannot be told from so little text, what was not tried, and what was chosen and cannot be cut."""
-        why = self.facts.get("uncut")
-        uncut = ["The chosen heads can be switched off, but not cut; the facts of the run say why."] if why else []
-        own = self.verdict.metric not in METRIC_WORDS
-        if own and self.verdict.chosen and self.verdict.joint_high < 0:
-            uncut.append(f"Without these heads {self.verdict.metric} is lower; is lower better? An accuracy is none.")
-        share = str(self.facts.get("max_loss_rise", "")).removesuffix(" ")
-        if share.endswith("%") and share != "0%" and self.budget == 0:
-            uncut.append(
-                f"The untouched model's {self.verdict.metric} is 0, and {share} of it allows nothing; give a number."
-            )
-        mixed = [str(site.layer) for site in self.anatomy.sites if not site.prunable]
-        untried = (
-            [f"Heads of layers {', '.join(mixed)} cannot be taken out one by one, and were not tried."] if mixed else []
-        )
-        return (*self.verdict.too_little, *untried, *uncut)
+        """What a reader must know first; see `headscope.verdict.warnings`."""
+        return warnings_of(self.verdict, self.anatomy, self.facts)
 
     def report(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
@@ -266,7 +253,7 @@ def _analysis(
         there_are = len(chosen_on.documents), len(held_out.documents)
         short = too_little(evidence, verdict.n_documents, there_are, budget.held_out, bench.text_unit)
     with clock.stage("cut"):
-        cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0], evidence.left_out)
+        cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0])
     subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
     claims = _claims(subject, clock, progress) if budget.claims else pd.DataFrame()
     facts = {
@@ -299,8 +286,7 @@ def _told(evidence: Evidence, cut: Mapping[str, Any]) -> dict[str, Any]:
     for name, why in evidence.left_out.items():
         reasons.setdefault(why, []).append(name)
     told = "; ".join(f"{', '.join(names)}: {why}" for why, names in reasons.items())
-    uncut = {"uncut": evidence.left_out["cut"]} if "cut" in evidence.left_out else {}
-    return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {}), **uncut}
+    return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {})}
 
 
 def _bench(source: Source, held_out: Part, metric: Metric, allowed: float, tokens: int, budget: Budget) -> Bench:

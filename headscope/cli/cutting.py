@@ -126,7 +126,7 @@ def prune_(
         raise typer.BadParameter("--run says what heads cost, and --plan has chosen them already; give one of the two")
     from headscope._support.folders import check_free
     from headscope.surgery import prune, save
-    from headscope.surgery.timing import time_forwards
+    from headscope.surgery.timing import compare_sizes, told_of_cut
 
     check_free(out, force=force)
     texts = reading.texts()
@@ -134,19 +134,13 @@ def prune_(
     chosen = _read_plan(plan) if plan is not None else budget.plan(loaded, texts, seed)
     proof = _proof(loaded, texts, seed)
     smaller = prune(loaded.model, chosen, batches=proof)
-    before, after = (sum(own.numel() for own in one.parameters()) for one in (loaded.model, smaller))
-    times = time_forwards(loaded.model, smaller, proof[0]) if proof else []
+    cut = compare_sizes(loaded.model, smaller, proof[0] if proof else None)
     save(smaller, out, tokenizer=loaded.tokenizer, force=force)
     if as_json:
-        sizes = {"parameters_before": before, "parameters_after": after, "times": [vars(timing) for timing in times]}
-        print_json({"removed": [str(head) for head in chosen.heads], **sizes, "out": str(out)})
+        print_json({"removed": [str(head) for head in chosen.heads], **cut, "out": str(out)})
         return
-    typer.echo(
-        f"removed {len(chosen.heads)} heads: {before:,} → {after:,} parameters ({1 - after / before:.1%} fewer); "
-        "equal to the masked model on real input"
-    )
-    for timing in times:
-        typer.echo(f"a forward pass of {timing}")
+    typer.echo(f"removed {len(chosen.heads)} heads; equal to the masked model on real input")
+    typer.echo("\n".join(told_of_cut(cut)))
     own = "" if hasattr(loaded.model, "config") else ", model=an_instance_of_the_original"
     typer.echo(f"written to {out}\nnext: headscope.load({str(out)!r}{own}) in Python, or headscope analyze {out}")
 

@@ -35,6 +35,7 @@ class Report(Folder):
     def write(self, analysis: "Analysis", *, as_json: bool) -> None:
         """Write page and run, whole or not at all, and print the finding."""
         from headscope._support.kept import remove_kept
+        from headscope.surgery.timing import told_of_cut
 
         with self.new() as new:
             analysis.report(new)
@@ -46,8 +47,8 @@ class Report(Folder):
         for said in (*analysis.warnings, analysis.verdict.found):
             typer.echo(said)
         _print_candidates(analysis)
-        for line in _cut(analysis):
-            typer.echo(line)
+        if "cut" in analysis.facts:
+            typer.echo("\n".join(["without the chosen heads:", *told_of_cut(analysis.facts["cut"])]))
         typer.echo(f"report: {self.out / 'index.html'}")
         how = "" if analysis.verdict.chosen else " --heads 1"  # within the budget none goes
         typer.echo(f"next: headscope plan {shlex.quote(str(self.out))}{how} --out plan.json")
@@ -123,18 +124,6 @@ def analyzed(
         raise ModelError(
             f"there was no memory left ({error or type(error).__name__}){goes_on}; a shorter --length takes less"
         ) from error
-
-
-def _cut(analysis: "Analysis") -> list[str]:
-    """What the chosen heads leave, as it was measured."""
-    cut = analysis.facts.get("cut")
-    if not cut:
-        return []
-    from headscope.surgery.timing import Timing
-
-    before, after = cut["parameters_before"], cut["parameters_after"]
-    sizes = f"without the chosen heads: {before:,} → {after:,} parameters (−{1 - after / before:.1%})"
-    return [sizes, *(f"a forward pass of {Timing(**timing)}" for timing in cut["times"])]
 
 
 def _print_candidates(analysis: "Analysis") -> None:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from headscope._support.objects import line_of, reason_of
 from headscope._support.running import accepts, last_logits
 from headscope.effects.scored import counting, scored, tokens_of
-from headscope.errors import MetricError
+from headscope.errors import HeadscopeError, MetricError
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows
 
@@ -256,7 +257,16 @@ class UserMetric(Metric):
                 f"the metric {self.name!r} looks at the intact model's output, where it is flat, so it has no gradient "
                 "to speak of; use a score that needs none, such as ablation"
             )
-        values = self.function(output, batch, intact) if self.takes_intact else self.function(output, batch)
+        given = (output, batch, intact) if self.takes_intact else (output, batch)
+        try:
+            values = self.function(*given)
+        except HeadscopeError:
+            raise
+        except Exception as error:
+            names = "(output, batch, intact)" if self.takes_intact else "(output, batch)"
+            raise MetricError(
+                f"the metric {self.name!r} failed: {reason_of(error)}{line_of(error)}; it is called with {names}"
+            ) from error
         rows = n_rows(batch)
         if not isinstance(values, Tensor) or values.shape != (rows,):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

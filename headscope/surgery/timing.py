@@ -2,8 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from headscope._support.running import device_of, evaluating, run_model
 from headscope.text.batches import Batch, n_rows
 from headscope.text.splits import first_rows
 
-__all__ = ["Timing", "time_forwards", "time_pass"]
+__all__ = ["Timing", "compare_sizes", "time_forwards", "time_pass", "told_of_cut"]
 
 _ROUNDS, _SECONDS = 15, 2.0  # of a batch size, at most; three rounds at the least
 
@@ -63,6 +64,31 @@ def time_pass(model: nn.Module, batch: Batch) -> float:
     with evaluating(model), torch.no_grad():
         _seconds(model, batch)
         return _seconds(model, batch)
+
+
+def compare_sizes(before: nn.Module, after: nn.Module, batch: Batch | None) -> dict[str, Any]:
+    """Parameters of two models and times of their forward passes, as JSON values.
+
+    Args:
+        before, after: the whole model and the cut one.
+        batch: what is timed; None for no times.
+    """
+    large, small = (sum(own.numel() for own in one.parameters()) for one in (before, after))
+    times = [] if batch is None else [vars(timing) for timing in time_forwards(before, after, batch)]
+    return {"parameters_before": large, "parameters_after": small, "times": times}
+
+
+def told_of_cut(cut: Mapping[str, Any]) -> list[str]:
+    """What `compare_sizes` found, or why nothing could be cut, in words, a line each.
+
+    Args:
+        cut: of `compare_sizes`, or "refused" alone with the reason.
+    """
+    if "refused" in cut:
+        return [f"cannot be cut: {cut['refused']}"]
+    before, after = cut["parameters_before"], cut["parameters_after"]
+    sizes = f"{count(before)} → {count(after)} parameters ({1 - after / before:.1%} fewer)"
+    return [sizes, *(f"a forward pass of {Timing(**timing)}" for timing in cut["times"])]
 
 
 def _brief(seconds: float) -> str:

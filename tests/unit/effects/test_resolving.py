@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import headscope as hs
+from headscope.effects.metrics import UserMetric
 from headscope.errors import MetricError
 from headscope.text.batches import Batch
 from tests.models import build, make_batches
@@ -36,3 +38,13 @@ def test_a_function_of_one_s_own_is_found_by_its_name() -> None:
 def test_what_is_no_metric_is_refused(metric: Any, told: str) -> None:
     with pytest.raises(MetricError, match=told):
         hs.importance(build("llama"), make_batches("llama", 1), metric=metric)
+
+
+def test_a_metric_that_raises_is_named_with_its_line_and_how_it_is_called():
+    def wrong(model, batch):
+        return model(batch)  # an output is no model
+
+    with pytest.raises(
+        MetricError, match=r"the metric 'wrong' failed: TypeError.*test_resolving.py, line \d+\); it is called"
+    ):
+        UserMetric(wrong, "wrong").measure(object(), {"input_ids": torch.ones(1, 2)})

@@ -1,0 +1,34 @@
+"""Warnings: what a reader of an analysis, and of a plan made from it, must know before anything else."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from headscope.sites import Anatomy
+from headscope.verdict.verdicts import METRIC_WORDS, Verdict
+
+__all__ = ["warnings_of"]
+
+
+def warnings_of(verdict: Verdict, anatomy: Anatomy, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """What cannot be told from so little text, what was not tried, what cannot be cut, and what may be upside down.
+
+    Args:
+        verdict: of the analysis.
+        anatomy: of its model.
+        facts: of its run; "cut" holds "refused" where the chosen heads cannot be cut.
+
+    Returns:
+        A sentence each; none where there is nothing to know first.
+    """
+    said = list(verdict.too_little)
+    mixed = [str(site.layer) for site in anatomy.sites if not site.prunable]
+    if mixed:
+        said.append(f"Heads of layers {', '.join(mixed)} cannot be taken out one by one, and were not tried.")
+    if "refused" in facts.get("cut", {}):
+        said.append("The chosen heads can be switched off, but not cut; the facts of the run say why.")
+    if verdict.metric not in METRIC_WORDS and verdict.chosen and verdict.joint_high < 0:
+        said.append(f"Without these heads {verdict.metric} is lower; is lower better? Of an accuracy it is not.")
+    given = str(facts.get("max_loss_rise", ""))
+    if given.endswith("%") and given != "0%" and verdict.max_loss_rise == 0:
+        said.append(f"The untouched model's {verdict.metric} is 0, and {given} of it allows nothing; give a number.")
+    return tuple(said)
