@@ -153,7 +153,7 @@ def distance(
     model: nn.Module, other: nn.Module, batch: Batch, dtype: torch.dtype, masking: Callable[[nn.Module], Masking]
 ) -> float:
     """`difference` between the outputs of a masked model and of another one, both computed in `dtype` or finer."""
-    batch = {name: value.to(dtype) if _is_float(value) else value for name, value in batch.items()}
+    batch = {n: own.to(torch.promote_types(own.dtype, dtype)) if _is_float(own) else own for n, own in batch.items()}
     with masking(finer := in_precision(model, dtype)):
         expected = output_of(finer, batch)
     del finer  # a copy, maybe: the next one needs its room
