@@ -19,6 +19,7 @@ from headscope.cli.options import (
     Tables,
     Tokens,
     check_same_tokens,
+    compared,
     registered,
 )
 from headscope.cli.printing import print_json, print_table, progress_told, records
@@ -64,8 +65,9 @@ def similarity_(
     of: Annotated[
         str | None,
         typer.Option(
-            help="z, q, k, v or contribution; one of several measures that compares no such thing compares its own",
-            show_default="the measure's own",
+            help=f"what is compared: {compared('likeness/measures')}; one of several measures that compares no such "
+            "thing compares its own",
+            show_default="the first that the measure compares",
         ),
     ] = None,
     scope: Annotated[str, typer.Option(help="layer, or model: every head with every other")] = "layer",

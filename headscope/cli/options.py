@@ -3,6 +3,7 @@
 Help texts name what registries hold without loading them; a test holds the two together.
 """
 
+import ast
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,7 @@ __all__ = [
     "Tables",
     "Tokens",
     "check_same_tokens",
+    "compared",
     "registered",
 ]
 
@@ -49,13 +51,35 @@ def registered(room: str) -> str:
     Args:
         room: the folder, from headscope's own on, e.g. "likeness/measures".
     """
-    folder = Path(__file__).parents[1] / room
-    found = [
-        name
-        for file in folder.glob("*.py")
-        for name in re.findall(r'^@[A-Z]+\.register\("(\w+)"\)', file.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
-    return ", ".join(sorted(found, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]))
+    return ", ".join(_sources(room))
+
+
+def compared(room: str) -> str:
+    """What the measures of a folder compare, as help texts list it: "z by cka; pattern by pattern_js"; as text too.
+
+    Args:
+        room: see `registered`.
+    """
+    found: dict[str, list[str]] = {}
+    default = (Path(__file__).parents[1] / room / "__init__.py").read_text(encoding="utf-8")
+    (usual,) = re.findall(r"^VECTORS = (\(.*\))", default, re.MULTILINE)
+    for name, source in _sources(room).items():
+        (things,) = re.findall(r"^    sources: .* = (\(.*\))$", source, re.MULTILINE) or [usual]
+        found.setdefault(", ".join(ast.literal_eval(things)), []).append(name)
+    return "; ".join(f"{things} by {', '.join(names)}" for things, names in found.items())
+
+
+def _sources(room: str) -> dict[str, str]:
+    """The files of a folder that register something, as text, by the name that they register, in order."""
+    found: dict[str, str] = {}
+    for file in (Path(__file__).parents[1] / room).glob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        found |= dict.fromkeys(re.findall(r'^@[A-Z]+\.register\("(\w+)"\)', source, re.MULTILINE), source)
+    return {name: found[name] for name in sorted(found, key=_in_order)}
+
+
+def _in_order(name: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 Model = Annotated[

@@ -89,8 +89,7 @@ def similarity(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,); measures of weights
             take none.
         measure: a name out of `headscope.MEASURES`, or an object with its settings.
-        of: what is compared: "z" (default of most measures), "q", "k", "v", "contribution"; measures of maps compare
-            "pattern", those of weights "weights".
+        of: what is compared, one of `headscope.MEASURES[measure].sources`, as "z" or "pattern"; the first without it.
         scope: "layer": within each layer, NaN elsewhere; "model": every head with every other.
         other: a second model, run on the same batches: rows are heads of `model`, columns heads of `other`.
         memory: bytes that the sums may take, or as text ("2GB"); what does not fit is done in several passes.

@@ -86,6 +86,9 @@ def test_help_names_what_registries_hold() -> None:
         return tuple(parameter.help.split(";")[0].removeprefix("of two models: ").split(", "))
 
     assert told("similarity", "measure") == tuple(hs.MEASURES)
+    (of,) = (one.help for one in COMMANDS["similarity"].params if one.name == "of")
+    for name, measure in hs.MEASURES.items():
+        assert re.search(rf"(?:: |; ){', '.join(measure.sources)} by [^;]*\b{name}\b", of), name
     assert told("importance", "score") == told("compare", "score") == tuple(hs.SCORES)
     assert told("claims", "claim") == tuple(in_order(hs.CLAIMS))
     assert told("headcount", "task") == tuple(hs.TASKS)
