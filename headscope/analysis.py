@@ -26,17 +26,18 @@ from headscope.effects.metrics import Metric
 from headscope.effects.units import keeping
 from headscope.errors import StorageError
 from headscope.models.loading import Loaded
-from headscope.planning.candidates import list_candidates
+from headscope.planning.candidates import list_candidates, load_candidates
 from headscope.planning.choosing import measure_removal
 from headscope.planning.removal import Removal
 from headscope.planning.rises import Rise
 from headscope.reporting import render
+from headscope.reporting.glance import foremost, main_figure
 from headscope.sites import Anatomy
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
-from headscope.tables import HeadTable, PairTable, read_table, write_table
+from headscope.tables import HeadTable, PairTable, write_table
 from headscope.text.feeding import Batches
 from headscope.text.splits import Part, sample_batches, split_documents
 from headscope.verdict.amounts import too_little
@@ -106,8 +107,23 @@ class Analysis(Shown):
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
         return Path(render(self, folder, force=force))
 
+    def _said(self) -> list[str]:
+        return [*self.warnings, self.verdict.found]
+
+    def _picture(self) -> str:
+        return main_figure(self)
+
     def _tables(self) -> dict[str, pd.DataFrame]:
-        return {self.verdict.sentence: self.candidates.head(12)}
+        return foremost(self)
+
+    def _narrow(self) -> dict[str, pd.DataFrame]:
+        return foremost(self, sentences=False)
+
+    def _more(self) -> list[str]:
+        return [
+            'the whole page: run.report("report"); every head: run.candidates, run.importance.to_frame()',
+            "which heads to cut: hs.plan(run), hs.plan(run, heads=n) or hs.plan(run, max_loss_rise='2%')",
+        ]
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the analysis into a new folder: JSON, CSV and Parquet files.
@@ -151,10 +167,9 @@ class Analysis(Shown):
             about = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
             _check_format(folder, about)
             anatomy = Anatomy.from_json((folder / "anatomy.json").read_text(encoding="utf-8"))
-            candidates, _ = read_table(folder, "candidates", {"head", "reason"}, _WORDS)
-            for word in ("stand_in", "quadrant", "reason"):  # read as floats where all are empty
-                candidates[word] = "" if candidates[word].isna().all() else candidates[word].fillna("")
-            removal, verdict = Removal.load(folder), Verdict.from_json(about["verdict"])
+            candidates = load_candidates(folder)
+            verdict = Verdict.from_json(about["verdict"])
+            removal = replace(Removal.load(folder), budget=verdict.max_loss_rise)
             scores = {name: HeadTable.load(folder / "scores", name) for name in about["scores"]}
             pairs = {name: PairTable.load(folder / "pairs", name) for name in about["pairs"]}
             claims = pd.DataFrame()
@@ -182,9 +197,6 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
         "what it holds was chosen and measured in another way. Make it again, with the text and the options that made "
         f"it: headscope analyze {model} --out {out} --force"
     )
-
-
-_WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns of candidates that are not floats
 
 
 def analyze(
@@ -247,7 +259,7 @@ def _analysis(
         evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
     with clock.stage("choice"):
         removal = measure_removal(source.model, sample, judged_by, anatomy, evidence.effects, rise, progress)
-    bench = _bench(source, held_out, judged_by, removal.allowed(rise), 2 * tokens, budget)
+    bench = _bench(source, held_out, judged_by, 2 * tokens, budget)
     with clock.stage("verdict"):
         verdict, removal = judge(source.model, source.name, anatomy, evidence, removal, bench, progress)
         there_are = len(chosen_on.documents), len(held_out.documents)
@@ -289,9 +301,9 @@ def _told(evidence: Evidence, cut: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"left_out": told} if told else {}), **({"cut": dict(cut)} if cut else {})}
 
 
-def _bench(source: Source, held_out: Part, metric: Metric, allowed: float, tokens: int, budget: Budget) -> Bench:
+def _bench(source: Source, held_out: Part, metric: Metric, tokens: int, budget: Budget) -> Bench:
     batches = sample_batches(held_out, tokens, budget.seed)
-    return Bench(batches, metric, budget.random_sets(len(batches)), budget.seed, allowed, source.facts["text_unit"])
+    return Bench(batches, metric, budget.random_sets(len(batches)), budget.seed, source.facts["text_unit"])
 
 
 def _claims(subject: Subject, clock: "_Clock", progress: Progress | None) -> pd.DataFrame:

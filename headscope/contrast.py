@@ -123,9 +123,13 @@ class Contrast(Shown):
         parts += [self.facts[why] for why in ("why_no_interval", "why_no_test", "caution") if why in self.facts]
         return "; ".join(parts) + "."
 
+    def _said(self) -> list[str]:
+        return [self.sentence]
+
     def _tables(self) -> dict[str, pd.DataFrame]:
         itself = {"least like themselves": self.itself} if self.alike is not None else {}
-        return {self.sentence: self.changed, **itself}
+        changed = self.changed
+        return {**({"told from no change": changed} if len(changed) else {}), **itself}
 
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write heads.csv, heads.parquet, heads.json and, for two models, the CKA of each pair into a new folder.

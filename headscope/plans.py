@@ -4,11 +4,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from headscope._support.formatting import count
+from headscope._support.shown import Shown
 from headscope.errors import PlanError, UnknownNameError
 from headscope.heads import HeadId, HeadLike, Heads, spell_out
 from headscope.sites import Anatomy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Plan", "Record"]
 
@@ -42,8 +47,8 @@ class Record:
         return cls(anatomy, tuple(map(HeadId.parse, data["removed"])), tuple(data["edits"]))
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """Which heads go, from which model, and why. Data: print it, diff it, commit it.
 
     Attributes:
@@ -81,6 +86,24 @@ class Plan:
             object.__setattr__(self, "facts", json.loads(json.dumps(dict(self.facts))))
         except (TypeError, ValueError) as error:
             raise PlanError(f"the facts of a plan must be JSON values: {error}") from error
+
+    def _said(self) -> list[str]:
+        return [
+            *self.facts.get("warnings", ()),
+            self.reason or f"A plan by hand: {count(len(self.heads), 'head')} to go.",
+        ]
+
+    def _tables(self) -> "dict[str, pd.DataFrame]":
+        import pandas as pd
+
+        layers: dict[int, list[str]] = {}
+        for head in self.heads:
+            layers.setdefault(head.layer, []).append(str(head))
+        rows = [(layer, len(own), " ".join(own)) for layer, own in layers.items()]
+        return {"heads to remove, layer by layer": pd.DataFrame(rows, columns=["layer", "how many", "heads"])}
+
+    def _more(self) -> list[str]:
+        return ["to cut: hs.prune(model, plan, batches=batches); to keep: plan.to_json()"]
 
     @classmethod
     def of(cls, plan: "Plan | Heads | HeadLike", anatomy: Anatomy | None = None) -> "Plan":

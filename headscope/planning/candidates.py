@@ -1,6 +1,7 @@
 """Candidates: every head with its scores, who could stand in for it, and a reason in words; the cheapest first."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,10 +9,11 @@ import pandas as pd
 from headscope._support.formatting import number
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines, quadrants
-from headscope.tables import HeadTable, PairTable, block_columns
+from headscope.tables import HeadTable, PairTable, block_columns, head_names, read_table
 
-__all__ = ["list_candidates"]
+__all__ = ["list_candidates", "load_candidates"]
 
+_WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns that are not floats
 _BESIDE = ("replaceability", "needed", "norm", "gradient")
 
 StandIns = Mapping[HeadId, tuple[HeadId, float]]
@@ -38,7 +40,8 @@ def list_candidates(
 
     Returns:
         Columns rank, head, layer, (block,) importance, low, high, replaceability, needed, norm, gradient, stand_in,
-        stand_in_share, stand_in_cka, quadrant, chosen, reason.
+        stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered categories, as in
+        `headscope.PairTable.to_frame`; "" stands for no stand-in.
     """
     ablation = scores["ablation"]
     frame = pd.DataFrame(
@@ -65,7 +68,25 @@ def list_candidates(
     turns = sorted(range(len(frame)), key=lambda row: place.get(ablation.heads[row], len(order)))
     frame = frame.iloc[turns].reset_index(drop=True)
     frame.insert(0, "rank", np.arange(1, len(frame) + 1))
-    return frame
+    return _sortable(frame)
+
+
+def load_candidates(folder: Path) -> pd.DataFrame:
+    """Read back what `list_candidates` gave and `headscope.tables.write_table` wrote as "candidates".
+
+    Raises:
+        StorageError: a file or a column is missing or spoilt.
+    """
+    frame, _ = read_table(folder, "candidates", {"head", "stand_in", "quadrant", "reason"}, _WORDS)
+    for word in ("stand_in", "quadrant", "reason"):  # read as floats where all are empty
+        frame[word] = "" if frame[word].isna().all() else frame[word].fillna("")
+    return _sortable(frame)
+
+
+def _sortable(frame: pd.DataFrame) -> pd.DataFrame:
+    """With names of heads that sort as heads do."""
+    heads = sorted(map(HeadId.parse, frame["head"]))
+    return frame.assign(head=head_names(frame["head"], heads), stand_in=head_names(frame["stand_in"], ["", *heads]))
 
 
 def _reason(row: Mapping[str, object], unit: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -44,12 +45,13 @@ def measure_removal(
         progress: told of each forward pass of the ladder, as "removal".
     """
     removal, progress = Removal.ordered_by(effects), called("removal", progress)
+    removal = replace(removal, budget=removal.allowed(rise))
     wanted = set(ladder(len(removal.order)))
     while wanted := wanted - {0, *removal.sizes}:
         groups = [removal.first(size) for size in sorted(wanted)]
         removal = removal.with_costs(group_effects(model, batches, metric, anatomy, groups, progress=progress))
         progress = None  # how many more there are is not known
-        found = removal.within(removal.allowed(rise))
+        found = len(removal.chosen)
         wanted = {found, min(found + 1, len(removal.order))}
     return removal
 

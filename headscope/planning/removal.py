@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from headscope._support.formatting import interval, quantity
 from headscope._support.shown import Shown
 from headscope.effects.sweep import Effects
 from headscope.errors import PlanError
@@ -62,6 +63,7 @@ class Removal(Shown):
         metric, unit, is_distance: of the costs.
         intact: the metric of the intact model, where heads were ordered.
         facts: what it was measured on; JSON values only.
+        budget: what the chosen heads were allowed to cost together, in the metric's unit; None where none was set.
     """
 
     order: tuple[HeadId, ...]
@@ -71,6 +73,12 @@ class Removal(Shown):
     is_distance: bool
     intact: float
     facts: Mapping[str, Any] = field(default_factory=dict)
+    budget: float | None = None
+
+    @property
+    def chosen(self) -> tuple[HeadId, ...]:
+        """The heads that go: the first of the order, as many as the budget allows; none without a budget."""
+        return () if self.budget is None else self.first(self.within(self.budget))
 
     @property
     def sizes(self) -> list[int]:
@@ -158,12 +166,31 @@ class Removal(Shown):
             effects.is_distance, float(effects.intact.mean()), facts,
         )  # fmt: skip
 
+    def _said(self) -> list[str]:
+        if self.budget is None:
+            return []
+        n, allowed = len(self.chosen), f"{quantity(self.budget, self.unit)} allowed"
+        if not n:
+            return [f"No head is sure to stay within the {allowed}."]
+        cost = self.cost(n)
+        ends = f" (95% interval {span})" if (span := interval(cost.low, cost.high)) else ""
+        which, costs = (f"{n} heads can go together", "they cost") if n > 1 else (f"{self.order[0]} can go", "it costs")
+        told = f"{quantity(cost.value, self.unit)}{ends}"
+        return [f"Within the {allowed} {which}; on documents that chose nothing {costs} {told}."]
+
     def _tables(self) -> dict[str, pd.DataFrame]:
-        return {f"removing the first heads together: {self.metric} ({self.unit or 'no unit'})": self.costs}
+        rise = f"rise in {self.metric}{f', {self.unit}' if self.unit else ''}"
+        return {f"cost of removing the first heads together: {rise}": self.costs[["heads", *_JUDGED, "chosen_cost"]]}
+
+    def _more(self) -> list[str]:
+        return [
+            "chosen_cost: on the documents that made the order; its interval: run.removal.costs",
+            "as a curve: hs.plot(run.removal); of any number of heads: run.removal.cost(n)",
+        ]
 
     def save(self, folder: str | Path) -> None:
         """Write removal.csv, removal.parquet and removal.json into an existing folder."""
-        about = {name: getattr(self, name) for name in ("metric", "unit", "is_distance", "intact")}
+        about = {name: getattr(self, name) for name in ("metric", "unit", "is_distance", "intact", "budget")}
         order = [str(head) for head in self.order]
         write_table(Path(folder), "removal", self.costs, {**about, "order": order, "facts": dict(self.facts)})
 

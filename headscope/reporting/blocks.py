@@ -1,6 +1,6 @@
 """What a section returns: headings, texts, tables and figures as plain values. None of them knows of HTML."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table: its first rows are shown, all of them go into a CSV file.
+    """A table: its first rows are shown, or those that tell most; all of them go into a CSV file.
 
     Attributes:
         name: name of the file, without ".csv".
@@ -59,6 +59,8 @@ class Table:
         frame: every row and column, unrounded.
         columns: what is shown of it.
         shown: how many rows are shown; None for all.
+        telling: places of the rows that are shown in place of the first; all of them are folded beneath. None for no
+            such choice.
         caption: how to read it.
     """
 
@@ -68,6 +70,11 @@ class Table:
     columns: tuple[Column, ...]
     shown: int | None = None
     caption: str = ""
+    telling: Sequence[int] | None = None
+
+    def cells(self, frame: pd.DataFrame) -> list[list[str]]:
+        """The cells of some of its rows, as text."""
+        return [[column.text(row) for column in self.columns] for row in frame.itertuples(index=False)]
 
 
 @dataclass(frozen=True, eq=False)

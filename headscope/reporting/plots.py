@@ -1,6 +1,6 @@
 """A figure of whatever a verb of headscope returned: which figure fits which table, and the file it is saved to."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,35 @@ from matplotlib.figure import Figure
 from headscope._support.folders import whole_file
 from headscope.errors import InputError, StorageError
 from headscope.head_roles.tables import RoleTable
+from headscope.heads import HeadId, Heads
 from headscope.likeness.geometry import Clusters, HeadMap
 from headscope.planning.removal import Removal
+from headscope.plans import Plan
 from headscope.reporting import figures
 from headscope.reporting.figures.style import NEW_FIGURE, figure_of, styling
-from headscope.reporting.reportable import Contrasted
+from headscope.reporting.reportable import Contrasted, Reportable
 from headscope.surplus.layers import Redundancy
-from headscope.tables import HeadTable, PairTable
+from headscope.tables import HeadTable, PairTable, find_head
 
 __all__ = ["plot"]
 
-Drawn = HeadTable | Removal | PairTable | RoleTable | Redundancy | Clusters | HeadMap | Contrasted
+Drawn = HeadTable | Removal | PairTable | RoleTable | Redundancy | Clusters | HeadMap | Contrasted | Reportable
 
 _KINDS: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _DPI = 200  # of a PNG, and of the pictures inside the others
 _LYING = 1.5  # times as many layers as heads: the map lies down
 
 
-def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None) -> Axes:
+def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None, *, chosen: Plan | Heads = ()) -> Axes:
     """Draw what `similarity`, `importance`, `roles`, `redundancy`, `compare`, `cluster` or `map_heads` returned,
-    or the `removal` of an analysis.
+    or an analysis.
 
     A score becomes a map of layers by heads; similarities every layer's block, or the whole matrix where heads of
     different layers were compared; roles a map with a colour and a word for each; redundancy the curve of what the best
     k heads give back, or the effective numbers of heads where there is no curve; two models the change of each head by
     the first score, with the heads framed whose change is told from zero (`contrast.changes` has the other scores, to
-    be drawn one by one); a removal the curve of cost against heads removed; clusters the matrix in their order under
+    be drawn one by one); an analysis the main figure of its page, what removing more and more heads costs together,
+    beside random sets of heads, and its `removal` the same without these; clusters the matrix in their order under
     their tree. What has no number is grey or a dash.
 
     Args:
@@ -47,15 +50,19 @@ def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None) -
             `matplotlib.pyplot.show()` show as any other.
         path: a file to save the whole figure to, a PNG, SVG or PDF by its ending, written whole or not at all; what
             stood there is replaced. A figure made here is then only saved and not shown.
+        chosen: on the map of a score, the heads that go, to be framed: a plan, or heads in any spelling. Where more go
+            than stay, those that stay are framed instead.
 
     Returns:
         The axes that were drawn on: those given, or those of the new figure. Blocks of layers are axes inside them.
 
     Raises:
-        InputError: something that cannot be drawn, or an ending that is none of these.
+        InputError: something that cannot be drawn, chosen heads for another table than one of scores, or an ending
+            that is none of these.
+        UnknownNameError: a chosen head that is not in the table, or is no head.
         StorageError: the folder of `path` is not there, a folder is in the way, or the disk refused.
     """
-    draw = _drawer(table)
+    draw = _drawer(table, Plan.of(chosen).heads)
     if ax is not None and not isinstance(ax, Axes):
         raise InputError(f"ax takes axes, as of plt.subplots() or figure.add_subplot(); got {type(ax).__name__}")
     if path is None:
@@ -70,17 +77,21 @@ def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None) -
     return drawn
 
 
-def _drawer(table: Any) -> Callable[[Axes | None], Axes]:
+def _drawer(table: Any, chosen: tuple[HeadId, ...]) -> Callable[[Axes | None], Axes]:
     """How a table is drawn."""
+    if chosen and not isinstance(table, HeadTable):
+        raise InputError(f"chosen heads are framed on the map of a score; leave them out for a {type(table).__name__}")
     match table:
         case HeadTable() | PairTable() | RoleTable() if not table.heads or getattr(table, "other", None) == ():
             raise InputError("this table holds no head, so there is nothing to draw")
         case Removal():
-            return lambda ax: figures.joint_cost(
-                table, label=", ".join(filter(None, (table.metric, table.unit))), ax=ax
-            )
+            return lambda ax: figures.joint_cost(table, ax=ax)
+        case Reportable():
+            return lambda ax: figures.joint_cost(table.removal, random=table.verdict.random, ax=ax)
         case HeadTable():
-            return lambda ax: _map(table, ax)
+            places = [find_head(table.heads, head) for head in chosen]
+            framed, words = figures.to_mark(table.heads, [table.heads[place] for place in places], "Framed")
+            return lambda ax: _map(table, ax, framed, words)
         case PairTable():
             return lambda ax: _pairs(table, ax)
         case RoleTable():
@@ -96,14 +107,14 @@ def _drawer(table: Any) -> Callable[[Axes | None], Axes]:
             return _changes(table)
     raise InputError(
         f"{type(table).__name__} cannot be drawn; plot takes what similarity, importance, roles, redundancy, compare, "
-        "cluster and map_heads return. Of an analysis draw run.importance, run.similarity, run.removal, or one of "
-        "run.scores and run.pairs, or write all its figures with run.report(folder)"
+        "cluster and map_heads return, an analysis, or one of its tables. All figures of an analysis are written by "
+        "run.report(folder)"
     )
 
 
-def _map(table: HeadTable, ax: Axes | None, **settings: Any) -> Axes:
+def _map(table: HeadTable, ax: Axes | None, framed: Sequence[HeadId], words: str) -> Axes:
     label = ", ".join(filter(None, (table.name, table.unit)))
-    return figures.head_map(table, label=label, layers_across=_lies(table), ax=ax, **settings)
+    return figures.head_map(table, chosen=framed, words=words, label=label, layers_across=_lies(table), ax=ax)
 
 
 def _lies(table: HeadTable | RoleTable) -> bool:
@@ -133,7 +144,8 @@ def _changes(contrast: Contrasted) -> Callable[[Axes | None], Axes]:
     told = contrast.changed
     rows = told.loc[told["score"] == score, ["layer", "head"]].itertuples(index=False, name=None)
     places = {(head.layer, head.head): head for head in table.heads}
-    return lambda ax: _map(table, ax, chosen=[places[row] for row in rows])
+    framed = [places[row] for row in rows]
+    return lambda ax: _map(table, ax, framed, "Framed: told from no change" if framed else "")
 
 
 @contextmanager

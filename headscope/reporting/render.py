@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from headscope._support.folders import new_folder
-from headscope._support.formatting import count
+from headscope._support.formatting import MISSING, count
 from headscope.reporting.blocks import Block, Figure, Table
 from headscope.reporting.pictures import Picture, take
 from headscope.reporting.reportable import Reportable
@@ -32,12 +32,14 @@ class _Rows:
     Attributes:
         table: the block it comes from.
         rows: the cells of the rows that are shown.
+        folded: those of all rows, where some were picked out to be shown; else none.
         left_out: whether there are more.
         stacked: on a phone each row becomes a paragraph: it has a sentence, and too many cells to stand beside it.
     """
 
     table: Table
     rows: list[list[str]]
+    folded: list[list[str]]
     left_out: bool
     stacked: bool
 
@@ -64,7 +66,7 @@ def render(analysis: Reportable, folder: str | Path, *, force: bool = False) -> 
             parts = list(_parts(section().blocks(analysis), fresh))
             if parts:
                 sections.append({"id": name, "title": section.title, "parts": parts})
-        page = _template().render(sections=sections, **_heading(analysis))
+        page = _template().render(sections=sections, missing=MISSING, **_heading(analysis))
         (fresh / "index.html").write_text(page, encoding="utf-8")
     return Path(folder).expanduser() / "index.html"
 
@@ -113,7 +115,9 @@ def _parts(blocks: Iterable[Block], folder: Path) -> Iterator[_Part]:
 
 def _written(table: Table, folder: Path) -> _Rows:
     table.frame.to_csv(folder / "tables" / f"{table.name}.csv", index=False)
-    shown = table.frame.head(table.shown) if table.shown is not None else table.frame
-    rows = [[column.text(row) for column in table.columns] for row in shown.itertuples(index=False)]
     stacked = len(table.columns) > 3 and any(column.long for column in table.columns)
-    return _Rows(table, rows, len(rows) < len(table.frame), stacked)
+    if table.telling is not None:
+        every = table.cells(table.frame)
+        return _Rows(table, [every[place] for place in table.telling], every, False, stacked)
+    rows = table.cells(table.frame if table.shown is None else table.frame.head(table.shown))
+    return _Rows(table, rows, [], len(rows) < len(table.frame), stacked)

@@ -40,10 +40,12 @@ def too_little(
         )
     ratio = min(_tokens_per_dimension(evidence), default=float("inf"))
     if ratio < ENOUGH_TOKENS:
+        rows = text_unit == "rows"  # of batches of the user's own, which may be no text
         said.append(
-            "Too little text to tell what heads rebuild of each other (replaceability, needed, the quadrants): "
-            f"{number(ratio, 2)} tokens for each dimension of a layer, where {ENOUGH_TOKENS} are needed; "
-            f"{number(ENOUGH_TOKENS / ratio, 2)} times as much would tell (more windows, and text to fill them)."
+            f"Too {'few rows' if rows else 'little text'} to tell what heads rebuild of each other (replaceability, "
+            f"needed, the quadrants): {number(ratio, 2)} {'positions' if rows else 'tokens'} for each dimension of a "
+            f"layer, where {ENOUGH_TOKENS} are needed; {number(ENOUGH_TOKENS / ratio, 2)} times as "
+            f"{'many' if rows else 'much'} would tell{'' if rows else ' (more windows, and text to fill them)'}."
         )
     return tuple(said)
 

@@ -35,7 +35,6 @@ class Bench:
         metric: of effects.
         random_sets: how many random sets of heads the chosen ones are set against, where there are so many.
         seed: of their draw.
-        max_loss_rise: what the chosen heads were allowed to cost together, in the metric's unit.
         text_unit: what a document is, in words.
     """
 
@@ -43,7 +42,6 @@ class Bench:
     metric: Metric
     random_sets: int
     seed: int
-    max_loss_rise: float
     text_unit: str
 
 
@@ -61,7 +59,7 @@ def judge(
     Returns:
         The verdict, and the removal with what each number of heads costs here.
     """
-    chosen = removal.first(removal.within(bench.max_loss_rise))
+    chosen = removal.chosen
     top, sizes = _extreme(evidence, "ablation"), removal.sizes
     drawn = random_sets(anatomy, chosen, bench.random_sets, bench.seed)
     groups = [*map(removal.first, sizes), (top,), *drawn]
@@ -74,7 +72,7 @@ def judge(
         n_heads=anatomy.n_heads,
         n_layers=len(anatomy.sites),
         chosen=tuple(sorted(chosen)),
-        max_loss_rise=bench.max_loss_rise,
+        max_loss_rise=removal.budget or 0.0,
         joint=joint.value,
         joint_low=joint.low,
         joint_high=joint.high,

@@ -4,11 +4,15 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from headscope._support.formatting import count, fixed, interval, number, quantity
+from headscope._support.formatting import brief_list, count, fixed, interval, number, quantity
+from headscope._support.shown import Shown
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["METRIC_WORDS", "Finding", "Verdict"]
 
@@ -39,8 +43,8 @@ class Finding:
     other: HeadId | None = None
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Shown):
     """What was found, all of it measured on held-out documents.
 
     Attributes:
@@ -178,6 +182,27 @@ class Verdict:
         ends = f" (95% interval {span})" if (span := interval(low, high)) else ""
         base = f" above {number(self.intact)}" if self.intact else ""
         return f"{number(value)}{unit}{ends} of {words}{base}"
+
+    def _said(self) -> list[str]:
+        return [*self.too_little, self.found]
+
+    def _tables(self) -> "dict[str, pd.DataFrame]":
+        import pandas as pd
+
+        found = {
+            "costs least alone": self.cheapest, "needed most": self.most_needed,
+            "rebuilt most": self.most_replaceable, "most alike": self.twins,
+        }  # fmt: skip
+        rows: list[tuple[Any, ...]] = [
+            (what, " ".join(map(str, filter(None, (one.head, one.other)))), one.value, one.low, one.high)
+            for what, one in found.items()
+            if one is not None
+        ]
+        if self.chosen:
+            joint = (self.joint, self.joint_low, self.joint_high)
+            rows.insert(0, ("chosen, together", brief_list([*map(str, self.chosen)]), *joint))
+        title = f"measured on {count(self.n_documents)} {self.text_unit} that chose nothing"
+        return {title: pd.DataFrame(rows, columns=["what", "heads", "value", "low", "high"])}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, heads as text, what is not defined as None."""

@@ -1,5 +1,6 @@
 """The contract of sections: typed results in, blocks out, whatever the results; a new section is one new file."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +22,16 @@ CASES: dict[str, Callable[[], SyntheticAnalysis]] = {
     "heads without numbers": lambda: analysis(3, 4, undefined=("L0H0", "L1H0", "L1H1", "L1H2", "L1H3")),
     "similarity within layers only": lambda: analysis(4, 6, cross_layer=False),
     "one head": lambda: analysis(1, 1),
+    "one layer": lambda: analysis(1, 4, metric="loss", unit="nats/token"),
     "one head a layer": lambda: analysis(5, 1, cross_layer=False),
     "few facts": lambda: replace(analysis(2, 3), facts={}),
     "no similarity": lambda: replace(analysis(2, 3), pairs={}, facts={}),
     "effects alone": lambda: _effects_alone(analysis(2, 3)),
     "equal scores": lambda: _flat(analysis(2, 3)),
 }
+
+
+ONE = re.compile(r"(?<![\d.,])1 (heads|attention layers|layers|matrices|sets|documents|rows)\b|top 1 ")
 
 
 def _effects_alone(run: SyntheticAnalysis) -> SyntheticAnalysis:
@@ -81,6 +86,9 @@ def test_a_section_makes_blocks_of_the_known_kinds(section: Section, run: Synthe
             words = block.text if isinstance(block, Text) else f"{block.alt} {block.caption}"
             assert "nan" not in words.lower().split()
             assert words.rstrip().endswith(".")
+        words = [block.text] if isinstance(block, Heading | Text) else [block.title, block.caption]
+        words += [cell for row in block.cells(block.frame) for cell in row] if isinstance(block, Table) else []
+        assert not [word for word in words if ONE.search(word)], "one of them is no plural"
 
 
 def test_file_names_differ_over_all_sections(run: SyntheticAnalysis) -> None:

@@ -2,8 +2,12 @@
 
 import copy
 import dataclasses
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,7 +165,45 @@ def test_budgets_out_of_range_are_refused(settings: dict[str, float], words: str
         hs.Budget(**settings)  # type: ignore[arg-type]
 
 
-def test_a_name_with_markup_stays_text_in_a_notebook(run: hs.Analysis) -> None:
-    named = dataclasses.replace(run, verdict=dataclasses.replace(run.verdict, model="<script>x</script>"))
-    assert "<script>" not in named._repr_html_()
-    assert "&lt;script&gt;" in named._repr_html_()
+@pytest.mark.parametrize("show", [lambda run: run, lambda run: run.verdict, hs.plan], ids=["run", "verdict", "plan"])
+def test_a_name_with_markup_stays_text_in_a_notebook(run: hs.Analysis, show: Callable[[hs.Analysis], Any]) -> None:
+    bad = "<script>x</script>"
+    verdict = dataclasses.replace(run.verdict, model=bad, too_little=(bad,))
+    shown = show(dataclasses.replace(run, verdict=verdict))._repr_html_()
+    assert "<script>" not in shown
+    assert "&lt;script&gt;" in shown
+
+
+def test_a_notebook_shows_warnings_sentence_main_figure_and_the_page_s_columns(run: hs.Analysis) -> None:
+    warned = dataclasses.replace(run, verdict=dataclasses.replace(run.verdict, too_little=("Too little.",)))
+    shown, table = warned._repr_html_(), next(iter(run._tables().values()))
+    places = [shown.index(part) for part in ("Too little.", run.verdict.found[:40], "<img ", "<table", "run.report(")]
+    assert places == sorted(places)
+    assert shown.count("src=") == shown.count('src="data:image/png;base64,') == 1
+    assert len(shown) < 150_000
+    assert [*table] == re.findall("<th>(.*?)</th>", shown)
+    assert len(table.columns) == 7
+    assert not {"rank", "norm", "stand_in_cka"} & set(table)
+    assert plt.get_fignums() == []
+
+
+def test_a_terminal_shows_lines_that_fit(run: hs.Analysis) -> None:
+    for shown in (run, run.verdict, run.removal, hs.plan(run, heads=2)):
+        lines = repr(shown).splitlines()
+        assert len(lines) < 40
+        assert max(map(len, lines)) <= 100
+    assert "Why" not in repr(run)
+    assert "hs.plan(run" in repr(run)
+    plan = hs.plan(run, heads=2)
+    assert all(str(head) in repr(plan) for head in plan.heads)
+    assert plan.reason.split(";")[0] in repr(plan)
+    assert "by hand: 1 head " in repr(hs.Plan(["L0H1"]))
+    assert str(run.removal.sizes[-1]) in repr(run.removal)
+    none = dataclasses.replace(run.removal, budget=-1e9)
+    assert "No head is sure to stay within" in repr(none)
+    assert "can go; on documents that chose nothing it costs" in repr(_one_chosen(run.removal))
+
+
+def _one_chosen(removal: Any) -> Any:
+    costs = removal.costs.assign(chosen_high=removal.costs["heads"].astype(float))
+    return dataclasses.replace(removal, costs=costs, budget=1.0)

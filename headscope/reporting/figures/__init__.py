@@ -8,14 +8,22 @@ from headscope.reporting.figures.curves import effective_dots, redundancy_curve
 from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, removal_curves
 from headscope.reporting.figures.maps import head_map, map_height
+from headscope.reporting.figures.marks import to_mark
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import joint_cost
 from headscope.reporting.figures.roles import role_map
-from headscope.reporting.figures.similarity import layer_block, layer_blocks, matrix_height, whole_matrix
+from headscope.reporting.figures.similarity import (
+    blocks_width,
+    layer_block,
+    layer_blocks,
+    matrix_height,
+    whole_matrix,
+)
 from headscope.reporting.figures.style import canvas, figure_of, styling
 
 __all__ = [
+    "blocks_width",
     "canvas",
     "cluster_matrix",
     "cost_curve",
@@ -43,5 +51,6 @@ __all__ = [
     "sorted_dots",
     "strip",
     "styling",
+    "to_mark",
     "whole_matrix",
 ]

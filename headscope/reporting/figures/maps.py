@@ -43,6 +43,7 @@ def head_map(
     table: HeadTable,
     *,
     chosen: Collection[HeadId] = (),
+    words: str = "",
     layers_across: bool = False,
     label: str = "",
     ax: Axes | None = None,
@@ -52,6 +53,7 @@ def head_map(
     Args:
         table: the score; NaN is drawn as a dash, a head that its layer lacks is left empty.
         chosen: heads to frame.
+        words: what they are, a line beneath the label; see `headscope.reporting.figures.to_mark`.
         layers_across: layers along the horizontal axis, for models of many layers with few heads each.
         label: of the colour bar.
         ax: where to draw; a new figure without it.
@@ -85,7 +87,7 @@ def head_map(
     name_ticks(ax, "x", layers if layers_across else heads, "layer" if layers_across else "head", most=int(4 * width))
     if roomy and power:
         label += f"{' ' if width >= 4 else chr(10)}(numbers in the cells: {power_of_ten(power)})"
-    colour_bar(ax.collections[0], [ax], label, knee=bend(cells))
+    colour_bar(ax.collections[0], [ax], "\n".join(filter(None, (label, words))), knee=bend(cells))
     return ax
 
 

@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 LEFT_EDGE = -0.25  # heads that the others rebuild worse than this are drawn at the edge: how much worse says little
 _MANY = 300  # heads past which the dots are small
+_RINGS, _THIN = 60, 0.25  # rings from which they are thinner, and how thin they become, in points: dots must show
 _NAMED = 24  # chosen heads that are named where there is room; the table has them all
 
 
@@ -59,6 +60,7 @@ def quadrant_plot(
     size, ring = (30.0, 1.1) if len(heads) <= _MANY else (9.0, 0.5)
     _draw_dots(ax, points, x < LEFT_EDGE, quadrants(y, x, lines), size)
     ringed = [i for i, head in enumerate(heads) if head in chosen]
+    ring = min(ring, max(_THIN, _RINGS / max(len(ringed), 1)))
     ax.scatter(
         points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4
     )

@@ -8,8 +8,9 @@ from matplotlib.patches import Patch
 
 from headscope._support.formatting import MISSING, fixed
 from headscope.head_roles.tables import MIXED, ROLES, RoleTable
+from headscope.reporting.figures.legends import legend_below
 from headscope.reporting.figures.maps import bound_cells, map_canvas, name_ticks
-from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, figure_of, frameless, room, styled
+from headscope.reporting.figures.style import INK, MUTED, PAPER, ROLE_COLOURS, frameless, room, styled
 
 __all__ = ["role_map"]
 
@@ -53,7 +54,7 @@ def role_map(table: RoleTable, *, layers_across: bool = False, ax: Axes | None =
         _letter(ax, place[head], role, score, cell)
     name_ticks(ax, "y", numbers if layers_across else layers, "head" if layers_across else "layer")
     name_ticks(ax, "x", layers if layers_across else numbers, "layer" if layers_across else "head", most=int(4 * width))
-    _legend(ax, table, most=max(1, int(width / 1.3)))
+    _legend(ax, table)
     return ax
 
 
@@ -76,16 +77,8 @@ def _letter(ax: Axes, spot: tuple[int, int], role: str, score: float, cell: tupl
     )  # fmt: skip
 
 
-def _legend(ax: Axes, table: RoleTable, most: int) -> None:
+def _legend(ax: Axes, table: RoleTable) -> None:
     """The roles that there are, with how many heads have them, beneath the axes."""
     counts = {role: table.role.count(role) for role in (*ROLES, MIXED)}
     handles = [Patch(color=ROLE_COLOURS[role], label=f"{role} ({count})") for role, count in counts.items() if count]
-    columns = min(most, len(handles))
-    ax.legend(
-        handles=handles, ncols=columns, loc="upper center", bbox_to_anchor=(0.5, 0.0),
-        borderaxespad=3.6, frameon=False, fontsize=8.5, handlelength=1.0, handleheight=1.0, columnspacing=1.4,
-    )  # fmt: skip
-    if figure_of(ax).get_layout_engine() is None:  # nothing else makes room for it
-        place, lines = ax.get_position(), -(-len(handles) // columns)
-        below = min((0.4 + 0.17 * lines) / figure_of(ax).get_figheight(), 0.6 * place.height)
-        ax.set_position((place.x0, place.y0 + below, place.width, place.height - below))
+    legend_below(ax, handles, 1.3, handlelength=1.0, handleheight=1.0, columnspacing=1.4)

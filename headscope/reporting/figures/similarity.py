@@ -25,7 +25,7 @@ from headscope.reporting.figures.style import (
 )
 from headscope.tables import PairTable
 
-__all__ = ["layer_block", "layer_blocks", "matrix_height", "whole_matrix"]
+__all__ = ["blocks_width", "layer_block", "layer_blocks", "matrix_height", "whole_matrix"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -64,7 +64,7 @@ def layer_blocks(pairs: PairTable, *, width: float | None = None, label: str = "
     layers = sorted(set.intersection(*({head.layer for head in heads} for heads in _sides(pairs))))
     largest = _block_side(pairs)
     if ax is None:
-        wished = 3.3 if len(layers) <= 6 else 1.75 if len(layers) <= 24 else 1.5
+        wished = min(3.3 if len(layers) <= 6 else 1.75 if len(layers) <= 24 else 1.5, largest)
         columns = min(len(layers), max(2 if wished > 2 else 3, round((width or 9.0) / wished)))
         side = min((width or 9.0) / columns, largest)
         rows = -(-len(layers) // columns)
@@ -83,6 +83,11 @@ def layer_blocks(pairs: PairTable, *, width: float | None = None, label: str = "
         spot = (box[0] / across, box[1] / down, box[2] / across, box[3] / down)
         _block(pairs, layer, ax.inset_axes(spot), side)
     return ax
+
+
+def blocks_width(pairs: PairTable) -> float:
+    """How many inches the blocks of all layers take side by side, as large as they come."""
+    return len({head.layer for head in pairs.heads}) * _block_side(pairs) + 0.2
 
 
 @styled

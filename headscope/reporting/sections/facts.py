@@ -20,7 +20,7 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Model": (
         ("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters"), ("source", "loaded from {}"),
     ),
-    "Heads": (("n_heads", "{} heads"), ("n_layers", "{} attention layers")),
+    "Heads": (("n_heads", "{}"), ("n_layers", "{}")),
     "Remarks": (("remarks", "{}"),),
     "Left out": (("left_out", "{}"),),
     "Without the chosen heads": (("cut", "{}"),),
@@ -33,10 +33,12 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("documents_judged_on", "judged on {} others"),
     ),
     "Metric": (("metric", "{}"), ("unit", "in {}"), ("ablation_tokens", "ablation on {} tokens")),
+    "Budget": (("max_loss_rise", "the chosen heads may raise the metric by {} together"),),
     "Machine": (("device", "{}"), ("dtype", "{}"), ("peak_memory_mb", "peak memory {} MB"), ("seed", "seed {}")),
     "Time": (("seconds", "{}"), ("date", "on {}")),
     "Versions": (("versions", "{}"),),
 }  # fmt: skip
+_NOUNS = {"n_heads": "head", "n_layers": "attention layer"}
 _SCORES = {
     "ablation": "importance (ablation)", "gradient": "importance (gradient)", "norm": "norm of what the head writes",
     "replaceability": "replaceability", "needed": "needed: importance × what others cannot rebuild",
@@ -108,6 +110,8 @@ def _in_words(fact: str, value: Any) -> str:
     if fact == "seconds":
         stages = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in value.items())
         return f"{duration(sum(value.values()))} ({stages})"
+    if fact in _NOUNS:
+        return count(value, _NOUNS[fact])
     if fact == "cut":
         return "; ".join(told_of_cut(value))
     if fact == "date":

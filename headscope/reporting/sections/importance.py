@@ -32,7 +32,8 @@ class Importance(Section):
 
 
 def _map(analysis: Reportable) -> Figure:
-    table, chosen = analysis.scores["ablation"], frozenset(analysis.verdict.chosen)
+    table = analysis.scores["ablation"]
+    framed, words = figures.to_mark(table.heads, frozenset(analysis.verdict.chosen), "Framed")
     layers, heads = ({getattr(head, axis) for head in table.heads} for axis in ("layer", "head"))
 
     def draw(width: float, narrow: bool) -> Drawing:
@@ -40,7 +41,7 @@ def _map(analysis: Reportable) -> Figure:
         rows, columns = (len(heads), len(layers)) if across else (len(layers), len(heads))
         ax = figures.canvas(width, figures.map_height(rows, columns, width))
         label = "importance" + (f", {table.unit}" if table.unit else "")
-        figures.head_map(table, chosen=chosen, layers_across=across, label=label, ax=ax)
+        figures.head_map(table, chosen=framed, layers_across=across, label=label, ax=ax)
         return figures.figure_of(ax)
 
     known = np.flatnonzero(np.isfinite(table.score))
@@ -53,16 +54,16 @@ def _map(analysis: Reportable) -> Figure:
         f"One cell a head: how much the {analysis.verdict.metric} rises when it alone is removed, on the documents "
         "that heads are chosen on. What the verdict says of a head was measured on others. "
     )
-    if total > 0:
+    if total > 0 and len(order) > 1:
         share = float(np.clip(table.score[tenth], 0, None).sum()) / total
-        verb = "holds" if len(tenth) == 1 else "hold"
-        caption += f"The top {count(len(tenth), 'head')} {verb} {share:.0%} of all importance. "
+        which = f"{table.heads[tenth[0]]} alone holds" if len(tenth) == 1 else f"The top {len(tenth)} heads hold"
+        caption += f"{which} {share:.0%} of all importance. "
     if negative:
         caption += f"Red: {count(negative, 'head')} whose effect came out below zero. "
     if bend(table.score) is not None:
         caption += "The scale is even near zero and logarithmic above, so that small differences stay visible. "
-    if chosen:
-        caption += "Framed: chosen for removal."
+    if words:
+        caption += f"{words}."
     return Figure(
         "importance",
         "What removing each head costs",

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure as Drawing
 
 from headscope._support.formatting import MISSING, count, fixed
 from headscope.reporting import figures
-from headscope.reporting.blocks import Block, Column, Figure, Table
+from headscope.reporting.blocks import Block, Column, Figure, Table, Text
+from headscope.reporting.pictures import WIDE
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
 from headscope.tables import PairTable, head_names
@@ -24,6 +25,7 @@ _MEANINGS = {
     "cosine": "Token by token, whether two heads push the model's state in the same direction: 1 = always.",
 }
 _SHOWN = 10
+_LEAST, _BESIDE = 0.36, 0.7  # share of the page that blocks take at the least, and up to which words find room beside
 
 
 @SECTIONS.register("similarity")
@@ -40,6 +42,9 @@ class Similarity(Section):
         pairs = analysis.pairs[name]
         layer = np.array([head.layer for head in pairs.heads])
         frame = _ranked(name, analysis)
+        if frame.empty:
+            yield Text("There are no two heads whose outputs could be compared.")
+            return
         yield _blocks(name, pairs, frame)
         yield _top_pairs(name, frame, len(analysis.pairs) > 1)
         if np.isfinite(pairs.matrix[layer[:, None] != layer[None, :]]).any():
@@ -83,6 +88,7 @@ def _blocks(name: str, pairs: PairTable, frame: pd.DataFrame) -> Figure:
     def draw(width: float, narrow: bool) -> Drawing:
         return figures.figure_of(figures.layer_blocks(pairs, width=width, label=_label(name, pairs)))
 
+    share = max(figures.blocks_width(pairs) / WIDE, _LEAST)
     middle = f"Half of all pairs within a layer are above {fixed(float(np.median(values)), 2)}. " if len(values) else ""
     return Figure(
         "similarity",
@@ -91,6 +97,7 @@ def _blocks(name: str, pairs: PairTable, frame: pd.DataFrame) -> Figure:
         f"Each square is one layer; row and column are its heads. {_MEANINGS.get(name, '')} {middle}Framed and named: "
         "the most similar two of each layer. Grey: a head with itself, or a head whose output never varies.",
         draw,
+        share if share <= _BESIDE else 1.0,
     )
 
 

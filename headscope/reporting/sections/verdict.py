@@ -1,6 +1,7 @@
 """The verdict: one sentence, the picture to remember, and what removing the chosen heads together costs."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ __all__ = ["Verdict"]
 
 _SHARES = (0.64, 0.36)  # of the page, for the picture and the cost beside it
 _HEIGHT = 5.4  # inches, of both, so that they stand level
+_FEW = 10  # rows of the table of costs, about
 _MEANINGS = {
     "redundant": "It costs less than the median head, and the others hold most of what it writes.",
     "idle": "It costs less than the median head, though the others could not rebuild it.",
@@ -51,9 +53,11 @@ class Verdict(Section):
 
 def _basis(analysis: Reportable) -> str:
     verdict = analysis.verdict
+    # of pictures that are sorted into classes, a row is one thing that counts
+    tokens = f" ({count(verdict.n_tokens)} tokens)" if verdict.n_tokens != verdict.n_documents else ""
     text = (
-        f"Every number in the sentence was measured on {count(verdict.n_documents)} {verdict.text_unit} "
-        f"({count(verdict.n_tokens)} tokens) that played no part in choosing the heads."
+        f"Every number in the sentence was measured on {count(verdict.n_documents)} {verdict.text_unit}{tokens} that "
+        "played no part in choosing the heads."
     )
     if verdict.intact:  # a distance to the untouched model is 0 there by definition
         text += f" The untouched model's {verdict.metric} there is {quantity(verdict.intact, verdict.unit)}."
@@ -69,13 +73,13 @@ def _picture(analysis: Reportable) -> Figure:
     verdict = analysis.verdict
     importance, replaceability = analysis.scores["ablation"], analysis.scores["replaceability"]
     lines = verdict.lines
-    picked = frozenset(verdict.chosen)
-    best_first = [head for head in map(HeadId.parse, analysis.candidates["head"]) if head in picked]
+    best_first = [*map(HeadId.parse, analysis.candidates["head"])]
+    ringed, words = figures.to_mark(best_first, frozenset(verdict.chosen), "Ringed")
 
     def draw(width: float, narrow: bool) -> Drawing:
         ax = figures.canvas(width, 1.15 * width if narrow else _HEIGHT)
         label = f"importance: rise in {_in_units(analysis)}"
-        figures.quadrant_plot(importance, replaceability, lines, chosen=best_first, label=label, ax=ax)
+        figures.quadrant_plot(importance, replaceability, lines, chosen=ringed, label=label, ax=ax)
         return figures.figure_of(ax)
 
     top = [str(importance.heads[i]) for i in np.argsort(-np.nan_to_num(importance.score, nan=-np.inf))[:3]]
@@ -87,8 +91,8 @@ def _picture(analysis: Reportable) -> Figure:
         f"fit did not see. The lines are at {quantity(lines.importance, verdict.unit)} and "
         f"{number(lines.replaceability, 2)}. {lines.why}"
     )
-    if verdict.chosen:
-        caption += f" Ringed: the {count(len(verdict.chosen), 'head')} chosen for removal."
+    if words:
+        caption += f" {words}."
     if beyond:
         caption += f" Triangles: {count(beyond, 'head')} left of {number(LEFT_EDGE, 2)}."
     if undefined:
@@ -96,7 +100,7 @@ def _picture(analysis: Reportable) -> Figure:
     alt = (
         f"Scatter plot of {count(len(importance.heads), 'head')}, importance against replaceability. "
         f"The most important are {', '.join(top)}. {count(len(verdict.chosen), 'head')} chosen for removal"
-        + (f": {', '.join(map(str, best_first[:20]))}." if verdict.chosen else ".")
+        + (f": {', '.join(map(str, analysis.removal.chosen[:20]))}." if verdict.chosen else ".")
     )
     return Figure("verdict", "What each head is worth, and who could do its work", alt, caption, draw, _SHARES[0])
 
@@ -106,30 +110,26 @@ def _cost(analysis: Reportable) -> Figure:
     n = len(verdict.chosen)
 
     def draw(width: float, narrow: bool) -> Drawing:
-        ax = figures.canvas(width, 0.8 * width if narrow else _HEIGHT)
-        label = f"rise in {_in_units(analysis)}"
-        figures.joint_cost(
-            removal, chosen=n, random=verdict.random, most=verdict.max_loss_rise, label=label, whole=False, ax=ax
-        )
+        ax = figures.canvas(width, 1.1 * width if narrow else _HEIGHT)
+        figures.joint_cost(removal, random=verdict.random, ax=ax)
         return figures.figure_of(ax)
 
     cost = removal.cost(n or 1)
     rise = quantity(cost.value, verdict.unit)
     rise += f" (95% interval {interval(cost.low, cost.high)})" if interval(cost.low, cost.high) else ""
-    which = f"the {n} cheapest heads" if n > 1 else f"{verdict.chosen[0] if n else verdict.cheapest.head}, the cheapest"
+    which = _which(analysis)
     caption = (
         f"From left to right more heads are removed, the cheapest first. Removing {which}, without "
-        f"any repair, costs {rise}. The line and its band, a 95% interval, were measured on documents that chose "
-        "nothing; the dotted line is what the same heads cost where they were chosen. "
+        f"any repair, costs {rise}. "
     )
     if n:
         caption += (
-            f"As many were chosen as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} there, by the upper "
-            f"end of the interval. {_stable(verdict.stability) if n < len(removal.order) else ''}"
+            f"As many were chosen as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} on the documents "
+            "that chose them, by the upper end of the interval. "
         )
+        caption += _stable(verdict.stability) if n < len(removal.order) else ""
     if verdict.random:
-        sets = count(len(verdict.random), "other set")
-        caption += f"Open circles: {sets} with as many heads of the same layers, drawn at random."
+        caption += "The random sets have as many heads of the same layers."
     return Figure(
         "removal",
         "Removed together",
@@ -142,6 +142,15 @@ def _cost(analysis: Reportable) -> Figure:
     )  # fmt: skip
 
 
+def _which(analysis: Reportable) -> str:
+    """The heads that the cost is told of: the chosen ones, or the cheapest where none is."""
+    n, there_are = len(analysis.verdict.chosen), analysis.anatomy.n_heads
+    head = analysis.verdict.chosen[0] if n else analysis.verdict.cheapest.head
+    if n > 1:
+        return f"all {n} heads" if n == there_are else f"the {n} cheapest heads"
+    return f"{head}, the only head" if there_are == 1 else f"{head}, the cheapest"
+
+
 def _stable(share: float) -> str:
     if math.isnan(share):
         return ""
@@ -149,23 +158,39 @@ def _stable(share: float) -> str:
 
 
 def _costs(analysis: Reportable) -> Table:
-    unit = analysis.removal.unit
+    unit, costs, chosen = analysis.removal.unit, analysis.removal.costs, len(analysis.verdict.chosen)
     measure = f", {unit}" if unit else ""
     columns = (
-        Column("Heads removed", lambda row: count(int(row.heads)), numeric=True, strong=True),
+        Column(
+            "Heads removed", lambda row: count(int(row.heads)) + (", chosen" if row.heads == chosen else ""),
+            numeric=True, strong=True,
+        ),
         Column(f"Costs{measure}", lambda row: number(row.cost), numeric=True),
         Column("95% interval", lambda row: interval(row.low, row.high) or MISSING, numeric=True),
         Column("Where chosen", lambda row: number(row.chosen_cost), numeric=True),
-    )
+    )  # fmt: skip
     return Table(
         "removal",
         "What removing them together costs",
-        analysis.removal.costs,
+        costs,
         columns,
         caption="Each row removes the first so many heads of the list of candidates. The cost and its interval were "
         "measured on documents that chose nothing; the last column is the same cost on the documents that made the "
         "order, where it comes out too low. The command headscope plan reads these numbers.",
+        telling=_telling(len(costs), bisect_left(analysis.removal.sizes, chosen)),
     )
+
+
+def _telling(n_rows: int, place: int) -> list[int] | None:
+    """Places of about ten rows: the first and the last, one place and its neighbours, and others evenly between.
+
+    >>> _telling(24, 12), _telling(12, 3)
+    ([0, 4, 8, 11, 12, 13, 15, 19, 23], None)
+    """
+    if n_rows <= _FEW + 2:  # not worth a fold
+        return None
+    spaced = np.linspace(0, n_rows - 1, _FEW - 3).round().astype(int).tolist()
+    return sorted({*spaced, *range(max(place - 1, 0), min(place + 2, n_rows))})
 
 
 def _quadrants(analysis: Reportable) -> Table:

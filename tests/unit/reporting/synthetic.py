@@ -137,7 +137,7 @@ def _removal(heads: tuple[HeadId, ...], importance: np.ndarray, metric: str, uni
         {"heads": sizes, "chosen_cost": cost, "chosen_low": cost - spread, "chosen_high": cost + spread,
          "cost": 1.1 * cost, "low": 1.1 * cost - spread, "high": 1.1 * cost + spread}
     )  # fmt: skip
-    return Removal(order, costs, metric, unit, not unit, 3.024 if unit else 0.0, {"documents": 213})
+    return Removal(order, costs, metric, unit, not unit, 3.024 if unit else 0.0, {"documents": 213}, 0.03)
 
 
 def _pairs(
@@ -162,7 +162,7 @@ def _verdict(
 ) -> Verdict:  # fmt: skip
     importance = scores["ablation"]
     top = importance.heads[int(np.nanargmax(importance.score))]
-    chosen = removal.first(removal.within(0.03))
+    chosen = removal.chosen
     joint = removal.cost(len(chosen))
     draws = tuple(float(draw) for draw in abs(joint.value) * 3.2 * rng.lognormal(0, 0.3, 19)) if chosen else ()
     first = removal.cost(1)

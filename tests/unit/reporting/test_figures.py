@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from headscope._support.formatting import number
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines
 from headscope.reporting import figures
@@ -113,24 +114,79 @@ def test_a_map_of_uneven_layers_leaves_missing_heads_empty() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "3"]
 
 
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
 def test_the_curve_shows_costs_budget_and_random_sets(run: SyntheticAnalysis) -> None:
-    ax = figures.joint_cost(run.removal, chosen=3, random=[0.5, 0.4, 0.4], most=0.1, whole=True)
+    most, heads = float(run.removal.costs["chosen_high"][2]), run.removal.costs["heads"].astype(float)
+    ax = figures.joint_cost(replace(run.removal, budget=most), random=[0.5, 0.4, 0.4])
     curve = next(line for line in ax.lines if line.get_marker() == "o")
-    assert curve.get_xdata().tolist() == [0, *run.removal.sizes]
-    np.testing.assert_allclose(curve.get_ydata()[1:], run.removal.costs["cost"])
+    assert curve.get_xdata().tolist()[:2] == [0, 1]
+    np.testing.assert_allclose(curve.get_ydata()[1:], run.removal.costs["cost"][: len(curve.get_ydata()) - 1])
     offsets = [np.asarray(c.get_offsets()).tolist() for c in ax.collections if isinstance(c, PathCollection)]
-    assert offsets[0] == [[3, 0.5], [3, 0.4], [3, 0.4]]
-    assert offsets[1] == [[3, pytest.approx(run.removal.cost(3).value)]]
-    assert "allowed: 0.100" in [text.get_text() for text in ax.texts]
-    near = figures.joint_cost(run.removal, chosen=2, whole=False)
-    assert near.get_xlim()[1] < ax.get_xlim()[1]
+    assert offsets[0] == [[3, pytest.approx(run.removal.cost(3).value)]]
+    assert offsets[1] == [[3, 0.5], [3, 0.4], [3, 0.4]]
+    assert f"allowed: {number(most)}" in [text.get_text() for text in ax.texts]
+    assert legend(ax) == [
+        "on documents that chose nothing", "95% interval", "on those that chose the heads", "the 3 chosen heads",
+        "3 random sets of as many heads",
+    ]  # fmt: skip
+    one = figures.joint_cost(replace(run.removal, costs=run.removal.costs.assign(chosen_high=heads), budget=1.0))
+    assert f"the chosen head, {run.removal.order[0]}" in legend(one)
+    assert one.get_xlim()[1] < ax.get_xlim()[1], "what stands about the chosen number is drawn"
+
+
+def test_the_curve_says_that_costs_are_a_rise_and_of_what() -> None:
+    told = analysis(2, 3, metric="loss", unit="nats/token").removal
+    assert figures.joint_cost(told).get_ylabel() == "rise in loss, nats/token"
+    assert figures.joint_cost(analysis(2, 3).removal).get_ylabel() == "rise in drift"
 
 
 def test_the_curve_can_do_without_intervals_budget_and_sets(run: SyntheticAnalysis) -> None:
-    bare = replace(run.removal, costs=run.removal.costs.assign(low=np.nan, high=np.nan))
-    ax = figures.joint_cost(bare)
+    costs = run.removal.costs.assign(low=np.nan, high=np.nan)
+    ax = figures.joint_cost(replace(run.removal, costs=costs, budget=None))
     ax.figure.draw_without_rendering()
-    assert ax.get_ylim()[1] > bare.costs["cost"].max()
+    assert ax.get_ylim()[1] > costs["cost"].max()
+    assert ax.get_xlim()[1] > costs["heads"].max(), "all numbers of heads"
+    assert legend(ax) == ["on documents that chose nothing", "on those that chose the heads"]
+
+
+@pytest.mark.parametrize("layout", [None, "constrained"])
+def test_the_legend_of_the_curve_stands_clear_of_its_axes(run: SyntheticAnalysis, layout: str | None) -> None:
+    ax = Figure(figsize=(9, 5), layout=layout).subplots(1, 2)[1]
+    with figures.styling():
+        figures.joint_cost(run.removal, random=[0.1], ax=ax)
+        ax.figure.draw_without_rendering()
+    box = ax.get_legend().get_window_extent()
+    assert not any(box.overlaps(other) for other in (ax.get_window_extent(), ax.xaxis.label.get_window_extent()))
+    assert box.y0 >= 0, "nothing is cut off"
+
+
+def test_of_nearly_all_heads_those_that_stay_are_marked() -> None:
+    heads = tuple(HeadId(0, head) for head in range(40))
+    for n, marked, words in (
+        (0, (), ""),
+        (3, heads[:3], "Framed: the 3 heads chosen for removal"),
+        (37, heads[37:], "Framed: the 3 heads that stay; all others are chosen for removal"),
+        (40, (), "Every head is chosen for removal"),
+    ):
+        assert figures.to_mark(heads, heads[:n], "Framed") == ([*marked], words)
+
+
+def test_many_rings_are_thin() -> None:
+    def width(n: int) -> float:
+        large = analysis(10, 25)
+        ax = figures.quadrant_plot(
+            large.scores["ablation"],
+            large.scores["replaceability"],
+            large.verdict.lines,
+            chosen=large.removal.order[:n],
+        )
+        rings = [c for c in ax.collections if isinstance(c, PathCollection) and not len(c.get_facecolors())]
+        return float(rings[0].get_linewidths()[0])
+
+    assert width(120) < width(10)
 
 
 def test_a_block_is_that_layers_part_of_the_matrix(run: SyntheticAnalysis) -> None:
@@ -167,6 +223,19 @@ def test_every_layer_has_its_block_and_all_share_one_scale(run: SyntheticAnalysi
     blocks = figures.layer_blocks(run.pairs["cka"], width=10.6).child_axes
     assert [ax.get_title("left").split("   ")[0] for ax in blocks] == [f"layer {layer}" for layer in range(4)]
     assert {ax.images[0].get_clim() for ax in blocks} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+def test_few_small_blocks_leave_no_gap_above_their_bar(n_layers: int) -> None:
+    pairs = analysis(n_layers, 4, cross_layer=False).pairs["cka"]
+    width = figures.blocks_width(pairs)
+    figure = figures.figure_of(figures.layer_blocks(pairs, width=max(width, 3.8)))
+    with figures.styling():
+        figure.draw_without_rendering()
+    blocks, bar = figure.axes[0].child_axes, figure.axes[1]
+    assert len({round(block.get_position().y0, 3) for block in blocks}) == 1, "side by side"
+    gap = min(block.get_window_extent().y0 for block in blocks) - bar.get_window_extent().y1
+    assert gap / figure.dpi < 0.9
 
 
 def test_the_whole_matrix_is_drawn_as_it_is(run: SyntheticAnalysis) -> None:

@@ -16,10 +16,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 import headscope as hs
-from headscope.errors import InputError, StorageError
+from headscope.errors import InputError, StorageError, UnknownNameError
 from headscope.head_roles.tables import MIXED, ROLES, RoleTable
 from headscope.reporting import figures
 from headscope.surplus.layers import CONSTANT, WHOLE
+from tests.unit.reporting.synthetic import analysis
 
 NAN = np.nan
 ONE, FEW, MINILM, UNEVEN, MANY = [1], [4], [12] * 6, [4, 1, 8, 3], [32] * 32
@@ -83,6 +84,8 @@ SMALL: dict[str, Callable[[], Any]] = {
     "contrast": contrast,
     "clusters": lambda: hs.cluster(_metric()),
     "map": lambda: hs.map_heads(_metric()),
+    "removal": lambda: analysis(2, 3).removal,
+    "analysis": lambda: analysis(2, 3),
 }
 
 
@@ -152,6 +155,39 @@ def test_two_models_are_drawn_by_the_change_of_each_head() -> None:
     norm = contrast().changes["norm"]
     assert (norm["L1H0"], norm.low[0], norm.unit, contrast().changes["ablation"].unit) == (2.0, 1.0, "", "nats")
     np.testing.assert_array_equal(cells(hs.plot(norm)), [[2, 2], [2, NAN]])
+
+
+def test_an_analysis_is_its_main_figure_and_a_removal_the_same_without_random_sets() -> None:
+    run = analysis(3, 4)
+    whole, removal = hs.plot(run), hs.plot(run.removal)
+    told = words(whole.get_legend().get_texts())
+    n = len(run.removal.chosen)
+    assert told[-2:] == [f"the {n} chosen heads", "19 random sets of as many heads"]
+    assert words(removal.get_legend().get_texts()) == told[:-1]
+    assert whole.get_ylabel() == removal.get_ylabel() == "rise in drift"
+    for ax in (whole, removal):
+        assert "allowed: 0.0300" in words(ax.texts)
+
+
+def test_chosen_heads_are_framed_on_the_map_of_a_score() -> None:
+    def framed(ax: Axes) -> tuple[list[tuple[float, float]], str]:
+        (bar,) = (other for other in ax.figure.axes if other is not ax)
+        return [patch.get_xy() for patch in ax.patches if isinstance(patch, Rectangle)], bar.get_xlabel()
+
+    places, label = framed(hs.plot(scores(MINILM), chosen=["L0H3", (2, 1)]))
+    assert places == [(3, 0), (1, 2)]
+    assert label.endswith("Framed: the 2 heads chosen for removal")
+    assert framed(hs.plot(scores(MINILM), chosen=hs.Plan(["L0H3"])))[0] == [(3, 0)]
+    most, label = framed(hs.plot(scores(FEW), chosen={0: [0, 1, 3]}))
+    assert most == [(2, 0)]
+    assert "the head that stays" in label
+    unmarked, label = framed(hs.plot(scores(FEW)))
+    assert not unmarked
+    assert "Framed" not in label
+    with pytest.raises(UnknownNameError, match="L9H9 is not in this table"):
+        hs.plot(scores(FEW), chosen=["L9H9"])
+    with pytest.raises(InputError, match="framed on the map of a score"):
+        hs.plot(pairs(FEW), chosen=["L0H0"])
 
 
 @pytest.mark.parametrize("name", SMALL)

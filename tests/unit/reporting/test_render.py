@@ -142,7 +142,8 @@ def test_the_files_hold_every_row_unrounded(folder: Path, run: SyntheticAnalysis
     names = sorted(path.stem for path in (folder / "tables").glob("*.csv"))
     assert names == ["candidates", "claims", "facts", "measured", "quadrants", "removal", "similar_pairs"]
     candidates = pd.read_csv(folder / "tables/candidates.csv")
-    pd.testing.assert_frame_equal(candidates, run.candidates, rtol=1e-14, check_dtype=False)
+    plain = run.candidates.astype({"head": str, "stand_in": str})
+    pd.testing.assert_frame_equal(candidates, plain, rtol=1e-14, check_dtype=False)
     pairs = pd.read_csv(folder / "tables/similar_pairs.csv")
     assert len(pairs) == 12 * 11 / 2
     want = [run.pairs["cka"][row.head_a, row.head_b] for row in pairs.itertuples()]
@@ -186,18 +187,67 @@ def test_blocks_of_every_kind_are_text_too(only, run: SyntheticAnalysis, tmp_pat
 
 def test_without_a_head_to_cut_the_cheapest_is_drawn(run: SyntheticAnalysis, tmp_path: Path) -> None:
     verdict = replace(run.verdict, chosen=(), joint=0.0, joint_low=0.0, joint_high=0.0, random=(), most_needed=None)
-    none = replace(run, verdict=verdict)
+    none = replace(run, verdict=verdict, removal=replace(run.removal, budget=-1.0))
     page = Page(render(none, tmp_path / "out"))
     assert f"Removing {verdict.cheapest.head}, the cheapest" in page.text
-    assert "Open circles" not in page.text
+    assert "random sets" not in page.text
     assert "nan" not in page.text.lower()
 
 
 def test_a_single_head_to_cut_is_named(run: SyntheticAnalysis) -> None:
-    single = replace(run, verdict=replace(run.verdict, chosen=run.removal.first(1)))
+    costs = run.removal.costs.assign(chosen_high=run.removal.costs["heads"].astype(float))
+    removal = replace(run.removal, costs=costs, budget=1.0)
+    assert len(removal.chosen) == 1
+    single = replace(run, removal=removal, verdict=replace(run.verdict, chosen=removal.chosen))
     blocks = {block.name: block for block in SECTIONS["verdict"]().blocks(single) if isinstance(block, Figure)}
     assert f"Removing {run.removal.order[0]}, the cheapest" in blocks["removal"].caption
     assert "1 heads" not in blocks["removal"].caption + blocks["removal"].alt + blocks["verdict"].caption
+
+
+def test_of_many_costs_the_telling_rows_are_shown_and_all_are_folded(tmp_path: Path) -> None:
+    run = analysis(2, 9)  # every number of heads is measured
+    n = len(run.verdict.chosen)
+    assert 2 < n < 17
+    (table,) = (b for b in SECTIONS["verdict"]().blocks(run) if isinstance(b, Table) and b.name == "removal")
+    cells = [row[0] for row in table.cells(table.frame)]
+    assert table.telling is not None
+    shown = [cells[place] for place in table.telling]
+    assert {"1", str(n - 1), f"{n}, chosen", str(n + 1), "18"} <= set(shown)
+    assert len(shown) <= 10
+    assert shown == sorted(shown, key=lambda cell: int(cell.split(",")[0]))
+    text = render(run, tmp_path / "out").read_text("utf-8")
+    before, _, folded = text.partition("<details><summary>All 18 rows</summary>")
+    assert folded
+    rows = [
+        part.partition("</table>")[0].count("<tr>") - 1 for part in (before.rpartition('id="table-removal"')[2], folded)
+    ]
+    assert rows == [len(shown), 18]
+    few = analysis(2, 4)
+    assert "<details" not in render(few, tmp_path / "few").read_text("utf-8")
+
+
+def test_a_column_that_names_rows_has_its_heading_above_it(folder: Path) -> None:
+    text = (folder / "index.html").read_text("utf-8")
+    assert '<th scope="col">Heads removed</th>' in text
+    assert '<th scope="col" class="number">Costs, nats/token</th>' in text
+
+
+def test_where_nearly_all_heads_are_chosen_those_that_stay_are_marked() -> None:
+    run = analysis(4, 8)
+    order = run.removal.order
+    for chosen, words in (
+        (order[:30], "the 2 heads that stay; all others are chosen for removal."),
+        (order, "Every head is chosen for removal."),
+    ):
+        most = replace(run, verdict=replace(run.verdict, chosen=tuple(sorted(chosen))))
+        captions = [
+            block.caption
+            for section in ("verdict", "importance")
+            for block in SECTIONS[section]().blocks(most)
+            if isinstance(block, Figure) and block.name in ("verdict", "importance")
+        ]
+        assert len(captions) == 2
+        assert all(words in caption for caption in captions)
 
 
 def test_what_cannot_be_told_stands_before_the_finding(tmp_path: Path) -> None:

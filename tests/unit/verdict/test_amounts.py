@@ -47,3 +47,10 @@ def test_few_tokens_for_the_dimensions_of_a_layer(tokens, ratio, more):
 def test_without_statistics_only_documents_count():
     found = SimpleNamespace(moments={}, effects=make_effects(torch.zeros(1, 12).numpy(), list(range(12))))
     assert too_little(found, 12, (12, 12), 0.3, "documents") == ()
+
+
+def test_rows_of_batches_may_be_no_text():
+    (said,) = too_little(evidence(60, 10), 10, (10, 10), 0.3, "rows")
+    assert said.startswith("Too few rows to tell")
+    assert "10 positions for each dimension" in said
+    assert "text" not in said.replace("Too few", "")
