@@ -202,7 +202,7 @@ def compare(
     if not (isinstance(first, nn.Module) and isinstance(second, nn.Module)):
         given = " and ".join(type(side).__name__ for side in (first, second))
         raise InputError(f"compare takes two analyses or two models, of hs.load_model or your own; got {given}")
-    kept = list(feed(first, batches)) if batches is not None else []
+    kept: Sequence[Batch] = feed(first, batches) if batches is not None else []
     if not kept or not scores:
         raise InputError("two models are compared on text, by at least one score: pass batches and scores")
     check_takes(second, kept[0])
@@ -223,7 +223,7 @@ def compare(
             facts["why_no_test"] = _untested(sides[0].table.name)
         facts |= {k: v for k, v in sides[0].table.facts.items() if k == "why_no_interval"}
     alike = similarity(first, kept, "cka", other=second, anatomy=anatomies[0], skip_first=skip_first, progress=progress)
-    facts |= {k: v for k, v in alike.facts.items() if k in ("documents", "tokens", "layer_tokens")}
+    facts |= {k: v for k, v in alike.facts.items() if k in ("documents", "tokens", "layer_tokens", "sides")}
     return Contrast(names, pd.concat(frames, ignore_index=True), alike, facts)
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "check_takes",
     "device_of",
     "evaluating",
+    "handed",
     "in_python",
     "is_compiled",
     "last_logits",
@@ -89,6 +90,12 @@ def withheld(model: nn.Module, batch: Mapping[str, Any]) -> tuple[str, ...]:
         return rest is not None and name not in unmeant and not any(isinstance(one, str) for one in texts)
 
     return tuple(name for name, value in batch.items() if name not in ASIDE and not is_for_it(name, value))
+
+
+def handed(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without what is not for the model's forward; with what is read by headscope alone."""
+    aside = withheld(model, batch)
+    return {name: value for name, value in batch.items() if name not in aside}
 
 
 def last_logits(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, int]:
@@ -248,7 +255,13 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)
         return f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}"
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False) and not any(name.startswith("decoder_") for name in inputs):
+        return (
+            f"{failed}; its decoder was given nothing to read: hs.text_batches(tokenizer, texts, model=model) gives "
+            "text to both sides, and batches of your own hold decoder_input_ids, or labels"
+        )
+    kernel = getattr(config, "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa", "headscope"):
         return f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
     return f"{failed}; the error is the model's own, on what it was given"

@@ -86,4 +86,4 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
         "induction": "why_no_induction",
     }
     told = [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]
-    return [*told, *(str(facts[name]) for name in ("out_of_range", "caution") if name in facts)]
+    return [*told, *(str(facts[name]) for name in ("out_of_range", "caution", "sides") if name in facts)]

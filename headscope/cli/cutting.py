@@ -202,15 +202,12 @@ def _read_run(run: Path) -> "Analysis":
 def _proof(loaded: "Loaded", texts: "Texts | None", seed: int) -> "list[Batch] | None":
     """A little real text that the pruned model is compared on; None where there is no tokenizer."""
     from headscope.text.corpus import text_batches
-    from headscope.text.sides import on_both_sides
 
     if loaded.batches is not None and texts is None:
         return list(loaded.batches[:1])
     if loaded.tokenizer is None:
         return None
-    return list(
-        on_both_sides(loaded.model, text_batches(loaded.tokenizer, texts, length=64, size=4, windows=4, seed=seed))
-    )
+    return list(text_batches(loaded.tokenizer, texts, length=64, size=4, windows=4, seed=seed, model=loaded.model))
 
 
 def _read_plan(path: Path) -> "Plan":

@@ -169,12 +169,13 @@ class Sampling(Reading):
     def batches(self, loaded: "Loaded", texts: "Texts | None") -> "Sequence[Batch]":
         """The batches that a user's function returned, or windows of text."""
         from headscope.text.corpus import text_batches
-        from headscope.text.sides import on_both_sides
 
         if loaded.batches is not None and texts is None:
             return loaded.batches
-        made = text_batches(loaded.tokenizer, texts, length=self.length, windows=self.windows or None, seed=self.seed)
-        return on_both_sides(loaded.model, made)
+        return text_batches(
+            loaded.tokenizer, texts, length=self.length, windows=self.windows or None, seed=self.seed,
+            model=loaded.model,
+        )  # fmt: skip
 
     def for_effects(
         self, loaded: "Loaded", batches: "Sequence[Batch]", tokens: int | None

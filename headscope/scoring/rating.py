@@ -25,6 +25,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
+from headscope.text.sides import sides_of
 from headscope.uncertainty.intervals import ONE_DOCUMENT, out_of_range, why_no_interval
 from headscope.watching.observation import Observed, observe
 
@@ -99,7 +100,7 @@ def rate_heads(
     batches, anatomy = _ready(model, batches, anatomy)
     needs = _needs(chosen)
     seen: dict[str, Any] = {}
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = sides_of(batches)
     unit = chosen.unit
     if skip_first and needs & _BY_METRIC:
         others = [name for name in SCORES if not by_metric(name)]

@@ -25,6 +25,7 @@ from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_bes
 from headscope.surplus.effective import effective_spread
 from headscope.tables import head_names, read_table, write_table
 from headscope.text.feeding import Batches, feed
+from headscope.text.sides import sides_of
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
 from headscope.watching.observation import observe
 
@@ -116,7 +117,7 @@ def redundancy(
     statistics = [layered, crossed] if whole else [layered]
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
     facts = {
-        **observed.facts("gated_z"), "skip_first": skip_first, "ridge": RIDGE,
+        **observed.facts("gated_z"), **sides_of(kept), "skip_first": skip_first, "ridge": RIDGE,
         **anatomy.facts,
     }  # fmt: skip
     if why := why_no_interval(observed.n_documents):

@@ -1,8 +1,10 @@
 """Batches as models take them: dicts of tensors, with an optional "document" (batch,) that only headscope reads."""
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
@@ -16,6 +18,7 @@ __all__ = [
     "ASIDE",
     "Batch",
     "MadeOnDemand",
+    "Remade",
     "digest",
     "document_ids",
     "kept_positions",
@@ -23,10 +26,13 @@ __all__ = [
     "row_length",
     "row_lengths",
     "token_ids",
+    "token_names",
 ]
 
 _ROWS = ("input_ids", "inputs_embeds", "pixel_values", "attention_mask")
-_NO_TOKENS = ("mask", "position", "type", "segment", "length", "cache")  # in names of other whole numbers
+_NO_TOKENS = re.compile(  # in names of other whole numbers
+    r"mask|position|type|segment|length|cache|valid|size|grid|box|^label|(^|_)(pad|padding|pos|lens?|document)(_|$)"
+)
 _UNNAMED = -(2**62)  # from here on, documents of rows that name none: far from any number that a user would give
 
 Batch = Mapping[str, Any]
@@ -52,6 +58,11 @@ class MadeOnDemand(Sequence[dict[str, Any]], ABC):
     def make(self, index: int) -> dict[str, Any]:
         """The batch at an index, from 0."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of them, as JSON values."""
+        return {}
+
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
     @overload
@@ -62,6 +73,25 @@ class MadeOnDemand(Sequence[dict[str, Any]], ABC):
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no batch {index}: there are {len(self)}")
         return self.make(index % len(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Remade(MadeOnDemand):
+    """Batches, each changed when it is asked for.
+
+    Attributes:
+        base: the batches as they were.
+        change: makes another one of each.
+    """
+
+    base: Sequence[Batch]
+    change: Callable[[Batch], Batch]
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def make(self, index: int) -> dict[str, Any]:
+        return dict(self.change(self.base[index]))
 
 
 def n_rows(batch: Batch) -> int:
@@ -158,17 +188,31 @@ def row_length(batch: Batch) -> int:
 
 
 def token_ids(batch: Batch) -> Tensor | None:
-    """The tokens of a batch, (row, position): the decoder's, where there is one; None where it holds none.
+    """The tokens of a batch, (row, position): the decoder's, where there are any; None where it holds none."""
+    names = token_names(batch)
+    name = names.get("causal", names.get("self"))
+    return None if name is None else batch[name]
 
-    Under a name of the model's own they are the only whole numbers by row and position that are no mask and no label.
+
+def token_names(batch: Batch) -> dict[str, str]:
+    """Which entries of a batch are token ids, by row and position, and by the kind of layers that read them.
+
+    "self": what a model of one side reads, or the encoder; "causal": the decoder. Under a name of the model's own they
+    are the only whole numbers by row and position that are no mask, no label and no decoder's tokens.
     """
-    for name in ("decoder_input_ids", "input_ids"):
-        if isinstance(batch.get(name), Tensor):
-            return batch[name]
-    own = [
-        value
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and value.ndim == 2 and value.dtype in (torch.int32, torch.int64)
-        if name not in (*ASIDE, *LABELS) and not any(word in name for word in _NO_TOKENS)
-    ]
-    return own[0] if len(own) == 1 else None
+    sides = dict(_TOKENS)
+    if not _may_be_tokens(batch.get(sides["self"])):
+        own = [name for name, value in batch.items() if _is_own_name(name) and _may_be_tokens(value)]
+        sides["self"] = own[0] if len(own) == 1 else ""
+    return {kind: name for kind, name in sides.items() if _may_be_tokens(batch.get(name))}
+
+
+_TOKENS = {"self": "input_ids", "causal": "decoder_input_ids"}
+
+
+def _may_be_tokens(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 2 and value.dtype in (torch.int32, torch.int64)
+
+
+def _is_own_name(name: str) -> bool:
+    return name not in (*ASIDE, *LABELS, *_TOKENS.values()) and not _NO_TOKENS.search(name)

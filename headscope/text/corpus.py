@@ -2,18 +2,19 @@
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
 from headscope.errors import InputError
 from headscope.text.batches import MadeOnDemand
+from headscope.text.sides import TWO_SIDES, halved, needs_halves
 from headscope.text.texts import Texts, gather_texts, read_documentation
 
 __all__ = ["Corpus", "Frame", "Tokenizer", "Window", "text_batches"]
@@ -82,6 +83,7 @@ class Corpus(MadeOnDemand):
         seed: what the windows and the order of the batches are drawn from.
         frame: what the tokenizer puts around a text.
         about: facts of the whole text: source, sha256, unit, length.
+        reader: the model that reads one half of each window on either side; None where windows are read whole.
     """
 
     windows: tuple[Window, ...]
@@ -90,6 +92,7 @@ class Corpus(MadeOnDemand):
     seed: int
     frame: Frame
     about: Mapping[str, Any]
+    reader: nn.Module | None = None
 
     @cached_property
     def _batches(self) -> list[tuple[Window, ...]]:
@@ -103,7 +106,8 @@ class Corpus(MadeOnDemand):
         return len(self._batches)
 
     def make(self, index: int) -> dict[str, Any]:
-        return dict(_assemble(self._batches[index], self.frame))
+        whole = _assemble(self._batches[index], self.frame)
+        return dict(whole) if self.reader is None else halved(self.reader, whole)
 
     def __repr__(self) -> str:
         facts = self.facts
@@ -122,10 +126,12 @@ class Corpus(MadeOnDemand):
         """What was read, as JSON values.
 
         Of the whole text: source, sha256, unit, length, seed. Of these batches: n_documents, windows, n_tokens (the
-        positions that attention_mask keeps, special tokens included).
+        positions that attention_mask keeps, special tokens included); sides, where windows were halved.
         """
         counts = {"n_documents": len(self.documents), "windows": len(self.windows)}
-        return {**self.about, **counts, "n_tokens": sum(map(self._n_tokens, self.windows)), "seed": self.seed}
+        sides = {} if self.reader is None else {"sides": TWO_SIDES}
+        n_tokens = sum(map(self._n_tokens, self.windows))
+        return {**self.about, **counts, "n_tokens": n_tokens, "seed": self.seed, **sides}
 
     def _n_tokens(self, window: Window) -> int:
         return len(window.ids) + len(self.frame)
@@ -139,8 +145,9 @@ def text_batches(
     size: int = 8,
     windows: int | None = 64,
     seed: int = 0,
+    model: nn.Module | None = None,
 ) -> Corpus:
-    """Batches of windows of text for a language model or a text encoder.
+    """Batches of windows of text for a language model, a text encoder or, where it is given, an encoder-decoder.
 
     A window is cut from one document, begins with BOS wherever the tokenizer has one (or with what it puts there
     itself, such as [CLS]) and ends as the tokenizer ends a text. What a document leaves over below 16 tokens is
@@ -154,6 +161,8 @@ def text_batches(
         size: windows in a batch.
         windows: how many windows to draw, over as many documents as possible; None takes all.
         seed: what the windows and the order of the batches are drawn from.
+        model: what the batches are for. An encoder-decoder that does not run on what its encoder reads alone, as T5,
+            gets the first half of each window on the encoder's side and the second on the decoder's; the facts say so.
 
     Returns:
         A sequence of batches, each a dict of tensors as models of transformers take them, and "document".
@@ -176,7 +185,8 @@ def text_batches(
     frame = _probe(tokenizer, texts)
     names, drawn = _windows(tokenizer, texts, length, len(frame))
     about = {"source": texts.source, "sha256": texts.sha256, "unit": texts.unit, "length": length}
-    return Corpus(tuple(_spread(drawn, seed)[:windows]), names, size, seed, frame, about)
+    made = Corpus(tuple(_spread(drawn, seed)[:windows]), names, size, seed, frame, about)
+    return replace(made, reader=model) if model is not None and needs_halves(model, made[0]) else made
 
 
 def _probe(tokenizer: Tokenizer, texts: Texts) -> Frame:

@@ -1,6 +1,6 @@
 """Parts of a sequence of batches: whole documents held out, or about so many tokens. Rows are picked when asked for."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,6 +48,11 @@ class Part(MadeOnDemand):
             for name, value in first.items()
         }
         return batch | {"document": torch.tensor([row.document for row in rows])}
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What is known of the batches that the rows come from."""
+        return self.base.facts if isinstance(self.base, MadeOnDemand) else {}
 
     @property
     def documents(self) -> frozenset[int]:

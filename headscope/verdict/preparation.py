@@ -19,7 +19,7 @@ from headscope.sites import Anatomy
 from headscope.text.batches import Batch, digest
 from headscope.text.corpus import text_batches
 from headscope.text.feeding import Batches, feed
-from headscope.text.sides import TWO_SIDES, on_both_sides
+from headscope.text.sides import sides_of
 
 __all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
 
@@ -141,7 +141,9 @@ def prepare(
 def _from_text(model: nn.Module, tokenizer: Any, texts: Any, budget: Budget) -> tuple[Sequence[Batch], dict[str, Any]]:
     """Windows of text as the model takes them, and what is known of them."""
     length = min(budget.length, _longest(model))
-    corpus = text_batches(tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed)
+    corpus = text_batches(
+        tokenizer, texts, length=length, size=budget.size, windows=budget.windows, seed=budget.seed, model=model
+    )
     known = corpus.facts
     facts = {
         "text": known["source"],
@@ -151,9 +153,9 @@ def _from_text(model: nn.Module, tokenizer: Any, texts: Any, budget: Budget) -> 
         "tokens": known["n_tokens"],
         "window_length": length,
         "windows": known["windows"],
+        **sides_of(corpus),
     }
-    halved = on_both_sides(model, corpus)
-    return halved, facts if halved is corpus else facts | {"sides": TWO_SIDES}
+    return corpus, facts
 
 
 def _origin(name: str, came_from: str) -> dict[str, Any]:
