@@ -1,20 +1,20 @@
 """Masks of a batch: what each is known to keep, from how the trials found it to mark padding."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from headscope._support.running import unwrapped
+from headscope._support.running import handed, unwrapped
 from headscope.errors import InputError
 from headscope.sites import Anatomy
-from headscope.text.batches import Batch
+from headscope.text.batches import Batch, Remade
 
 __all__ = [
-    "LOW", "form_of", "frames_of", "is_known", "is_named_so", "joined", "kept_by", "leaves_of", "masks_of",
+    "LOW", "as_read", "form_of", "frames_of", "is_known", "is_named_so", "joined", "kept_by", "leaves_of", "masks_of",
     "names_no_mask", "with_kept",
 ]  # fmt: skip
 
@@ -108,6 +108,16 @@ def with_kept(model: nn.Module, anatomy: Anatomy, batch: Batch) -> Batch:
     told = (site.query_masks for site in reversed(anatomy.sites) if any(name in masks for name in site.query_masks))
     kept = joined(masks, next(told, tuple(masks)))
     return batch if kept is None else {**batch, "kept": kept}
+
+
+def as_read(model: nn.Module, anatomy: Anatomy, batches: Sequence[Batch]) -> Sequence[Batch]:
+    """Batches as layers see them: without what is not for the model's forward, and with "kept" as `with_kept` has it.
+
+    Args:
+        model, anatomy: as in `with_kept`.
+        batches: as the user gave them.
+    """
+    return Remade(batches, lambda batch: with_kept(model, anatomy, handed(model, batch)))
 
 
 def joined(masks: Mapping[str, Tensor], names: Iterable[str]) -> Tensor | None:

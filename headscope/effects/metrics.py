@@ -19,7 +19,7 @@ from headscope._support.running import accepts, last_logits
 from headscope.effects.scored import counting, scored, tokens_of
 from headscope.errors import HeadscopeError, MetricError
 from headscope.sites import Anatomy
-from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows
+from headscope.text.batches import Batch, fits_no_mask, kept_positions, n_rows, token_names
 
 __all__ = ["Drift", "Kl", "Loss", "MaskedLoss", "Metric", "UserMetric", "first_of"]
 
@@ -171,7 +171,8 @@ class MaskedLoss(Metric):
     def inputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         if self.mask_token_id is not None:
-            inputs["input_ids"] = batch["input_ids"].masked_fill(self._masked(batch), self.mask_token_id)
+            name = _read_first(batch)
+            inputs[name] = batch[name].masked_fill(self._masked(batch), self.mask_token_id)
         return inputs
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
@@ -185,7 +186,7 @@ class MaskedLoss(Metric):
             labels = batch["labels"]
             masked, targets = labels >= 0, labels.clamp(min=0)
         else:
-            masked, targets = self._masked(batch), batch["input_ids"]
+            masked, targets = self._masked(batch), batch[_read_first(batch)]
         logits = _logits(output)
         losses = _cross_entropy(logits, targets.to(logits.device))
         return _row_means(losses, masked.to(logits.device))
@@ -196,6 +197,12 @@ class MaskedLoss(Metric):
         draw = torch.rand(kept.shape, generator=generator).masked_fill(~kept, 2.0)
         # at least one position of each row, or the row would have no number
         return (draw < self.share) | (draw == draw.min(dim=1, keepdim=True).values) & kept
+
+
+def _read_first(batch: Batch) -> str:
+    """The name of the tokens that an encoder reads, or a model of one side."""
+    tokens_of(batch)  # refuses a batch without any
+    return next(iter(token_names(batch).values()))
 
 
 @dataclass(frozen=True)

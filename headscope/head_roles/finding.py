@@ -9,15 +9,18 @@ from torch import Tensor, nn
 
 from headscope._support.progress import Progress, part_of
 from headscope.anatomy import discover
-from headscope.errors import InputError
+from headscope.anatomy.masks import as_read
+from headscope.errors import InputError, ModelError
 from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
+from headscope.likeness.nulls import random_tokens, unmoved_layers
 from headscope.sites import Anatomy
 from headscope.statistics.role_examples import BestQueries
 from headscope.statistics.role_masses import RoleMasses, RoleSums
-from headscope.statistics.role_targets import NO_TOKEN, token_ids
-from headscope.text.batches import Batch
+from headscope.statistics.role_targets import NO_TOKEN
+from headscope.text.batches import Batch, n_rows, token_names
 from headscope.text.feeding import Batches, feed
-from headscope.text.repetition import repeated_sequences
+from headscope.text.repetition import kept_of, repeated_sequences
+from headscope.text.sides import sides_of
 from headscope.text.tokens import Decoder, delimiter_ids, spell
 from headscope.uncertainty.intervals import jackknife, why_no_interval
 from headscope.watching.observation import observe
@@ -86,38 +89,52 @@ def roles(
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).having("pattern")
-    seen = _tokens_of(kept)
+    read = as_read(model, anatomy, kept)
+    seen = _tokens_of(read)
     delimiters = set() if tokenizer is None else delimiter_ids(tokenizer, seen)
-    text = RoleMasses(delimiters=sorted(delimiters))
+    of_two = any(site.kind == "cross" for site in anatomy.sites)
+    tokenless = _tokenless(model, anatomy, kept[0])
+    text = RoleMasses(delimiters=sorted(delimiters), of_two=of_two, tokenless=tokenless)
     observed = observe(model, kept, [text], anatomy=anatomy, skip_first=skip_first, progress=progress)
-    repeats = RoleMasses(["induction"])
+    repeats = RoleMasses(["induction"], of_two=of_two)
     facts = {
         **observed.facts("pattern"),
+        **sides_of(kept),
         "skip_first": skip_first,
         "seed": seed,
         "rule": {"sink": SUNK, "half_way": HALF_WAY, "leans_on_sink": LEANS, "broad": BROAD},
     }
     try:
-        sequences = repeated_sequences(kept, sorted(seen - delimiters), seed)
-    except InputError as error:
-        facts["why_no_induction"] = str(error)
-    else:
+        sequences = repeated_sequences(read, sorted(seen - delimiters), seed, anatomy.padding)
         observe(model, sequences, [repeats], anatomy=anatomy, progress=part_of(progress, "repeated sequences"))
-        facts["repeated_sequences"] = sum(len(batch["input_ids"]) for batch in sequences)
+        facts["repeated_sequences"] = sum(map(n_rows, sequences))
+    except (InputError, ModelError) as error:
+        taken = "" if isinstance(error, InputError) else "the model does not take sequences of random tokens: "
+        facts["why_no_induction"] = f"{taken}{error}"
+        repeats = RoleMasses(["induction"], of_two=of_two)  # some may have run
     if why := why_no_interval(observed.n_documents):
         facts["why_no_interval"] = why
     return role_table(text, repeats, anatomy, tokenizer, facts)
 
 
+def _tokenless(model: nn.Module, anatomy: Anatomy, batch: Batch) -> frozenset[int]:
+    """Layers that see no token, of a model that takes more than text: as many patches as tokens are no tokens."""
+    if not any(isinstance(value, Tensor) and value.is_floating_point() for value in batch.values()):
+        return frozenset()
+    try:
+        return unmoved_layers(model, anatomy, [batch], random_tokens(model, anatomy, [batch], seed=0))
+    except (InputError, ModelError):  # no tokens at all, or no others
+        return frozenset()
+
+
 def _tokens_of(batches: Sequence[Batch]) -> set[int]:
     """Every token of a text, padding left out."""
-    found: set[int] = set()
-    for batch in batches:
-        for name, kind in (("input_ids", "self"), ("decoder_input_ids", "causal")):
-            ids = batch.get(name)
-            if isinstance(ids, Tensor) and ids.ndim == 2:
-                found |= set(token_ids(batch, kind, ids.shape[1]).unique().tolist())
-    return found - {NO_TOKEN}
+    return {
+        token
+        for batch in batches
+        for kind, name in token_names(batch).items()
+        for token in batch[name].cpu()[kept_of(batch, kind)].unique().tolist()
+    }
 
 
 def role_table(

@@ -10,12 +10,12 @@ from torch import nn
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes
 from headscope.anatomy import discover
-from headscope.anatomy.examples import placeholders
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, ModelError, UnknownNameError
 from headscope.heads import HeadId
 from headscope.likeness.gaps import why_no_value
 from headscope.likeness.measures import MEASURES, Measure
+from headscope.likeness.nulls import random_tokens, unmoved_layers, with_null, without_null
 from headscope.likeness.pairing import heads_of, pair_table
 from headscope.likeness.passes import parse_memory, plan_passes
 from headscope.sites import Anatomy
@@ -26,7 +26,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.tables import PairTable, settle_tokens
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
-from headscope.text.nulls import scramble_tokens
+from headscope.text.sides import sides_of
 from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.watching.observation import observe
 
@@ -103,7 +103,7 @@ def similarity(
     Returns:
         A PairTable; 1 = interchangeable up to the measure's invariance, NaN for a constant head and for heads that see
         different positions, as an encoder's and a decoder's in one model. Measures of maps carry their value on random
-        tokens as `null`.
+        tokens as `null`: NaN for layers whose maps these cannot change, None where there are none; the facts say why.
 
     Raises:
         UnknownNameError: no such measure or scope, or a tensor that the measure does not compare.
@@ -145,11 +145,8 @@ def compare_heads(
     places = [place for place, ask in enumerate(asks) if not ask.textless]
     if places:
         reading = [asks[place] for place in places]
-        made = _read(pair, kept, reading, how, progress)
-        if any(ask.of == "pattern" for ask in reading) and "input_ids" not in kept[0]:
-            why = {"why_no_null": "the model takes no token ids, so there are no random tokens to compare on"}
-            made = [replace(t, facts={**t.facts, **why}) if t.of == "pattern" else t for t in made]
-        elif any(ask.of == "pattern" for ask in reading):
+        made = [replace(t, facts={**t.facts, **sides_of(kept)}) for t in _read(pair, kept, reading, how, progress)]
+        if any(ask.of == "pattern" for ask in reading):
             made = _beside_nulls(pair, kept, reading, made, how, part_of(progress, "random tokens"))
         for place, table in zip(places, made, strict=True):
             tables[place] = table
@@ -164,16 +161,24 @@ def _beside_nulls(
     how: How,
     progress: Progress | None,
 ) -> list[PairTable]:
-    """Tables of maps with the same on random tokens beside them; with the reason, where the model takes none."""
+    """Tables of maps with the same on random tokens beside them; with the reason, where there are none."""
     maps = [ask for ask in reading if ask.of == "pattern"]
     try:
-        nulls = _read(pair, list(scramble_tokens(kept, how.seed, placeholders(pair.model))), maps, how, progress)
+        randoms = random_tokens(pair.model, pair.anatomy, kept, how.seed)
+    except InputError as error:
+        return [without_null(table, str(error)) for table in made]
+    try:
+        unmoved = [
+            unmoved_layers(model, anatomy.having("pattern"), kept, randoms)
+            for model, anatomy in ((pair.model, pair.anatomy), (pair.other, pair.other_anatomy))
+            if model is not None and anatomy is not None
+        ]
+        nulls = _read(pair, randoms, maps, how, progress)
     except ModelError as error:
-        why = {"why_no_null": f"the model does not take random tokens: {error}"}
-        return [replace(table, facts={**table.facts, **why}) if table.of == "pattern" else table for table in made]
+        return [without_null(table, f"the model does not take random tokens: {error}") for table in made]
     by_ask = dict(zip(maps, nulls, strict=True))
     return [
-        replace(table, null=by_ask[ask].matrix) if ask in by_ask else table
+        with_null(table, by_ask[ask], unmoved[0], unmoved[-1]) if ask in by_ask else table
         for ask, table in zip(reading, made, strict=True)
     ]
 

@@ -1,6 +1,6 @@
 """Where heads look: how much of each map goes to the previous token, to a delimiter, to the sink and so on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,7 +12,7 @@ from headscope.errors import UnknownNameError
 from headscope.sites import Site
 from headscope.statistics import STATISTICS, Statistic
 from headscope.statistics.role_examples import BestQueries
-from headscope.statistics.role_targets import TARGETS, View, token_ids
+from headscope.statistics.role_targets import NO_TOKEN, TARGETS, View, ids_of_side
 from headscope.text.batches import Batch, kept_positions
 from headscope.uncertainty.blocks import N_BLOCKS
 
@@ -62,18 +62,24 @@ class RoleMasses(Statistic):
     Args:
         targets: the roles that have a target, out of `headscope.statistics.role_targets.TARGETS`.
         delimiters: ids of the tokens that count as delimiters.
+        of_two: the model has an encoder and a decoder; see `headscope.statistics.role_targets.ids_of_side`.
+        tokenless: layers that see no token, as those of pictures.
     """
 
     def __init__(
         self,
         targets: Sequence[str] = ("previous", "next", "same", "duplicate", "delimiter"),
         delimiters: Sequence[int] = (),
+        *,
+        of_two: bool = False,
+        tokenless: Collection[int] = (),
     ) -> None:
         unknown = [name for name in targets if name not in TARGETS]
         if unknown:
             raise UnknownNameError(f"no target is known for the role {unknown[0]!r}; known: {', '.join(TARGETS)}")
         self.targets = tuple(targets)
         self.roles = (*self.targets, "sink", "broad")
+        self._of_two, self._tokenless = of_two, frozenset(tokenless)
         self._delimiters = torch.tensor(sorted(delimiters), dtype=torch.long)
         self._batch: Batch = {}
         self._held: dict[int, RoleSums] = {}
@@ -103,8 +109,12 @@ class RoleMasses(Statistic):
         maps = maps.cpu() if maps.device.type == "mps" else maps  # MPS has no float64
         n_rows, n_heads, n_queries, n_keys = maps.shape
         keys_kind = "self" if site.kind == "cross" else site.kind  # the keys of a cross site are the encoder's
-        query_ids = token_ids(self._batch, site.kind, n_queries)
-        key_ids = token_ids(self._batch, keys_kind, n_keys)
+        query_ids, key_ids = (
+            torch.full((n_rows, n), NO_TOKEN)
+            if site.layer in self._tokenless
+            else ids_of_side(self._batch, kind, n, of_two=self._of_two)
+            for kind, n in ((site.kind, n_queries), (keys_kind, n_keys))
+        )
         unpadded = kept_positions(self._batch, keys_kind, n_keys)
         sums = torch.zeros(N_BLOCKS, n_heads, len(self.roles), 3, dtype=torch.float64, device=maps.device)
         best = BestQueries.none(len(self.roles), n_heads)

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from headscope.text.batches import Batch, kept_positions
+from headscope.text.batches import Batch, kept_positions, token_names
 
-__all__ = ["NO_TOKEN", "TARGETS", "View", "token_ids"]
+__all__ = ["NO_TOKEN", "TARGETS", "View", "ids_of_side"]
 
 NO_TOKEN = -1  # stands for the id of a position that is padding, or of a model that takes no tokens
 
@@ -76,17 +76,19 @@ TARGETS: Mapping[str, Callable[[View], Mask]] = {
 }
 
 
-def token_ids(batch: Batch, kind: str, length: int) -> Int[Tensor, "row position"]:
+def ids_of_side(batch: Batch, kind: str, length: int, *, of_two: bool) -> Int[Tensor, "row position"]:
     """The tokens on one side of a model, NO_TOKEN at padding and where the model takes no tokens.
 
     Args:
         batch: the model's arguments.
         kind: "self" for an encoder's side, "causal" for a decoder's.
         length: how many positions there are.
+        of_two: the model has both; tokens that its decoder is not given are made inside, and are not known.
     """
     kept = kept_positions(batch, kind, length)
-    decoder = kind != "self" and "decoder_input_ids" in batch
-    ids = batch.get("decoder_input_ids" if decoder else "input_ids")
-    if not isinstance(ids, Tensor) or ids.shape != kept.shape:
+    names = token_names(batch)
+    decodes = kind != "self" and (of_two or "causal" in names)
+    ids = batch.get(names.get("causal" if decodes else "self", ""))
+    if ids is None or ids.shape != kept.shape:
         return torch.full(kept.shape, NO_TOKEN)
     return ids.cpu().long().masked_fill(~kept, NO_TOKEN)

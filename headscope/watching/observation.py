@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
 from headscope._support.progress import Progress, n_steps
-from headscope._support.running import evaluating, last_logits, run_model
+from headscope._support.running import evaluating, handed, last_logits, run_model
 from headscope.anatomy import discover
 from headscope.anatomy.masks import masks_of, with_kept
 from headscope.errors import AnatomyError, InputError, UnknownNameError
@@ -220,7 +220,7 @@ def observe(
         batch = with_kept(model, anatomy, given)
         delivery.start(batch, documents, n_batches, None if "kept" in given else masks_of(model, anatomy, given))
         for statistic in statistics:
-            statistic.begin_batch(batch)
+            statistic.begin_batch(handed(model, batch))
         for network, sites in watched:
             _run_watched(network, sites, batch, want, delivery)
         for statistic in statistics:

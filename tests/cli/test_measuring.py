@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import headscope as hs
@@ -143,3 +144,25 @@ def test_of_applies_to_the_measures_that_compare_it(run: Run, folder: Path, text
     code, out, _ = run("similarity", folder, "--measure", "cka", "--measure", "weights_ov", "--of", "q", *options)
     assert code == 0
     assert set(json.loads(out)) == {"cka", "weights_ov"}
+
+
+def test_commands_take_tokens_under_any_name(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine_by_idx.py").write_text(
+        "from tests.unit.test_tokens_by_any_name import _Own, IDS, LABELS, in_two\n"
+        "from tests.unit.test_every_model_to_the_end import _clip, TOKENS, PICTURES\n"
+        "def make(): return _Own().eval(), in_two({'idx': IDS, 'targets': LABELS})\n"
+        "def towers(): return _clip(), [{'input_ids': TOKENS.clamp(min=4), 'pixel_values': PICTURES}]\n",
+        encoding="utf-8",
+    )
+    code, out, err = run("similarity", "mine_by_idx:make", "--measure", "pattern_js")
+    assert code == 0, err
+    assert "on random tokens" in out
+    assert "no random tokens" not in out
+    code, out, err = run("similarity", "mine_by_idx:towers", "--measure", "pattern_js", "--out", "pairs")
+    assert code == 0, err
+    assert "no random tokens: not for layer 0" in out
+    rows = pd.read_csv(tmp_path / "pairs" / "pattern_js.csv")
+    of_pictures = rows["head_a"].str.startswith("L0")
+    assert of_pictures.any()
+    assert (rows["null"].isna() == of_pictures).all()

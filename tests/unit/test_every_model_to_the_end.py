@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import headscope as hs
-from headscope.text.sides import on_both_sides
+from headscope.text.sides import halved, needs_halves
 from tests.cli.conftest import make_tokenizer
 from tests.unit.effects.test_labelled import X, Y, _Classifier
 from tests.unit.text.test_feeding import _Gpt
@@ -92,42 +92,81 @@ def test_the_report_is_written_and_the_run_read_back(name: str, tmp_path: Path) 
     assert again.claims.empty
 
 
-def test_claims_are_asked_of_a_model_that_takes_no_tokens_by_that_name() -> None:
+def test_claims_stand_beside_random_tokens_whatever_these_are_called() -> None:
     run = hs.analyze(
         _Gpt().eval(), batches={"idx": TOKENS}, budget=hs.Budget(ablation_tokens=16, passes=0, claims=True)
     )
     (diversity,) = run.claims.query("claim == 'C6'").to_dict("records")
     assert "Their maps are alike by" in diversity["sentence"]
-    assert "random tokens" not in diversity["sentence"]
+    assert "on random tokens by" in diversity["sentence"]
 
 
-def test_a_t5_with_plain_text() -> None:
+TEXTS = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
+SIDES = "the first half of each window is read by the encoder, the second by the decoder"
+
+
+def _t5() -> T5ForConditionalGeneration:
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0, pad_token_id=0
     )
-    texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
-    model, tokenizer = T5ForConditionalGeneration(config).eval(), make_tokenizer(pad=True)
-    run = hs.analyze(model, tokenizer, texts=texts, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
+    return T5ForConditionalGeneration(config).eval()
+
+
+def test_a_t5_with_plain_text() -> None:
+    model, tokenizer = _t5(), make_tokenizer(pad=True)
+    run = hs.analyze(model, tokenizer, texts=TEXTS, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
     assert run.facts["metric"] == "drift"
-    assert "the first half of each window is read by the encoder" in run.facts["sides"]
+    assert run.facts["sides"] == SIDES
     assert {site.kind for site in run.anatomy.sites} == {"self", "causal", "cross"}
     assert np.isfinite(run.importance.score).all()
-    as_batches = hs.analyze(model, tokenizer, batches=texts, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
+    as_batches = hs.analyze(model, tokenizer, batches=TEXTS, budget=hs.Budget(length=12, ablation_tokens=60, passes=0))
     np.testing.assert_array_equal(as_batches.importance.score, run.importance.score)
+
+
+def test_every_step_by_itself_takes_text_for_a_t5_where_it_is_named() -> None:
+    model, tokenizer = _t5(), make_tokenizer(pad=True)
+    batches = hs.text_batches(tokenizer, TEXTS, length=24, model=model)
+    assert batches.facts["sides"] == SIDES
+    anatomy = hs.discover(model, batches[0])
+    assert {site.kind for site in anatomy.sites} == {"self", "causal", "cross"}
+    tables = [
+        hs.importance(model, batches), hs.importance(model, batches, "norm"), hs.similarity(model, batches),
+        hs.similarity(model, batches, "pattern_js"), hs.roles(model, batches, tokenizer),
+        hs.redundancy(model, batches), hs.compare(model, model, batches, scores=["norm"]),
+    ]  # fmt: skip
+    assert [table.facts["sides"] for table in tables] == [SIDES] * len(tables)
+    assert SIDES in repr(tables[0])
+    inputs = {name: value for name, value in batches[0].items() if name != "document"}
+    with torch.no_grad(), hs.capture(model, ("z",), anatomy=anatomy) as seen:
+        model(**inputs)
+    assert [seen[layer].z.shape[2] for layer in seen] == [12, 12, 12]
+    whole = hs.text_batches(tokenizer, TEXTS, length=24, model=_Gpt())
+    assert "sides" not in whole.facts
+    assert "decoder_input_ids" not in whole[0]
+
+
+@pytest.mark.parametrize(
+    "step", [hs.importance, hs.similarity, hs.roles, lambda model, one: hs.discover(model, one[0])]
+)
+def test_what_to_write_is_said_where_a_decoder_was_given_nothing(step: Callable[..., Any]) -> None:
+    with pytest.raises(hs.HeadscopeError, match=r"hs\.text_batches\(tokenizer, texts, model=model\)"):
+        step(_t5(), hs.text_batches(make_tokenizer(pad=True), TEXTS, length=24))
 
 
 def test_halves_are_those_of_each_row() -> None:
     config = T5Config(vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0)
     rows = {"input_ids": torch.tensor([[5, 6, 7, 8, 9], [11, 12, 13, 0, 0]]), "document": torch.tensor([3, 4])}
     rows["attention_mask"] = (rows["input_ids"] > 0).long()
-    (made,) = on_both_sides(T5ForConditionalGeneration(config), [rows])
+    model = T5ForConditionalGeneration(config)
+    assert needs_halves(model, rows)
+    made = halved(model, rows)
     assert made["input_ids"].tolist() == [[5, 6, 7], [11, 12, 0]]
     assert made["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert made["decoder_input_ids"].tolist() == [[0, 8], [0, 13]]
     assert made["decoder_attention_mask"].tolist() == [[1, 1], [1, 0]]
     assert made["document"].tolist() == [3, 4]
-    assert on_both_sides(_Gpt(), [rows]) == [rows]
+    assert not needs_halves(_Gpt(), rows)
 
 
 @pytest.mark.parametrize(

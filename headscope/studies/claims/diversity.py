@@ -86,8 +86,9 @@ class Diversity(ModelClaim):
         numbers["effective"] = float(table["effective"].mean())
         maps = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
         pairs = maps.to_frame()
-        # of a model that takes no tokens there are no random ones
-        by_chance = float(pairs["null"].mean()) if "null" in pairs else float("nan")
+        # of a model that takes no tokens, and of layers that see none, there are no random ones: one mean beside the
+        # other is over the same pairs, or there is none
+        by_chance = float(pairs["null"].mean(skipna=False)) if "null" in pairs else float("nan")
         numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 

@@ -277,7 +277,7 @@ def test_a_vision_model_has_positions_and_no_tokens():
     table = hs.roles(model, [{"pixel_values": pixels}])
     unknown = {role for role, own in table.scores.items() if np.isnan(own).all()}
     assert unknown == {"duplicate", "induction", "delimiter"}
-    assert "no input_ids" in table.facts["why_no_induction"]
+    assert "no token ids" in table.facts["why_no_induction"]
     assert "no induction: " in table._repr_html_()
     examples = [example for example in table.examples if example is not None]
     assert all(example.query.token == f"#{example.query.position}" for example in examples)

@@ -1,8 +1,10 @@
 """Which keys each role looks at, and which tokens stand where."""
 
+from functools import partial
+
 import torch
 
-from headscope.statistics.role_targets import NO_TOKEN, TARGETS, View, token_ids
+from headscope.statistics.role_targets import NO_TOKEN, TARGETS, View, ids_of_side
 
 
 def view(ids, delimiters=(), aligned=True):
@@ -49,7 +51,16 @@ def test_each_side_has_its_own_tokens():
         "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]]),
         "decoder_input_ids": torch.tensor([[1, 2], [1, 3]]),
     }
-    assert token_ids(batch, "self", 3).tolist() == [[4, 5, 6], [7, 8, NO_TOKEN]]
-    assert token_ids(batch, "causal", 2).tolist() == token_ids(batch, "cross", 2).tolist() == [[1, 2], [1, 3]]
-    assert token_ids(batch, "self", 4).tolist() == [[NO_TOKEN] * 4] * 2, "more positions than tokens: not these tokens"
-    assert token_ids({"pixel_values": torch.zeros(2, 3)}, "self", 2).tolist() == [[NO_TOKEN] * 2] * 2
+    seen = partial(ids_of_side, batch, of_two=True)
+    assert seen("self", 3).tolist() == [[4, 5, 6], [7, 8, NO_TOKEN]]
+    assert seen("causal", 2).tolist() == seen("cross", 2).tolist() == [[1, 2], [1, 3]]
+    assert seen("self", 4).tolist() == [[NO_TOKEN] * 4] * 2, "more positions than tokens: not these tokens"
+    pixels = {"pixel_values": torch.zeros(2, 3)}
+    assert ids_of_side(pixels, "self", 2, of_two=False).tolist() == [[NO_TOKEN] * 2] * 2
+
+
+def test_what_a_decoder_makes_inside_is_not_what_the_encoder_reads():
+    batch = {"src": torch.tensor([[4, 5, 6], [7, 8, 9]]), "target": torch.tensor([[4, 5, 6], [7, 8, 9]])}
+    assert ids_of_side(batch, "causal", 3, of_two=True).tolist() == [[NO_TOKEN] * 3] * 2
+    assert torch.equal(ids_of_side(batch, "self", 3, of_two=True), batch["src"])
+    assert torch.equal(ids_of_side(batch, "causal", 3, of_two=False), batch["src"]), "a model of one side"

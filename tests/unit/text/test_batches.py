@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headscope.errors import InputError
-from headscope.text.batches import document_ids, kept_positions, n_rows, row_lengths
+from headscope.text.batches import document_ids, kept_positions, n_rows, row_lengths, token_names
 
 
 def test_rows_are_counted_on_the_first_tensor() -> None:
@@ -72,3 +72,17 @@ def test_rows_without_a_document_meet_none_that_was_named() -> None:
     named = {"input_ids": torch.ones(2, 3), "document": torch.tensor([-1, -2])}
     ids = [ids.tolist() for _, ids in document_ids([named, {"input_ids": torch.ones(2, 3)}])]
     assert len({*ids[0], *ids[1]}) == 4
+
+
+def test_tokens_are_the_only_whole_numbers_by_row_and_position_that_are_nothing_else() -> None:
+    ids, floats = torch.arange(6).view(2, 3), torch.ones(2, 3)
+    beside = ("attention_mask", "pad", "is_valid", "token_type_ids", "position_ids", "labels", "labels_2", "targets")
+    for name in ("idx", "tokens", "x", "padded", "input_ids"):
+        assert token_names({**dict.fromkeys(beside, ids), name: ids, "weights": floats}) == {"self": name}
+    assert token_names({"idx": ids, "input_ids": ids}) == {"self": "input_ids"}, "what everybody calls tokens are these"
+    assert token_names({"src": ids, "decoder_input_ids": ids}) == {"self": "src", "causal": "decoder_input_ids"}
+    assert token_names({"input_features": torch.ones(2, 3, 4), "decoder_input_ids": ids}) == {
+        "causal": "decoder_input_ids"
+    }
+    for none in ({"src": ids, "tgt": ids}, {"x": floats}, {"input_ids": floats}, {"x": ids[0]}, {"image_sizes": ids}):
+        assert token_names(none) == {}

@@ -1,7 +1,9 @@
 """Random tokens: the same shape, the same ends, the same words, in no order."""
 
+import pytest
 import torch
 
+from headscope.errors import InputError
 from headscope.text.nulls import scramble_tokens
 
 
@@ -35,20 +37,42 @@ def test_ends_padding_and_everything_else_stay() -> None:
 def test_ends_that_differ_between_rows_are_text() -> None:
     given = batch()
     given["input_ids"][2, 0] = 30
-    made = torch.stack([next(iter(scramble_tokens([given], seed)))["input_ids"][:, 0] for seed in range(20)])
+    made = torch.stack([scramble_tokens([given], seed)[0]["input_ids"][:, 0] for seed in range(20)])
     assert (made != given["input_ids"][:, 0]).any()
 
 
 def test_draws_repeat_for_a_seed_and_differ_between_batches() -> None:
-    one, two = (list(scramble_tokens([batch(), batch()], seed=4)) for _ in range(2))
+    one, two = (scramble_tokens([batch(), batch()], seed=4) for _ in range(2))
     assert torch.equal(one[1]["input_ids"], two[1]["input_ids"])
     assert not torch.equal(one[0]["input_ids"], one[1]["input_ids"])
 
 
-def test_batches_without_token_ids_pass() -> None:
-    given = {"pixel_values": torch.randn(2, 3, 4, 4)}
-    (made,) = scramble_tokens([given])
-    assert made["pixel_values"] is given["pixel_values"]
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pixel_values": torch.randn(2, 3, 4, 4)}, "no token ids are known in a batch of pixel_values"),
+        ({"x": torch.randn(2, 5), "targets": torch.ones(2, 5, dtype=torch.long)}, "no token ids are known"),
+        ({"input_ids": torch.tensor([[1, 7, 7, 2], [1, 7, 7, 2]])}, "no two different tokens"),
+    ],
+)
+def test_where_there_is_nothing_to_draw_it_says_so(given: dict[str, torch.Tensor], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        scramble_tokens([given])
+
+
+def test_all_batches_hold_the_tokens_or_none_is_drawn() -> None:
+    with pytest.raises(InputError, match="in a batch of pixel_values"):
+        scramble_tokens([batch(), {"pixel_values": torch.randn(2, 3, 4, 4)}])
+
+
+def test_tokens_under_another_name_are_drawn_alike_and_nothing_beside_them_is() -> None:
+    given = batch()
+    beside = {"targets": given["input_ids"].roll(-1, 1), "token_type_ids": torch.arange(36).view(4, 9)}
+    own = {"idx": given["input_ids"], "attention_mask": given["attention_mask"], **beside}
+    (made,) = scramble_tokens([own])
+    (named,) = scramble_tokens([given])
+    assert torch.equal(made["idx"], named["input_ids"])
+    assert all(made[name] is one for name, one in own.items() if name != "idx")
 
 
 def test_a_decoder_s_tokens_are_drawn_from_its_own_and_its_start_and_padding_stay() -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from headscope.errors import InputError
+from headscope.sites import Padding
 from headscope.text.repetition import repeated_sequences
 
 BOS, EOS = 1, 2
@@ -90,6 +91,31 @@ def test_position_ids_count_up_from_those_of_the_text():
         assert one["position_ids"].tolist() == [list(range(2, 2 + one["input_ids"].shape[1]))] * len(one["input_ids"])
 
 
+def test_tokens_and_masks_under_other_names_make_the_same_sequences():
+    given = text(pad=5)
+    ids, mask, kept = given["input_ids"], given["attention_mask"], given["attention_mask"].bool()
+    own = {
+        "idx": ids,
+        "hidden": ~kept,
+        "added": torch.where(kept, 0.0, -1e9),
+        "lens": mask.sum(1),
+        "until": mask.sum(1),
+    }
+    told = [Padding("hidden", "ones"), Padding("added", "floor"), Padding("lens", "lengths"), Padding("until", "last")]
+    made = repeated_sequences([{**own, "kept": kept, "targets": ids}], range(200, 300), padding=told)
+    for one, named in zip(made, repeated_sequences([given], range(200, 300)), strict=True):
+        assert torch.equal(one["idx"], named["input_ids"])
+        assert set(one) == set(own)
+        assert not one["hidden"].any()
+        assert not one["added"].any()
+        assert one["hidden"].shape == one["added"].shape == one["idx"].shape
+        assert one["hidden"].dtype == torch.bool
+        assert one["lens"].tolist() == [one["idx"].shape[1]] * 8
+        assert one["until"].tolist() == [one["idx"].shape[1] - 1] * 8
+    with pytest.raises(InputError, match="hold added"):
+        repeated_sequences([{**own, "kept": kept}], range(200, 300))
+
+
 def test_padding_makes_no_sequence_longer():
     pool = range(200, 300)
     lengths = [
@@ -102,7 +128,17 @@ def test_padding_makes_no_sequence_longer():
 @pytest.mark.parametrize(
     ("batch", "ids", "why"),
     [
-        ({"pixel_values": torch.zeros(2, 3, 4, 4)}, range(200, 300), "no input_ids"),
+        (
+            {"pixel_values": torch.zeros(2, 3, 4, 4)},
+            range(200, 300),
+            "no token ids are known in a batch of pixel_values",
+        ),
+        (
+            {"input_features": torch.zeros(2, 3, 4), "decoder_input_ids": text()["input_ids"]},
+            range(9),
+            "hold input_fea",
+        ),
+        ({"labels": text()["input_ids"]}, range(200, 300), "no token ids are known in a batch of labels"),
         ({**text(), "position_ids": torch.zeros(3, 3, 42)}, range(200, 300), "hold position_ids"),
         ({**text(), "pixel_values": torch.zeros(2, 3, 4, 4)}, range(200, 300), "hold pixel_values"),
         (text(length=6), range(200, 300), "room for 3 tokens"),
