@@ -85,8 +85,8 @@ def test_how_much_text_is_read_reaches_the_batches(monkeypatch: pytest.MonkeyPat
     assert Sampling(windows=3, length=5, seed=7).batches(named, None) == ["made"]
     assert Sampling(windows=0, length=5, seed=7).batches(named, "texts") == ["made"]
     assert asked == [
-        ("tokenizer", None, {"length": 5, "windows": 3, "seed": 7}),
-        ("tokenizer", "texts", {"length": 5, "windows": None, "seed": 7}),
+        ("tokenizer", None, {"length": 5, "windows": 3, "seed": 7, "model": named.model}),
+        ("tokenizer", "texts", {"length": 5, "windows": None, "seed": 7, "model": named.model}),
     ]
     assert Sampling().batches(own, None) == ["own"], "batches that came with the model"
     assert Sampling().batches(own, "texts") == ["made"], "unless a text was named"

@@ -20,7 +20,10 @@ from transformers import (
 )
 
 import headscope as hs
+from headscope.studies.asking import ask_model
+from headscope.studies.subjects import Subject
 from headscope.text.sides import halved, needs_halves
+from headscope.text.splits import sample_batches
 from tests.cli.conftest import make_tokenizer
 from tests.unit.effects.test_labelled import X, Y, _Classifier
 from tests.unit.text.test_feeding import _Gpt
@@ -101,6 +104,13 @@ def test_claims_stand_beside_random_tokens_whatever_these_are_called() -> None:
     assert "on random tokens by" in diversity["sentence"]
 
 
+def test_a_claim_about_all_layers_stands_beside_random_tokens_in_all_of_them_or_in_none() -> None:
+    batch = {"input_ids": TOKENS.clamp(min=4), "pixel_values": PICTURES}
+    sentence = ask_model(Subject("two towers", _clip(), [batch]), ["C6"]).rulings[0].sentence
+    assert "Their maps are alike by" in sentence
+    assert "random tokens" not in sentence
+
+
 TEXTS = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
 SIDES = "the first half of each window is read by the encoder, the second by the decoder"
 
@@ -133,7 +143,8 @@ def test_every_step_by_itself_takes_text_for_a_t5_where_it_is_named() -> None:
     tables = [
         hs.importance(model, batches), hs.importance(model, batches, "norm"), hs.similarity(model, batches),
         hs.similarity(model, batches, "pattern_js"), hs.roles(model, batches, tokenizer),
-        hs.redundancy(model, batches), hs.compare(model, model, batches, scores=["norm"]),
+        hs.importance(model, sample_batches(batches, 60)), hs.redundancy(model, batches),
+        hs.compare(model, model, batches, scores=["norm"]),
     ]  # fmt: skip
     assert [table.facts["sides"] for table in tables] == [SIDES] * len(tables)
     assert SIDES in repr(tables[0])
