@@ -7,14 +7,24 @@ line, the documentation and the contract tests see it.
 import difflib
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headscope.errors import UnknownNameError
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "by_number"]
 
 T = TypeVar("T")
+
+
+def by_number(name: str) -> list[Any]:
+    """What names are sorted by, so that numbers in them count as numbers.
+
+    >>> sorted(["C10", "C2", "cka"], key=by_number)
+    ['C2', 'C10', 'cka']
+    """
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 class Registry(Mapping[str, type[T]]):
@@ -60,7 +70,7 @@ class Registry(Mapping[str, type[T]]):
 
     def __iter__(self) -> Iterator[str]:
         self._scan()
-        return iter(sorted(self._entries))
+        return iter(sorted(self._entries, key=by_number))
 
     def __len__(self) -> int:
         self._scan()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headscope._support.registry import by_number
+
 if TYPE_CHECKING:
     from headscope.models.loading import Loaded
     from headscope.sites import Anatomy
@@ -75,11 +77,7 @@ def _sources(room: str) -> dict[str, str]:
     for file in (Path(__file__).parents[1] / room).glob("*.py"):
         source = file.read_text(encoding="utf-8")
         found |= dict.fromkeys(re.findall(r'^@[A-Z]+\.register\("(\w+)"\)', source, re.MULTILINE), source)
-    return {name: found[name] for name in sorted(found, key=_in_order)}
-
-
-def _in_order(name: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return {name: found[name] for name in sorted(found, key=by_number)}
 
 
 Model = Annotated[

@@ -12,7 +12,7 @@ from headscope._support.environment import machine, today, versions
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope.errors import InputError
-from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named, in_order
+from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings, own_folder, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
@@ -32,7 +32,7 @@ def names_of(claims: Iterable[str] | None) -> list[str]:
         UnknownNameError: one does not exist; the message lists those that do.
     """
     chosen = set(CLAIMS) if claims is None else {CLAIMS.name_of(claim_named(name)) for name in claims}
-    return in_order(chosen)
+    return [name for name in CLAIMS if name in chosen]
 
 
 def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress: Progress | None = None) -> Rulings:

@@ -9,7 +9,7 @@ from headscope._support.formatting import MISSING, count, interval, markdown_tab
 from headscope.models.demo import DEMO_MODELS, how_to_install
 from headscope.reporting.figures import styling
 from headscope.studies.asking import REFERENCE
-from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named, in_order
+from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.rulings import Ruling, Rulings
 
@@ -159,7 +159,7 @@ def index_page_ja(made: Sequence[Rulings]) -> str:
 
 def _names(made: Iterable[Rulings]) -> list[str]:
     found = {ruling.claim for one in made for ruling in one.rulings}
-    return in_order(found & set(CLAIMS))
+    return [name for name in CLAIMS if name in found]
 
 
 def _rulings(name: str, made: Iterable[Rulings]) -> Iterator[tuple[Rulings, Ruling]]:

@@ -19,7 +19,6 @@ from headscope.cli import app
 from headscope.cli.application import GROUPS
 from headscope.effects.resolving import METRICS
 from headscope.models.demo import DEMO_MODELS
-from headscope.studies.claims import in_order
 from headscope.studies.headcount import Settings
 from tests import models
 from tests.cli.conftest import SMALL, Run, make_tokenizer
@@ -90,7 +89,7 @@ def test_help_names_what_registries_hold() -> None:
     for name, measure in hs.MEASURES.items():
         assert re.search(rf"(?:: |; ){', '.join(measure.sources)} by [^;]*\b{name}\b", of), name
     assert told("importance", "score") == told("compare", "score") == tuple(hs.SCORES)
-    assert told("claims", "claim") == tuple(in_order(hs.CLAIMS))
+    assert told("claims", "claim") == tuple(hs.CLAIMS)
     assert told("headcount", "task") == tuple(hs.TASKS)
     assert " or ".join(DEMO_MODELS) in " ".join(told("demo", "model"))
     assert " or ".join(DEMO_MODELS) in next(one.help for one in COMMANDS["claims"].params if one.name == "model")

@@ -5,7 +5,7 @@ measured for it, and when that counts as support; the numbers decide.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf, nan
 from typing import ClassVar
@@ -31,7 +31,6 @@ __all__ = [
     "ModelClaim",
     "SweepClaim",
     "claim_named",
-    "in_order",
 ]
 
 SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED = "supported", "not supported", "depends", "not decided here"
@@ -176,11 +175,6 @@ class CostClaim(Claim):
 
 
 CLAIMS: Registry[Claim] = Registry("claim", "headscope.studies.claims")
-
-
-def in_order(names: Iterable[str]) -> list[str]:
-    """Names by their numbers: C2 before C10."""
-    return sorted(names, key=lambda name: (len(name), name))
 
 
 def claim_named(name: str) -> Claim:

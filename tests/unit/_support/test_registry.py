@@ -47,6 +47,15 @@ def test_every_file_of_the_folder_is_an_entry(package: Path) -> None:
     assert {entry.name for entry in registry.values()} == set(registry)
 
 
+def test_numbers_in_names_count_as_numbers(package: Path) -> None:
+    for name in ("C10", "C2", "C1"):
+        (package / f"{name.lower()}.py").write_text(MODULE.format(package="some_plugins", name=name))
+    registry = _registry(package)
+    assert list(registry) == ["C1", "C2", "C10", "first", "second"]
+    with pytest.raises(UnknownNameError, match="there are: C1, C2, C10, first, second"):
+        registry["C99"]
+
+
 def test_nothing_is_imported_before_it_is_needed(package: Path) -> None:
     registry = _registry(package)
     assert "some_plugins.first" not in sys.modules
