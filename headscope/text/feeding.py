@@ -54,13 +54,16 @@ def feed(model: nn.Module, data: Any, *, again: bool = True) -> Iterable[Batch]:
         again: off: once is enough, and what is read only once is not kept.
 
     Raises:
-        InputError: it is none of these, holds no row, or names an argument that the model does not have.
+        InputError: it is none of these, holds no row, or names an argument that the model does not have; or a tuple of
+            tensors that may be batches as well as an input with its labels.
     """
     if isinstance(data, (str, bytes)) or data is None:
         raise InputError(f"batches are a list of what the model takes, and this is {data!r:.60}")
+    if isinstance(data, tuple) and hasattr(data, "_asdict"):
+        data = data._asdict()
     if isinstance(data, Mapping):
         return _checked(model, [data if _is_plain(model, data) else feed_one(model, data)])
-    if isinstance(data, (Tensor, np.ndarray)) or _is_one_pair(data):
+    if isinstance(data, (Tensor, np.ndarray)) or _is_one_pair(model, data):
         parts = data if isinstance(data, tuple) else (data,)
         rows = len(parts[0])
         if any(len(part) != rows for part in parts):
@@ -83,7 +86,7 @@ def feed(model: nn.Module, data: Any, *, again: bool = True) -> Iterable[Batch]:
     if not again and not isinstance(data, Sequence):
         return _one_by_one(model, data)
     listed: Any = data if isinstance(data, Sequence) else list(data)
-    if all(_is_plain(model, one) for one in _first(listed)):
+    if all(_is_plain(model, one) for one in (listed if type(listed) in (list, tuple) else _first(listed))):
         return _checked(model, listed)
     return _checked(model, _Fed(len(listed), lambda number: feed_one(model, listed[number])))
 
@@ -127,11 +130,57 @@ def _one_by_one(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
         yield batch
 
 
-def _is_one_pair(data: Any) -> bool:
-    """Whether a tuple is one input with its labels, and no sequence of batches of unlike numbers of rows."""
-    if type(data) is not tuple or len(data) < 2 or not all(isinstance(one, (Tensor, np.ndarray)) for one in data):
+def _is_one_pair(model: nn.Module, data: Any) -> bool:
+    """Whether a tuple is one input with what belongs to its rows, and no sequence of batches.
+
+    Raises:
+        InputError: it may be either.
+    """
+    if type(data) is not tuple or len(data) < 2:
         return False
-    return len({len(one) for one in data}) == 1 or len({(one.shape[1:], str(one.dtype)) for one in data}) > 1
+    tensors = [isinstance(one, (Tensor, np.ndarray)) for one in data]
+    if isinstance(data[0], Mapping) and any(tensors):
+        raise InputError(
+            "a tuple of a dict and a tensor may be a batch with its labels or two batches; put labels into the dict "
+            "under a name of their own, as in {…, 'labels': …}, and batches into a list"
+        )
+    if not all(tensors) or any(_tensor(one).ndim == 0 for one in data):
+        return False
+    first, *others = map(_tensor, data)
+    if not all(_is_alike(first, one) for one in others):
+        return True
+    if any(len(one) != len(first) for one in others):
+        return False  # batches of unlike numbers of rows
+    beside, takes = list(_placed(model, [first, *others]))[1:], arguments(model)
+    if all(name in takes and (takes[name].default is inspect.Parameter.empty or name not in LABELS) for name in beside):
+        return True  # what the forward needs, or a mask
+    if _is_told_by(first, others[-1]):
+        return True
+    names = ", ".join("abcdefgh"[: len(data)])
+    raise InputError(
+        f"a tuple of {len(data)} tensors of one kind ({_kind(first)}, {_kind(others[0])}) may be {len(data)} batches "
+        f"or an input with its labels; batches=[{names}] are {len(data)} batches, and batches=[({names})] is one with "
+        "labels"
+    )
+
+
+def _is_alike(first: Tensor, other: Tensor) -> bool:
+    """Whether both may be what one argument of a forward takes: whole numbers of unlike length too, as tokens are."""
+    if first.dtype != other.dtype or first.ndim != other.ndim:
+        return False
+    return not first.is_floating_point() or first.shape[1:] == other.shape[1:]
+
+
+def _is_told_by(tokens: Tensor, other: Tensor) -> bool:
+    """Whether numbers are labels of these tokens for sure: no tokens, the same ones, or each the one that follows."""
+    if tokens.is_floating_point() or other.is_floating_point():
+        return False
+    moved = tokens.ndim > 1 and tokens.shape == other.shape and torch.equal(tokens[:, 1:], other[:, :-1])
+    return moved or torch.equal(tokens, other) or bool((other < 0).any())
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _sizes(parts: Iterable[Any]) -> list[str]:

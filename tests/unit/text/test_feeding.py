@@ -16,7 +16,7 @@ from headscope.errors import InputError
 from headscope.text.feeding import feed, feed_one
 
 X = torch.randint(0, 50, (20, 9), generator=torch.Generator().manual_seed(0))
-Y = torch.randint(0, 50, (20, 9), generator=torch.Generator().manual_seed(1))
+Y = torch.cat([X[:, 1:], X[:, :1]], 1)  # each the token that follows
 MASK = torch.ones(20, 9, dtype=torch.long)
 MASK[::2, 6:] = 0
 CLASSES = torch.randint(0, 2, (20,), generator=torch.Generator().manual_seed(2))
@@ -131,6 +131,65 @@ def test_numbers_are_the_same_however_the_batches_come() -> None:
     for given in (X, X.numpy(), {"idx": X}, DataLoader(TensorDataset(X), batch_size=8)):
         np.testing.assert_allclose(hs.importance(model, given, score="norm").score, want.score, rtol=1e-6)
     assert hs.discover(model, X) == hs.discover(model, (X, Y)) == hs.discover(model, {"idx": X})
+
+
+OTHER = torch.randint(0, 50, (20, 9), generator=torch.Generator().manual_seed(1))
+
+
+class _Denoises(nn.Module):
+    def forward(self, picture: Tensor) -> Tensor:
+        return picture
+
+
+PICTURE = torch.randn(4, 3, 8, 8)
+EITHER = {
+    "tokens": (_Gpt, (X, OTHER)), "tokens of unlike length": (_Gpt, (X, OTHER[:, :7])),
+    "three": (_Gpt, (X, OTHER, OTHER.flip(0))), "arrays": (_Gpt, (X.numpy(), OTHER.numpy())),
+    "pictures": (_Denoises, (PICTURE, PICTURE + 1)), "a mask's place": (_classifier, (X, OTHER)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EITHER)
+def test_a_tuple_that_may_be_batches_or_a_pair_is_refused_with_both_spellings(name: str) -> None:
+    kind, given = EITHER[name]
+    names = ", ".join("abc"[: len(given)])
+    with pytest.raises(InputError, match=rf"batches=\[{names}\] are .* batches=\[\({names}\)\] is one with labels"):
+        feed(kind(), given)
+    assert len(feed(kind(), list(given))) == len(given)
+    assert len(feed(kind(), [given])) == 1
+
+
+def test_a_tuple_is_one_pair_where_its_numbers_tell() -> None:
+    masked = torch.where(MASK.bool(), OTHER, -100)
+    for labels in (Y, X, masked, CLASSES, torch.rand(20, 9)):
+        whole = _whole(feed(_classifier(), (X, labels)))
+        assert whole.keys() == {"input_ids", "labels"}
+        assert torch.equal(whole["labels"], labels)
+
+
+def test_of_a_tuple_what_the_forward_needs_is_an_argument() -> None:
+    class Both(nn.Module):
+        def forward(self, source: Tensor, target: Tensor) -> Tensor:
+            return source + target
+
+    whole = _whole(feed(Both(), (X, OTHER)))
+    assert torch.equal(whole["target"], OTHER)
+
+
+def test_of_a_tuple_parts_of_unlike_numbers_of_rows_are_batches() -> None:
+    assert [len(batch["idx"]) for batch in feed(_Gpt(), (X, OTHER[:5]))] == [20, 5]
+
+
+def test_dicts_in_a_tuple_are_batches() -> None:
+    assert len(feed(_Gpt(), ({"idx": X}, {"idx": OTHER}))) == 2
+    with pytest.raises(InputError, match="put labels into the dict"):
+        feed(_Gpt(), ({"idx": X}, Y))
+
+
+def test_a_named_tuple_alone_is_one_batch() -> None:
+    (batch,) = feed(_Gpt(), namedtuple("Pair", "idx targets")(X, OTHER))
+    assert torch.equal(batch["idx"], X)
+    assert torch.equal(batch["targets"], OTHER)
 
 
 WRONG = {
