@@ -23,7 +23,7 @@ class Kept:
     """Pieces of one work by name, a JSON file each.
 
     Args:
-        folder: where they are; made if need be.
+        folder: where they are; made with the first piece.
         work: what is done, as JSON values. Pieces of other work, or of another version of headscope, Python or torch,
             are not mixed in.
 
@@ -35,13 +35,11 @@ class Kept:
         self.folder = Path(folder).expanduser().absolute()
         made_by = versions()
         work = {**work, **{name: made_by[name] for name in _VERSIONS}}
-        about = self.folder / _ABOUT
+        about, self._work = self.folder / _ABOUT, json.dumps(work, indent=1)
         if about.exists():
-            _check_same(self.folder, _read(about), json.loads(json.dumps(work)))
+            _check_same(self.folder, _read(about), json.loads(self._work))
         elif self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir())):
             raise StorageError(f"{self.folder} holds something that is no such work; it was kept. Name another folder")
-        else:
-            new_file(about, json.dumps(work, indent=1))
 
     def get(self, name: str) -> dict[str, Any] | None:
         """A finished piece; None while it is not there."""
@@ -50,6 +48,8 @@ class Kept:
 
     def put(self, name: str, piece: Mapping[str, Any]) -> None:
         """Keep a finished piece, whole or not at all."""
+        if not (self.folder / _ABOUT).exists():
+            new_file(self.folder / _ABOUT, self._work, force=True)
         new_file(self._path(name), json.dumps(dict(piece)), force=True)
 
     def _path(self, name: str) -> Path:

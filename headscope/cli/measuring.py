@@ -51,6 +51,9 @@ def analyze_(
 ) -> None:
     """Measure every head of a model and write the report.
 
+    Effects are kept in OUT.unfinished as they are measured, and the folder goes once the report stands: interrupted,
+    the same command goes on from there. Under a metric of your own nothing is kept.
+
     Example: headscope analyze ./my-model --text notes.txt --out report
     """
     report.check()

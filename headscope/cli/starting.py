@@ -36,6 +36,8 @@ def demo(
 ) -> None:
     """Analyse a real model that comes as a package, on text that comes with Python.
 
+    Interrupted, the same command goes on from what OUT.unfinished keeps, a folder that goes once the report stands.
+
     Example: headscope demo
     """
     report = Report(Path(f"headscope-demo-{model}") if out is None else out, force)

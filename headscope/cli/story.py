@@ -114,16 +114,22 @@ def analyzed(
     from headscope.analysis import analyze
     from headscope.errors import InterruptedWorkError, ModelError
 
-    goes_on = "" if keep is None else f"; what was measured is kept in {keep}, and the same command goes on from there"
     try:
         with progress_told() as progress:
             return analyze(loaded, texts=texts, metric=metric, budget=budget, name=name, keep=keep, progress=progress)
     except KeyboardInterrupt:
-        raise InterruptedWorkError(f"interrupted{goes_on or '; nothing was written'}") from None
+        raise InterruptedWorkError(f"interrupted{_goes_on(keep) or '; nothing was written'}") from None
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ModelError(
-            f"there was no memory left ({error or type(error).__name__}){goes_on}; a shorter --length takes less"
+            f"there was no memory left ({error or type(error).__name__}){_goes_on(keep)}; a shorter --length takes less"
         ) from error
+
+
+def _goes_on(keep: Path | None) -> str:
+    """What is said of work that was stopped; "" where nothing of it is kept."""
+    if keep is None or not keep.exists():
+        return ""
+    return f"; what was measured is kept in {keep}, and the same command goes on from there"
 
 
 def _print_candidates(analysis: "Analysis") -> None:

@@ -50,6 +50,23 @@ def test_the_same_command_goes_on(
     assert hs.Analysis.load(tmp_path / "out").anatomy.n_heads == 16
 
 
+@pytest.mark.parametrize("wrong", [("--metric", "nonsense"), ("--max-loss-rise", "x"), ("--split", "^w1")])
+def test_what_is_refused_leaves_nothing(
+    run: Run, folder: Path, text: Path, tmp_path: Path, wrong: tuple[str, str]
+) -> None:
+    code, _, _ = run("analyze", folder, "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL, *wrong)
+    assert code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_interrupted_before_anything_is_kept_says_so(
+    run: Run, folder: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headscope.analysis.discover", _stop(KeyboardInterrupt))
+    code, _, err = run("analyze", folder, "--text", text, "--split", "^# ", "--out", tmp_path / "out", *SMALL)
+    assert (code, "interrupted; nothing was written" in err) == (130, True)
+
+
 def test_a_folder_of_the_users_own_is_not_touched(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:
     own = tmp_path / "out.unfinished"
     own.mkdir()

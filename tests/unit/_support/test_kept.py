@@ -16,9 +16,16 @@ def test_pieces_come_back_and_outlive_the_object(tmp_path: Path) -> None:
 
 
 def test_other_work_is_named(tmp_path: Path) -> None:
-    Kept(tmp_path / "a", {"heads": [1, 2], "seeds": 5})
+    Kept(tmp_path / "a", {"heads": [1, 2], "seeds": 5}).put("one", {})
     with pytest.raises(StorageError, match=r"heads: \[1, 2\] there, \[4\] here"):
         Kept(tmp_path / "a", {"heads": [4], "seeds": 5})
+
+
+def test_without_a_piece_there_is_no_folder(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "a", {"heads": 4})
+    assert kept.get("one") is None
+    assert not (tmp_path / "a").exists()
+    Kept(tmp_path / "a", {"heads": 8}).put("one", {})  # nothing was kept of the first
 
 
 def test_what_is_no_work_is_left_alone(tmp_path: Path) -> None:

@@ -146,9 +146,9 @@ def test_a_spoilt_piece_is_measured_again(setting, tmp_path):
 
 
 def test_a_folder_of_another_version_is_refused(setting, tmp_path):
-    model, _, _ = setting
+    model, batches, anatomy = setting
     with keeping(tmp_path, model):
-        pass
+        head_effects(model, batches, Loss(), anatomy)
     about = json.loads((tmp_path / "work.json").read_text())
     (tmp_path / "work.json").write_text(json.dumps(about | {"torch": "1.0"}))
     with pytest.raises(StorageError, match=r"torch: 1.0 there"), keeping(tmp_path, model):
