@@ -23,6 +23,7 @@ from headscope import surgery
 from headscope._support.objects import find_object, importable, line_of, reason_of
 from headscope.errors import HeadscopeError, InputError, ModelError
 from headscope.surgery.carried import carries_record
+from headscope.text.corpus import Tokenizer
 from headscope.text.feeding import feed
 
 __all__ = ["Loaded", "device_named", "load_model", "quietly", "telling_name"]
@@ -38,7 +39,7 @@ class Loaded:
     Attributes:
         model: the model, in evaluation mode.
         tokenizer: its tokenizer; None where it came without one.
-        batches: the batches that a user's function returned with it; None otherwise.
+        batches: the batches that a user's function returned with it, in place of a tokenizer; None otherwise.
         name: what to call it: its hub name, its folder's own name, or "package.module:factory".
         source: what it was loaded from, as it was given.
     """
@@ -61,8 +62,8 @@ def load_model(
 
     Args:
         source: a local folder (as saved by transformers or by headscope); else "package.module:factory", a function
-            without arguments, imported and run as it is, with the current directory importable, that returns a model
-            or (model, batches); else a name on the Hugging Face hub.
+            without arguments, imported and run as it is, with the current directory importable, that returns a model,
+            (model, batches) or (model, tokenizer); else a name on the Hugging Face hub.
         device: "auto" (a CUDA device if there is one, else the CPU), or a name that torch knows.
         dtype: precision of the weights, e.g. "float32". None: as saved; for a model of transformers float32 on the
             CPU, where half precision is slow and coarse.
@@ -276,10 +277,20 @@ def _from_factory(source: str) -> Loaded:
     with importable():
         factory = find_object(source, ModelError)
         made = factory if isinstance(factory, nn.Module) else _run(source, factory)
-    model, batches = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    model, beside = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
-        raise ModelError(f"{source} returned {_kind(made)}; expected a torch.nn.Module, or (module, batches)")
-    return Loaded(model, None, None if batches is None else _checked(source, model, batches), source)
+        raise ModelError(
+            f"{source} returned {_kind(made)}; expected a torch.nn.Module, (module, batches) or (module, tokenizer)"
+        )
+    if isinstance(beside, Tokenizer):
+        return Loaded(model, beside, None, source)
+    if hasattr(beside, "decode"):
+        raise ModelError(
+            f"{source} returned a model and {_kind(beside)}, which is no tokenizer as those of transformers are: "
+            "called with a text, they give {'input_ids': …}. Return batches made with it, or wrap it "
+            "(transformers.PreTrainedTokenizerFast(tokenizer_object=…))"
+        )
+    return Loaded(model, None, None if beside is None else _checked(source, model, beside), source)
 
 
 def _run(source: str, factory: Any) -> Any:
@@ -294,10 +305,7 @@ def _run(source: str, factory: Any) -> Any:
 def _checked(source: str, model: nn.Module, batches: Any) -> list[Mapping[str, Any]]:
     """The batches as a list, since every pass reads them again; as dicts, whatever `headscope.analyze` takes."""
     try:
-        whole = isinstance(batches, (Tensor, tuple))
-        read: list[Any] = [] if whole else list(batches)
-        if whole or not all(isinstance(batch, Mapping) for batch in read):
-            read = list(feed(model, batches if whole else read))
+        read: list[Any] = list(feed(model, batches))
     except InputError as error:
         raise ModelError(f"the batches of {source} cannot be used: {error}") from error
     except Exception as error:
@@ -337,4 +345,6 @@ def _dtype(name: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)} ({', '.join(type(one).__name__ for one in value)})"
     return "None" if value is None else f"a {type(value).__name__}"

@@ -176,7 +176,7 @@ def text_batches(
         raise InputError(
             "this model has no tokenizer, so text cannot be read",
             python="pass one, or batches of your own",
-            shell=f"save one in the model's folder, or {OWN_BATCHES}",
+            shell=f"save one in the model's folder, or {OWN_BATCHES} or (model, tokenizer)",
         )
     if texts is None:
         texts = read_documentation()

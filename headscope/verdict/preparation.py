@@ -131,7 +131,7 @@ def prepare(
         raise InputError(
             f"{name} comes without a tokenizer",
             python="pass tokenizer= (and texts=), or batches= of tensors as the model takes them",
-            shell=f"save one in the model's folder, or {OWN_BATCHES}",
+            shell=f"save one in the model's folder, or {OWN_BATCHES} or (model, tokenizer)",
         )
     origin, mask = _origin(name, came_from), getattr(tokenizer, "mask_token_id", None)
     text, facts = _from_text(network, tokenizer, texts, budget)

@@ -9,6 +9,7 @@ from torch import nn
 
 from headscope.errors import ModelError
 from headscope.models.loading import load_model
+from tests.unit.models.loading.conftest import make_tokenizer
 
 FACTORIES = """
 import torch
@@ -37,11 +38,27 @@ def junk():
 def nothing():
     pass
 
+def three():
+    return nn.Linear(3, 4), [], None
+
+def none_first():
+    return None, []
+
+class Encoding:
+    def encode(self, text): return [ord(letter) for letter in text]
+    def decode(self, ids): return "".join(map(chr, ids))
+
+def no_tokenizer():
+    return nn.Linear(3, 4), Encoding()
+
+def one_dict():
+    return nn.Linear(3, 4), {"input": torch.ones(2, 3)}
+
 def no_batches():
     return nn.Linear(3, 4), []
 
 def bad_batches():
-    return nn.Linear(3, 4), [{"x": torch.ones(2, 3)}, {"x": [1, 2]}]
+    return nn.Linear(3, 4), [{"x": torch.ones(2, 3)}, {"x": "words"}]
 
 def failing_batches():
     def batches():
@@ -95,6 +112,20 @@ def test_a_function_may_bring_batches_and_they_can_be_read_again(here):
         assert [batch["x"][0, 0].item() for batch in batches] == [0.0, 1.0]
 
 
+def test_a_function_may_bring_one_batch_as_a_dict(here):
+    (batch,) = load_model("own_models:one_dict").batches
+    assert torch.equal(batch["input"], torch.ones(2, 3))
+
+
+def test_a_function_may_bring_a_tokenizer(monkeypatch):
+    """Told by what it is, whatever it is called."""
+    module, tokenizer = ModuleType("own_words"), make_tokenizer()
+    module.made = lambda: (nn.Linear(3, 4), tokenizer)
+    monkeypatch.setitem(sys.modules, "own_words", module)
+    loaded = load_model("own_words:made")
+    assert (loaded.tokenizer, loaded.batches) == (tokenizer, None)
+
+
 def test_a_model_of_the_users_own_keeps_its_precision_unless_asked(here):
     assert load_model("own_models:in_half").model.weight.dtype == torch.float16
     assert load_model("own_models:in_half", dtype="float64").model.weight.dtype == torch.float64
@@ -111,7 +142,10 @@ def test_a_model_of_the_users_own_keeps_its_precision_unless_asked(here):
         ("own_broken:model", r"'own_broken' does not import: .*not_installed_at_all.* \(.*own_broken\.py, line 2\)"),
         ("own_typo:model", r"'own_typo' does not import: SyntaxError: .*own_typo\.py, line 1"),
         ("own_models:number", r"own_models:number is a int; expected a function"),
-        ("own_models:junk", r"own_models:junk returned a list; expected a torch\.nn\.Module, or \(module, batches\)"),
+        ("own_models:junk", r"own_models:junk returned a list; expected a torch\.nn\.Module, \(module, batches\)"),
+        ("own_models:three", r"returned a tuple of 3 \(Linear, list, NoneType\); expected .*\(module, tokenizer\)"),
+        ("own_models:none_first", r"returned a tuple of 2 \(NoneType, list\)"),
+        ("own_models:no_tokenizer", r"returned a model and a Encoding, which is no tokenizer.*Return batches"),
         ("own_models:nothing", r"own_models:nothing returned None"),
         ("own_models:failing", r"failed: RuntimeError: no weights \(.*own_models\.py, line \d+\)"),
         ("own_models:leaving", r"failed: SystemExit: 3"),
