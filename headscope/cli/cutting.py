@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headscope.cli.application import command
-from headscope.cli.options import AsJson, Force, Heads, Loading, MaxLossRise, Model, Reading, Seed, Share
+from headscope.cli.options import AsJson, Force, Heads, Loading, MaxLossRise, Model, Reading, Seed, Share, few_batches
 from headscope.cli.printing import print_json
 from headscope.cli.story import analyzed
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from headscope.analysis import Analysis
     from headscope.models.loading import Loaded
     from headscope.plans import Plan
-    from headscope.text.batches import Batch
     from headscope.text.texts import Texts
 
 __all__: list[str] = []
@@ -99,9 +98,15 @@ def plan_(
         return
     for warning in made.facts.get("warnings", ()):
         typer.echo(warning)
-    typer.echo(f"{made.reason}: {', '.join(map(str, made.heads)) or 'none'}")
-    typer.echo(_spared(analysis, made))
-    typer.echo(f"written to {out}\nnext: {_next(analysis, out)}")
+    typer.echo(f"{made.reason}\nheads: {', '.join(map(str, made.heads)) or 'none'}")
+    refused = analysis.refused(made.heads)
+    if refused and "refused" not in made.facts:
+        typer.echo(f"they can be switched off, but not cut; refused: {refused}")
+    if not refused:
+        typer.echo(_spared(analysis, made))
+    typer.echo(f"written to {out}")
+    if made.heads and not refused:
+        typer.echo(f"next: {_next(analysis, out)}")
 
 
 @command(_GROUP, "prune")
@@ -132,7 +137,7 @@ def prune_(
     texts = reading.texts()
     loaded = loading.load(model)
     chosen = _read_plan(plan) if plan is not None else budget.plan(loaded, texts, seed)
-    proof = _proof(loaded, texts, seed)
+    proof = few_batches(loaded, texts, seed)
     smaller = prune(loaded.model, chosen, batches=proof)
     cut = compare_sizes(loaded.model, smaller, proof[0] if proof else None)
     save(smaller, out, tokenizer=loaded.tokenizer, force=force)
@@ -141,8 +146,7 @@ def prune_(
         return
     typer.echo(f"removed {len(chosen.heads)} heads; equal to the masked model on real input")
     typer.echo("\n".join(told_of_cut(cut)))
-    own = "" if hasattr(loaded.model, "config") else ", model=an_instance_of_the_original"
-    typer.echo(f"written to {out}\nnext: headscope.load({str(out)!r}{own}) in Python, or headscope analyze {out}")
+    typer.echo(f"written to {out}\nnext: {_read_again(smaller, loaded, out)}")
 
 
 def _planned(analysis: "Analysis", max_loss_rise: str | None, heads: int | None, share: float | None) -> "Plan":
@@ -186,8 +190,27 @@ def _fewer(before: int, after: int) -> str:
 
 
 def _next(analysis: "Analysis", out: Path) -> str:
-    model = shlex.quote(str(analysis.facts.get("source", "MODEL")))
-    return f"headscope prune {model} --plan {shlex.quote(str(out))} --out smaller"
+    """What cuts by the plan: a command, or for a model that no name loads a call in Python."""
+    source, options = (str(analysis.facts.get(fact, "")) for fact in ("source", "loaded_by"))
+    if not source:
+        plan = f"headscope.Plan.from_json(pathlib.Path({str(out)!r}).read_text())"
+        return f"in Python, headscope.prune(model, {plan}, batches=batches)"
+    words = ["headscope prune", shlex.quote(source), options, "--plan", shlex.quote(str(out)), "--out smaller"]
+    return " ".join(word for word in words if word)
+
+
+def _read_again(smaller: Any, loaded: "Loaded", out: Path) -> str:
+    """How the saved model is used: in Python, and by a command where it brings all that this takes."""
+    from headscope.surgery import loads_alone
+
+    if not loads_alone(smaller):
+        trust = ", trust_remote_code=True" if "--trust-remote-code" in loaded.options else ""
+        whole = f"headscope.load_model({loaded.source!r}{trust}).model"
+        return f"in Python, headscope.load({str(out)!r}, model={whole})"
+    if loaded.tokenizer is None or "--describe" in loaded.options:
+        return f"in Python, headscope.load({str(out)!r})"
+    report = shlex.quote(f"{out}-report")
+    return f"headscope analyze {shlex.quote(str(out))} --out {report}; in Python, headscope.load({str(out)!r})"
 
 
 def _read_run(run: Path) -> "Analysis":
@@ -197,17 +220,6 @@ def _read_run(run: Path) -> "Analysis":
     if not run.is_dir():
         raise StorageError(f"there is no folder {run}; name what `headscope analyze --out` wrote")
     return Analysis.load(run)
-
-
-def _proof(loaded: "Loaded", texts: "Texts | None", seed: int) -> "list[Batch] | None":
-    """A little real text that the pruned model is compared on; None where there is no tokenizer."""
-    from headscope.text.corpus import text_batches
-
-    if loaded.batches is not None and texts is None:
-        return list(loaded.batches[:1])
-    if loaded.tokenizer is None:
-        return None
-    return list(text_batches(loaded.tokenizer, texts, length=64, size=4, windows=4, seed=seed, model=loaded.model))
 
 
 def _read_plan(path: Path) -> "Plan":

@@ -101,8 +101,9 @@ def similarity_(
     second = None if other is None else loading.load(other)
     if second is not None and reads:
         check_same_tokens(loaded, second)
-    # a model's own batches are what it is probed with, if it is none of transformers
-    batches = sampling.batches(loaded, texts) if reads or loaded.batches is not None else None
+    # what comes with a model is what it is probed with, if it is none of transformers
+    probed = loaded.batches is not None or (loaded.tokenizer is not None and not hasattr(loaded.model, "config"))
+    batches = sampling.batches(loaded, texts) if reads or probed else None
     with progress_told() as step:
         tables = compare_heads(
             loaded.model, batches, asked, how, other=None if second is None else second.model, progress=step

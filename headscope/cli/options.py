@@ -5,9 +5,10 @@ Help texts name what registries hold without loading them; a test holds the two 
 
 import ast
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ __all__ = [
     "Tokens",
     "check_same_tokens",
     "compared",
+    "few_batches",
     "registered",
 ]
 
@@ -137,7 +139,14 @@ class Loading:
         loaded = load_model(model, device=self.device, dtype=self.dtype, trust_remote_code=self.trust_remote_code)
         if described:
             describe(loaded.model, *described)
-        return loaded
+        return replace(loaded, options=self.words)
+
+    @property
+    def words(self) -> str:
+        """The options as they were given, for a command that loads the model again."""
+        given = {"--device": self.device, "--dtype": self.dtype, "--describe": self.describe}
+        words = [f"{name} {shlex.quote(str(value))}" for name, value in given.items() if value not in (None, "auto")]
+        return " ".join([*words, *(["--trust-remote-code"] if self.trust_remote_code else [])])
 
 
 @dataclass(frozen=True)
@@ -225,6 +234,23 @@ class Tables:
             with Folder(self.out, self.force).new() as new:
                 for table in tables:
                     table.save(new)
+
+
+def few_batches(loaded: "Loaded", texts: "Texts | None" = None, seed: int = 0) -> "list[Batch] | None":
+    """A little real text, or the first of the model's own batches; None where it came with neither.
+
+    Args:
+        loaded: the model.
+        texts: what is read; the default corpus without it.
+        seed: of the draw.
+    """
+    from headscope.text.corpus import text_batches
+
+    if loaded.batches is not None and texts is None:
+        return list(loaded.batches[:1])
+    if loaded.tokenizer is None:
+        return None
+    return list(text_batches(loaded.tokenizer, texts, length=64, size=4, windows=4, seed=seed, model=loaded.model))
 
 
 def check_same_tokens(first: "Loaded", second: "Loaded") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headscope.cli.application import command
-from headscope.cli.options import AsJson, Force, Loading, Model, Seed
+from headscope.cli.options import AsJson, Force, Loading, Model, Seed, few_batches
 from headscope.cli.printing import print_table, say
 from headscope.cli.story import Report, analyzed
 
@@ -81,7 +81,9 @@ def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False)
     from headscope.anatomy import discover
 
     loaded = loading.load(model)
-    anatomy = discover(loaded.model, loaded.batches[0] if loaded.batches else None)
+    # a model of transformers makes an example of its own
+    shown = None if hasattr(loaded.model, "config") and loaded.batches is None else few_batches(loaded)
+    anatomy = discover(loaded.model, shown[0] if shown else None)
     if as_json:
         typer.echo(anatomy.to_json())
         return
@@ -91,10 +93,11 @@ def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False)
 def _print_anatomy(anatomy: "Anatomy") -> None:
     rows = []
     for site in anatomy.sites:
-        apart = "yes" if site.prunable and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
+        apart = "yes" if site.apart and not site.entangled else f"mixed in {', '.join(site.entangled) or 'o'}"
+        cut = "no" if site.uncuttable else "if proven"
         counts = site.n_heads, site.n_kv_heads, site.head_dim
-        rows.append((str(site.layer), site.kind, site.module_name, *map(str, counts), site.route, apart))
-    columns = ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "heads apart")
+        rows.append((str(site.layer), site.kind, site.module_name, *map(str, counts), site.route, apart, cut))
+    columns = ("layer", "kind", "module", "heads", "KV heads", "head_dim", "route", "heads apart", "cut")
     print_table(f"{anatomy.model_class}: {anatomy.n_heads} heads in {len(anatomy.sites)} layers", columns, rows)
     for remark in anatomy.remarks:
         typer.echo(remark)

@@ -47,7 +47,7 @@ class Report(Folder):
         for said in (*analysis.warnings, analysis.verdict.found):
             typer.echo(said)
         _print_candidates(analysis)
-        if "cut" in analysis.facts:
+        if "cut" in analysis.facts and not analysis.verdict.refused:
             typer.echo("\n".join(["without the chosen heads:", *told_of_cut(analysis.facts["cut"])]))
         typer.echo(f"report: {self.out / 'index.html'}")
         how = "" if analysis.verdict.chosen else " --heads 1"  # within the budget none goes

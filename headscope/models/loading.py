@@ -42,6 +42,7 @@ class Loaded:
         batches: the batches that a user's function returned with it, in place of a tokenizer; None otherwise.
         name: what to call it: its hub name, its folder's own name, or "package.module:factory".
         source: what it was loaded from, as it was given.
+        options: what else it takes to load it so, as the command line spells that; "" for nothing.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Loaded:
     batches: list[Mapping[str, Any]] | None
     name: str
     source: str = ""
+    options: str = ""
 
 
 def load_model(

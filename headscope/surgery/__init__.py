@@ -1,6 +1,6 @@
 """Surgery: heads taken out of a copy of a model, proven exact, saved and loaded whole. It chooses nothing."""
 
 from headscope.surgery.cut import prune
-from headscope.surgery.storage import holds_cut, load, save
+from headscope.surgery.storage import holds_cut, load, loads_alone, save
 
-__all__ = ["holds_cut", "load", "prune", "save"]
+__all__ = ["holds_cut", "load", "loads_alone", "prune", "save"]

@@ -22,7 +22,7 @@ from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks
 from headscope.surgery.checkpoints import BUILT_BY_HAND, class_named, load_checkpoint
 from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
 
-__all__ = ["holds_cut", "load", "save"]
+__all__ = ["holds_cut", "load", "loads_alone", "save"]
 
 _FORMAT = 1
 _WEIGHTS, _GENERATION = "model.safetensors", "generation_config.json"
@@ -168,6 +168,11 @@ def _describe(model: nn.Module) -> dict[str, Any]:
         "dtype": " ".join(dtypes),
         "record": None if record is None else record.to_json(),
     }
+
+
+def loads_alone(model: nn.Module) -> bool:
+    """Whether `load` brings a model back that `save` wrote without an instance of the original: one of transformers."""
+    return _is_of_transformers(type(unwrapped(model)))
 
 
 def _is_of_transformers(kind: type) -> bool:

@@ -104,10 +104,10 @@ class Source:
 def prepare(
     model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Batches | None, budget: Budget, name: str = ""
 ) -> Source:
-    came_from = ""
+    loaded = None
     if not isinstance(model, nn.Module):
         loaded = load_model(model) if isinstance(model, str) else model
-        network, name, came_from = loaded.model, name or loaded.name, loaded.source
+        network, name = loaded.model, name or loaded.name
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
         batches = loaded.batches if batches is None and texts is None else batches
     else:
@@ -126,14 +126,14 @@ def prepare(
             "text_unit": _unit(kept),
             **({"withheld": ", ".join(aside)} if (aside := withheld(network, kept[0])) else {}),
         }
-        return Source(network, name, kept, _origin(name, came_from) | own)
+        return Source(network, name, kept, _origin(name, loaded) | own)
     if tokenizer is None:
         raise InputError(
             f"{name} comes without a tokenizer",
             python="pass tokenizer= (and texts=), or batches= of tensors as the model takes them",
             shell=f"save one in the model's folder, or {OWN_BATCHES} or (model, tokenizer)",
         )
-    origin, mask = _origin(name, came_from), getattr(tokenizer, "mask_token_id", None)
+    origin, mask = _origin(name, loaded), getattr(tokenizer, "mask_token_id", None)
     text, facts = _from_text(network, tokenizer, texts, budget)
     return Source(network, name, text, origin | facts, mask)
 
@@ -158,8 +158,9 @@ def _from_text(model: nn.Module, tokenizer: Any, texts: Any, budget: Budget) -> 
     return corpus, facts
 
 
-def _origin(name: str, came_from: str) -> dict[str, Any]:
-    return {"model": name, **({"source": came_from} if came_from else {})}
+def _origin(name: str, loaded: Loaded | None) -> dict[str, Any]:
+    told = {} if loaded is None else {"source": loaded.source, "loaded_by": loaded.options}
+    return {"model": name, **{fact: value for fact, value in told.items() if value}}
 
 
 def _is_texts(batches: Any) -> bool:

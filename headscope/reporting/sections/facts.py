@@ -19,6 +19,7 @@ __all__ = ["Facts"]
 _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Model": (
         ("model", "{}"), ("model_class", "{}"), ("n_parameters", "{} parameters"), ("source", "loaded from {}"),
+        ("loaded_by", "by {}"),
     ),
     "Heads": (("n_heads", "{}"), ("n_layers", "{}")),
     "Remarks": (("remarks", "{}"),),

@@ -1,0 +1,124 @@
+"""What a command offers next works: it is run, for a folder and for a function of one's own."""
+
+import pathlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+import headscope as hs
+from tests import models
+from tests.cli.conftest import SMALL, Run, make_tokenizer
+
+OWN = """
+import torch
+import headscope.models.reference as reference
+from tests.cli.conftest import make_tokenizer
+from tests.models import VOCABULARY
+
+def batches():
+    return reference.example()
+
+def tokenizer():
+    torch.manual_seed(0)
+    return reference.Transformer(VOCABULARY, 32, 2, 4, causal=True), make_tokenizer(pad=True)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "own_next.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def offered(out: str) -> tuple[str, str]:
+    """The command, and what is to be done in Python; "" for either that is not offered."""
+    (line,) = re.findall(r"^next: (.*)$", out, re.MULTILINE)
+    command, python = re.fullmatch(r"(headscope .*?)?(?:; )?(?:in Python, (.*))?", line).groups("")  # type: ignore[union-attr]
+    return command, python
+
+
+def follow(run: Run, out: str, *more: object) -> str:
+    """Run the command that was offered."""
+    command = offered(out)[0]
+    assert command.startswith("headscope ")
+    code, said, err = run(*shlex.split(command)[1:], *more)
+    assert code == 0, (command, err)
+    return said
+
+
+@pytest.mark.parametrize("source", ["a folder", "own_next:batches", "own_next:tokenizer"])
+def test_what_is_offered_next_works(run: Run, folder: Path, text: Path, here: Path, source: str) -> None:
+    reading: tuple[object, ...] = () if source == "own_next:batches" else ("--text", text, "--split", "^# ")
+    model = str(folder) if source == "a folder" else source
+    code, out, err = run("analyze", model, *reading, "--out", "my report", *SMALL)
+    assert code == 0, err
+    out = follow(run, out)
+    out = follow(run, out, *reading[:2])
+    command, python = offered(out)
+    smaller: Any = eval(python, {"headscope": hs})
+    assert _size(smaller) < _size(hs.load_model(model).model)
+    assert bool(command) == (source == "a folder"), "a class of one's own is not built from its folder"
+    if command:
+        follow(run, out, *reading, *SMALL)
+
+
+def _size(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_a_plan_of_a_run_without_a_name_is_cut_in_python(run: Run, here: Path) -> None:
+    model, batches = models.build("llama"), models.make_batches("llama", n_batches=4, rows=4)
+    hs.analyze(model, batches=batches, budget=hs.Budget(passes=0, ablation_tokens=60)).save(here / "run")
+    code, out, _ = run("plan", "run", "--heads", "2", "--out", "plan.json")
+    command, python = offered(out)
+    assert (code, command) == (0, "")
+    smaller = eval(python, {"headscope": hs, "pathlib": pathlib, "model": model, "batches": batches})
+    assert hs.discover(smaller).n_heads == 14
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("similarity", "--measure", "weights_ov")])
+def test_a_model_that_comes_with_a_tokenizer_is_probed_with_its_text(
+    run: Run, here: Path, command: tuple[str, ...]
+) -> None:
+    code, out, err = run(command[0], "own_next:tokenizer", *command[1:])
+    assert code == 0, err
+    assert "L0H" in out or "Transformer: 8 heads in 2 layers" in out
+
+
+def test_how_a_model_was_loaded_is_part_of_what_is_offered(run: Run, folder: Path, text: Path, here: Path) -> None:
+    reading = ("--text", text, "--split", "^# ", *SMALL)
+    code, out, _ = run("analyze", folder, *reading, "--out", "out", "--dtype", "float64")
+    assert code == 0
+    code, out, _ = run("plan", "out", "--heads", "1")
+    assert offered(out)[0] == f"headscope prune {folder} --dtype float64 --plan plan.json --out smaller"
+
+
+def test_a_cut_that_is_known_to_be_refused_is_not_offered(run: Run, here: Path) -> None:
+    """T5: its scores get a position bias by head, which no cut reaches."""
+    sizes = {"d_model": 32, "d_kv": 8, "num_heads": 4, "num_layers": 1, "d_ff": 48, "vocab_size": models.VOCABULARY}
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).save_pretrained("t5")
+    make_tokenizer(pad=True).save_pretrained("t5")
+    _, out, _ = run("inspect", "t5")
+    assert out.count("if proven") == 1, "of encoder, decoder and crossing"
+    assert "heads cannot be cut: what is added to its scores (a position bias?) differs" in out
+    model = hs.load_model("t5").model
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(6, models.VOCABULARY, (4, 4, 9), generator=generator)
+    batches = [{"input_ids": one, "labels": one[:, :5].clone()} for one in ids]
+    analysis = hs.analyze(model, batches=batches, budget=hs.Budget(passes=0, ablation_tokens=60))
+    analysis.save(here / "run")
+    biased = [head for head in analysis.removal.order if not analysis.anatomy.site(head.layer).prunable]
+    many = str(1 + analysis.removal.order.index(biased[0]))
+    for how in (("--heads", many), ("--score", "ablation", "--share", "0.9", "--keep-per-layer", "0")):
+        code, out, err = run("plan", "run", *how, "--out", "plan.json", "--force")
+        assert code == 0, err
+        assert "refused: layer" in out
+        assert "next:" not in out
+        assert "parameters of attention" not in out
