@@ -25,11 +25,13 @@ from headscope.anatomy.finite import check_weights
 from headscope.effects.metrics import Metric
 from headscope.effects.units import keeping
 from headscope.errors import StorageError
+from headscope.heads import Heads
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates, load_candidates
 from headscope.planning.choosing import measure_removal
 from headscope.planning.removal import Removal
 from headscope.planning.rises import Rise
+from headscope.plans import Plan
 from headscope.reporting import render
 from headscope.reporting.glance import foremost, main_figure
 from headscope.sites import Anatomy
@@ -102,6 +104,15 @@ class Analysis(Shown):
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know first; see `headscope.verdict.warnings`."""
         return warnings_of(self.verdict, self.anatomy, self.facts)
+
+    def refused(self, heads: Heads) -> str:
+        """Why these heads cannot be cut, as far as is known: told by the anatomy, or tried; "" where nothing is.
+
+        Args:
+            heads: in any spelling.
+        """
+        tried = Plan.of(heads, self.anatomy).heads == self.verdict.chosen
+        return self.anatomy.uncuttable(heads) or (self.verdict.refused if tried else "")
 
     def report(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""
@@ -279,7 +290,8 @@ def _analysis(
         **_environment(source.model, anatomy),
         "seconds": clock.seconds,
     }
-    return _assembled(anatomy, evidence, removal, replace(verdict, too_little=short), facts, claims)
+    verdict = replace(verdict, too_little=short, refused=cut.get("refused", ""))
+    return _assembled(anatomy, evidence, removal, verdict, facts, claims)
 
 
 def _assembled(

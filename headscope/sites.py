@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Anatomy", "Padding", "Site", "Slices"]
 
 
+# weights of nn.MultiheadAttention, which is known and cut in a way of its own
+_OF_PYTORCH = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
 @dataclass(frozen=True, slots=True)
 class Slices:
     """Which rows (or columns) of one linear layer belong to each head.
@@ -73,6 +77,7 @@ class Site:
         query, key, value: the linear layers that make each head's q, k, v; empty where entangled.
         output: the linear layer that consumes z, with each head's columns; None where there is none.
         gated: something stands between z and the output projection (a gate, say).
+        biased: what is added to its scores differs from head to head, as position biases do.
         entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
         shares_module_with: numbers of the other sites that run the same module.
         rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
@@ -111,6 +116,7 @@ class Site:
     value: tuple[Slices, ...]
     output: Slices | None
     gated: bool = False
+    biased: bool = False
     entangled: tuple[str, ...] = ()
     shares_module_with: tuple[int, ...] = ()
     rows: str = "b t"
@@ -135,9 +141,39 @@ class Site:
         return tuple(HeadId(self.layer, head) for head in self.head_ids)
 
     @property
-    def prunable(self) -> bool:
-        """Whether single heads can be cut: their outputs reach the output projection apart from each other."""
+    def apart(self) -> bool:
+        """Whether heads reach the output projection apart from each other: each can be switched off by itself."""
         return self.output is not None and "o" not in self.entangled
+
+    @property
+    def uncuttable(self) -> str:
+        """Why no head of it can be cut, as far as that is known without a trial; "" where a cut may be tried."""
+        if self.output is None:
+            return "no linear layer was found that reads the heads' outputs"
+        parts = (*self.query, *self.key, *self.value, self.output)
+        own = next((part for part in parts if not part.is_module and part.parameter not in _OF_PYTORCH), None)
+        if own is not None:
+            return (
+                f"{own.module}.{own.parameter} is a parameter that the forward uses by itself, in no layer of its own, "
+                "and such a forward cannot be made smaller here"
+            )
+        if self.entangled:
+            mixed = [part for part in ("q", "k", "v", "o") if part in self.entangled]
+            why = (self.refused if "o" in mixed else {}).get("contribution", "something mixes them there")
+            return f"its heads cannot be told apart in {', '.join(mixed)} ({why})"
+        if self.n_value_heads not in (self.n_heads, self.n_kv_heads):
+            return (
+                f"it has {self.n_heads} query, {self.n_kv_heads} key and {self.n_value_heads} value heads, and which "
+                "query reads which value is not known"
+            )
+        if self.biased:
+            return "what is added to its scores (a position bias?) differs from head to head, and no cut reaches that"
+        return ""
+
+    @property
+    def prunable(self) -> bool:
+        """Whether single heads may be cut: nothing is known for which `prune` would refuse it."""
+        return not self.uncuttable
 
     def position(self, head: HeadId) -> int:
         """Index of a head on this site's head axis."""
@@ -156,6 +192,7 @@ class Site:
         """Read back what `to_json` gave."""
         data = {
             "output_call": data["call"],
+            "biased": False,
             "copied": (),
             "query_masks": (),
             "key_masks": (),
@@ -227,9 +264,21 @@ class Anatomy(Shown):
         raise UnknownNameError(f"there is no layer {layer} in {self.model_class}; attention layers: {known}")
 
     @property
-    def cuttable(self) -> Self:
+    def apart(self) -> Self:
         """Without the sites whose heads are mixed before the output projection, or that have none."""
-        return replace(self, sites=tuple(site for site in self.sites if site.prunable))
+        return replace(self, sites=tuple(site for site in self.sites if site.apart))
+
+    def uncuttable(self, heads: Heads) -> str:
+        """Why these heads cannot be cut, layers with one reason together; "" where a cut may be tried.
+
+        Args:
+            heads: in any spelling; see `spell_out`.
+        """
+        layers: dict[str, list[str]] = {}
+        for layer in sorted(self.find(heads)):
+            if why := self.site(layer).uncuttable:
+                layers.setdefault(why, []).append(str(layer))
+        return "; ".join(f"layer{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}" for why, own in layers.items())
 
     def having(self, *names: str) -> Self:
         """Without the sites that refuse one of these tensors; see `Site.refused`."""

@@ -121,6 +121,7 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         value=parts["value"],
         output=output,
         gated=seen.gated,
+        biased=seen.biased,
         entangled=tuple(seen.entangled),
         rows=seen.rows,
         output_call=seen.output_call,
@@ -197,7 +198,7 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
 # how heads are read, not which they are
 _UNSIGNED = (
     "spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch", "query_masks", "key_masks",
-    "row_sizes",
+    "row_sizes", "biased",
 )  # fmt: skip
 
 

@@ -42,11 +42,8 @@ def _lacks(site: Site) -> Iterable[str]:
         reasons.setdefault(reason, []).append(name)
     for reason, names in reasons.items():
         yield f"no {', '.join(names)}: {reason}"
-    if site.output is None and "contribution" not in site.refused:
-        yield "no linear layer consumes z; heads cannot be cut"
-    mixed = [part for part in site.entangled if not (part == "o" and "contribution" in site.refused)]
-    if mixed and site.output is not None:
-        yield f"heads cannot be told apart in {', '.join(mixed)}"
+    if site.uncuttable and (site.apart or "contribution" not in site.refused):
+        yield f"heads cannot be cut: {site.uncuttable}"
     if ELSEWHERE in (*site.query_masks, *site.key_masks):
         yield "its positions stand in another order than those of the batch: which are padding cannot be told there"
     if not site.batch:

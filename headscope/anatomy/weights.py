@@ -129,9 +129,9 @@ def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
         model: whose weights are read.
         anatomy: where its heads are.
     """
-    out = output_weights(model, anatomy.cuttable)
+    out = output_weights(model, anatomy.apart)
     found = {}
-    for site in anatomy.cuttable.sites:
+    for site in anatomy.apart.sites:
         v, o = _rows(model, site.value), out[site.layer]
         told = "weights_ov" not in site.refused
         if told and v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:

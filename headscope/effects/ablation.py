@@ -73,7 +73,7 @@ def fill_values(model: nn.Module, mode: str, batches: Batches | None, anatomy: A
     if batches is None:
         raise InputError("ablation by the mean needs batches= to take the mean over")
     means = STATISTICS["means"]()
-    observe(model, batches, [means], anatomy=anatomy.cuttable)
+    observe(model, batches, [means], anatomy=anatomy.apart)
     fills: Fills = means.compute()
     return fills
 
@@ -103,7 +103,7 @@ def silence(
 
 
 def _cuttable(site: Site) -> Site:
-    if not site.prunable:
+    if not site.apart:
         raise AnatomyError(
             f"heads of layer {site.layer} ({site.module_name}) cannot be switched off one by one: "
             + site.refused.get("contribution", "something mixes them before the output projection, or there is none")

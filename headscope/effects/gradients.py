@@ -86,7 +86,7 @@ def gate_gradients(
     Raises:
         MetricError: the metric has no gradient.
     """
-    every = [site for site in anatomy.sites if site.prunable]
+    every = [site for site in anatomy.sites if site.apart]
     sites = [site for site in every if tells_rows(site)]
     if every and not sites:
         raise MetricError(f"no layer of {anatomy.model_class} tells its gradients by row: {'; '.join(anatomy.remarks)}")

@@ -102,7 +102,7 @@ def head_effects(
         calibration: text that the mean is taken over; `batches` by default.
         progress: told of each forward pass without heads.
     """
-    groups = [(head,) for site in anatomy.sites if site.prunable for head in site.heads]
+    groups = [(head,) for site in anatomy.sites if site.apart for head in site.heads]
     fills = fill_values(model, mode, batches if calibration is None else calibration, anatomy)
     return group_effects(model, batches, metric, anatomy, groups, fills, progress)
 

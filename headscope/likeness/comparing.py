@@ -254,9 +254,9 @@ class _Pair:
         return replace(self, anatomy=self.anatomy.having(*names), other_anatomy=theirs)
 
     @property
-    def cuttable(self) -> "_Pair":
-        theirs = None if self.other_anatomy is None else self.other_anatomy.cuttable
-        return replace(self, anatomy=self.anatomy.cuttable, other_anatomy=theirs)
+    def apart(self) -> "_Pair":
+        theirs = None if self.other_anatomy is None else self.other_anatomy.apart
+        return replace(self, anatomy=self.anatomy.apart, other_anatomy=theirs)
 
 
 def _read(
@@ -264,7 +264,7 @@ def _read(
 ) -> list[PairTable]:
     """Tables of measures that need text, in as many passes as fit into memory."""
     if any(ask.of == "contribution" for ask in asks):
-        pair = pair.cuttable
+        pair = pair.apart
     pair = pair.having(*(ask.streamed for ask in asks))
     blocks, parts = _plan(pair, asks, how)
     tables: list[PairTable] = []

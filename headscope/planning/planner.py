@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from headscope._support.formatting import interval, quantity
 from headscope._support.registry import Registry
 from headscope.errors import PlanError
-from headscope.heads import HeadId
+from headscope.heads import HeadId, Heads
 from headscope.planning.removal import Removal
 from headscope.planning.rises import Rise
 from headscope.plans import Plan
@@ -70,6 +70,7 @@ class Measured(Protocol):
     def budget(self) -> float: ...
     @property
     def warnings(self) -> tuple[str, ...]: ...
+    def refused(self, heads: Heads) -> str: ...
 
 
 def plan(
@@ -101,7 +102,7 @@ def plan(
 
     Returns:
         The plan, with what it was made from; if that names its model's fingerprint, so does the plan, and it then fits
-        that model only.
+        that model only. Where it is known that these heads cannot be cut, `facts["refused"]` and the reason say why.
 
     Raises:
         PlanError: a setting out of range or of the other source; two settings of how many; a share that cannot be
@@ -158,18 +159,23 @@ def _by_costs(source: Measured, share: float | None, max_loss_rise: float | str 
     unit, ends = removal.unit, interval(cost.low, cost.high)
     said = f"{quantity(cost.value, unit)}{f' (95% interval {ends})' if ends else ''} of {removal.metric}"
     between = ", interpolated between numbers of heads that were measured" if cost.interpolated else ""
+    first = removal.first(size)
+    refused = source.refused(first) if size else ""
+    uncut = f"; they can be switched off, but not cut; refused: {refused}" if refused else ""
     return Plan(
-        heads=removal.first(size),
+        heads=first,
         model=anatomy.fingerprint,
         model_class=anatomy.model_class,
         score="ablation",
         reason=f"{size} of {anatomy.n_heads} heads, the cheapest by themselves; together they cost {said}{between}"
+        + uncut
         if size
         else f"none of {anatomy.n_heads} heads",
         facts={
             **(asked or {"max_loss_rise": most}), "metric": removal.metric, "unit": unit, "cost": _json(cost.value),
             "low": _json(cost.low), "high": _json(cost.high), "interpolated": cost.interpolated,
             "measured": dict(removal.facts), **({"warnings": list(source.warnings)} if source.warnings else {}),
+            **({"refused": refused} if refused else {}),
         },
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ class Savings:
         kv_bytes, kv_bytes_left: bytes of keys and values of causal attention for each token, as a cache keeps them
             where the model has one; those of cross-attention are not counted.
         length: tokens that a query looks back on, as the operations are counted.
+        refused: why heads that were to go cannot be cut, see `Anatomy.uncuttable`; these are counted as they stay.
     """
 
     parameters: int | None
@@ -31,6 +32,7 @@ class Savings:
     kv_bytes: int
     kv_bytes_left: int
     length: int
+    refused: str = ""
 
 
 def count_savings(anatomy: Anatomy, removed: Iterable[HeadId], length: int, n_bytes: int) -> Savings:
@@ -46,20 +48,20 @@ def count_savings(anatomy: Anatomy, removed: Iterable[HeadId], length: int, n_by
         length: tokens that a query looks back on.
         n_bytes: of one number that is cached.
     """
-    gone = {layer: set(positions) for layer, positions in anatomy.find(list(removed)).items()}
+    heads = list(removed)
+    found = {layer: set(positions) for layer, positions in anatomy.find(heads).items()}
+    gone = {layer: positions for layer, positions in found.items() if anatomy.site(layer).prunable}
     every = {site.layer: list(range(site.n_heads)) for site in anatomy.sites}
-    kept = {layer: [head for head in heads if head not in gone.get(layer, ())] for layer, heads in every.items()}
-    parameters, parameters_left = (_parameters(anatomy, heads) for heads in (every, kept))
+    kept = {layer: [head for head in own if head not in gone.get(layer, ())] for layer, own in every.items()}
+    parameters, parameters_left = (_parameters(anatomy, own) for own in (every, kept))
     known = parameters is not None
-    flops, flops_left = (
-        sum(_flops(site, heads[site.layer], length) for site in anatomy.sites) for heads in (every, kept)
-    )
+    flops, flops_left = (sum(_flops(site, own[site.layer], length) for site in anatomy.sites) for own in (every, kept))
     cached, cached_left = (
-        n_bytes * sum(_cached(site, heads[site.layer]) for site in anatomy.sites) for heads in (every, kept)
+        n_bytes * sum(_cached(site, own[site.layer]) for site in anatomy.sites) for own in (every, kept)
     )
     return Savings(
         parameters, parameters_left, flops if known else None, flops_left if known else None, cached, cached_left,
-        length,
+        length, anatomy.uncuttable(heads),
     )  # fmt: skip
 
 

@@ -119,20 +119,18 @@ def rate_heads(
     if "gate_gradients" in needs:
         slopes = seen["gate_gradients"] = gate_gradients(model, batches, judge, anatomy, progress=progress)
         facts |= {"documents": slopes.n_documents, "tokens": slopes.n_tokens}
-        if untold := [site.layer for site in anatomy.cuttable.sites if not tells_rows(site)]:
+        if untold := [site.layer for site in anatomy.apart.sites if not tells_rows(site)]:
             layers = ", ".join(map(str, untold))
             facts["why_no_value"] = f"not for layers {layers}, whose rows cannot be told from each other"
     if "moments" in needs:
         statistic = SummedMoments()
-        observed = observe(
-            model, batches, [statistic], anatomy=anatomy.cuttable, skip_first=skip_first, progress=progress
-        )
+        observed = observe(model, batches, [statistic], anatomy=anatomy.apart, skip_first=skip_first, progress=progress)
         seen["moments"] = by_layer(statistic.compute())
         facts |= _facts(observed, skip_first=skip_first)
     if "output_weights" in needs:
-        seen["output_weights"] = output_weights(model, anatomy.cuttable)
+        seen["output_weights"] = output_weights(model, anatomy.apart)
     table = head_table(chosen, unit, seen, anatomy, facts)
-    return Rated(table, _rate(chosen, seen), anatomy.cuttable.heads, seen.get("effects"))
+    return Rated(table, _rate(chosen, seen), anatomy.apart.heads, seen.get("effects"))
 
 
 def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]) -> HeadTable:
@@ -147,7 +145,7 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
     """
     rating = _rate(score, seen)
     place = {head: index for index, head in enumerate(anatomy.heads)}
-    rows = [place[head] for head in anatomy.cuttable.heads]
+    rows = [place[head] for head in anatomy.apart.heads]
 
     def spread_out(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         column = np.full(len(place), np.nan)

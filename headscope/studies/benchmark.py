@@ -177,13 +177,13 @@ def bench_watching(
 
     def moments() -> None:
         statistic = SummedMoments()
-        observe(model, batches, [statistic], anatomy=anatomy.cuttable)
+        observe(model, batches, [statistic], anatomy=anatomy.apart)
         statistic.compute()  # what waits is summed then at the latest
 
     going_on = SummedMoments()  # its sums are made in the round that is not counted
 
     def more_moments() -> None:
-        observe(model, batches, [going_on], anatomy=anatomy.cuttable)
+        observe(model, batches, [going_on], anatomy=anatomy.apart)
 
     def with_peer(peer: Peer) -> Callable[[], None]:
         def run() -> None:

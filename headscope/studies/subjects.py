@@ -118,7 +118,7 @@ class Subject:
             if "replaceability" in self.evidence.left_out:
                 raise AnatomyError(self.evidence.left_out["replaceability"])
             return self.evidence.scores["replaceability"]
-        seen = {"moments": self.moments, "output_weights": output_weights(self.model, self.anatomy.cuttable)}
+        seen = {"moments": self.moments, "output_weights": output_weights(self.model, self.anatomy.apart)}
         return head_table(SCORES["replaceability"](), "", seen, self.anatomy, {"documents": self.n_documents})
 
     @cached_property
@@ -127,7 +127,7 @@ class Subject:
         if self.evidence is not None:
             return self.evidence.moments
         statistic = SummedMoments()
-        observe(self.model, self.batches, [statistic], anatomy=self.anatomy.cuttable)
+        observe(self.model, self.batches, [statistic], anatomy=self.anatomy.apart)
         return by_layer(statistic.compute())
 
     @cached_property

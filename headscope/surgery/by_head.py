@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from headscope.sites import Site
 from headscope.surgery.verification import Seen
 
-__all__ = ["beside_projections"]
+__all__ = ["BESIDE", "beside_projections"]
+
+BESIDE = "There is more for each head than its rows of q, k, v and its columns of o"
+"""What is said before it."""
 
 _MOST = 3
 

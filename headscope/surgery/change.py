@@ -86,10 +86,7 @@ class SiteChange:
         elif site.n_value_heads == site.n_heads:
             gone_values = set(self.gone)
         else:
-            raise SurgeryError(
-                f"layer {site.layer} ({site.module_name}) has {site.n_heads} query, {site.n_kv_heads} key and "
-                f"{site.n_value_heads} value heads: which query reads which value is not known, so no cut can be made"
-            )
+            raise SurgeryError(f"layer {site.layer} ({site.module_name}): {site.uncuttable}")
         for parts, gone in ((site.query, set(self.gone)), (site.key, gone_kv), (site.value, gone_values)):
             for part in parts:
                 yield part.module, "output", _own(part, gone)

@@ -18,6 +18,7 @@ from headscope.errors import PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
 from headscope.sites import Anatomy, Site
+from headscope.surgery.by_head import BESIDE, beside_projections
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
@@ -77,7 +78,7 @@ def prune(
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
-    changes = _changes(model, plan, anatomy, record)
+    changes = _changes(model, plan, anatomy, record, example)
     exact = in_precision(model, torch.float32)
     edits = _edits(exact, plan, anatomy, changes, example, tolerance)
     pruned = _copy(model)
@@ -87,37 +88,36 @@ def prune(
     return pruned
 
 
-def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
+def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | None, example: Batch) -> list[SiteChange]:
     """What goes from each site, checked everywhere before anything is touched."""
     gone = anatomy.find(plan.heads)
     first = {site.layer: site for site in (record.anatomy if record else anatomy).sites}
     changes = []
     for site in anatomy.sites:
         if site.layer in gone:
-            _check_cuttable(model, site)
+            _check_cuttable(model, site, example)
             changes.append(SiteChange(site, tuple(sorted(gone[site.layer])), first[site.layer]))
     _check_sharing(anatomy, {change.site.layer: change for change in changes})
     return changes
 
 
-def _check_cuttable(model: nn.Module, site: Site) -> None:
-    place = f"layer {site.layer} ({site.module_name})"
-    if site.output is None:
-        raise SurgeryError(f"{place}: no linear layer was found that reads the heads' outputs, so none can be cut")
-    bare = [part for part in (*site.query, *site.key, *site.value, site.output) if not part.is_module]
-    if bare and not isinstance(model.get_submodule(site.module_name), nn.MultiheadAttention):
-        raise SurgeryError(
-            f"{place}: {bare[0].module}.{bare[0].parameter} is a parameter that the forward uses by itself, in no "
-            "layer of its own, and such a forward cannot be made smaller here; headscope.ablate switches its heads off"
-        )
-    mixed = [part for part in ("q", "k", "v", "o") if part in site.entangled]
-    if mixed:
-        why = (site.refused if "o" in mixed else {}).get("contribution", "something mixes them there")
-        raise SurgeryError(
-            f"{place}: its heads cannot be told apart in {', '.join(mixed)} ({why}), so a cut "
-            "would change the heads that stay; the model was left as it was. "
-            + ("Nothing can be cut or switched off there" if "o" in mixed else "headscope.ablate can switch them off")
-        )
+def _check_cuttable(model: nn.Module, site: Site, example: Batch) -> None:
+    if not site.uncuttable:
+        return
+    raise SurgeryError(
+        f"layer {site.layer} ({site.module_name}): {site.uncuttable}, so a cut would change the heads that stay"
+        f"{_beside(model, site, example) if site.biased else ''}; the model was left as it was. "
+        + ("headscope.ablate can switch its heads off" if site.apart else "Nothing can be cut or switched off there")
+    )
+
+
+def _beside(model: nn.Module, site: Site, example: Batch) -> str:
+    """What a site has for each head beside its projections, in words."""
+    with recording(model, {site.unit}) as seen:
+        output_of(model, example)
+    call = seen.get(site.unit, Seen((), {}, None))
+    named = beside_projections(model.get_submodule(site.unit), site.unit, [site], call)
+    return f". {BESIDE}: {named}" if named else ""
 
 
 def _check_sharing(anatomy: Anatomy, changes: Mapping[int, SiteChange]) -> None:

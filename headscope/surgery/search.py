@@ -19,7 +19,7 @@ from headscope._support.holding import uncompiled
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.sites import Site
-from headscope.surgery.by_head import beside_projections
+from headscope.surgery.by_head import BESIDE, beside_projections
 from headscope.surgery.change import SiteChange, Stale
 from headscope.surgery.edits import (
     Edit,
@@ -258,7 +258,7 @@ def _explain(
     why = best.error or (f"it is {best.gap:.2e} away" if best.gap < float("inf") else "shapes differ")
     places = "; ".join(_place(change.site) for change in changes)
     beside = beside_projections(module, unit, [change.site for change in changes], call)
-    told = f"There is more for each head than its rows of q, k, v and its columns of o: {beside}. " if beside else ""
+    told = f"{BESIDE}: {beside}. " if beside else ""
     return (
         f"cutting {', '.join(_heads(changes))} was given up: {type(module).__name__} ({unit or 'the whole model'}) "
         f"does not return what it returned with these heads switched off, up to {tolerance:.0e}; {len(failures)} ways "

@@ -111,7 +111,7 @@ def redundancy(
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
-    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable
+    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).apart
     layered, crossed = SummedMoments(), SummedMoments(scope="model")
     whole = looks_across(anatomy)
     statistics = [layered, crossed] if whole else [layered]

@@ -83,7 +83,7 @@ def gather(
         seed: of random directions.
         progress: told of each batch and each head; see `headscope.Progress`.
     """
-    cut = anatomy.cuttable
+    cut = anatomy.apart
     left_out: dict[str, str] = {}
     effects = head_effects(model, sample, metric, cut, progress=progress)
     if np.isnan(effects.values.mean(axis=1)).all():
@@ -155,7 +155,7 @@ def _pairs(watched: _Watched, cut: Anatomy) -> dict[str, PairTable]:
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> Mapping[int, Sequence[Moments]]:
     """The moments of every layer over some batches, a block of documents each."""
     statistic = SummedMoments()
-    observe(model, batches, [statistic], anatomy=anatomy.cuttable)
+    observe(model, batches, [statistic], anatomy=anatomy.apart)
     return by_layer(statistic.compute())
 
 

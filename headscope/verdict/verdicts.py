@@ -66,6 +66,7 @@ class Verdict(Shown):
         n_documents, n_tokens: what everything here was measured on.
         text_unit: what a document is: "documents", "passages" or "rows".
         too_little: what cannot be told from so little text, in words, and how much more would tell it.
+        refused: why the chosen heads cannot be cut, as it was tried; "" where they can.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Verdict(Shown):
     n_tokens: int
     text_unit: str
     too_little: tuple[str, ...] = ()
+    refused: str = ""
 
     @property
     def p_value(self) -> float:
@@ -98,8 +100,14 @@ class Verdict(Shown):
 
     @property
     def sentence(self) -> str:
-        """What cannot be told from so little text, and the finding."""
-        return " ".join([*self.too_little, self.found])
+        """What cannot be told from so little text, that a cut is refused, and the finding."""
+        return " ".join([*self.first, self.found])
+
+    @property
+    def first(self) -> tuple[str, ...]:
+        """What must be known before the finding: sentences, none where there is nothing."""
+        uncut = f"The chosen heads can be switched off, but not cut; refused: {self.refused}."
+        return (*self.too_little, *([uncut] if self.refused else []))
 
     @property
     def found(self) -> str:
@@ -124,7 +132,8 @@ class Verdict(Shown):
                 if self.joint_high > self.max_loss_rise
                 else ""
             )
-            return f"{which} can go{' together' if several else ''} at a cost of {cost}{beyond}"
+            go = "be switched off" if self.refused else "go"
+            return f"{which} can {go}{' together' if several else ''} at a cost of {cost}{beyond}"
         costs = f"{which} cost{'' if several else 's'} {cost} when removed{' together' if several else ''}"
         return f"{costs}, more than the {allowed} that {'they were' if several else 'it was'} chosen to cost at most"
 

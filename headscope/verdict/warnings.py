@@ -15,17 +15,15 @@ def warnings_of(verdict: Verdict, anatomy: Anatomy, facts: Mapping[str, Any]) ->
     Args:
         verdict: of the analysis.
         anatomy: of its model.
-        facts: of its run; "cut" holds "refused" where the chosen heads cannot be cut.
+        facts: of its run.
 
     Returns:
         A sentence each; none where there is nothing to know first.
     """
-    said = list(verdict.too_little)
-    mixed = [str(site.layer) for site in anatomy.sites if not site.prunable]
+    said = list(verdict.first)
+    mixed = [str(site.layer) for site in anatomy.sites if not site.apart]
     if mixed:
         said.append(f"Heads of layers {', '.join(mixed)} cannot be taken out one by one, and were not tried.")
-    if "refused" in facts.get("cut", {}):
-        said.append("The chosen heads can be switched off, but not cut; the facts of the run say why.")
     if verdict.metric not in METRIC_WORDS and verdict.chosen and verdict.joint_high < 0:
         said.append(f"Without these heads {verdict.metric} is lower; is lower better? Of an accuracy it is not.")
     given = str(facts.get("max_loss_rise", ""))

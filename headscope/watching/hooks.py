@@ -82,7 +82,7 @@ def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
                 f"layer {site.layer} ({site.module_name}): {refused} cannot be had: {site.refused[refused]}",
                 **_OTHERWISE,
             )
-        if asked and not site.prunable:
+        if asked and not site.apart:
             raise AnatomyError(
                 f"layer {site.layer} ({site.module_name}) cannot tell {asked[0]} by head: between z and the output "
                 "projection the heads are mixed, or there is no projection",

@@ -1,6 +1,8 @@
 """Slices, Site and Anatomy: plain values with a text form that comes back the same."""
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,11 +92,42 @@ def test_a_head_or_layer_that_is_not_there_is_named_with_those_that_are(anatomy:
         anatomy.find(["L1H0"])
 
 
-def test_only_heads_that_reach_the_projection_apart_are_cuttable(anatomy: Anatomy) -> None:
-    assert [site.prunable for site in anatomy.sites] == [True, True, False]
-    assert [site.layer for site in anatomy.cuttable.sites] == [0, 2]
-    assert anatomy.cuttable.fingerprint == anatomy.fingerprint
-    assert not replace(anatomy.sites[0], output=None).prunable
+def test_only_heads_that_reach_the_projection_apart_are_apart(anatomy: Anatomy) -> None:
+    assert [site.apart for site in anatomy.sites] == [True, True, False]
+    assert [site.layer for site in anatomy.apart.sites] == [0, 2]
+    assert anatomy.apart.fingerprint == anatomy.fingerprint
+    assert not replace(anatomy.sites[0], output=None).apart
+
+
+OWN = Slices("attn", ((0, 1), (2, 3), (4, 5), (6, 7)), "w_qkv")
+UNCUTTABLE: dict[str, tuple[dict[str, Any], str, bool]] = {
+    "no projection": ({"output": None}, "no linear layer was found", False),
+    "mixed": ({"entangled": ("o",)}, "cannot be told apart in o .something mixes them there", False),
+    "mixed, and told why": (
+        {"entangled": ("o",), "refused": {"contribution": "it sorts"}}, "in o .it sorts", False,
+    ),
+    "queries mixed": ({"entangled": ("q",)}, "cannot be told apart in q", True),
+    "a parameter": ({"query": (OWN,)}, r"attn\.w_qkv is a parameter that the forward uses by itself", True),
+    "odd values": ({"n_value_heads": 3}, "3 value heads, and which query reads which value is not known", True),
+    "a position bias": ({"biased": True}, r"added to its scores \(a position bias\?\) differs from head to head", True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCUTTABLE)
+def test_why_no_head_can_be_cut_is_told_in_one_place(anatomy: Anatomy, name: str) -> None:
+    changes, told, apart = UNCUTTABLE[name]
+    first = anatomy.sites[0]
+    assert (first.prunable, first.uncuttable) == (True, "")
+    site = replace(first, **changes)
+    assert (site.prunable, site.apart) == (False, apart)
+    assert re.search(told, site.uncuttable)
+    whole = replace(anatomy, sites=(site, *anatomy.sites[1:]))
+    assert whole.uncuttable(["L0H1", "L2H0"]) == f"layer 0: {site.uncuttable}"
+    assert whole.uncuttable(["L2H0"]) == ""
+
+
+def test_pytorchs_own_weights_are_no_bar(anatomy: Anatomy) -> None:
+    assert replace(anatomy.sites[0], query=(replace(OWN, parameter="in_proj_weight"),)).prunable
 
 
 def test_frame_has_a_row_per_site(anatomy: Anatomy) -> None:

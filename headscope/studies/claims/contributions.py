@@ -55,7 +55,7 @@ class Contributions(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
-        every = subject.anatomy.cuttable.having("contribution").sites
+        every = subject.anatomy.apart.having("contribution").sites
         sites = [site for site in every if site.rows and not site.reads_by_operation]
         if not sites:
             raise AnatomyError(

@@ -65,7 +65,7 @@ class Division(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        out = output_weights(subject.model, subject.anatomy.cuttable)
+        out = output_weights(subject.model, subject.anatomy.apart)
         rows = []
         for site in subject.anatomy.sites:
             own = input_weights(subject.model, site)

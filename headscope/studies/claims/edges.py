@@ -75,11 +75,11 @@ class Edges(ModelClaim):
     brief: ClassVar[bool] = False
 
     def measure(self, subject: Subject) -> Measured:
-        sites = [site for site in subject.anatomy.cuttable.sites if site.kind != "cross" and not site.gated]
+        sites = [site for site in subject.anatomy.apart.sites if site.kind != "cross" and not site.gated]
         if not sites:
             raise AnatomyError("no layer hands its heads' outputs to the projection as they are, so no edge can be cut")
         rng = np.random.default_rng(subject.seed)
-        weights = output_weights(subject.model, subject.anatomy.cuttable)
+        weights = output_weights(subject.model, subject.anatomy.apart)
         rows = []
         for document, row in single_rows(subject, 8 if subject.quick else 24):
             seen = subject.look("pattern", "v", "z", batch=row)

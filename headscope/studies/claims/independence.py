@@ -49,7 +49,7 @@ class Independence(ModelClaim):
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        sites = subject.anatomy.cuttable.sites
+        sites = subject.anatomy.apart.sites
         if not sites:
             raise AnatomyError("no head of this model can be switched off alone")
         intact = subject.look("pattern")

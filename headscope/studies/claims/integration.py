@@ -57,7 +57,7 @@ class Integration(ModelClaim):
     )
 
     def measure(self, subject: Subject) -> Measured:
-        weights = output_weights(subject.model, subject.anatomy.cuttable)
+        weights = output_weights(subject.model, subject.anatomy.apart)
         rows = []
         for layer, blocks in subject.moments.items():
             own = weights[layer]

@@ -187,8 +187,9 @@ def test_queries_and_keys_behind_a_joint_norm_are_entangled() -> None:
         assert site.value[0].heads == _blocks(4, 8)
         assert site.output is not None
         assert site.output.heads == _blocks(4, 8)
-        assert site.prunable
-    assert anatomy.remarks[0].endswith("heads cannot be told apart in q, k")
+        assert site.apart
+        assert not site.prunable
+    assert "heads cannot be cut: its heads cannot be told apart in q, k" in anatomy.remarks[0]
 
 
 def _site(way: str, **settings: object) -> Site:
@@ -261,7 +262,7 @@ def test_attention_without_a_projection_is_found_and_cannot_be_cut() -> None:
     assert site.output is None
     assert not site.prunable
     assert site.scaling == 1.0
-    assert "no linear layer consumes z" in anatomy.remarks[0]
+    assert "heads cannot be cut: no linear layer was found that reads the heads' outputs" in anatomy.remarks[0]
     assert Anatomy.from_json(anatomy.to_json()) == anatomy
 
 

@@ -37,6 +37,9 @@ class SyntheticAnalysis:
     def warnings(self) -> tuple[str, ...]:
         return self.verdict.too_little
 
+    def refused(self, heads: object) -> str:
+        return ""
+
 
 def claims() -> pd.DataFrame:
     """Three claims, one of them left open."""

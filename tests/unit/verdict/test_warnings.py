@@ -21,7 +21,7 @@ MIXED = replace(WHOLE, sites=(WHOLE.sites[0], replace(WHOLE.sites[1], entangled=
     [
         (make(too_little=("Too little.",)), WHOLE, {}, "Too little."),
         (make(), MIXED, {}, "Heads of layers 1 cannot be taken out one by one"),
-        (make(), WHOLE, {"cut": {"refused": "x"}}, "switched off, but not cut"),
+        (make(refused="x"), WHOLE, {}, "can be switched off, but not cut; refused: x."),
         (make(metric="acc", joint_high=-0.1), WHOLE, {}, "Without these heads acc is lower"),
         (make(metric="acc", max_loss_rise=0.0), WHOLE, {"max_loss_rise": "5%"}, "5% of it allows nothing"),
     ],
@@ -54,7 +54,15 @@ def test_a_cut_that_is_refused_is_told_everywhere(tmp_path, monkeypatch):
     run = hs.analyze(build("llama"), batches=batches, budget=hs.Budget(passes=0, max_loss_rise=9.0, ablation_tokens=60))
     assert run.verdict.chosen, "the case is not trivial"
     assert run.facts["cut"] == {"refused": "layers share their weights"}
-    assert hs.plan(run).facts["warnings"][-1] == run.warnings[-1]
+    assert "refused: layers share their weights" in run.verdict.sentence
+    assert "can be switched off together at a cost of" in run.verdict.found
+    plan = hs.plan(run)
+    assert plan.facts["warnings"][-1] == run.warnings[-1]
+    assert plan.facts["refused"] == "layers share their weights"
+    assert plan.reason.endswith("refused: layers share their weights")
+    assert "refused" not in hs.plan(run, heads=1).facts, "these were not tried"
+    run.save(tmp_path / "run")
+    assert hs.Analysis.load(tmp_path / "run").verdict == run.verdict
     page = run.report(tmp_path / "page").read_text(encoding="utf-8")
     assert "switched off, but not cut" in page
     assert "cannot be cut: layers share their weights" in page
