@@ -22,6 +22,7 @@ from headscope._support.running import device_of
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
+from headscope.anatomy.uncuttable import uncuttable
 from headscope.effects.metrics import Metric
 from headscope.effects.units import keeping
 from headscope.errors import StorageError
@@ -112,7 +113,7 @@ class Analysis(Shown):
             heads: in any spelling.
         """
         tried = Plan.of(heads, self.anatomy).heads == self.verdict.chosen
-        return self.anatomy.uncuttable(heads) or (self.verdict.refused if tried else "")
+        return uncuttable(self.anatomy, heads) or (self.verdict.refused if tried else "")
 
     def report(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write index.html, tables/ and figures/ into a new folder; returns the page's path."""

@@ -268,18 +268,6 @@ class Anatomy(Shown):
         """Without the sites whose heads are mixed before the output projection, or that have none."""
         return replace(self, sites=tuple(site for site in self.sites if site.apart))
 
-    def uncuttable(self, heads: Heads) -> str:
-        """Why these heads cannot be cut, layers with one reason together; "" where a cut may be tried.
-
-        Args:
-            heads: in any spelling; see `spell_out`.
-        """
-        layers: dict[str, list[str]] = {}
-        for layer in sorted(self.find(heads)):
-            if why := self.site(layer).uncuttable:
-                layers.setdefault(why, []).append(str(layer))
-        return "; ".join(f"layer{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}" for why, own in layers.items())
-
     def having(self, *names: str) -> Self:
         """Without the sites that refuse one of these tensors; see `Site.refused`."""
         return replace(self, sites=tuple(site for site in self.sites if not site.refused.keys() & set(names)))

@@ -105,7 +105,7 @@ def plan_(
     if not refused:
         typer.echo(_spared(analysis, made))
     typer.echo(f"written to {out}")
-    if made.heads and not refused:
+    if made.heads and not refused and not analysis.verdict.refused:
         typer.echo(f"next: {_next(analysis, out)}")
 
 

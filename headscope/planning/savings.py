@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from headscope.anatomy.uncuttable import uncuttable
 from headscope.heads import HeadId
 from headscope.sites import Anatomy, Site, Slices
 
@@ -22,7 +23,8 @@ class Savings:
         kv_bytes, kv_bytes_left: bytes of keys and values of causal attention for each token, as a cache keeps them
             where the model has one; those of cross-attention are not counted.
         length: tokens that a query looks back on, as the operations are counted.
-        refused: why heads that were to go cannot be cut, see `Anatomy.uncuttable`; these are counted as they stay.
+        refused: why heads that were to go cannot be cut, see `headscope.anatomy.uncuttable`; those of layers that
+            cannot be cut are counted as they stay.
     """
 
     parameters: int | None
@@ -61,7 +63,7 @@ def count_savings(anatomy: Anatomy, removed: Iterable[HeadId], length: int, n_by
     )
     return Savings(
         parameters, parameters_left, flops if known else None, flops_left if known else None, cached, cached_left,
-        length, anatomy.uncuttable(heads),
+        length, uncuttable(anatomy, heads),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """From a plan to a smaller model: heads physically removed from a copy, which is handed out only once proven exact."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,6 +13,7 @@ from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.records import record_of
 from headscope.anatomy.trials import corner_of
+from headscope.anatomy.uncuttable import torn
 from headscope.effects.ablation import ablate
 from headscope.errors import PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
@@ -97,7 +98,8 @@ def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | No
         if site.layer in gone:
             _check_cuttable(model, site, example)
             changes.append(SiteChange(site, tuple(sorted(gone[site.layer])), first[site.layer]))
-    _check_sharing(anatomy, {change.site.layer: change for change in changes})
+    if why := torn(anatomy, plan.heads):
+        raise PlanError(why)
     return changes
 
 
@@ -118,28 +120,6 @@ def _beside(model: nn.Module, site: Site, example: Batch) -> str:
     call = seen.get(site.unit, Seen((), {}, None))
     named = beside_projections(model.get_submodule(site.unit), site.unit, [site], call)
     return f". {BESIDE}: {named}" if named else ""
-
-
-def _check_sharing(anatomy: Anatomy, changes: Mapping[int, SiteChange]) -> None:
-    """Layers that run the same weights can only lose the same heads."""
-    users: dict[str, dict[int, Site]] = {}
-    for site in anatomy.sites:
-        for part in (*site.query, *site.key, *site.value, *([site.output] if site.output else [])):
-            users.setdefault(part.module, {})[site.layer] = site
-    for module, sites in users.items():
-        lost = {layer: set(changes[layer].gone) if layer in changes else set() for layer in sites}
-        everywhere = set().union(*lost.values())
-        missing = [
-            str(sites[layer].heads[position])
-            for layer, own in lost.items()
-            for position in sorted(everywhere - own)
-            if position < sites[layer].n_heads
-        ]
-        if missing:
-            raise PlanError(
-                f"layers {', '.join(map(str, sites))} run the same weights ({module}), so they lose the same heads or "
-                f"none; add {', '.join(missing)} to the plan, or take their counterparts out"
-            )
 
 
 def _edits(

@@ -121,9 +121,6 @@ def test_why_no_head_can_be_cut_is_told_in_one_place(anatomy: Anatomy, name: str
     site = replace(first, **changes)
     assert (site.prunable, site.apart) == (False, apart)
     assert re.search(told, site.uncuttable)
-    whole = replace(anatomy, sites=(site, *anatomy.sites[1:]))
-    assert whole.uncuttable(["L0H1", "L2H0"]) == f"layer 0: {site.uncuttable}"
-    assert whole.uncuttable(["L2H0"]) == ""
 
 
 def test_pytorchs_own_weights_are_no_bar(anatomy: Anatomy) -> None:

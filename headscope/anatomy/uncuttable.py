@@ -1,0 +1,53 @@
+"""Why heads cannot be cut, as far as that is known before it is tried: of their layers, and of weights in common.
+
+A cut that none of this forbids is proven or refused when it is made; see `headscope.surgery`.
+"""
+
+from headscope.heads import Heads
+from headscope.sites import Anatomy, Site
+
+__all__ = ["torn", "uncuttable"]
+
+
+def uncuttable(anatomy: Anatomy, heads: Heads) -> str:
+    """Why these heads cannot be cut, layers with one reason together; "" where a cut may be tried.
+
+    Args:
+        anatomy: of the whole model.
+        heads: in any spelling; see `headscope.heads.spell_out`.
+    """
+    layers: dict[str, list[str]] = {}
+    for layer in sorted(anatomy.find(heads)):
+        if why := anatomy.site(layer).uncuttable:
+            layers.setdefault(why, []).append(str(layer))
+    told = (f"layer{'s' if len(own) > 1 else ''} {', '.join(own)}: {why}" for why, own in layers.items())
+    return "; ".join(told) or torn(anatomy, heads)
+
+
+def torn(anatomy: Anatomy, heads: Heads) -> str:
+    """Which layers run the same weights and would not lose the same heads, in words; "" where there are none.
+
+    Args:
+        anatomy: of the whole model.
+        heads: in any spelling.
+    """
+    gone = anatomy.find(heads)
+    users: dict[str, dict[int, Site]] = {}
+    for site in anatomy.sites:
+        for part in (*site.query, *site.key, *site.value, *([site.output] if site.output else [])):
+            users.setdefault(part.module, {})[site.layer] = site
+    for module, sites in users.items():
+        lost = {layer: set(gone.get(layer, ())) for layer in sites}
+        everywhere = set().union(*lost.values())
+        missing = [
+            str(sites[layer].heads[position])
+            for layer, own in lost.items()
+            for position in sorted(everywhere - own)
+            if position < sites[layer].n_heads
+        ]
+        if missing:
+            return (
+                f"layers {', '.join(map(str, sites))} run the same weights ({module}), so they lose the same heads or "
+                f"none; add {', '.join(missing)} to the plan, or take their counterparts out"
+            )
+    return ""
