@@ -69,7 +69,8 @@ class Analysis(Shown):
         verdict: measured on documents that chose nothing.
         claims: a row for each claim of the paper that was put to the model: claim, about, says, verdict, effect, low,
             high, unit, over, sentence; empty for one that was saved before there were any.
-        facts: model, text, versions, seeds, time.
+        facts: model, text, versions, seeds, time: "seconds" by stage; "resumed", of an analysis that went on, how many
+            effects were there from before, whose time is not among these seconds.
     """
 
     anatomy: Anatomy
@@ -249,8 +250,11 @@ def analyze(
     with clock.stage("load"):
         source = prepare(model, tokenizer, texts, batches, budget, name)
         check_weights(source.model)
-    with nullcontext() if keep is None else keeping(keep, source.model):
-        return _analysis(source, metric, budget, clock, progress)
+    with nullcontext() if keep is None else keeping(keep, source.model) as store:
+        run = _analysis(source, metric, budget, clock, progress)
+    if store is None or not store.resumed:
+        return run
+    return replace(run, facts={**run.facts, "resumed": store.resumed})
 
 
 def _analysis(

@@ -20,7 +20,7 @@ from headscope._support.kept import Kept
 from headscope.errors import StorageError
 from headscope.text.batches import Batch, digest
 
-__all__ = ["Unit", "keeping", "unit_of"]
+__all__ = ["Store", "Unit", "keeping", "unit_of"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -38,17 +38,40 @@ class Unit:
     without: list[Floats] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Store:
+@dataclass
+class Store:
+    """A folder of units, open for the effects of one model.
+
+    Attributes:
+        kept: the folder.
+        model: digest of the model.
+        resumed: effects that were read there and not measured while it was open.
+    """
+
     kept: Kept
     model: str
+    resumed: int = 0
+    _own: set[str] = field(default_factory=set)
+
+    def read(self, name: str) -> Unit:
+        """What was kept under a name; nothing where it was not, or where the file is spoilt: it is measured again."""
+        try:
+            found = self.kept.get(name) or {"intact": None, "without": []}
+            intact = None if found["intact"] is None else np.array(found["intact"], dtype=np.float64)
+            unit = Unit(intact, [np.array(row, dtype=np.float64) for row in found["without"]])
+        except (StorageError, KeyError, TypeError, ValueError):
+            unit = Unit()
+        if name not in self._own:
+            self.resumed += len(unit.without)
+        self._own.add(name)
+        return unit
 
 
-_OPEN: ContextVar[_Store | None] = ContextVar("units", default=None)
+_OPEN: ContextVar[Store | None] = ContextVar("units", default=None)
 
 
 @contextmanager
-def keeping(folder: str | Path, model: nn.Module) -> Iterator[None]:
+def keeping(folder: str | Path, model: nn.Module) -> Iterator[Store]:
     """While open, sweeps keep what they measure in a folder, and read there what was measured before.
 
     What is read was measured with the same model (its weights, settings and code), metric, heads and batch; all of
@@ -59,14 +82,17 @@ def keeping(folder: str | Path, model: nn.Module) -> Iterator[None]:
         folder: where; made if need be.
         model: whose heads are switched off.
 
+    Yields:
+        The folder, which counts the effects that are taken from before.
+
     Raises:
         StorageError: the folder holds something else, or what another version of headscope, Python or torch measured.
     """
-    token = _OPEN.set(
-        _Store(Kept(folder, {"work": "effects of heads", "transformers": versions()["transformers"]}), _identity(model))
-    )
+    kept = Kept(folder, {"work": "effects of heads", "transformers": versions()["transformers"]})
+    store = Store(kept, _identity(model))
+    token = _OPEN.set(store)
     try:
-        yield
+        yield store
     finally:
         _OPEN.reset(token)
 
@@ -86,23 +112,13 @@ def unit_of(about: Sequence[Any], batch: Batch) -> Iterator[Unit]:
     plain = {name: repr(value) for name, value in batch.items() if not isinstance(value, Tensor)}
     whole = json.dumps([store.model, spelled, digest([batch]), plain], sort_keys=True)
     name = hashlib.sha256(whole.encode()).hexdigest()[:32]
-    unit = _read(store.kept, name)
+    unit = store.read(name)
     before = len(unit.without)
     try:
         yield unit
     finally:
         if unit.intact is not None and len(unit.without) > before:
             store.kept.put(name, {"intact": unit.intact.tolist(), "without": [row.tolist() for row in unit.without]})
-
-
-def _read(kept: Kept, name: str) -> Unit:
-    """What was kept; nothing where it was not, or where the file is spoilt: it is measured again then."""
-    try:
-        found = kept.get(name) or {"intact": None, "without": []}
-        intact = None if found["intact"] is None else np.array(found["intact"], dtype=np.float64)
-        return Unit(intact, [np.array(row, dtype=np.float64) for row in found["without"]])
-    except (StorageError, KeyError, TypeError, ValueError):
-        return Unit()
 
 
 def _identity(model: nn.Module) -> str:

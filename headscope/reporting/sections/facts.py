@@ -36,7 +36,10 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "Metric": (("metric", "{}"), ("unit", "in {}"), ("ablation_tokens", "ablation on {} tokens")),
     "Budget": (("max_loss_rise", "the chosen heads may raise the metric by {} together"),),
     "Machine": (("device", "{}"), ("dtype", "{}"), ("peak_memory_mb", "peak memory {} MB"), ("seed", "seed {}")),
-    "Time": (("seconds", "{}"), ("date", "on {}")),
+    "Time": (
+        ("seconds", "{}"), ("resumed", "without that of {} effects measured before it was stopped, and went on from"),
+        ("date", "on {}"),
+    ),
     "Versions": (("versions", "{}"),),
 }  # fmt: skip
 _NOUNS = {"n_heads": "head", "n_layers": "attention layer"}

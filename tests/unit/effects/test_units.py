@@ -66,6 +66,15 @@ def test_what_was_measured_is_not_measured_again(setting, tmp_path, stop):
     np.testing.assert_array_equal(got[1].values, want.values)
 
 
+def test_what_is_taken_from_before_is_counted_once(setting, tmp_path):
+    model, batches, anatomy = setting
+    for expected in (0, anatomy.n_heads * len(batches)):
+        with keeping(tmp_path, model) as store:
+            for _ in range(2):  # again in one go: it was measured here
+                head_effects(model, batches, Loss(), anatomy)
+        assert store.resumed == expected
+
+
 def test_progress_ends_where_it_ends_in_one_go(setting, tmp_path):
     model, batches, anatomy = setting
     told = []
@@ -181,4 +190,8 @@ def test_an_analysis_goes_on(setting, tmp_path):
     assert second < 0.8 * whole, (first, second, whole)
     want = hs.analyze(model, batches=batches, budget=budget)
     assert runs[0].verdict == want.verdict
+    assert "resumed" not in want.facts
+    assert 0 < runs[0].facts["resumed"] < len(want.importance.heads) * len(batches)
+    page = runs[0].report(tmp_path / "page").read_text("utf-8")
+    assert f"without that of {runs[0].facts['resumed']} effects measured before it was stopped" in page
     np.testing.assert_array_equal(runs[0].importance.score, want.importance.score)
