@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.objects import find_object, importable
-from headscope._support.running import LABELS, last_logits, run_model
+from headscope._support.running import LABELS, accepts, last_logits, run_model
 from headscope.anatomy.weights import weight_of
 from headscope.effects.labelled import CrossEntropy, ErrorRate, labelled
 from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, first_of
 from headscope.effects.own_loss import own_loss
 from headscope.effects.scored import check_sides
-from headscope.errors import MetricError, UnknownNameError
+from headscope.errors import MetricError, ModelError, UnknownNameError
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, n_rows, token_ids
 
@@ -65,7 +65,50 @@ def _named(name: str, model: nn.Module, anatomy: Anatomy, batch: Batch) -> Metri
     if chosen not in METRICS:
         raise UnknownNameError(f"there is no metric {chosen!r}; there are: auto, {', '.join(METRICS)}")
     kind = METRICS[chosen]
-    return kind(positions=_affordable(model, batch)) if issubclass(kind, (Loss, Kl)) else kind()
+    if not issubclass(kind, (Loss, Kl)):
+        return kind()
+    made = kind(positions=_affordable(model, batch))
+    return _of_all_positions(made, model, batch)
+
+
+def _of_all_positions(metric: Loss | Kl, model: nn.Module, batch: Batch) -> Metric:
+    """The metric, or the model's own loss where it gives logits of all positions only if it is given labels.
+
+    Raises:
+        MetricError: it does, and the batch holds none.
+    """
+    told, tokens = next((name for name in LABELS if accepts(model, name)), None), token_ids(batch)
+    if told is None or tokens is None or accepts(model, "logits_to_keep"):
+        return metric
+    row = _first_row(batch)
+    if _positions(model, metric.inputs(model, row)) != 1 or _positions(model, {**row, told: tokens[:1]}) == 1:
+        return metric
+    if told in batch or (told == "labels" and isinstance(metric, Kl)):  # which these metrics withhold
+        return (own_loss(model, batch) if isinstance(metric, Loss) else None) or metric
+    given = next(name for name, value in batch.items() if value is tokens)
+    raise MetricError(
+        f"{type(model).__name__} gives logits of the last position alone unless it is given {told}, so {metric.name!r} "
+        f"has nothing to judge the others by; put {told} in the batches: {{{given!r}: x, {told!r}: y}}, y as your "
+        "training has it"
+    )
+
+
+def _positions(model: nn.Module, batch: Batch) -> int:
+    """Of how many positions a model gives logits; 0 where it gives none by position, or does not run."""
+    try:
+        with torch.no_grad():
+            logits = _logits_of(run_model(model, batch))
+    except ModelError:
+        return 0
+    return logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 3 else 0
+
+
+def _first_row(batch: Batch) -> dict[str, object]:
+    return {name: value[:1] if isinstance(value, Tensor) and value.ndim else value for name, value in batch.items()}
+
+
+def _logits_of(output: object) -> object:
+    return first_of(output) if getattr(output, "logits", None) is None else output.logits  # type: ignore[attr-defined]
 
 
 def _by_labels(model: nn.Module, batch: Batch) -> Metric | None:
@@ -110,10 +153,10 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     kinds = {site.kind for site in anatomy.sites}
     if "causal" not in kinds or ("self" in kinds and "decoder_input_ids" in batch):
         return "drift"
-    rows = {n: v[:1] if isinstance(v, Tensor) and v.ndim else v for n, v in batch.items()}
+    rows = _first_row(batch)
     with torch.no_grad():
         output = run_model(model, rows, **last_logits(model, rows))
-    logits = first_of(output) if getattr(output, "logits", None) is None else output.logits
+    logits = _logits_of(output)
     tokens = token_ids(batch)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or tokens is None or int(tokens.max()) >= logits.shape[-1]:
         return "drift"
