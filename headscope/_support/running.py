@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.holding import uncompiled
+from headscope._support.objects import OWN_BATCHES
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "in_python",
     "is_compiled",
     "last_logits",
+    "main_inputs",
     "on_device",
+    "reads_video",
     "run_model",
+    "spelled_inputs",
     "unwrapped",
     "withheld",
 ]
@@ -63,6 +67,40 @@ def arguments(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     if inner is not None and all(one.kind in _TAKES_ALL for one in found.values()):
         return arguments(inner())
     return found
+
+
+_MAIN = {
+    "input_ids": "row, position", "pixel_values": "row, channel, height, width",
+    "pixel_values_videos": "row, frame, channel, height, width", "input_features": "row, mel bin, frame",
+    "input_values": "row, sample", "decoder_input_ids": "row, position",
+}  # fmt: skip
+
+
+def main_inputs(model: nn.Module) -> dict[str, str]:
+    """What a batch for a model holds at the least, by name, each with its axes where they are known.
+
+    Of a model of transformers: what it reads of each kind (text, pictures, sound); of another: what its forward needs.
+    """
+    takes, main = arguments(model), getattr(model, "main_input_name", None)
+    if main is None:
+        named = [one for one in takes.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+        needed = [one.name for one in named if one.default is one.empty] or [one.name for one in named[:1]]
+        return dict.fromkeys(needed, "")
+    decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    names = [name for name in _MAIN if name in takes and (decodes or name != "decoder_input_ids")]
+    axes = _MAIN | ({"pixel_values": _MAIN["pixel_values_videos"]} if reads_video(model) else {})
+    return {name: axes.get(name, "") for name in dict.fromkeys([main, *names])}
+
+
+def reads_video(model: nn.Module) -> bool:
+    """Whether pictures that a model of transformers reads are frames of a film, with an axis for them."""
+    return getattr(model, "input_modalities", None) == "video"
+
+
+def spelled_inputs(model: nn.Module) -> str:
+    """The same in words: {'input_ids': (row, position), 'pixel_values': …}."""
+    named = (f"{name!r}: " + (f"({axes})" if axes else "…") for name, axes in main_inputs(model).items())
+    return "{" + ", ".join(named) + "}"
 
 
 def accepts(model: nn.Module, name: str) -> bool:
@@ -232,39 +270,47 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
         raise  # what went wrong is known, and other batches would not mend it
     except Exception as error:
-        raise ModelError(_told(model, inputs, error)) from error
+        raise _told(model, inputs, error) from error
 
 
-def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> str:
+def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> ModelError:
     """What failed, and whose fault it is."""
     shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
     what = f"{type(error).__name__}: {error}"
     if _is_ours(error):
-        return (
+        return ModelError(
             f"headscope itself failed while {type(model).__name__} ran on {shapes}, with {what}; neither the model nor "
             "what it was given is to blame: please report it"
         )
     failed = f"a forward pass of {type(model).__name__} on {shapes} failed with {what}"
-    parameters = arguments(model).values()
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    named = [p for p in arguments(model).values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
+    unread = [name for name in main_inputs(model) if name not in inputs]
     if missing:
-        return (
+        return ModelError(
             f"{failed}; its forward needs {', '.join(missing)} too: batches, and an example, are dicts of its arguments"
         )
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)
-        return f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}"
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False) and not any(name.startswith("decoder_") for name in inputs):
-        return (
+        return ModelError(f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}")
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if kernel not in (None, "eager", "sdpa", "headscope"):
+        return ModelError(
+            f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
+        )
+    two_sided = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if two_sided and "input_ids" in inputs and not any(name.startswith("decoder_") for name in inputs):
+        return ModelError(
             f"{failed}; its decoder was given nothing to read: hs.text_batches(tokenizer, texts, model=model) gives "
             "text to both sides, and batches of your own hold decoder_input_ids, or labels"
         )
-    kernel = getattr(config, "_attn_implementation", None)
-    if kernel not in (None, "eager", "sdpa", "headscope"):
-        return f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
-    return f"{failed}; the error is the model's own, on what it was given"
+    if unread:
+        return ModelError(
+            f"{failed}; it reads {', '.join(unread)} too",
+            python=f"pass batches= (or example=) of dicts like {spelled_inputs(model)}",
+            shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
+        )
+    return ModelError(f"{failed}; the error is the model's own, on what it was given")
 
 
 _HANDS_ON = {

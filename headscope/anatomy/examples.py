@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
-from headscope._support.running import unwrapped
+from headscope._support.running import reads_video, spelled_inputs, unwrapped
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.operations import floats_in, tensors_in
 from headscope.errors import AnatomyError, InputError, ModelError
@@ -32,8 +32,8 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
         raise AnatomyError(
             f"{type(model).__name__} does not say what it takes",
             python="pass example= (or batches=, or anatomy= from discover with an example): a dict of tensors, as its "
-            "forward takes them, with two rows and a few tokens",
-            shell=OWN_BATCHES,
+            f"forward takes them, {spelled_inputs(model)}, with two rows and a few tokens",
+            shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
         )
     generator = torch.Generator().manual_seed(0)
     if name == "input_ids":
@@ -41,12 +41,13 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
     if name == "pixel_values":
         size = _field(config, "image_size", 32)
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        shape = (_ROWS, _field(config, "num_channels", 3), height, width)
+        frames = (_field(config, "num_frames", 2),) if reads_video(model) else ()
+        shape = (_ROWS, *frames, _field(config, "num_channels", 3), height, width)
         return {"pixel_values": torch.randn(shape, generator=generator)}
     raise AnatomyError(
         f"{type(model).__name__} takes {name!r}, which cannot be made up",
-        python=f"pass example={{{name!r}: …}}",
-        shell=OWN_BATCHES,
+        python=f"pass example= (or batches=): a dict like {spelled_inputs(model)}, as its processor makes it",
+        shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
     )
 
 

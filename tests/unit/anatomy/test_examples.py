@@ -1,12 +1,25 @@
 """What a model is probed with: made up where it says what it takes, else a corner of a batch."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+    ViTConfig,
+    ViTModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
+from headscope.anatomy import discover
 from headscope.anatomy.examples import corner, make_example
-from headscope.errors import AnatomyError, ModelError
+from headscope.errors import AnatomyError, HeadscopeError, ModelError
+from headscope.surgery import prune
 from tests.families import build_further
 from tests.models import VOCABULARY, build
 
@@ -68,6 +81,57 @@ def test_a_model_that_does_not_say_what_it_takes_needs_an_example() -> None:
     model.main_input_name = "input_values"
     with pytest.raises(AnatomyError, match=r"BertModel takes 'input_values', which cannot be made up; pass example="):
         make_example(model)
+
+
+def _clip() -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": 50, "max_position_embeddings": 16, "eos_token_id": 2}
+    seen = {**sizes, "image_size": 16, "patch_size": 8}
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=seen, projection_dim=8)).eval()
+
+
+def _whisper() -> nn.Module:
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in _SIZES.items()}
+    config = WhisperConfig(
+        **sizes, d_model=16, vocab_size=50, num_mel_bins=8, max_source_positions=20, pad_token_id=0,
+        decoder_start_token_id=1, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config).eval()
+
+
+_SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+TWO_INPUTS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "CLIP": (_clip, "{'input_ids': (row, position), 'pixel_values': (row, channel, height, width)}"),
+    "Whisper": (_whisper, "{'input_features': (row, mel bin, frame), 'decoder_input_ids': (row, position)}"),
+}
+
+
+@pytest.mark.parametrize("name", TWO_INPUTS)
+def test_of_what_cannot_be_made_up_the_inputs_are_named_on_both_surfaces(name: str) -> None:
+    make, shown = TWO_INPUTS[name]
+    for call in (discover, lambda model: prune(model, ["L0H0"])):
+        with pytest.raises(HeadscopeError) as refused:
+            call(make())
+        assert f"like {shown}" in str(refused.value)
+        assert "batches=" in str(refused.value)
+        assert "example=" in str(refused.value)
+        assert f"returns (model, batches), dicts like {shown}" in refused.value.on_command_line
+
+
+def test_films_are_made_up_with_their_frames() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = VideoMAEModel(VideoMAEConfig(**sizes, image_size=16, patch_size=8, num_frames=4)).eval()
+    assert make_example(model)["pixel_values"].shape == (2, 4, 3, 16, 16)
+    assert discover(model).n_heads == 2
+
+
+def test_what_a_forward_of_one_s_own_needs_is_named() -> None:
+    class Own(nn.Module):
+        def forward(self, picture: Tensor, words: Tensor, mask: Tensor | None = None) -> Tensor:
+            return picture
+
+    with pytest.raises(AnatomyError, match=r"{'picture': …, 'words': …}"):
+        make_example(Own())
 
 
 def test_a_config_that_raises_instead_of_answering_is_survived() -> None:
