@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from headscope.errors import StorageError
+from headscope.models.loading import load_model
 from headscope.surgery import load
 from tests import models
 from tests.contract.test_cuts import zeroed_by_hand
-from tests.pages import DOCS, ROOT
+from tests.pages import DOCS, ROOT, blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what other libraries warn of is theirs
 HEADS = [(0, 1), (0, 2), (1, 0)]  # of groups that share a key head, unevenly
@@ -80,6 +83,22 @@ def test_save_and_load(space) -> None:
         follow("Save and load", space)
     assert torch.equal(logits(space["again"]), logits(space["smaller"]))
     check_cut(space["again"], space["model"])
+
+
+def test_a_class_of_your_own(space, monkeypatch) -> None:
+    batches = [{"input_ids": models.make_batches("nanogpt", 1)[0]["input_ids"]}]
+    own = lambda: models.build("nanogpt", seed=1)  # noqa: E731  # of other weights
+    space |= {"own": models.build("nanogpt"), "Own": own, "batches": batches}
+    follow("A class of your own", space)
+    with torch.no_grad():
+        found, want = (space[name](**batches[0]) for name in ("again", "smaller"))
+    assert torch.equal(found, want)
+    module = types.ModuleType("own_module")
+    module.function = lambda: (load(Path("smaller"), model=own()), batches)
+    monkeypatch.setitem(sys.modules, "own_module", module)
+    assert load_model("own_module:function").batches is not None
+    with pytest.raises(StorageError, match=r"pass model=, an instance of it .*hs\.load\('smaller', model=NanoGPT"):
+        load("smaller")
 
 
 def test_torch_save(space) -> None:
@@ -199,8 +218,25 @@ def test_onnx(tmp_path: Path) -> None:
     check_traced(tmp_path, "ONNX")
 
 
+def test_the_readme_runs_as_it_stands(space) -> None:
+    """Its Python, on a model of four layers that lies in a folder; only another model is taken for granted."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48}
+    config = LlamaConfig(**sizes, vocab_size=models.VOCABULARY, num_key_value_heads=2, max_position_embeddings=256)
+    model, fine_tuned = (LlamaForCausalLM(config).eval() for _ in range(2))
+    for saved in (model, space["tokenizer"]):
+        saved.save_pretrained("my-model")
+    (block,) = blocks(ROOT / "README.md", "python")
+    exec(block, done := {"fine_tuned": fine_tuned})
+    assert Path("report/index.html").is_file()
+    assert done["smaller"].num_parameters() < model.num_parameters()
+    (japanese,) = blocks(ROOT / "README.ja.md", "python")
+    assert [line.partition("#")[0].rstrip() for line in japanese.splitlines()] == [
+        line.partition("#")[0].rstrip() for line in block.splitlines()
+    ]
+
+
 def test_every_recipe_is_followed() -> None:
     headings = re.findall(r"^## (.*)$", (DOCS / "recipes.md").read_text("utf-8"), re.M)
     tests = Path(__file__).read_text("utf-8").replace("\\", "")
-    assert len(headings) == 10
+    assert len(headings) == 11
     assert [heading for heading in headings if f'"{heading}"' not in tests] == []

@@ -201,13 +201,16 @@ def _next(analysis: "Analysis", out: Path) -> str:
 
 def _read_again(smaller: Any, loaded: "Loaded", out: Path) -> str:
     """How the saved model is used: in Python, and by a command where it brings all that this takes."""
+    from headscope.anatomy.records import record_of
     from headscope.surgery import loads_alone
 
     if not loads_alone(smaller):
         trust = ", trust_remote_code=True" if "--trust-remote-code" in loaded.options else ""
         whole = f"headscope.load_model({loaded.source!r}{trust}).model"
         return f"in Python, headscope.load({str(out)!r}, model={whole})"
-    if loaded.tokenizer is None or "--describe" in loaded.options:
+    record = record_of(smaller)
+    emptied = record is not None and len(record.removed) == record.anatomy.n_heads
+    if loaded.tokenizer is None or "--describe" in loaded.options or emptied:
         return f"in Python, headscope.load({str(out)!r})"
     report = shlex.quote(f"{out}-report")
     return f"headscope analyze {shlex.quote(str(out))} --out {report}; in Python, headscope.load({str(out)!r})"

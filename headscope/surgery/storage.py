@@ -242,8 +242,10 @@ def _verify_files(folder: Path, about: Mapping[str, Any]) -> None:
 def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
     if not about["transformers"]:
         raise StorageError(
-            f"{folder} holds a {about['class']} (of {about['module']}), which cannot be built from here",
-            python="pass model=, an instance of the original class with the original sizes; its weights do not matter",
+            f"{folder} holds a {about['class']} (of {about['module']}), which is not of transformers, so its name alone "
+            "does not build it",
+            python=f"pass model=, an instance of it as it was before the cut, with any weights: "
+            f"hs.load({str(folder)!r}, model={about['class']}(…))",
             shell=BUILT_BY_HAND,
         )
     kind = class_named(folder, about["class"])
