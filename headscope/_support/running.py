@@ -293,16 +293,16 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> Mode
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)
         return ModelError(f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}")
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if kernel not in (None, "eager", "sdpa", "headscope"):
-        return ModelError(
-            f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
-        )
     two_sided = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if two_sided and "input_ids" in inputs and not any(name.startswith("decoder_") for name in inputs):
         return ModelError(
             f"{failed}; its decoder was given nothing to read: hs.text_batches(tokenizer, texts, model=model) gives "
             "text to both sides, and batches of your own hold decoder_input_ids, or labels"
+        )
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if kernel not in (None, "eager", "sdpa", "headscope"):
+        return ModelError(
+            f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
         )
     if unread:
         return ModelError(

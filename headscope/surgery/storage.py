@@ -242,8 +242,8 @@ def _verify_files(folder: Path, about: Mapping[str, Any]) -> None:
 def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
     if not about["transformers"]:
         raise StorageError(
-            f"{folder} holds a {about['class']} (of {about['module']}), which is not of transformers, so its name alone "
-            "does not build it",
+            f"{folder} holds a {about['class']} (of {about['module']}), which is not of transformers, so its name "
+            "alone does not build it",
             python=f"pass model=, an instance of it as it was before the cut, with any weights: "
             f"hs.load({str(folder)!r}, model={about['class']}(…))",
             shell=BUILT_BY_HAND,
