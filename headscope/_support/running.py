@@ -237,6 +237,8 @@ def on_device(model: nn.Module, value: Any) -> Any:
 
     def moved(part: Any) -> Any:
         if isinstance(part, Tensor):
+            if not part.is_floating_point() and part.layout is torch.strided and 0 not in part.stride():
+                part = part.contiguous()  # a loss may view its targets, which a part of a batch may not allow
             barred = part.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
             return part.clone().to(device) if barred else part.to(device)
         if isinstance(part, Mapping):
@@ -298,6 +300,13 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> Mode
         return ModelError(
             f"{failed}; its decoder was given nothing to read: hs.text_batches(tokenizer, texts, model=model) gives "
             "text to both sides, and batches of your own hold decoder_input_ids, or labels"
+        )
+    if isinstance(error, IndexError) and "out of range" in str(error):
+        return ModelError(
+            f"{failed}; a table of it ends before: rows are longer than it has positions for, or hold ids beyond its "
+            "vocabulary",
+            python="make them shorter (length= of text_batches and of Budget)",
+            shell="make them shorter (--length)",
         )
     kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if kernel not in (None, "eager", "sdpa", "headscope"):

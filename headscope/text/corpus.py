@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headscope._support.objects import OWN_BATCHES
 from headscope.errors import InputError
 from headscope.text.batches import MadeOnDemand
-from headscope.text.sides import TWO_SIDES, halved, needs_halves
+from headscope.text.sides import TWO_SIDES, Reader, reader_of
 from headscope.text.texts import Texts, gather_texts, read_documentation
 
 __all__ = ["Corpus", "Frame", "Tokenizer", "Window", "text_batches"]
@@ -83,7 +83,7 @@ class Corpus(MadeOnDemand):
         seed: what the windows and the order of the batches are drawn from.
         frame: what the tokenizer puts around a text.
         about: facts of the whole text: source, sha256, unit, length.
-        reader: the model that reads one half of each window on either side; None where windows are read whole.
+        reader: how a model reads windows that it does not take as they are.
     """
 
     windows: tuple[Window, ...]
@@ -92,7 +92,7 @@ class Corpus(MadeOnDemand):
     seed: int
     frame: Frame
     about: Mapping[str, Any]
-    reader: nn.Module | None = None
+    reader: Reader | None = None
 
     @cached_property
     def _batches(self) -> list[tuple[Window, ...]]:
@@ -107,7 +107,7 @@ class Corpus(MadeOnDemand):
 
     def make(self, index: int) -> dict[str, Any]:
         whole = _assemble(self._batches[index], self.frame)
-        return dict(whole) if self.reader is None else halved(self.reader, whole)
+        return dict(whole) if self.reader is None else self.reader.take(whole)
 
     def __repr__(self) -> str:
         facts = self.facts
@@ -129,7 +129,7 @@ class Corpus(MadeOnDemand):
         positions that attention_mask keeps, special tokens included); sides, where windows were halved.
         """
         counts = {"n_documents": len(self.documents), "windows": len(self.windows)}
-        sides = {} if self.reader is None else {"sides": TWO_SIDES}
+        sides = {"sides": TWO_SIDES} if self.reader is not None and self.reader.halves else {}
         n_tokens = sum(map(self._n_tokens, self.windows))
         return {**self.about, **counts, "n_tokens": n_tokens, "seed": self.seed, **sides}
 
@@ -163,6 +163,7 @@ def text_batches(
         seed: what the windows and the order of the batches are drawn from.
         model: what the batches are for. An encoder-decoder that does not run on what its encoder reads alone, as T5,
             gets the first half of each window on the encoder's side and the second on the decoder's; the facts say so.
+            A forward of one's own that takes no input_ids gets the tokens as its first argument, and "kept" beside.
 
     Returns:
         A sequence of batches, each a dict of tensors as models of transformers take them, and "document".
@@ -186,7 +187,7 @@ def text_batches(
     names, drawn = _windows(tokenizer, texts, length, len(frame))
     about = {"source": texts.source, "sha256": texts.sha256, "unit": texts.unit, "length": length}
     made = Corpus(tuple(_spread(drawn, seed)[:windows]), names, size, seed, frame, about)
-    return replace(made, reader=model) if model is not None and needs_halves(model, made[0]) else made
+    return made if model is None else replace(made, reader=reader_of(model, made[0]))
 
 
 def _probe(tokenizer: Tokenizer, texts: Texts) -> Frame:

@@ -22,7 +22,7 @@ from transformers import (
 import headscope as hs
 from headscope.studies.asking import ask_model
 from headscope.studies.subjects import Subject
-from headscope.text.sides import halved, needs_halves
+from headscope.text.sides import Reader, halved, needs_halves
 from headscope.text.splits import sample_batches
 from tests.cli.conftest import make_tokenizer
 from tests.unit.effects.test_labelled import X, Y, _Classifier
@@ -163,6 +163,17 @@ def test_every_step_by_itself_takes_text_for_a_t5_where_it_is_named() -> None:
 def test_what_to_write_is_said_where_a_decoder_was_given_nothing(step: Callable[..., Any]) -> None:
     with pytest.raises(hs.HeadscopeError, match=r"hs\.text_batches\(tokenizer, texts, model=model\)"):
         step(_t5(), hs.text_batches(make_tokenizer(pad=True), TEXTS, length=24))
+def test_text_goes_by_the_name_that_a_forward_of_one_s_own_has_for_it() -> None:
+    texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
+    budget = hs.Budget(length=12, ablation_tokens=60, passes=0)
+    run = hs.analyze(_Gpt().eval(), make_tokenizer(pad=True), texts=texts, budget=budget)
+    assert run.facts["metric"] == "loss"
+    assert "sides" not in run.facts
+    assert np.isfinite(run.importance.score).all()
+    rows = {"input_ids": torch.tensor([[5, 6, 7], [8, 9, 0]]), "attention_mask": torch.tensor([[1, 1, 1], [1, 1, 0]])}
+    made = Reader(_Gpt(), halves=False).take(rows | {"document": torch.tensor([3, 4])})
+    assert list(made) == ["idx", "kept", "document"]
+    assert torch.equal(made["kept"], rows["attention_mask"])
 
 
 def test_halves_are_those_of_each_row() -> None:

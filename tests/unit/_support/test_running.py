@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import accepts, device_of, evaluating, run_model, withheld
+from headscope.errors import ModelError
 
 
 class _Echo(nn.Module):
@@ -33,6 +34,27 @@ def test_the_model_gets_its_batch_without_document_and_without_a_cache() -> None
     assert run_model(_Caching(), batch_of_ids()) is False
     assert run_model(_Caching(), batch_of_ids() | {"use_cache": True}) is True
     assert run_model(_Echo(), {"a": 1}, a=2)["a"] == 2
+
+
+def test_whole_numbers_arrive_in_one_piece_as_a_loss_may_want_to_view_them() -> None:
+    whole = torch.arange(12).view(2, 6)
+    given = run_model(_Echo(), {"idx": whole[:, :-1], "targets": whole[:, 1:]})
+    assert given["targets"].view(-1).tolist() == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]
+    assert run_model(_Echo(), {"idx": whole})["idx"] is whole
+
+
+def test_a_table_that_ends_before_is_told_with_what_is_shorter() -> None:
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(4, 2)
+
+        def forward(self, idx: Tensor) -> Tensor:
+            return self.table(idx)
+
+    with pytest.raises(ModelError, match=r"a table of it ends before: .*length= of text_batches") as refused:
+        run_model(Short(), {"idx": torch.arange(6).view(2, 3)})
+    assert refused.value.on_command_line.endswith("make them shorter (--length)")
 
 
 def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, Tensor]:
