@@ -303,8 +303,8 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> Mode
         )
     if isinstance(error, IndexError) and "out of range" in str(error):
         return ModelError(
-            f"{failed}; a table of it ends before: rows are longer than it has positions for, or hold ids beyond its "
-            "vocabulary",
+            f"{failed}; the error is the model's own: a table of it ends before, so rows are longer than it has "
+            "positions for, or hold ids beyond its vocabulary",
             python="make them shorter (length= of text_batches and of Budget)",
             shell="make them shorter (--length)",
         )

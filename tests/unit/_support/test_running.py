@@ -52,7 +52,7 @@ def test_a_table_that_ends_before_is_told_with_what_is_shorter() -> None:
         def forward(self, idx: Tensor) -> Tensor:
             return self.table(idx)
 
-    with pytest.raises(ModelError, match=r"a table of it ends before: .*length= of text_batches") as refused:
+    with pytest.raises(ModelError, match=r"a table of it ends before, .*length= of text_batches") as refused:
         run_model(Short(), {"idx": torch.arange(6).view(2, 3)})
     assert refused.value.on_command_line.endswith("make them shorter (--length)")
 
