@@ -15,6 +15,8 @@ from headscope.cli.application import refusing, spread
 from headscope.cli.options import Folder, Loading, Reading, Sampling, Tables
 from headscope.cli.story import Report
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
+from headscope.models.loading import Loaded
+from tests.models import build
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,13 @@ def test_a_bundle_as_default_gives_its_fields_theirs() -> None:
 
 def test_how_a_model_is_loaded_reaches_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
+    made = Loaded(nn.Identity(), None, None, "mine")
     monkeypatch.setattr(
-        "headscope.models.loading.load_model", lambda name, **settings: asked.append((name, settings)) or "loaded"
+        "headscope.models.loading.load_model", lambda name, **settings: asked.append((name, settings)) or made
     )
-    assert Loading("cuda:1", "bfloat16", True).load("my-model") == "loaded"
+    loaded = Loading("cuda:1", "bfloat16", True).load("my-model")
+    assert loaded.model is made.model
+    assert loaded.options == "--device cuda:1 --dtype bfloat16 --trust-remote-code", "for a command that loads it again"
     assert asked == [("my-model", {"device": "cuda:1", "dtype": "bfloat16", "trust_remote_code": True})]
     assert Loading() == Loading("auto", None, False)
 
@@ -80,8 +85,8 @@ def test_how_much_text_is_read_reaches_the_batches(monkeypatch: pytest.MonkeyPat
         "headscope.text.corpus.text_batches",
         lambda tokenizer, texts, **settings: asked.append((tokenizer, texts, settings)) or ["made"],
     )
-    own = SimpleNamespace(tokenizer="tokenizer", batches=["own"], model=nn.Identity())
-    named = SimpleNamespace(tokenizer="tokenizer", batches=None, model=nn.Identity())
+    own = SimpleNamespace(tokenizer="tokenizer", batches=["own"], model=build("encoder"))
+    named = SimpleNamespace(tokenizer="tokenizer", batches=None, model=build("encoder"))
     assert Sampling(windows=3, length=5, seed=7).batches(named, None) == ["made"]
     assert Sampling(windows=0, length=5, seed=7).batches(named, "texts") == ["made"]
     assert asked == [
