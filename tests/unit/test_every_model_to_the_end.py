@@ -163,6 +163,8 @@ def test_every_step_by_itself_takes_text_for_a_t5_where_it_is_named() -> None:
 def test_what_to_write_is_said_where_a_decoder_was_given_nothing(step: Callable[..., Any]) -> None:
     with pytest.raises(hs.HeadscopeError, match=r"hs\.text_batches\(tokenizer, texts, model=model\)"):
         step(_t5(), hs.text_batches(make_tokenizer(pad=True), TEXTS, length=24))
+
+
 def test_text_goes_by_the_name_that_a_forward_of_one_s_own_has_for_it() -> None:
     texts = [" ".join(f"w{(7 * i + j) % 40}" for j in range(30)) for i in range(16)]
     budget = hs.Budget(length=12, ablation_tokens=60, passes=0)
