@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -240,12 +240,22 @@ def on_device(model: nn.Module, value: Any) -> Any:
             if not part.is_floating_point() and part.layout is torch.strided and 0 not in part.stride():
                 part = part.contiguous()  # a loss may view its targets, which a part of a batch may not allow
             barred = part.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-            return part.clone().to(device) if barred else part.to(device)
+            return _whole(part.clone() if barred else part).to(device)
         if isinstance(part, Mapping):
             return {name: moved(one) for name, one in part.items()}
         return type(part)(map(moved, part)) if type(part) in (list, tuple) else part
 
     return moved(value)
+
+
+def _whole(part: Tensor) -> Tensor:
+    """A slice of a longer tensor, as data[:, 1:], as a tensor of its own: a forward that calls view() takes no slice.
+
+    Batches that are dealt out anew by documents are of their own anyway, and one verb takes what the other takes.
+    """
+    if part.layout is not torch.strided or (part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)):
+        return part
+    return part.contiguous()
 
 
 def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
@@ -262,8 +272,8 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     Raises:
         ModelError: its forward failed; the message says how, and what it was given.
     """
-    aside = (*ASIDE, *withheld(model, batch))
-    inputs = on_device(model, {name: value for name, value in batch.items() if name not in aside})
+    aside = withheld(model, batch)
+    inputs = on_device(model, {name: value for name, value in batch.items() if name not in (*ASIDE, *aside)})
     if accepts(model, "use_cache"):
         inputs.setdefault("use_cache", False)
     try:
@@ -272,10 +282,10 @@ def run_model(model: nn.Module, batch: Mapping[str, Any], **extra: Any) -> Any:
     except (HeadscopeError, MemoryError, torch.OutOfMemoryError):
         raise  # what went wrong is known, and other batches would not mend it
     except Exception as error:
-        raise _told(model, inputs, error) from error
+        raise _told(model, inputs, aside, error) from error
 
 
-def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> ModelError:
+def _told(model: nn.Module, inputs: Mapping[str, Any], aside: Sequence[str], error: Exception) -> ModelError:
     """What failed, and whose fault it is."""
     shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, Tensor)}
     what = f"{type(error).__name__}: {error}"
@@ -289,8 +299,10 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], error: Exception) -> Mode
     missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
     unread = [name for name in main_inputs(model) if name not in inputs]
     if missing:
+        other = f", and takes no {', '.join(aside)}" if aside else " too"
         return ModelError(
-            f"{failed}; its forward needs {', '.join(missing)} too: batches, and an example, are dicts of its arguments"
+            f"{failed}; its forward needs {', '.join(missing)}{other}: batches, and an example, are dicts of its "
+            "arguments"
         )
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)

@@ -61,6 +61,27 @@ def batch_of_ids(rows: int = 2, length: int = 3) -> dict[str, Tensor]:
     return {"input_ids": torch.arange(rows * length).reshape(rows, length)}
 
 
+class _Viewing(_Echo):
+    """Takes no slices, as nanoGPT's loss."""
+
+    def forward(self, idx: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        return idx.view(-1) - targets.view(-1)
+
+
+def test_a_slice_reaches_the_forward_as_a_tensor_of_its_own() -> None:
+    data = torch.arange(10).reshape(2, 5)
+    assert run_model(_Viewing(), {"idx": data[:, :-1], "targets": data[:, 1:]}).tolist() == [-1] * 8
+    pictures = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    assert run_model(_Echo(), {"pixel_values": pictures})["pixel_values"] is pictures
+
+
+def test_an_argument_by_another_name_is_told_from_one_that_is_not_there() -> None:
+    with pytest.raises(ModelError, match="needs idx, targets, and takes no input_ids: batches"):
+        run_model(_Viewing(), batch_of_ids())
+    with pytest.raises(ModelError, match="needs targets too: batches"):
+        run_model(_Viewing(), {"idx": torch.ones(2, 3)})
+
+
 def test_accepts_reads_the_signature() -> None:
     assert accepts(_Caching(), "use_cache")
     assert not accepts(_Caching(), "logits_to_keep")
