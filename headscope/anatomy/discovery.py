@@ -67,7 +67,7 @@ def discover(model: nn.Module, example: Any = None) -> Anatomy:
         example = feed_one(model, example)
     found = _sight(model, example)
     if not found.sightings:
-        raise AnatomyError(nothing_found(model, found.refusals))
+        raise AnatomyError(nothing_found(model, found.refusals, record_of(model)))
     names = {module: name for name, module in model.named_modules()}
     sites = [_site(index, sighting, names) for index, sighting in enumerate(found.sightings)]
     record = record_of(model)

@@ -9,6 +9,7 @@ from headscope._support.running import is_compiled, unwrapped
 from headscope.anatomy.route import Refusal
 from headscope.anatomy.standing import ELSEWHERE
 from headscope.anatomy.trials import Findings
+from headscope.plans import Record
 from headscope.sites import Site
 
 __all__ = ["nothing_found", "unread", "unsettled", "wrapped"]
@@ -110,8 +111,10 @@ def _told(kind: str, why: str, names: Sequence[str]) -> str:
     return f"not read: {names[0] or 'the model itself'}{many} ({kind}) {why}"
 
 
-def nothing_found(model: nn.Module, refusals: Sequence[Refusal]) -> str:
-    """Why a model has no anatomy."""
+def nothing_found(model: nn.Module, refusals: Sequence[Refusal], record: Record | None = None) -> str:
+    """Why a model has no anatomy: its record says that every head was cut, or none is recognised."""
+    if record is not None and len(record.removed) == record.anatomy.n_heads:
+        return f"all heads of {type(model).__name__} were cut, and none is left to look at"
     names = {module: name for name, module in model.named_modules()}
     reasons = dict.fromkeys(f"{names[one.module] or type(model).__name__}: {one.reason}" for one in refusals)
     if reasons:

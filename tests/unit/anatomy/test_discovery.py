@@ -14,6 +14,7 @@ from headscope.errors import AnatomyError, ModelError, NumericalError
 from headscope.models.reference import MultiHeadAttention
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
+from headscope.surgery import prune
 from headscope.watching.observation import capture
 from tests.families import FURTHER, HandWritten, build_any, probe_input
 from tests.models import FACTORIES, VOCABULARY, build
@@ -286,6 +287,13 @@ class Mlp(nn.Module):
 
 class LinearAttention(Mlp):
     """Attention by name only."""
+
+
+def test_a_model_without_a_head_left_is_told_from_one_that_is_not_recognised() -> None:
+    whole, batch = build("causal"), probe_input("causal")
+    none = prune(whole, discover(whole, batch).heads, batches=[batch])
+    with pytest.raises(AnatomyError, match="all heads of Transformer were cut, and none is left"):
+        discover(none, batch)
 
 
 def test_no_attention_is_a_clear_error() -> None:
