@@ -189,7 +189,7 @@ class Verdict(Shown):
             words = "its own loss"
         unit = f" {self.unit}" if self.unit else ""
         ends = f" (95% interval {span})" if (span := interval(low, high)) else ""
-        base = f" above {number(self.intact)}" if self.intact else ""
+        base = f" ({number(self.intact)} with all heads)" if self.intact else ""
         return f"{number(value)}{unit}{ends} of {words}{base}"
 
     def _said(self) -> list[str]:

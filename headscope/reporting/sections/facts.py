@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from headscope._support.formatting import MISSING, count, duration, number
+from headscope._support.formatting import MISSING, count, duration, number, quantity
 from headscope._support.shown import reasons
 from headscope.reporting.blocks import Block, Column, Table
 from headscope.reporting.reportable import Reportable
@@ -34,7 +34,7 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("documents_judged_on", "judged on {} others"),
     ),
     "Metric": (("metric", "{}"), ("unit", "in {}"), ("ablation_tokens", "ablation on {} tokens")),
-    "Budget": (("max_loss_rise", "the chosen heads may raise the metric by {} together"),),
+    "Budget": (("allowed", "the chosen heads may cost {} together"), ("max_loss_rise", "asked for as {}")),
     "Machine": (("device", "{}"), ("dtype", "{}"), ("peak_memory_mb", "peak memory {} MB"), ("seed", "seed {}")),
     "Time": (
         ("seconds", "{}"), ("resumed", "without that of {} effects measured before it was stopped, and went on from"),
@@ -59,7 +59,13 @@ class Facts(Section):
 
     def blocks(self, analysis: Reportable) -> Iterator[Block]:
         yield _measured(analysis)
-        yield _facts(analysis.facts)
+        # a share of a distance, which is 0 for the untouched model, is a number: 1% of drift is 0.01
+        allowed, given = analysis.verdict.max_loss_rise, analysis.facts.get("max_loss_rise")
+        budget = {
+            "allowed": quantity(allowed, analysis.verdict.unit),
+            "max_loss_rise": given if given != allowed else "",
+        }
+        yield _facts({**analysis.facts, **budget})
 
 
 def _measured(analysis: Reportable) -> Table:

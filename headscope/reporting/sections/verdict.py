@@ -118,10 +118,7 @@ def _cost(analysis: Reportable) -> Figure:
     rise = quantity(cost.value, verdict.unit)
     rise += f" (95% interval {interval(cost.low, cost.high)})" if interval(cost.low, cost.high) else ""
     which = _which(analysis)
-    caption = (
-        f"From left to right more heads are removed, the cheapest first. Removing {which}, without "
-        f"any repair, costs {rise}. "
-    )
+    caption = f"From left to right more heads are removed, the cheapest first. Removing {which} costs {rise}. "
     if n:
         caption += (
             f"As many were chosen as cost at most {quantity(verdict.max_loss_rise, verdict.unit)} on the documents "
@@ -154,7 +151,7 @@ def _which(analysis: Reportable) -> str:
 def _stable(share: float) -> str:
     if math.isnan(share):
         return ""
-    return f"With a tenth of the documents left out, {share:.0%} of them would have been chosen all the same. "
+    return f"With a tenth of the documents left out, {share:.0%} of the chosen heads would have been chosen again. "
 
 
 def _costs(analysis: Reportable) -> Table:
@@ -167,16 +164,17 @@ def _costs(analysis: Reportable) -> Table:
         ),
         Column(f"Costs{measure}", lambda row: number(row.cost), numeric=True),
         Column("95% interval", lambda row: interval(row.low, row.high) or MISSING, numeric=True),
-        Column("Where chosen", lambda row: number(row.chosen_cost), numeric=True),
+        Column("On the documents that chose", lambda row: number(row.chosen_cost), numeric=True),
     )  # fmt: skip
     return Table(
         "removal",
         "What removing them together costs",
         costs,
         columns,
-        caption="Each row removes the first so many heads of the list of candidates. The cost and its interval were "
-        "measured on documents that chose nothing; the last column is the same cost on the documents that made the "
-        "order, where it comes out too low. The command headscope plan reads these numbers.",
+        caption="Each row removes as many heads as it says, from the top of the list of candidates. The cost and its "
+        "interval were measured on documents that chose nothing. The last column is the same cost on the documents "
+        "that put the heads in order: there it comes out too low, since the order fits them best. The command "
+        "headscope plan reads these numbers.",
         telling=_telling(len(costs), bisect_left(analysis.removal.sizes, chosen)),
     )
 

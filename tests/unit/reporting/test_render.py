@@ -255,6 +255,14 @@ def test_what_cannot_be_told_stands_before_the_finding(tmp_path: Path) -> None:
     assert page.text.index("Too little text to tell.") < page.text.index("attention heads of")
 
 
+def test_the_budget_is_told_as_a_number_beside_the_share_that_was_asked_for(tmp_path: Path) -> None:
+    page = Page(render(analysis(max_loss_rise="1%"), tmp_path / "share"))
+    assert "the chosen heads may cost 0.0300 together, asked for as 1%" in page.text
+    page = Page(render(analysis(max_loss_rise=0.03), tmp_path / "number"))
+    assert "the chosen heads may cost 0.0300 together" in page.text
+    assert "asked for" not in page.text
+
+
 def test_without_statistics_the_page_is_made_of_effects(run: SyntheticAnalysis, tmp_path: Path) -> None:
     alone = replace(
         run, scores={"ablation": run.scores["ablation"]}, pairs={},

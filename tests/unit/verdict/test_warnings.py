@@ -16,6 +16,9 @@ WHOLE = anatomy(2, 4)
 MIXED = replace(WHOLE, sites=(WHOLE.sites[0], replace(WHOLE.sites[1], entangled=("o",))))
 
 
+STILL = {"joint": 0.0, "joint_low": 0.0, "joint_high": 0.0}
+
+
 @pytest.mark.parametrize(
     ("verdict", "where", "facts", "said"),
     [
@@ -24,6 +27,8 @@ MIXED = replace(WHOLE, sites=(WHOLE.sites[0], replace(WHOLE.sites[1], entangled=
         (make(refused="x"), WHOLE, {}, "can be switched off, but not cut; refused: x."),
         (make(metric="acc", joint_high=-0.1), WHOLE, {}, "Without these heads acc is lower"),
         (make(metric="acc", max_loss_rise=0.0), WHOLE, {"max_loss_rise": "5%"}, "5% of it allows nothing"),
+        (make(**STILL, metric="error"), WHOLE, {}, "error of none of the 9 documents moved"),
+        (make(**STILL, metric="acc", n_documents=10), WHOLE, {}, "on up to 26% of all documents"),
     ],
 )
 def test_each_is_said_alone(verdict, where, facts, said):
@@ -38,6 +43,8 @@ def test_each_is_said_alone(verdict, where, facts, said):
         (make(joint_high=-0.1), {}),  # a loss may fall
         (make(metric="acc", joint_high=-0.1, chosen=()), {}),
         (make(max_loss_rise=0.0), {"max_loss_rise": "0%"}),
+        (make(**STILL, metric="drift"), {}),  # 0 to the last bit: the heads write nothing
+        (make(**{**STILL, "joint_high": 0.1}, metric="error"), {}),
         (make(max_loss_rise=0.0), {"max_loss_rise": 0.0}),
     ],
 )
