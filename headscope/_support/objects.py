@@ -13,7 +13,7 @@ from headscope.errors import HeadscopeError
 
 __all__ = ["OWN_BATCHES", "find_object", "importable", "line_of", "reason_of"]
 
-OWN_BATCHES = "name package.module:factory in place of the model, a function of yours that returns (model, batches)"
+OWN_BATCHES = "let a function of yours, package.module:factory in place of the model, return (model, batches)"
 """What the command line advises where Python takes arguments that no option stands for."""
 
 

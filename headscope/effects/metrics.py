@@ -272,12 +272,16 @@ class UserMetric(Metric):
         except Exception as error:
             names = "(output, batch, intact)" if self.takes_intact else "(output, batch)"
             raise MetricError(
-                f"the metric {self.name!r} failed: {reason_of(error)}{line_of(error)}; it is called with {names}"
+                f"the metric {self.name!r} failed: {reason_of(error)}{line_of(error)}; it is called with {names}, and "
+                f"this batch is a dict of {', '.join(map(repr, batch))}"
             ) from error
         rows = n_rows(batch)
         if not isinstance(values, Tensor) or values.shape != (rows,):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise MetricError(f"the metric {self.name!r} must return one value a row, shape ({rows},); it gave {got}")
+            alone = "; of PyTorch's losses, reduction='none' keeps rows apart" if got == () else ""
+            raise MetricError(
+                f"the metric {self.name!r} must return one value a row, shape ({rows},); it gave {got}{alone}"
+            )
         return values
 
 

@@ -63,7 +63,12 @@ def _named(name: str, model: nn.Module, anatomy: Anatomy, batch: Batch) -> Metri
         return own
     chosen = fitting if name == "auto" else name
     if chosen not in METRICS:
-        raise UnknownNameError(f"there is no metric {chosen!r}; there are: auto, {', '.join(METRICS)}")
+        raise UnknownNameError(
+            f"there is no metric {chosen!r}; there are: auto, {', '.join(METRICS)}, of each of which lower is better "
+            "(error is 1 − accuracy)",
+            python="another one is a function of yours of (output, batch), metric=function",
+            shell="another one is a function of yours of (output, batch), --metric package.module:function",
+        )
     kind = METRICS[chosen]
     if not issubclass(kind, (Loss, Kl)):
         return kind()

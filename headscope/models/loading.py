@@ -140,7 +140,10 @@ def _show_downloads(shown: bool) -> None:
 def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:
     shown, name = repr(str(folder)), telling_name(folder.resolve())
     if not folder.is_dir():
-        raise ModelError(f"{shown} is a file; a model is the folder that holds config.json and the weights")
+        own = (
+            f"; a function in it that returns a model is named {folder.stem}:function" if folder.suffix == ".py" else ""
+        )
+        raise ModelError(f"{shown} is a file; a model is the folder that holds config.json and the weights{own}")
     held = sorted(file.name for file in folder.iterdir())
     if surgery.holds_cut(folder):
         with quietly():

@@ -179,6 +179,14 @@ def text_batches(
             python="pass one, or batches of your own",
             shell=f"save one in the model's folder, or {OWN_BATCHES} or (model, tokenizer)",
         )
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(
+            f"a {type(tokenizer).__name__} is no tokenizer of transformers",
+            python="PreTrainedTokenizerFast(tokenizer_object=…) makes one of a Tokenizer of tokenizers; of what any "
+            "other gives, make batches= of your own: tensors (row, position) under the name that the model has for "
+            "them",
+            shell=f"{OWN_BATCHES}: tensors (row, position) under the name that the model has for them",
+        )
     if texts is None:
         texts = read_documentation()
     elif not isinstance(texts, Texts):

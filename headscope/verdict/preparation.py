@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
-from headscope._support.running import withheld
+from headscope._support.running import main_inputs, spelled_inputs, withheld
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
@@ -128,14 +128,23 @@ def prepare(
         }
         return Source(network, name, kept, _origin(name, loaded) | own)
     if tokenizer is None:
-        raise InputError(
-            f"{name} comes without a tokenizer",
-            python="pass tokenizer= (and texts=), or batches= of tensors as the model takes them",
-            shell=f"save one in the model's folder, or {OWN_BATCHES} or (model, tokenizer)",
-        )
+        raise _nothing_to_read(network, name)
     origin, mask = _origin(name, loaded), getattr(tokenizer, "mask_token_id", None)
     text, facts = _from_text(network, tokenizer, texts, budget)
     return Source(network, name, text, origin | facts, mask)
+
+
+def _nothing_to_read(model: nn.Module, name: str) -> InputError:
+    """What a model without a tokenizer needs: of one that reads pictures or sound alone, no tokenizer."""
+    reads, like = main_inputs(model), f"dicts like {spelled_inputs(model)}"
+    if getattr(model, "main_input_name", None) is not None and "input_ids" not in reads:
+        what = f"{name} reads {', '.join(reads)}, and text alone does not make that"
+        return InputError(what, python=f"pass batches= of {like}", shell=f"{OWN_BATCHES}, {like}")
+    return InputError(
+        f"{name} comes without a tokenizer",
+        python=f"pass tokenizer= (and texts=), or batches= of {like}",
+        shell=f"save one in the model's folder, or {OWN_BATCHES}, {like}, or (model, tokenizer)",
+    )
 
 
 def _from_text(model: nn.Module, tokenizer: Any, texts: Any, budget: Budget) -> tuple[Sequence[Batch], dict[str, Any]]:

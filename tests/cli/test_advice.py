@@ -28,9 +28,14 @@ def encoder() -> tuple[nn.Module, list[dict[str, object]]]:
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (("inspect", ALONE), "Transformer does not say what it takes; name package.module:factory"),
-        (("importance", ALONE), "has no tokenizer, so text cannot be read; save one in the model's folder, or name"),
-        (("analyze", ALONE, *SMALL), "comes without a tokenizer; save one in the model's folder, or name package"),
+        (("inspect", ALONE), "Transformer does not say what it takes; let a function of yours, package.module:factory"),
+        (("importance", ALONE), "has no tokenizer, so text cannot be read; save one in the model's folder, or let"),
+        (("analyze", ALONE, *SMALL), "comes without a tokenizer; save one in the model's folder, or let a function of"),
+        (("analyze", ALONE, *SMALL), "return (model, batches), dicts like {'input_ids': …}, or (model, tokenizer)"),
+        (
+            ("importance", ENCODER, "--metric", "accuracy"),
+            "(error is 1 − accuracy); another one is a function of yours",
+        ),
         (("importance", ENCODER, "--metric", "loss"), "use --metric drift (mlm where"),
         (("importance", ENCODER, "--metric", "mlm"), "save a tokenizer with a mask token in the model's folder"),
     ],

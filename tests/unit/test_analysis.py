@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 import headscope as hs
 from headscope.errors import InputError, MetricError, NumericalError, StorageError
@@ -140,6 +141,16 @@ def test_weights_that_are_not_finite_are_named(trained: tuple[nn.Module, list[di
         parameter.view(-1)[3] = float("nan")
     with pytest.raises(NumericalError, match=name.replace(".", r"\.")):
         hs.analyze(broken, batches=trained[1], budget=BUDGET)
+
+
+def test_without_text_the_batches_of_this_model_are_shown() -> None:
+    with pytest.raises(InputError, match=r"texts=\), or batches= of dicts like {'input_ids': …}"):
+        hs.analyze(models.build("causal"))
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    pictures = ViTForImageClassification(ViTConfig(**small, image_size=8, patch_size=4))
+    with pytest.raises(InputError, match=r"reads pixel_values, and text alone.* {'pixel_values': \(row, ch") as raised:
+        hs.analyze(pictures)
+    assert "tokenizer" not in raised.value.on_command_line
 
 
 def test_what_cannot_be_analysed_is_refused(trained: tuple[nn.Module, list[dict[str, torch.Tensor]]]) -> None:

@@ -362,8 +362,9 @@ def test_functions_with_two_and_three_arguments() -> None:
 @pytest.mark.parametrize("value", [torch.tensor(1.0), torch.ones(2), torch.ones(3, 1), 0.5, np.ones(3)])
 def test_a_function_must_give_one_value_a_row(value: object) -> None:
     metric = UserMetric(lambda output, batch: value, "mine")
-    with pytest.raises(MetricError, match=r"'mine' must return one value a row, shape \(3,\); it gave"):
+    with pytest.raises(MetricError, match=r"'mine' must return one value a row, shape \(3,\); it gave") as raised:
         metric.measure(None, make_batches("llama", 1)[0])
+    assert ("reduction='none'" in str(raised.value)) == (isinstance(value, torch.Tensor) and value.ndim == 0)
 
 
 @pytest.mark.parametrize("name", ["bert", "encoder"])

@@ -283,6 +283,12 @@ def test_no_tokenizer_is_refused():
         text_batches(None)
 
 
+@pytest.mark.parametrize("own", [str.split, object(), lambda text: [1, 2, 3]])
+def test_what_is_no_tokenizer_of_transformers_is_refused_with_what_helps(own):
+    with pytest.raises(InputError, match=r"no tokenizer of transformers; PreTrainedTokenizerFast.*make batches="):
+        text_batches(own, ["some text"])
+
+
 def test_a_tokenizer_whose_special_tokens_cannot_be_told_is_refused():
     class Odd:
         bos_token_id = pad_token_id = None

@@ -117,6 +117,9 @@ def test_what_is_not_there_is_told_with_where_it_was_sought(tmp_path, monkeypatc
 def test_a_file_is_not_a_model(bare):
     with pytest.raises(ModelError, match=r"config\.json' is a file; a model is the folder"):
         load_model(bare / "config.json")
+    (bare / "mine.py").touch()
+    with pytest.raises(ModelError, match=r"mine\.py' is a file.*is named mine:function"):
+        load_model(bare / "mine.py")
 
 
 def test_a_folder_without_config_says_what_it_holds(bare, tmp_path):
