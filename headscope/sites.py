@@ -167,7 +167,10 @@ class Site:
                 "query reads which value is not known"
             )
         if self.biased:
-            return "what is added to its scores (a position bias?) differs from head to head, and no cut reaches that"
+            return (
+                "something that differs from head to head is added to its scores, as a position bias is, and no cut "
+                "reaches it"
+            )
         return ""
 
     @property

@@ -22,7 +22,9 @@ def check_free(folder: str | Path, *, force: bool = False) -> Path:
         raise StorageError(f"{folder} is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise StorageError(
-            f"{folder} exists and is not empty; it was kept. Name another folder, or pass force (--force)"
+            f"{folder} exists and is not empty, and was kept",
+            python="name another folder, or pass force=True",
+            shell="name another folder, or give --force",
         )
     if folder in (Path.home(), *(Path.cwd() / "here").parents):
         raise StorageError(f"{folder} is where you stand or live, so it is not replaced; name a new folder inside it")
@@ -37,7 +39,11 @@ def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
     """
     path = Path(path).expanduser().absolute()
     if path.is_dir() or (path.exists() and not force):
-        raise StorageError(f"{path} exists and was kept; name another file, or pass force (--force)")
+        raise StorageError(
+            f"{path} exists and was kept",
+            python="name another file, or pass force=True",
+            shell="name another file, or give --force",
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

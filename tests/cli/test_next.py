@@ -107,7 +107,7 @@ def test_a_cut_that_is_known_to_be_refused_is_not_offered(run: Run, here: Path) 
     make_tokenizer(pad=True).save_pretrained("t5")
     _, out, _ = run("inspect", "t5")
     assert out.count("if proven") == 1, "of encoder, decoder and crossing"
-    assert "heads cannot be cut: what is added to its scores (a position bias?) differs" in out
+    assert "heads cannot be cut: something that differs from head to head is added" in out
     model = hs.load_model("t5").model
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(6, models.VOCABULARY, (4, 4, 9), generator=generator)

@@ -109,7 +109,7 @@ UNCUTTABLE: dict[str, tuple[dict[str, Any], str, bool]] = {
     "queries mixed": ({"entangled": ("q",)}, "cannot be told apart in q", True),
     "a parameter": ({"query": (OWN,)}, r"attn\.w_qkv is a parameter that the forward uses by itself", True),
     "odd values": ({"n_value_heads": 3}, "3 value heads, and which query reads which value is not known", True),
-    "a position bias": ({"biased": True}, r"added to its scores \(a position bias\?\) differs from head to head", True),
+    "a position bias": ({"biased": True}, "differs from head to head is added to its scores", True),
 }  # fmt: skip
 
 

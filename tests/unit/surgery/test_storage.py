@@ -95,7 +95,7 @@ def test_a_folder_with_other_content_is_kept_unless_forced(pruned, tmp_path):
     target = tmp_path / "mine"
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
-    with pytest.raises(StorageError, match="not empty; it was kept"):
+    with pytest.raises(StorageError, match="not empty, and was kept; name another folder, or pass force=True"):
         save(pruned, target)
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
     save(pruned, target, force=True)
