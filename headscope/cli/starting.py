@@ -76,6 +76,10 @@ def _forecast(model: str, loaded: "Loaded", unfinished: Path) -> str:
 def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False) -> None:
     """Print where a model's attention heads are.
 
+    route: how attention was found; registry is transformers' own dispatch, handwritten is PyTorch's operations.
+    heads apart: whether single heads can be told apart, and so switched off. cut: whether removing them may be tried; a
+    cut is proven each time.
+
     Example: headscope inspect ./my-model
     """
     from headscope.anatomy import discover
