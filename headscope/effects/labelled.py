@@ -10,7 +10,7 @@ from torch import Tensor
 from headscope._support.running import LABELS
 from headscope.effects.metrics import Metric, first_of
 from headscope.errors import MetricError
-from headscope.text.batches import Batch, n_rows
+from headscope.text.batches import Batch, labels_of, n_rows
 
 __all__ = ["CrossEntropy", "ErrorRate", "labelled"]
 
@@ -23,9 +23,9 @@ _OWN = (
 
 @dataclass(frozen=True)
 class ErrorRate(Metric):
-    """Share of the labels of a row for which another class has the largest logit, in [0, 1]; -100 is left out.
+    """Share of the labels of a row for which another class has the largest logit, in [0, 1].
 
-    It moves in steps, and so has no gradient.
+    Negative labels are left out. It moves in steps, and so has no gradient.
     """
 
     name: str = "error"
@@ -38,14 +38,15 @@ class ErrorRate(Metric):
 
 @dataclass(frozen=True)
 class CrossEntropy(Metric):
-    """Cross-entropy of the labels of a row, nats per label; -100 is left out."""
+    """Cross-entropy of the labels of a row, nats per label; negative ones are left out."""
 
     name: str = "cross_entropy"
     unit: str = "nats/label"
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
         logits, labels = labelled(output, batch)
-        return _mean(F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-100).double(), labels)
+        # -100, or -1 as some have it
+        return _mean(F.cross_entropy(logits.float(), labels.clamp(min=0), reduction="none").double(), labels)
 
 
 def labelled(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,7 @@ def labelled(output: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     Raises:
         MetricError: there are none, or they do not fit the logits.
     """
-    labels = next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
+    labels = labels_of(batch)
     logits = getattr(output, "logits", None)
     logits = first_of(output) if logits is None else logits
     if labels is None or not isinstance(logits, Tensor):

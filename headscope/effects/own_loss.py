@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from headscope._support.running import run_model
 from headscope.effects.metrics import Metric
 from headscope.errors import MetricError
-from headscope.text.batches import Batch, document_ids, n_rows
+from headscope.text.batches import Batch, document_ids, labels_of, n_rows
 
 __all__ = ["OwnLoss", "own_loss"]
 
@@ -56,9 +56,7 @@ def own_loss(model: nn.Module, batch: Batch) -> OwnLoss | None:
     if any(row is None for row in rows):
         raise MetricError(f"{type(model).__name__} returns a loss of a batch, and none of a row alone")
     each = torch.stack([row.reshape(()) for row in rows if row is not None]).double()
-    labels = batch.get("labels")
-    counts = (labels.flatten(1) >= 0).sum(1).to(each) if isinstance(labels, Tensor) and labels.ndim > 1 else None
-    means = [each.mean(), *([(each * counts).sum() / counts.sum()] if counts is not None else [])]
+    means = [each.mean(), *((each * counts).sum() / counts.sum() for counts in _counts(batch, each))]
     if all(abs(float(mean - whole)) > _ALIKE * max(abs(float(whole)), 1e-6) for mean in means):
         raise MetricError(
             f"the loss that {type(model).__name__} returns is {float(whole):.4g} for a batch and "
@@ -66,6 +64,14 @@ def own_loss(model: nn.Module, batch: Batch) -> OwnLoss | None:
             "effects are by row; pass a metric of your own, a function of (output, batch) that gives one number a row"
         )
     return OwnLoss()
+
+
+def _counts(batch: Batch, like: Tensor) -> list[Tensor]:
+    """How many labels each row has; and without its first, which a model that moves them on by itself leaves out."""
+    labels = labels_of(batch)
+    if labels is None or labels.ndim < 2:
+        return []
+    return [(own.flatten(1) >= 0).sum(1).to(like) for own in (labels, labels[:, 1:])]
 
 
 def _scalar(output: Any) -> Tensor | None:

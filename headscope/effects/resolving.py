@@ -12,7 +12,7 @@ from headscope.anatomy.weights import weight_of
 from headscope.effects.labelled import CrossEntropy, ErrorRate, labelled
 from headscope.effects.metrics import Drift, Kl, Loss, MaskedLoss, Metric, UserMetric, first_of
 from headscope.effects.own_loss import own_loss
-from headscope.effects.scored import check_sides
+from headscope.effects.scored import check_sides, tells_next
 from headscope.errors import MetricError, ModelError, UnknownNameError
 from headscope.sites import Anatomy
 from headscope.text.batches import Batch, n_rows, token_ids
@@ -165,6 +165,8 @@ def _fitting(model: nn.Module, anatomy: Anatomy, batch: Batch) -> str:
     tokens = token_ids(batch)
     if not isinstance(logits, Tensor) or logits.ndim != 3 or tokens is None or int(tokens.max()) >= logits.shape[-1]:
         return "drift"
+    if not tells_next(batch):
+        return "drift"  # unless its labels judge it
     # a bare tensor holds logits unless it is as wide as the residual stream, which every head writes into
     widths = {weight_of(model, site.output).shape[0] for site in anatomy.sites if site.output is not None}
     named = getattr(output, "logits", None) is not None

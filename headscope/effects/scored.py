@@ -6,9 +6,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from headscope.errors import MetricError
-from headscope.text.batches import Batch, kept_positions, token_ids
+from headscope.text.batches import Batch, kept_positions, labels_of, token_ids
 
-__all__ = ["Scored", "check_sides", "counting", "scored", "tokens_of"]
+__all__ = ["Scored", "check_sides", "counting", "scored", "tells_next", "tokens_of"]
 
 
 def check_sides(model: nn.Module, batch: Batch) -> None:
@@ -50,26 +50,48 @@ class Scored(NamedTuple):
 
 
 def scored(batch: Batch) -> Scored:
-    """The next token of each position that has one: both count, and labels (-100) do not leave it out.
+    """The next token of each position that has one: both count, and labels (negative) do not leave it out.
 
-    A decoder's labels are its tokens moved on by one already, as transformers has them: each stands where it is told.
+    Labels are the tokens themselves, or these moved on by one already, as a decoder's are and those of one's own
+    training loop: each then stands where it is told. Labels of whole rows say nothing about tokens.
 
     Raises:
-        MetricError: labels that are neither a decoder's tokens nor these moved on by one.
+        MetricError: labels that are neither, or of another length.
     """
-    tokens, kept, labels = tokens_of(batch), counting(batch), batch.get("labels")
-    if not isinstance(labels, Tensor) or labels.shape != tokens.shape:
+    tokens, kept, labels = tokens_of(batch), counting(batch), labels_of(batch)
+    if labels is None or labels.ndim < 2:
         return Scored(tokens[:, 1:], kept[:, :-1] & kept[:, 1:])
+    if labels.shape != tokens.shape:
+        raise MetricError(
+            f"labels in the batches are {tuple(labels.shape)} and the tokens {tuple(tokens.shape)}; give as many, -100 "
+            "where there is none"
+        )
     given = (labels >= 0).cpu()
-    if "decoder_input_ids" in batch and not _agree(labels, tokens):
-        if not _agree(labels[:, :-1], tokens[:, 1:]):
-            raise MetricError(
-                "labels in the batches are neither decoder_input_ids nor these moved on by one, so what a position is "
-                "to tell is not known; decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels) fit them"
-            )
-        return Scored(labels.clamp(min=0), given)
-    return Scored(labels.clamp(min=0)[:, 1:], kept[:, :-1] & kept[:, 1:] & given[:, 1:])
+    if _agree(labels, tokens, given & kept) is not False:
+        return Scored(labels.clamp(min=0)[:, 1:], kept[:, :-1] & kept[:, 1:] & given[:, 1:])
+    moved, decodes = _agree(labels[:, :-1], tokens[:, 1:], given[:, :-1] & kept[:, 1:]), "decoder_input_ids" in batch
+    if moved or (moved is None and decodes):
+        return Scored(labels.clamp(min=0), kept & given)
+    advice = (
+        "decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels) fit them"
+        if decodes
+        else "the metric 'cross_entropy' judges each position by the label that stands there"
+    )
+    raise MetricError(
+        f"labels in the batches are neither {'decoder_input_ids' if decodes else 'the tokens'} nor these moved on by "
+        f"one, so what a position is to tell is not known; {advice}"
+    )
 
 
-def _agree(labels: Tensor, tokens: Tensor) -> bool:
-    return bool((labels == tokens)[labels >= 0].all())
+def tells_next(batch: Batch) -> bool:
+    """Whether what each position is to tell is the next token, as far as labels say."""
+    try:
+        scored(batch)
+    except MetricError:
+        return False
+    return True
+
+
+def _agree(labels: Tensor, tokens: Tensor, where: Tensor) -> bool | None:
+    """Whether labels are these tokens; None where there is nothing to tell it by."""
+    return bool((labels == tokens).cpu()[where].all()) if bool(where.any()) else None

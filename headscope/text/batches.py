@@ -22,6 +22,7 @@ __all__ = [
     "digest",
     "document_ids",
     "kept_positions",
+    "labels_of",
     "n_rows",
     "row_length",
     "row_lengths",
@@ -192,6 +193,11 @@ def token_ids(batch: Batch) -> Tensor | None:
     names = token_names(batch)
     name = names.get("causal", names.get("self"))
     return None if name is None else batch[name]
+
+
+def labels_of(batch: Batch) -> Tensor | None:
+    """What is to be told, by any of the names that batches have for it; None where a batch does not say."""
+    return next((batch[name] for name in LABELS if isinstance(batch.get(name), Tensor)), None)
 
 
 def token_names(batch: Batch) -> dict[str, str]:

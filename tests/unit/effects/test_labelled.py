@@ -188,16 +188,17 @@ SHAPES: dict[str, tuple[Tensor, Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("left_out", [-100, -1])
 @pytest.mark.parametrize("name", SHAPES)
-def test_classes_lie_along_the_last_axis_or_the_first_after_rows(name: str) -> None:
+def test_classes_lie_along_the_last_axis_or_the_first_after_rows(name: str, left_out: int) -> None:
     logits, labels = SHAPES[name]
     labels = labels.clone()
     if labels.ndim > 1:
-        labels[0].flatten()[0] = -100
-        labels[0, ..., 0] = -100
+        labels[0].flatten()[0] = left_out
+        labels[0, ..., 0] = left_out
     first = logits.movedim(-1, 1) if name != "a place each" else logits
     batch = {"x": torch.zeros(4, 1), "labels": labels}
-    losses = F.cross_entropy(first, labels, reduction="none").reshape(4, -1)
+    losses = F.cross_entropy(first, labels.clamp(min=0), reduction="none").reshape(4, -1)
     kept = (labels >= 0).reshape(4, -1)
     torch.testing.assert_close(CrossEntropy().measure(logits, batch).float(), (losses * kept).sum(1) / kept.sum(1))
     wrong = ((first.argmax(1) != labels).reshape(4, -1) & kept).sum(1) / kept.sum(1)
