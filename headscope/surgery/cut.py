@@ -25,7 +25,7 @@ from headscope.surgery.change import SiteChange
 from headscope.surgery.edits import Edit, apply_edits
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import find_edits
-from headscope.surgery.verification import Seen, distance, in_precision, output_of, recording
+from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, output_of, recording
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed, feed_one
 
@@ -81,7 +81,7 @@ def prune(
     plan.check(anatomy, record)
     changes = _changes(model, plan, anatomy, record, example)
     exact = in_precision(model, torch.float32)
-    edits = _edits(exact, plan, anatomy, changes, example, tolerance)
+    edits = _edits(exact, plan, anatomy, changes, inputs_in(example, torch.float32), tolerance)
     pruned = _copy(model)
     apply_edits(edits, pruned)
     _verify(model, pruned, plan, anatomy, given or [example], tolerance)

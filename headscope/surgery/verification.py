@@ -16,7 +16,7 @@ from headscope.errors import ModelError, NumericalError, SurgeryError
 from headscope.surgery.forwards import copied
 from headscope.text.batches import Batch
 
-__all__ = ["Seen", "difference", "distance", "in_precision", "magnitude", "output_of", "recording"]
+__all__ = ["Seen", "difference", "distance", "in_precision", "inputs_in", "magnitude", "output_of", "recording"]
 
 Masking = AbstractContextManager[None]
 
@@ -149,11 +149,16 @@ def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     return copied(model).to(dtype) if coarse else model
 
 
+def inputs_in(batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
+    """A batch as a model `in_precision` reads it: its floats in `dtype` or finer."""
+    return {n: own.to(torch.promote_types(own.dtype, dtype)) if _is_float(own) else own for n, own in batch.items()}
+
+
 def distance(
     model: nn.Module, other: nn.Module, batch: Batch, dtype: torch.dtype, masking: Callable[[nn.Module], Masking]
 ) -> float:
     """`difference` between the outputs of a masked model and of another one, both computed in `dtype` or finer."""
-    batch = {n: own.to(torch.promote_types(own.dtype, dtype)) if _is_float(own) else own for n, own in batch.items()}
+    batch = inputs_in(batch, dtype)
     with masking(finer := in_precision(model, dtype)):
         expected = output_of(finer, batch)
     del finer  # a copy, maybe: the next one needs its room

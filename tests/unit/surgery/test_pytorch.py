@@ -89,6 +89,18 @@ def test_a_cut_is_the_model_without_the_heads(case: str) -> None:
     assert smaller.attention.out_proj.weight.shape == (_WIDTH, 2 * _DIM)
 
 
+@pytest.mark.parametrize("heads", [[1, 2], [0, 1, 2, 3]], ids=["some", "all"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_cut_on_inputs_in_half_precision(dtype: torch.dtype, heads: list[int]) -> None:
+    model, batch = _build("with weights")
+    model, batch = model.to(dtype), {name: one.to(dtype) for name, one in batch.items()}
+    smaller = prune(model, [(0, head) for head in heads], batches=[batch])
+    with torch.no_grad():
+        want = _zeroed(model, heads).float()(batch["x"].float())
+        torch.testing.assert_close(copy.deepcopy(smaller).float()(batch["x"].float()), want, rtol=0, atol=1e-5)
+    assert {one.dtype for one in smaller.parameters()} == {dtype}
+
+
 @pytest.mark.parametrize("case", _CASES)
 def test_it_is_watched_as_it_runs(case: str) -> None:
     """Σ contributions + bias is what the projection gave; map · v is z; the output is that of the fast path."""
