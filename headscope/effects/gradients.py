@@ -133,6 +133,7 @@ def _run_gated(
 
 
 _STEP = 1e-2  # by which gates are moved to see what their gradients say
+_TRIES = 4  # moves, where each gives one number in all
 
 
 def _gap_to_difference(
@@ -144,8 +145,10 @@ def _gap_to_difference(
 ) -> float:
     """How far gradients by the gates are from a difference: all gates a little up and down, at random; see the class.
 
+    Row by row, since one number may agree by chance; where rows are set against each other, in all, by several moves.
+
     Args:
-        number: made of an output.
+        number: made of an output, of each row or in all.
         output: with the gates as they are.
         gates: by layer.
         gated: runs the model with other gates.
@@ -154,24 +157,40 @@ def _gap_to_difference(
     own = number(output)
     if not own.requires_grad:
         return float("nan")
-    slopes = torch.autograd.grad(own.sum(), list(gates.values()), retain_graph=True, allow_unused=True)
+    by_row = _is_by_row(own, list(gates.values()))
+    found = torch.autograd.grad(own.sum(), list(gates.values()), retain_graph=True, allow_unused=True)
+    slopes = {layer: slope for layer, slope in zip(gates, found, strict=True) if slope is not None}
     generator = torch.Generator().manual_seed(0)
-    along, size, moved = torch.zeros(len(own)).double(), 0.0, []  # row by row: one number may agree by chance
-    for slope, gate in zip(slopes, gates.values(), strict=True):
-        towards = torch.randn(gate.shape, generator=generator).to(gate.device)
-        moved.append(_STEP * towards)
-        if slope is not None:
-            along += (slope * towards).double().sum(1).cpu()
-            size += float(slope.double().square().sum())
-    ends = []
-    with torch.no_grad():
-        for sign in (1, -1):
-            others = {layer: gate + sign * step for (layer, gate), step in zip(gates.items(), moved, strict=True)}
-            ends.append(number(gated(others)).detach().double().cpu())
-    difference = (ends[0] - ends[1]) / (2 * _STEP)
-    rounding = 10 * coarseness * float(ends[0].norm()) / (2 * _STEP)
+    alongs, differences, most = [], [], 0.0
+    for _ in range(1 if by_row else _TRIES):
+        steps = {layer: torch.randn(gate.shape, generator=generator).to(gate.device) for layer, gate in gates.items()}
+        along = torch.zeros(len(next(iter(gates.values())))).double()
+        for layer, slope in slopes.items():
+            along += (slope * steps[layer]).double().sum(1).cpu()
+        alongs.append(along if by_row else along.sum().reshape(1))
+        with torch.no_grad():
+            up, down = (
+                number(gated({layer: gate + size * steps[layer] for layer, gate in gates.items()}))
+                .detach()
+                .double()
+                .cpu()
+                for size in (_STEP, -_STEP)
+            )
+        differences.append((up - down if by_row else (up - down).sum().reshape(1)) / (2 * _STEP))
+        most = max(most, float(up.norm()))
+    along, difference = torch.cat(alongs), torch.cat(differences)
+    size = len(alongs) * sum(float(slope.double().square().sum()) for slope in slopes.values())
+    rounding = 10 * coarseness * most * len(alongs) ** 0.5 / (2 * _STEP)
     larger = max(size**0.5, float(difference.norm()))
     return float((difference - along).norm()) / larger if rounding < 0.02 * larger else float("nan")
+
+
+def _is_by_row(own: Tensor, gates: list[Tensor]) -> bool:
+    """Whether each number belongs to one row, and the gates of others do not move it."""
+    if len(own) != len(gates[0]):
+        return False
+    slopes = torch.autograd.grad(own[0], gates, retain_graph=True, allow_unused=True)
+    return not any(bool(slope[1:].any()) for slope in slopes if slope is not None)
 
 
 def _coarseness(model: nn.Module) -> float:
@@ -188,7 +207,8 @@ def _number_of(metric: Metric, output: Any, batch: Batch) -> Callable[[Any], Ten
 
     def number(out: Any) -> Tensor:
         one = tensors_in(out)[place]
-        return (one * towards.to(one.device, one.dtype)).flatten(1).sum(1)
+        weighed = one * towards.to(one.device, one.dtype)
+        return weighed.flatten(1).sum(1) if weighed.ndim > 1 else weighed.sum().reshape(1)  # a loss has no rows
 
     return number
 

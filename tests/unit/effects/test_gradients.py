@@ -250,6 +250,34 @@ def test_gradients_that_do_not_tell_what_a_small_change_does_say_so(how: str, me
         assert "caution" not in table.facts
 
 
+class _Pairs(nn.Module):
+    """What a model says of a text, set against what it says of every other one, and a loss of all before it."""
+
+    def __init__(self, how: str, loss: bool) -> None:
+        super().__init__()
+        self.inner, self.loss = _Stopped(how), loss
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        said = self.inner(input_ids)
+        pooled = said.mean(1)
+        alike = pooled @ pooled.mT
+        return (alike.logsumexp(1).mean(), alike, said) if self.loss else (alike, said)
+
+
+def _against_the_others(output: tuple[Tensor, ...], batch: dict[str, Tensor]) -> Tensor:
+    alike = output[-2]
+    return -alike.log_softmax(1).diagonal()
+
+
+@pytest.mark.parametrize("metric", [Drift(), UserMetric(_against_the_others, "against the others")])
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("how", ["", "detached"])
+def test_gradients_of_rows_set_against_each_other_are_tried_in_all(how: str, loss: bool, metric: Metric) -> None:
+    model, batches = _Pairs(how, loss).eval(), make_batches("nanogpt")
+    gap = gate_gradients(model, batches, metric, discover(model, batches[0])).gap
+    assert gap > 0.4 if how else gap < 0.01
+
+
 def test_what_rounding_hides_is_not_claimed() -> None:
     model, batches = build("gpt2").bfloat16(), make_batches("gpt2")
     found = gate_gradients(model, batches, Loss(), discover(model))
