@@ -25,7 +25,7 @@ from headscope.anatomy.finite import check_weights
 from headscope.anatomy.uncuttable import uncuttable
 from headscope.effects.metrics import Metric
 from headscope.effects.units import keeping
-from headscope.errors import StorageError
+from headscope.errors import InputError, StorageError
 from headscope.heads import Heads
 from headscope.models.loading import Loaded
 from headscope.planning.candidates import list_candidates, load_candidates
@@ -213,7 +213,7 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def analyze(
-    model: str | nn.Module | Loaded,
+    model: str | Path | nn.Module | Loaded,
     tokenizer: Any = None,
     texts: Any = None,
     batches: Batches | None = None,
@@ -246,6 +246,8 @@ def analyze(
         HeadscopeError: anything that would make the numbers wrong or meaningless; see `headscope.errors`.
     """
     budget = Budget() if budget is None else budget
+    if not isinstance(budget, Budget):
+        raise InputError(f"budget is a hs.Budget, as hs.Budget(max_loss_rise='2%'); got {budget!r:.60}")
     clock = _Clock()
     with clock.stage("load"):
         source = prepare(model, tokenizer, texts, batches, budget, name)

@@ -89,8 +89,10 @@ def spell_out(heads: Heads | HeadLike, layers: Layers = _UNKNOWN) -> tuple[HeadI
         pairs: Iterable[Any] = [(layer, head) for layer, own in heads.items() for head in _listed(layer, own)]
     elif len(getattr(heads, "shape", ())) == 2 and _is_mask(heads):
         pairs = _masked(heads, layers)
-    else:
+    elif isinstance(heads, Iterable):
         pairs = heads
+    else:
+        raise UnknownNameError(f"{heads!r:.60} names no heads; write them as ['L3H7', (4, 0)], or pass a plan")
     return tuple(_counted(pair, layers) for pair in pairs)
 
 

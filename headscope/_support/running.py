@@ -148,7 +148,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside wrappers that do no more than run it: torch.compile's, and those of data parallelism.
 
     Names of modules are those of the model inside, and its weights and hooks are the wrapper's too.
+
+    Raises:
+        InputError: it is no model.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"a model is a torch.nn.Module, and this is {model!r:.60}; hs.load_model(name or folder).model loads one"
+        )
     while True:
         inside = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -27,7 +27,7 @@ from headscope.anatomy.sightings import Layer, Sighting
 from headscope.anatomy.trials import Findings, try_out
 from headscope.anatomy.unfit import check_kind
 from headscope.anatomy.weights import stored_weight
-from headscope.errors import AnatomyError, InputError
+from headscope.errors import AnatomyError
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
 from headscope.text.feeding import feed_one
@@ -57,10 +57,6 @@ def discover(model: nn.Module, example: Any = None) -> Anatomy:
         ModelError: the probe forward failed.
         NumericalError: NaN or infinity in a weight, which is named.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(
-            f"a model is a torch.nn.Module, and this is {model!r}; hs.load_model(name or folder).model loads one"
-        )
     wrapper, model = model, unwrapped(model)
     check_kind(model)
     if example is not None:

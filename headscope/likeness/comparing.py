@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from headscope._support.progress import Progress, part_of
-from headscope._support.running import check_takes
+from headscope._support.running import check_takes, unwrapped
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights, ov_factors, qk_factors
 from headscope.errors import AnatomyError, InputError, ModelError, UnknownNameError
@@ -138,6 +138,7 @@ def compare_heads(
     asks = [_Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(model, batches, asks)
     anatomy = discover(model, _example(model, kept, asks)) if anatomy is None else anatomy
+    other = None if other is None else unwrapped(other)
     if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])
     pair = _Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept, asks)))

@@ -76,8 +76,10 @@ def load_model(
 
     Raises:
         ModelError: there is no such model, or it does not load; the message says what was tried.
-        InputError: a device or a dtype that does not exist here.
+        InputError: a device or a dtype that does not exist here, or a source that is no name.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(f"a model is named by a str or a Path, and this is {source!r:.60}")
     name = str(source)
     place, precision = device_named(device), _dtype(dtype)
     folder = Path(source).expanduser()

@@ -105,8 +105,9 @@ def plan(
         that model only. Where it is known that these heads cannot be cut, `facts["refused"]` and the reason say why.
 
     Raises:
-        PlanError: a setting out of range or of the other source; two settings of how many; a share that cannot be
-            reached (the largest possible is named); a table of replaceability, where high means that a head can go.
+        PlanError: neither a table nor an analysis; a setting out of range or of the other source; two settings of how
+            many; a share that cannot be reached (the largest possible is named); a table of replaceability, where high
+            means that a head can go.
         InputError: a budget that is no number.
         UnknownNameError: no such planner.
     """
@@ -118,6 +119,11 @@ def plan(
             )
         settings = {"share": 0.3 if share is None else share, "uniform": uniform, "keep_per_layer": keep_per_layer}
         return _by_scores(source, planner, settings)
+    if not isinstance(getattr(source, "removal", None), Removal):
+        raise PlanError(
+            "a plan is made from an analysis (hs.analyze, or hs.Analysis.load(folder)) or from a table of scores "
+            f"(hs.importance), and this is {source!r:.60}"
+        )
     if uniform or keep_per_layer != 1 or planner != "share":
         raise PlanError(
             "uniform, keep_per_layer and planner are for tables of scores: plan(analysis.importance, …); an analysis "

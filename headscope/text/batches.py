@@ -48,7 +48,7 @@ def digest(batches: Iterable[Batch]) -> str:
         for name, value in sorted(batch.items()):
             if isinstance(value, Tensor):
                 summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                summed.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                summed.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return summed.hexdigest()
 
 

@@ -103,7 +103,9 @@ def feed_one(model: nn.Module, item: Any) -> Batch:
     Raises:
         InputError: it is none of these, or names an argument that the model does not have.
     """
-    if isinstance(item, str) or (isinstance(item, (list, tuple)) and item and isinstance(item[0], str)):
+    if isinstance(item, Mapping) and item and all(map(_is_text, item.values())):
+        item = next(iter(item.values()))
+    if _is_text(item):
         raise InputError(
             "a batch holds what the model takes, and this is text; "
             "hs.text_batches(tokenizer, texts) makes batches of it, and hs.analyze takes texts= and tokenizer="
@@ -120,6 +122,10 @@ def feed_one(model: nn.Module, item: Any) -> Batch:
         f"a batch is a dict of tensors as the model takes them, a tensor, or a tuple of tensors; it was a "
         f"{type(item).__name__}{f' of {type(item[0]).__name__}' if isinstance(item, (list, tuple)) and item else ''}"
     )
+
+
+def _is_text(item: Any) -> bool:
+    return isinstance(item, str) or (isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], str))
 
 
 def _one_by_one(model: nn.Module, data: Iterable[Any]) -> Iterator[Batch]:
@@ -229,6 +235,7 @@ def _checked(model: nn.Module, batches: Sequence[Any]) -> Sequence[Batch]:
         if not isinstance(first, Mapping):
             raise InputError(f"a batch must be a dict of tensors as the model takes them; got {type(first).__name__}")
         _check_names(model, first)
+        _check_rows(first)
         if n_rows(first) == 0:
             raise InputError("the first batch has no rows")
     return batches
@@ -242,6 +249,18 @@ def _check_names(model: nn.Module, batch: Batch) -> None:
         if meant:
             raise InputError(
                 f"the batches hold {name!r}, which {type(model).__name__} does not take; is {meant[0]!r} meant?"
+            )
+
+
+def _check_rows(batch: Batch) -> None:
+    """Refuse what is no batch but one row of it, by its labels or tokens: what a dataset holds at a place."""
+    least = dict.fromkeys(LABELS, 1) | {"input_ids": 2, "decoder_input_ids": 2}
+    for name, axes in least.items():
+        value = batch.get(name)
+        if isinstance(value, Tensor) and value.ndim < axes:
+            raise InputError(
+                f"a batch has an axis for rows, and this is one row: {name} is {tuple(value.shape)}; "
+                "torch.utils.data.DataLoader(data, batch_size=8) makes batches of rows"
             )
 
 

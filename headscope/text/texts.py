@@ -100,18 +100,32 @@ def gather_texts(texts: str | Mapping[str, str] | Iterable[str]) -> Texts:
     """Documents from what the caller holds: texts, each a document (a mapping names them), or one long text.
 
     Raises:
-        InputError: one of them is not a string.
+        InputError: one of them is not a string, or the text is the name of a file or folder.
     """
+    if isinstance(texts, str | Path) and _is_place(texts):
+        raise InputError(
+            f"texts are the texts themselves, and {str(texts)!r} is a place; hs.read_texts(place) reads it"
+        )
     if isinstance(texts, str):
         return Texts("a text", (Document("text", texts, whole=False),), _sha256([texts]))
+    if not isinstance(texts, Iterable):
+        raise InputError(f"texts are documents, an iterable of str, and this is {texts!r:.60}")
     named = texts.items() if isinstance(texts, Mapping) else ((f"#{i}", text) for i, text in enumerate(texts))
     documents = []
     for name, text in named:
         if not isinstance(text, str):
-            raise InputError(f"document {name} is a {type(text).__name__}; a document is a str")
+            columns = f", as data[{next(iter(text))!r}] is of a dataset" if isinstance(text, Mapping) and text else ""
+            raise InputError(f"document {name} is a {type(text).__name__}; a document is a str{columns}")
         documents.append(Document(name, text))
     source = f"{len(documents)} text{'' if len(documents) == 1 else 's'}"
     return Texts(source, tuple(documents), _sha256(document.text for document in documents))
+
+
+def _is_place(text: str | Path) -> bool:
+    try:
+        return isinstance(text, Path) or ("\n" not in text and Path(text).exists())
+    except (OSError, ValueError):  # too long for a name
+        return False
 
 
 def read_documentation() -> Texts:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import log2
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -57,14 +59,15 @@ class Budget:
     claims: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
+        if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise InputError(
-                f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out}"
+                f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out!r}"
             )
-        if self.passes < 0:
-            raise InputError(f"passes is a number of forward passes, at least 0, not {self.passes}")
-        if self.ablation_tokens is not None and self.ablation_tokens < 1:
-            raise InputError(f"ablation_tokens must be at least 1, not {self.ablation_tokens}")
+        if not isinstance(self.passes, Integral) or self.passes < 0:
+            raise InputError(f"passes is a number of forward passes, at least 0, not {self.passes!r}")
+        tokens = self.ablation_tokens
+        if tokens is not None and (not isinstance(tokens, Integral) or tokens < 1):
+            raise InputError(f"ablation_tokens is a whole number of at least 1, not {tokens!r}")
         rise = Rise.read(self.max_loss_rise)
         given = self.max_loss_rise if isinstance(self.max_loss_rise, str) else str(rise)
         object.__setattr__(self, "max_loss_rise", given if rise.relative else rise.amount)
@@ -102,11 +105,16 @@ class Source:
 
 
 def prepare(
-    model: str | nn.Module | Loaded, tokenizer: Any, texts: Any, batches: Batches | None, budget: Budget, name: str = ""
+    model: str | Path | nn.Module | Loaded,
+    tokenizer: Any,
+    texts: Any,
+    batches: Batches | None,
+    budget: Budget,
+    name: str = "",
 ) -> Source:
     loaded = None
     if not isinstance(model, nn.Module):
-        loaded = load_model(model) if isinstance(model, str) else model
+        loaded = model if isinstance(model, Loaded) else load_model(model)
         network, name = loaded.model, name or loaded.name
         tokenizer = loaded.tokenizer if tokenizer is None else tokenizer
         batches = loaded.batches if batches is None and texts is None else batches

@@ -159,6 +159,8 @@ def test_what_cannot_be_analysed_is_refused(trained: tuple[nn.Module, list[dict[
         hs.analyze(model)
     with pytest.raises(InputError, match="not both"):
         hs.analyze(model, texts=["a"], batches=batches)
+    with pytest.raises(InputError, match=r"budget is a hs.Budget, as hs.Budget\(max_loss_rise='2%'\); got 0.02"):
+        hs.analyze(model, batches=batches, budget=0.02)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no batch"):
         hs.analyze(model, batches=[])
     with pytest.raises(InputError, match="at least 4 documents"):
@@ -169,11 +171,15 @@ def test_what_cannot_be_analysed_is_refused(trained: tuple[nn.Module, list[dict[
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"held_out": 0.0}, "held_out"), ({"passes": -1}, "passes"), ({"ablation_tokens": 0}, "ablation_tokens")],
-)
-def test_budgets_out_of_range_are_refused(settings: dict[str, float], words: str) -> None:
+    [
+        ({"held_out": 0.0}, "held_out"), ({"held_out": "a third"}, "held_out"), ({"passes": -1}, "passes"),
+        ({"passes": "few"}, "passes"), ({"ablation_tokens": 0}, "ablation_tokens"),
+        ({"ablation_tokens": "all"}, "ablation_tokens"),
+    ],
+)  # fmt: skip
+def test_budgets_out_of_range_are_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        hs.Budget(**settings)  # type: ignore[arg-type]
+        hs.Budget(**settings)
 
 
 @pytest.mark.parametrize("show", [lambda run: run, lambda run: run.verdict, hs.plan], ids=["run", "verdict", "plan"])

@@ -70,6 +70,12 @@ CASES: dict[str, tuple[Callable[[], Any], Any, Any, str]] = {
     "pictures by accuracy": (_vit, (PICTURES, Y[:16]), "error", "error"),
     "vectors with labels": (_Classifier, (X, Y), "auto", "cross_entropy"),
     "two towers": (_clip, {"input_ids": TOKENS.clamp(min=1), "pixel_values": PICTURES}, "auto", "drift"),
+    "two towers with their loss": (
+        _clip, {"input_ids": TOKENS.clamp(min=1), "pixel_values": PICTURES, "return_loss": True}, "auto", "drift",
+    ),
+    "a number beside the rows": (
+        _Classifier, {"x": X, "labels": Y, "scale": torch.tensor(2.0)}, "auto", "cross_entropy",
+    ),
     "sound with labels": (
         _whisper, {"input_features": torch.randn(16, 8, 40), "labels": TOKENS[:, :5] + 4}, "auto", "loss",
     ),

@@ -55,3 +55,9 @@ def test_without_a_model_rows_of_a_mask_are_layers_and_nothing_is_counted_from_t
     assert [str(head) for head in spell_out(np.array([[True, False, True], [True, True, False]]))] == ["L0H1", "L1H2"]
     with pytest.raises(UnknownNameError, match="not a head"):
         spell_out([(-1, 0)])
+
+
+@pytest.mark.parametrize("heads", [None, 3, object()])
+def test_what_lists_no_heads_is_refused(heads):
+    with pytest.raises(UnknownNameError, match=r"names no heads; write them as \['L3H7'"):
+        spell_out(heads)

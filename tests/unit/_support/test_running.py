@@ -1,13 +1,16 @@
 """Running: what a model is given, and what of it comes back as it was."""
 
-from typing import TypedDict, Unpack
+from collections.abc import Callable
+from typing import Any, TypedDict, Unpack
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import headscope as hs
 from headscope._support.running import accepts, device_of, evaluating, run_model, withheld
-from headscope.errors import ModelError
+from headscope.errors import InputError, ModelError
+from tests import models
 
 
 class _Echo(nn.Module):
@@ -152,3 +155,26 @@ def test_labels_reach_a_forward_that_takes_any_argument_and_not_one_that_says_wh
     assert set(run_model(_Echo(), batch)) == {"input_ids", "labels", "flag"}
     assert set(run_model(_Typed(), batch)) == {"input_ids", "flag"}
     assert withheld(_Caching(), batch) == ("labels", "flag", "text")
+
+
+VERBS: dict[str, Callable[[Any], Any]] = {
+    "analyze": lambda model: hs.analyze(model, batches=torch.ones(9, 2, 4)),
+    "discover": hs.discover,
+    "importance": lambda model: hs.importance(model, torch.ones(9, 2, 4)),
+    "similarity": lambda model: hs.similarity(model, torch.ones(9, 2, 4)),
+    "another": lambda model: hs.similarity(models.build("gpt2"), models.make_batches("gpt2", 1), other=model),
+    "redundancy": lambda model: hs.redundancy(model, torch.ones(9, 2, 4)),
+    "roles": lambda model: hs.roles(model, torch.ones(9, 2, 4)),
+    "ablate": lambda model: hs.ablate(model, ["L0H1"]).__enter__(),
+    "capture": lambda model: hs.capture(model).__enter__(),
+    "prune": lambda model: hs.prune(model, ["L0H1"]),
+    "save": lambda model: hs.save(model, "nowhere"),
+    "load_model": hs.load_model,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("model", [3, nn.Linear, hs.Budget()], ids=["a number", "a class", "a budget"])
+def test_what_is_no_model_is_refused(verb: str, model: Any) -> None:
+    with pytest.raises(InputError, match=r"a model is (a torch.nn.Module|named by a str or a Path), and this is "):
+        VERBS[verb](model)

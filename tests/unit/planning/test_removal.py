@@ -13,7 +13,7 @@ from headscope.planning import plan
 from headscope.planning.removal import Removal, ladder
 from headscope.planning.rises import Rise
 from headscope.plans import Plan
-from headscope.tables import HeadTable
+from headscope.tables import HeadTable, PairTable
 from tests.unit.reporting.synthetic import analysis
 
 ORDER = tuple(HeadId(0, head) for head in range(8))
@@ -125,6 +125,12 @@ def test_a_plan_from_an_analysis_is_a_prefix_with_its_cost():
 def test_plans_that_make_no_sense_are_refused(settings, words):
     with pytest.raises(PlanError, match=words):
         plan(analysis(n_layers=4, n_heads=6), **settings)
+
+
+@pytest.mark.parametrize("source", ["report", None, 3, PairTable])
+def test_what_knows_no_costs_is_refused(source):
+    with pytest.raises(PlanError, match=r"made from an analysis .*Analysis.load.* or from a table of scores"):
+        plan(source, heads=2)
 
 
 def test_a_table_of_scores_knows_no_budget():

@@ -281,6 +281,8 @@ def test_what_cannot_be_is_refused_with_the_number_that_can(texts, settings, mes
 def test_no_tokenizer_is_refused():
     with pytest.raises(InputError, match="no tokenizer"):
         text_batches(None)
+    with pytest.raises(InputError, match="a str is no tokenizer of transformers"):
+        text_batches("minilm")
 
 
 @pytest.mark.parametrize("own", [str.split, object(), lambda text: [1, 2, 3]])

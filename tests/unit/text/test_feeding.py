@@ -196,6 +196,9 @@ WRONG = {
     "text": ("a text", "this is 'a text'"), "texts": (["a", "b"], r"hs\.text_batches\(tokenizer, texts\)"),
     "nothing": (None, "this is None"), "a number": (5, "this is a int"), "no rows": ([X[:0]], "no rows"),
     "objects": ([object()], "it was a object"), "lists of objects": ([[object()]], "it was a list of object"),
+    "a row's labels": ([(X[0], torch.tensor(1))], r"one row: labels is \(\);.*DataLoader"),
+    "a row's tokens": ([{"input_ids": X[0].tolist(), "label": 1}], r"one row: input_ids is .*DataLoader"),
+    "a column of text": ([{"text": ["a", "b"]}], r"hs\.text_batches\(tokenizer, texts\)"),
     "misspelled": ([{"input_ids": X, "attention_masks": MASK}], "'attention_masks', .* is 'attention_mask' meant"),
 }  # fmt: skip
 

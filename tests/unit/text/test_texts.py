@@ -3,6 +3,7 @@ import json
 import re
 import sys
 from collections import Counter
+from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
@@ -153,6 +154,20 @@ def test_texts_of_the_caller_are_documents_and_one_string_is_a_long_text():
     assert gather_texts(["a", "bc"]).sha256 != gather_texts(["ab", "c"]).sha256
     with pytest.raises(InputError, match="document #0 is a bytes; a document is a str"):
         gather_texts(iter([b"a"]))
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_the_name_of_a_file_is_no_text(book, kind):
+    with pytest.raises(InputError, match=r"is a place; hs.read_texts\(place\) reads it"):
+        gather_texts(kind(book))
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"), [(3, "documents, an iterable of str, and this is 3"), ([{"text": "a"}], r"as data\['text'\] is")]
+)
+def test_what_is_no_text_is_refused(texts, told):
+    with pytest.raises(InputError, match=told):
+        gather_texts(texts)
 
 
 def test_the_default_corpus_is_pythons_documentation_a_document_per_section():
