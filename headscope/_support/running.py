@@ -304,7 +304,6 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], aside: Sequence[str], err
     failed = f"a forward pass of {type(model).__name__} on {shapes} failed with {what}"
     named = [p for p in arguments(model).values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     missing = [p.name for p in named if p.default is p.empty and p.name not in inputs]
-    unread = [name for name in main_inputs(model) if name not in inputs]
     if missing:
         other = f", and takes no {', '.join(aside)}" if aside else " too"
         return ModelError(
@@ -314,6 +313,11 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], aside: Sequence[str], err
     if isinstance(error, TypeError) and "unexpected keyword" in str(error):
         taken = ", ".join(p.name for p in named)
         return ModelError(f"{failed}; batches, and an example, are dicts of its arguments, which are {taken}")
+    return _advised(model, inputs, failed, error)
+
+
+def _advised(model: nn.Module, inputs: Mapping[str, Any], failed: str, error: Exception) -> ModelError:
+    """What failed though the names of the inputs are right, and what may help."""
     two_sided = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     if two_sided and "input_ids" in inputs and not any(name.startswith("decoder_") for name in inputs):
         return ModelError(
@@ -332,7 +336,7 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], aside: Sequence[str], err
         return ModelError(
             f"{failed}; its attention is {kernel!r}: where that does not run, set_attn_implementation('sdpa') may"
         )
-    if unread:
+    if unread := [name for name in main_inputs(model) if name not in inputs]:
         return ModelError(
             f"{failed}; it reads {', '.join(unread)} too",
             python=f"pass batches= (or example=) of dicts like {spelled_inputs(model)}",

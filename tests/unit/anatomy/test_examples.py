@@ -115,7 +115,7 @@ def test_of_what_cannot_be_made_up_the_inputs_are_named_on_both_surfaces(name: s
         assert f"like {shown}" in str(refused.value)
         assert "batches=" in str(refused.value)
         assert "example=" in str(refused.value)
-        assert f"returns (model, batches), dicts like {shown}" in refused.value.on_command_line
+        assert f"return (model, batches), dicts like {shown}" in refused.value.on_command_line
 
 
 def test_films_are_made_up_with_their_frames() -> None:
