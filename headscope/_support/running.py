@@ -25,6 +25,7 @@ __all__ = [
     "handed",
     "in_python",
     "is_compiled",
+    "is_two_sided",
     "last_logits",
     "main_inputs",
     "on_device",
@@ -86,10 +87,15 @@ def main_inputs(model: nn.Module) -> dict[str, str]:
         named = [one for one in takes.values() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
         needed = [one.name for one in named if one.default is one.empty] or [one.name for one in named[:1]]
         return dict.fromkeys(needed, "")
-    decodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    decodes = is_two_sided(model)
     names = [name for name in _MAIN if name in takes and (decodes or name != "decoder_input_ids")]
     axes = _MAIN | ({"pixel_values": _MAIN["pixel_values_videos"]} if reads_video(model) else {})
     return {name: axes.get(name, "") for name in dict.fromkeys([main, *names])}
+
+
+def is_two_sided(model: nn.Module) -> bool:
+    """Whether a model of transformers has an encoder and a decoder, each with an input of its own."""
+    return bool(getattr(getattr(unwrapped(model), "config", None), "is_encoder_decoder", False))
 
 
 def reads_video(model: nn.Module) -> bool:
@@ -244,8 +250,6 @@ def on_device(model: nn.Module, value: Any) -> Any:
 
     def moved(part: Any) -> Any:
         if isinstance(part, Tensor):
-            if not part.is_floating_point() and part.layout is torch.strided and 0 not in part.stride():
-                part = part.contiguous()  # a loss may view its targets, which a part of a batch may not allow
             barred = part.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
             return _whole(part.clone() if barred else part).to(device)
         if isinstance(part, Mapping):
@@ -258,9 +262,12 @@ def on_device(model: nn.Module, value: Any) -> Any:
 def _whole(part: Tensor) -> Tensor:
     """A slice of a longer tensor, as data[:, 1:], as a tensor of its own: a forward that calls view() takes no slice.
 
-    Batches that are dealt out anew by documents are of their own anyway, and one verb takes what the other takes.
+    Batches that are dealt out anew by documents are of their own anyway, and one verb takes what the other takes. What
+    was expanded stays so: as a tensor of its own it may be large.
     """
-    if part.layout is not torch.strided or (part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)):
+    if part.layout is not torch.strided or 0 in part.stride():
+        return part
+    if part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last):
         return part
     return part.contiguous()
 
@@ -318,8 +325,7 @@ def _told(model: nn.Module, inputs: Mapping[str, Any], aside: Sequence[str], err
 
 def _advised(model: nn.Module, inputs: Mapping[str, Any], failed: str, error: Exception) -> ModelError:
     """What failed though the names of the inputs are right, and what may help."""
-    two_sided = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if two_sided and "input_ids" in inputs and not any(name.startswith("decoder_") for name in inputs):
+    if is_two_sided(model) and "input_ids" in inputs and not any(name.startswith("decoder_") for name in inputs):
         return ModelError(
             f"{failed}; its decoder was given nothing to read: hs.text_batches(tokenizer, texts, model=model) gives "
             "text to both sides, and batches of your own hold decoder_input_ids, or labels"

@@ -1,10 +1,11 @@
 """What is scored of a batch: which tokens, at which positions; one side of an encoder-decoder is the decoder's."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
+from headscope._support.running import is_two_sided
 from headscope.errors import MetricError
 from headscope.text.batches import Batch, kept_positions, labels_of, token_ids
 
@@ -17,8 +18,7 @@ def check_sides(model: nn.Module, batch: Batch) -> None:
     Raises:
         MetricError: there are labels, and no decoder_input_ids.
     """
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False) and "labels" in batch and "decoder_input_ids" not in batch:
+    if is_two_sided(model) and "labels" in batch and "decoder_input_ids" not in batch:
         raise MetricError(
             f"the batches of {type(model).__name__} hold labels and no decoder_input_ids, so what its decoder reads "
             "is not there to be judged: add decoder_input_ids="
@@ -39,6 +39,7 @@ def tokens_of(batch: Batch) -> Int[Tensor, "batch position"]:
 
 
 def counting(batch: Batch) -> Bool[Tensor, "batch position"]:
+    """Which positions of these tokens count: those that are no padding."""
     return kept_positions(batch, "causal", tokens_of(batch).shape[1])
 
 

@@ -167,16 +167,17 @@ def _by_costs(source: Measured, share: float | None, max_loss_rise: float | str 
     between = ", interpolated between numbers of heads that were measured" if cost.interpolated else ""
     first = removal.first(size)
     refused = source.refused(first) if size else ""
-    uncut = f"; they can be switched off, but not cut; refused: {refused}" if refused else ""
+    reason = f"none of {anatomy.n_heads} heads"
+    if size:
+        reason = f"{size} of {anatomy.n_heads} heads, the cheapest by themselves; together they cost {said}{between}"
+    if refused:
+        reason += f"; they can be switched off, but not cut; refused: {refused}"
     return Plan(
         heads=first,
         model=anatomy.fingerprint,
         model_class=anatomy.model_class,
         score="ablation",
-        reason=f"{size} of {anatomy.n_heads} heads, the cheapest by themselves; together they cost {said}{between}"
-        + uncut
-        if size
-        else f"none of {anatomy.n_heads} heads",
+        reason=reason,
         facts={
             **(asked or {"max_loss_rise": most}), "metric": removal.metric, "unit": unit, "cost": _json(cost.value),
             "low": _json(cost.low), "high": _json(cost.high), "interpolated": cost.interpolated,

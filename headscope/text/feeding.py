@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from headscope._support.running import ASIDE, LABELS, arguments, unwrapped
+from headscope._support.running import ASIDE, LABELS, arguments, is_two_sided, unwrapped
 from headscope.errors import InputError
 from headscope.text.batches import Batch, MadeOnDemand, n_rows
 
@@ -202,8 +202,7 @@ def _is_plain(model: nn.Module, item: Any) -> bool:
 
 def _lacks_decoder(model: nn.Module, batch: Batch) -> bool:
     """Whether an encoder-decoder is to make what its decoder reads of the labels by itself."""
-    of_two = getattr(getattr(unwrapped(model), "config", None), "is_encoder_decoder", False)
-    return bool(of_two) and isinstance(batch.get("labels"), Tensor) and batch.get("decoder_input_ids") is None
+    return is_two_sided(model) and isinstance(batch.get("labels"), Tensor) and batch.get("decoder_input_ids") is None
 
 
 def _with_decoder(model: nn.Module, batch: dict[str, Any]) -> dict[str, Any]:

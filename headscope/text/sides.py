@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from headscope._support.running import arguments, evaluating, run_model, unwrapped
+from headscope._support.running import arguments, evaluating, is_two_sided, run_model
 from headscope.errors import ModelError
 from headscope.text.batches import Batch, MadeOnDemand
 from headscope.text.feeding import feed_one
@@ -63,7 +63,7 @@ def needs_halves(model: nn.Module, batch: Batch) -> bool:
         model: what the batch is for.
         batch: of "input_ids" and "attention_mask".
     """
-    if not getattr(getattr(unwrapped(model), "config", None), "is_encoder_decoder", False):
+    if not is_two_sided(model):
         return False
     try:
         with torch.no_grad(), evaluating(model):
