@@ -20,8 +20,8 @@ from headscope.errors import InputError
 from headscope.heads import HeadId
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.sites import Anatomy
-from headscope.statistics.grouped import by_layer
-from headscope.statistics.summed_moments import SummedMoments
+from headscope.statistics import STATISTICS, Statistic
+from headscope.statistics.grouped import GroupedStatistic, by_layer
 from headscope.tables import HeadTable
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
@@ -122,15 +122,21 @@ def rate_heads(
         if untold := [site.layer for site in anatomy.apart.sites if not tells_rows(site)]:
             layers = ", ".join(map(str, untold))
             facts["why_no_value"] = f"not for layers {layers}, whose rows cannot be told from each other"
-    if "moments" in needs:
-        statistic = SummedMoments()
-        observed = observe(model, batches, [statistic], anatomy=anatomy.apart, skip_first=skip_first, progress=progress)
-        seen["moments"] = by_layer(statistic.compute())
+    if streamed := {need: STATISTICS[need]() for need in sorted(needs & STATISTICS.keys())}:
+        observed = observe(
+            model, batches, list(streamed.values()), anatomy=anatomy.apart, skip_first=skip_first, progress=progress
+        )
+        seen |= {need: _computed(statistic) for need, statistic in streamed.items()}
         facts |= _facts(observed, skip_first=skip_first)
     if "output_weights" in needs:
         seen["output_weights"] = output_weights(model, anatomy.apart)
     table = head_table(chosen, unit, seen, anatomy, facts)
     return Rated(table, _rate(chosen, seen), anatomy.apart.heads, seen.get("effects"))
+
+
+def _computed(statistic: Statistic) -> Any:
+    made = statistic.compute()
+    return by_layer(made) if isinstance(statistic, GroupedStatistic) else made
 
 
 def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, facts: Mapping[str, Any]) -> HeadTable:
@@ -153,7 +159,7 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
         return column
 
     columns = [spread_out(values) for values in (rating.score, rating.low, rating.high)]
-    further = {name: spread_out(values) for name, values in rating.columns.items()}
+    further = {name: spread_out(values) for name, values in rating.every_column().items()}
     facts = {**facts, **rating.facts}
     if rating.spread is not None and np.isfinite(rating.spread.freedom).any():
         facts["freedom"] = _brief(spread_out(np.broadcast_to(rating.spread.freedom, rating.score.shape)))
@@ -163,9 +169,8 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
         facts["out_of_range"] = beyond
     if why := _why_no_value(rating, score, facts.get("documents", 0)):
         facts["why_no_value"] = why
-    elif len(rows) < len(place):
-        without = [str(head) for index, head in enumerate(anatomy.heads) if index not in rows]
-        facts["why_no_value"] = f"not for {brief_list(without)}, which cannot be taken out one by one"
+    elif whys := _without_value(score, rating, anatomy, rows):
+        facts["why_no_value"] = "; ".join(whys)
     name = SCORES.name_of(score)
     made_of = anatomy.facts
     return HeadTable(name, unit, anatomy.heads, columns[0], columns[1], columns[2], {**facts, **made_of}, further)
@@ -175,6 +180,16 @@ def _brief(freedom: npt.NDArray[np.float64]) -> float | list[float | None]:
     """Degrees of freedom of the heads' errors: one for all, or one for each; null where a head has none."""
     known = np.unique(freedom[np.isfinite(freedom)])
     return float(known[0]) if len(known) == 1 else [float(f) if np.isfinite(f) else None for f in freedom]
+
+
+def _without_value(score: Score, rating: Rating, anatomy: Anatomy, rows: Sequence[int]) -> list[str]:
+    """Which heads have no number, and why."""
+    apart = [str(head) for index, head in enumerate(anatomy.heads) if index not in rows]
+    still = [str(anatomy.heads[row]) for row, own in zip(rows, rating.score, strict=True) if np.isnan(own)]
+    whys = [f"not for {brief_list(apart)}, which cannot be taken out one by one"] if apart else []
+    if still and score.of_what_varies:
+        whys.append(f"not for {brief_list(still)}, which {'writes' if len(still) == 1 else 'write'} the same everywhere")
+    return whys
 
 
 def _why_no_value(rating: Rating, score: Score, n_documents: int) -> str | None:

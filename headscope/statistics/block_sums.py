@@ -12,7 +12,7 @@ from headscope.errors import UnknownNameError
 from headscope.statistics.arrivals import Together
 from headscope.statistics.moments import Moments, panel_edges
 
-__all__ = ["SOURCES", "BlockSums", "head_rows", "lift", "source"]
+__all__ = ["SOURCES", "BlockSums", "Rows", "add_products", "head_rows", "lift", "source"]
 
 SOURCES = ("gated_z", "z", "q", "k", "v", "contribution", "written")
 
@@ -92,7 +92,7 @@ class BlockSums:
         if waiting:
             parts = [torch.cat(rows) if len(rows) > 1 else rows[0] for rows in zip(*waiting, strict=True)]
             block = self._writable(number, parts[0].device)
-            _add_products(block, lift(parts, block.pivot))
+            add_products(block, lift(parts, block.pivot))
 
     def _start(self, dims: tuple[int, ...], pivot: Float64[Tensor, " dim"]) -> None:
         self._blocks = [Moments.empty(dims, pivot)] * self._n_blocks
@@ -150,8 +150,8 @@ class BlockSums:
                 self._blocks[number] = Moments(empty.dims, empty.pivot, panels)
 
 
-def _add_products(moments: Moments, lifted: Float64[Tensor, "token row"]) -> None:
-    """Add Σ u uᵀ to the panels, in place."""
+def add_products(moments: Moments, lifted: Float64[Tensor, "token row"]) -> None:
+    """Add Σ u uᵀ to the panels, in place; lifted: u of every position."""
     first = [0, *accumulate(moments.dims)]
     edges = panel_edges(moments.dims)
     for panel, (a, b) in zip(moments.panels, pairwise(edges), strict=False):

@@ -14,22 +14,22 @@ from headscope.statistics.moments import Moments, contribution_energy
 
 __all__ = [
     "RIDGE",
+    "Energies",
     "StandIns",
     "best_stand_in",
     "both_ways",
     "check_ridge",
     "explained_share",
     "fit_stand_ins",
-    "residual_energy",
-    "restored_share",
-    "share_of",
-    "unexplained_share",
+    "judge_stand_ins",
+    "penalty_of",
 ]
 
 Floats = npt.NDArray[np.float64]
 Weights = Sequence[Float64[Tensor, "width dim"]]
 
 RIDGE = 1e-3
+_VARIES = 1e-12  # of the squares: float32 makes that much out of a head that writes one and the same vector
 
 
 def check_ridge(ridge: float) -> None:
@@ -62,15 +62,18 @@ class StandIns:
         return self.mean - self.weights @ self.mean
 
 
-def fit_stand_ins(moments: Moments, ridge: float = RIDGE) -> StandIns:
+def fit_stand_ins(moments: Moments, ridge: float = RIDGE, crossed: Moments | None = None) -> StandIns:
     """Predict every head of a layer from the others, by ridge regression with an unpenalised constant.
 
     With Q = (C + λ)⁻¹, C the covariances of all heads, the coefficients of head h on the others o are -Q_hh⁻¹ Q_ho:
-    one inverse serves all heads.
+    one inverse serves all heads. Of other documents' heads they are M_ho (Q_oo - Q_oh Q_hh⁻¹ Q_ho), where M is the
+    covariance of each head with the others there.
 
     Args:
         moments: of one layer.
-        ridge: λ as a share of the mean diagonal of Σ z zᵀ.
+        crossed: what heads share with heads of other documents, from which each is then predicted; see
+            `headscope.statistics.swapped_moments.Swapped`.
+        ridge: λ as a share of the mean diagonal of C, so that an offset of z changes nothing.
 
     Returns:
         The stand-ins; NaN where no position was summed.
@@ -78,56 +81,75 @@ def fit_stand_ins(moments: Moments, ridge: float = RIDGE) -> StandIns:
     Source: the inverse of a partitioned matrix, e.g. Lütkepohl 1996, section 3.5.3.
     """
     covariance = moments.second(moments.mean)
-    precision = torch.linalg.inv(covariance + _penalty(moments, ridge) * torch.eye(len(covariance)).double())
+    precision = torch.linalg.inv(covariance + penalty_of(covariance, ridge) * torch.eye(len(covariance)).double())
     weights = torch.zeros_like(covariance)
+    between = None if crossed is None else crossed.second(moments.mean)
     for own in moments.slices:
-        weights[own] = -torch.linalg.solve(precision[own, own], precision[own])
+        alone = torch.linalg.solve(precision[own, own], precision[own])
+        if between is None:
+            weights[own] = -alone
+        else:
+            shared = between[own].clone()
+            shared[:, own] = 0
+            weights[own] = shared @ precision - (shared @ precision[:, own]) @ alone
         weights[own, own] = 0
     return StandIns(moments.dims, moments.mean, weights)
 
 
-def restored_share(
-    fit_on: Moments, judge_on: Moments, output_weights: Weights, ridge: float = RIDGE
-) -> Float[np.ndarray, " head"]:
-    """(head,) 1 - `unexplained_share` of stand-ins fitted on some documents and judged on others.
+@dataclass(frozen=True, eq=False)
+class Energies:
+    """What heads write, what varies of it, and what of that is missed: squares summed over positions, (head,) each.
 
-    Args:
-        fit_on, judge_on: moments of one layer, of "gated_z".
-        output_weights: W_O of each head, (width, value_dim).
-        ridge: see `fit_stand_ins`.
+    Sums over disjoint documents add up.
+
+    Attributes:
+        whole: Σ ‖W_O z‖².
+        varying: Σ ‖W_O (z - z̄)‖², z̄ the mean where the stand-ins were fitted: what a constant misses.
+        residual: Σ ‖W_O (z - ẑ)‖²: what the constant and the other heads miss.
     """
-    return 1 - unexplained_share(fit_stand_ins(fit_on, ridge), judge_on, output_weights)
+
+    whole: Floats
+    varying: Floats
+    residual: Floats
+
+    def __add__(self, other: "Energies") -> "Energies":
+        """Over both texts."""
+        return Energies(
+            self.whole + other.whole, self.varying + other.varying, self.residual + other.residual
+        )
+
+    def shares(self) -> Float[np.ndarray, "share head"]:
+        """(3, head): `replaceability`, `constant` and `restored`, no unit, each at most 1.
+
+        replaceability = 1 - residual / varying; constant = 1 - varying / whole; restored = 1 - residual / whole, which
+        is constant + (1 - constant) · replaceability. Of a head that does not vary, they are NaN, 1 and 1.
+        """
+        varies = self.varying > _VARIES * self.whole
+        whole = np.where(varies, self.whole, 1.0)
+        missed, left = (np.where(varies, own, 0.0) for own in (self.varying, self.residual))
+        return np.stack([1 - left / np.where(varies, missed, np.nan), 1 - missed / whole, 1 - left / whole])
 
 
-def unexplained_share(stand_ins: StandIns, judge_on: Moments, output_weights: Weights) -> Float[np.ndarray, " head"]:
-    """(head,) ‖(z - ẑ) W_O‖² / ‖z W_O‖²; 0 for a head that adds nothing, NaN where no position was summed.
+def judge_stand_ins(
+    stand_ins: StandIns, judge_on: Moments, output_weights: Weights, crossed: Moments | None = None
+) -> Energies:
+    """What stand-ins that were fitted on some documents give back of the heads on others.
 
     Args:
         stand_ins: fitted elsewhere.
-        judge_on: moments of the same layer.
+        judge_on: moments of the same layer, of "gated_z".
         output_weights: W_O of each head, (width, value_dim).
-    """
-    if not judge_on.n:
-        return np.full(len(output_weights), np.nan)
-    residual = residual_energy(stand_ins, judge_on, output_weights)
-    return share_of(residual, contribution_energy(judge_on, output_weights))
-
-
-def residual_energy(stand_ins: StandIns, judge_on: Moments, output_weights: Weights) -> Float[np.ndarray, " head"]:
-    """(head,) Σ ‖(z - ẑ) W_O‖² over positions; sums of disjoint documents add up.
-
-    Args:
-        stand_ins: fitted elsewhere.
-        judge_on: moments of the same layer.
-        output_weights: W_O of each head, (width, value_dim).
+        crossed: as in `fit_stand_ins`: heads are judged beside those of other documents.
     """
     second = judge_on.second(stand_ins.mean)
-    residual = torch.eye(len(second)).double() - stand_ins.weights
-    product = residual @ second
-    energies = []
+    between = second if crossed is None else crossed.second(stand_ins.mean)
+    missed, varying = [], []
     for own, weight in zip(judge_on.slices, output_weights, strict=True):
-        energies.append(float((weight.T @ (weight @ residual[own]) * product[own]).sum()))
-    return np.array(energies)
+        by = stand_ins.weights[own]
+        gap = second[own, own] - 2 * by @ between[:, own] + by @ second @ by.T
+        missed.append(_weighted(gap, weight))
+        varying.append(_weighted(second[own, own], weight))
+    return Energies(contribution_energy(judge_on, output_weights), np.array(varying), np.array(missed))
 
 
 def best_stand_in(
@@ -135,30 +157,30 @@ def best_stand_in(
 ) -> tuple[Int[np.ndarray, " head"], Float[np.ndarray, " head"]]:
     """For each head of a layer, the one other head that gives back most of what it adds, alone with a constant.
 
-    Fitted on one half of the blocks and judged on the other, both ways; the two shares are averaged.
+    Each half of the blocks is predicted by what was fitted on the other half.
 
     Args:
         blocks: moments of one layer, of each block of documents.
         output_weights: W_O of each head, (width, value_dim).
-        ridge: as a share of the mean diagonal of Σ z zᵀ of the one head.
+        ridge: as a share of the mean variance of the one head's dimensions.
 
     Returns:
-        (head,) positions on the head axis, and (head,) the shares given back, at most 1. Position -1 where no head does
-        better than the constant alone (a layer's only head; a zero or constant head), with the constant's share; NaN
-        with it where one half holds no document.
+        (head,) positions on the head axis, and (head,) the shares given back of what varies in each head, at most 1.
+        Position -1 where no head does better than the constant alone, with 0; NaN for a head that does not vary, and
+        where one half holds no document.
     """
-    directions = both_ways(blocks)
+    n_heads, directions = len(output_weights), both_ways(blocks)
     if not all(judging for _, judging in directions):
-        return np.full(len(output_weights), -1), np.full(len(output_weights), np.nan)
-    shares = np.mean(
-        [
-            _single_shares(Moments.total(fitted), Moments.total(judging), output_weights, ridge)
-            for fitted, judging in directions
-        ],
-        axis=0,
-    )
-    best = shares.argmax(1)  # the constant comes first, and wins a tie
-    return best - 1, shares.max(1)
+        return np.full(n_heads, -1), np.full(n_heads, np.nan)
+    missed, whole = np.zeros((n_heads, 1 + n_heads)), np.zeros(n_heads)
+    for fitted, judging in directions:
+        judged = Moments.total(judging)
+        missed += _missed_by_each(Moments.total(fitted), judged, output_weights, ridge)
+        whole += contribution_energy(judged, output_weights)
+    best = missed.argmin(1)  # the constant comes first, and wins a tie
+    varies = missed[:, 0] > _VARIES * whole
+    share = 1 - missed.min(1) / np.where(varies, missed[:, 0], np.nan)
+    return np.where(varies, best - 1, -1), share
 
 
 def explained_share(fit_on: Moments, judge_on: Moments, ridge: float = RIDGE) -> Float[np.ndarray, "head head"]:
@@ -207,33 +229,28 @@ def both_ways(blocks: Sequence[Moments]) -> list[tuple[list[Moments], list[Momen
     return [(filled[::2], filled[1::2]), (filled[1::2], filled[::2])]
 
 
-def share_of(residual: Floats, energy: Floats) -> Floats:
-    """residual / energy; 0 where there is no energy to explain."""
-    return np.where(energy > 0, residual / np.where(energy > 0, energy, 1), 0.0)
-
-
-def _single_shares(
+def _missed_by_each(
     fit_on: Moments, judge_on: Moments, weights: Weights, ridge: float
 ) -> Float[np.ndarray, "head stand_in"]:
-    """(head, 1 + head) share given back by the constant alone, then by each head; -inf by the head itself."""
+    """(head, 1 + head) Σ ‖W_O (z - ẑ)‖², ẑ by the constant alone, then by each head with it; inf by the head itself."""
     covariance = fit_on.second(fit_on.mean)
     second = judge_on.second(fit_on.mean)
-    own_energy = [_weighted(second[own, own], weight) for own, weight in zip(fit_on.slices, weights, strict=True)]
-    residual = [own_energy]
+    by_constant = [_weighted(second[own, own], weight) for own, weight in zip(fit_on.slices, weights, strict=True)]
+    missed = [by_constant]
     for other in range(len(fit_on.dims)):
         by = fit_on.slices[other]
-        penalty = _penalty(fit_on.select([other]), ridge)
-        inverse = torch.linalg.inv(covariance[by, by] + penalty * torch.eye(fit_on.dims[other]).double())
+        alone = covariance[by, by]
+        inverse = torch.linalg.inv(alone + penalty_of(alone, ridge) * torch.eye(len(alone)).double())
         slope = covariance[:, by] @ inverse
         change = slope @ second[by, by] - 2 * second[:, by]
         gain = [
             float((weight.T @ (weight @ slope[own]) * change[own]).sum())
             for own, weight in zip(fit_on.slices, weights, strict=True)
         ]
-        residual.append([whole + part for whole, part in zip(own_energy, gain, strict=True)])
-    shares = 1 - share_of(np.array(residual).T, contribution_energy(judge_on, weights)[:, None])
-    shares[:, 1:][np.diag_indices(len(weights))] = -np.inf
-    return shares
+        missed.append([whole + part for whole, part in zip(by_constant, gain, strict=True)])
+    table = np.array(missed).T
+    table[:, 1:][np.diag_indices(len(weights))] = np.inf
+    return table
 
 
 def _slopes(fitted: Float64[Tensor, "dim dim"], own: slice, ridge: float) -> Float64[Tensor, "own dim"]:
@@ -248,6 +265,6 @@ def _weighted(second: Float64[Tensor, "dim dim"], weight: Float64[Tensor, "width
     return float((weight.T @ weight * second).sum())
 
 
-def _penalty(moments: Moments, ridge: float) -> float:
-    """ridge × the mean diagonal of Σ z zᵀ; 1 where that is zero, and any penalty gives the same."""
-    return ridge * float(moments.second(torch.zeros_like(moments.pivot)).diagonal().mean()) or 1.0
+def penalty_of(covariance: Float64[Tensor, "dim dim"], ridge: float) -> float:
+    """ridge × the mean diagonal; 1 where that is zero, and any penalty gives the same."""
+    return ridge * float(covariance.diagonal().mean()) or 1.0

@@ -23,6 +23,7 @@ from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.summed_moments import SummedMoments
+from headscope.statistics.swapped_moments import Swapped, SwappedMoments
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
@@ -118,17 +119,28 @@ class Subject:
             if "replaceability" in self.evidence.left_out:
                 raise AnatomyError(self.evidence.left_out["replaceability"])
             return self.evidence.scores["replaceability"]
-        seen = {"moments": self.moments, "output_weights": output_weights(self.model, self.anatomy.apart)}
+        seen = {
+            "moments": self.moments,
+            "swapped_moments": self.swapped,
+            "output_weights": output_weights(self.model, self.anatomy.apart),
+        }
         return head_table(SCORES["replaceability"](), "", seen, self.anatomy, {"documents": self.n_documents})
 
     @cached_property
     def moments(self) -> Mapping[int, Sequence[Moments]]:
         """Second moments of z of each layer, by block of documents."""
-        if self.evidence is not None:
-            return self.evidence.moments
-        statistic = SummedMoments()
-        observe(self.model, self.batches, [statistic], anatomy=self.anatomy.apart)
-        return by_layer(statistic.compute())
+        return self._summed[0] if self.evidence is None else self.evidence.moments
+
+    @cached_property
+    def swapped(self) -> Mapping[int, Sequence[Swapped]]:
+        """The same of heads beside those of other documents, in two halves."""
+        return self._summed[1] if self.evidence is None else self.evidence.swapped
+
+    @cached_property
+    def _summed(self) -> tuple[Mapping[int, Sequence[Moments]], Mapping[int, Sequence[Swapped]]]:
+        layered, swapped = SummedMoments(), SwappedMoments()
+        observe(self.model, self.batches, [layered, swapped], anatomy=self.anatomy.apart)
+        return by_layer(layered.compute()), swapped.compute()
 
     @cached_property
     def n_documents(self) -> int:

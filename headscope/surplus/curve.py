@@ -1,4 +1,4 @@
-"""The curve of redundancy: how much of what a layer's heads write together the best k of them give back."""
+"""The curve of redundancy: how much of what varies in a layer's output the best k of its heads give back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,16 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import RIDGE
+from headscope.statistics.prediction import RIDGE, penalty_of
+from headscope.statistics.swapped_moments import Swapped
 from headscope.uncertainty.intervals import Spread, jackknife_spread
 
-__all__ = ["LEAST_BLOCKS", "Best", "Weights", "curve_spread", "fit_best", "residuals", "total_energy"]
+__all__ = ["LEAST_BLOCKS", "Best", "Weights", "curve_by_chance", "curve_spreads", "fit_best", "residuals"]
 
 Floats = npt.NDArray[np.float64]
 Weights = Sequence[Float64[Tensor, "width dim"]]
 
+_VARIES = 1e-12  # of the squares: what float32 makes of a layer that writes one and the same vector
 LEAST_BLOCKS = 4  # of an interval: leaving one out must leave something in either half
 
 
@@ -59,15 +61,14 @@ def fit_best(moments: Moments, weights: Weights, ridge: float = RIDGE) -> Best:
     Args:
         moments: of one layer, of what enters the output projection.
         weights: W_O of each head, (width, value_dim).
-        ridge: λ as a share of the mean diagonal of Σ z zᵀ.
+        ridge: λ as a share of the mean diagonal of C.
 
     Returns:
         The order and the predictions; among heads that help equally the first is taken.
     """
     mean, output = moments.mean, torch.cat(list(weights), dim=1)
     covariance = moments.second(mean)
-    scale = float((covariance.diagonal() + moments.n * mean**2).mean())
-    penalised = covariance + (ridge * scale or 1.0) * torch.eye(len(mean), dtype=torch.float64)
+    penalised = covariance + penalty_of(covariance, ridge) * torch.eye(len(mean), dtype=torch.float64)
     cross = covariance @ output.T
     order = _greedy_order(penalised.clone(), cross.clone(), moments.slices)
     rows = [row for head in order for row in range(len(mean))[moments.slices[head]]]
@@ -102,7 +103,7 @@ def _greedy_order(
 
 
 def residuals(best: Best, judge_on: Moments) -> Float[np.ndarray, " k"]:
-    """(N + 1,) Σ over positions of ‖y - ŷ‖², ŷ from the best k heads and a constant, k = 0 … N.
+    """(N + 2,) Σ over positions of ‖y‖², then of ‖y - ŷ‖², ŷ from the best k heads and a constant, k = 0 … N.
 
     y is what all heads together add to the output projection's output. Sums of disjoint documents add up.
 
@@ -117,26 +118,21 @@ def residuals(best: Best, judge_on: Moments) -> Float[np.ndarray, " k"]:
     hit = (best.hit * half).sum(1).numpy().cumsum()  # Σ ⟨ŷ, y⟩ with each dimension more
     nested = (best.own * among).numpy().cumsum(0).cumsum(1).diagonal()  # and Σ ‖ŷ‖²
     left = whole - 2 * hit + nested
-    return np.array([whole, *(left[end - 1] for end in best.ends[1:])])
+    return np.array([_energy(judge_on, best), whole, *(left[end - 1] for end in best.ends[1:])])
 
 
-def total_energy(moments: Moments, weights: Weights) -> float:
-    """Σ over positions of ‖Σ_h W_O^h z^h‖², not centred: the energy of all that a layer's heads write together.
-
-    Args:
-        moments: of one layer.
-        weights: W_O of each head, (width, value_dim).
-    """
-    output = torch.cat(list(weights), dim=1)
-    return float((output @ moments.second(torch.zeros_like(moments.pivot)) * output).sum())
+def _energy(judge_on: Moments, best: Best) -> float:
+    """Σ over positions of ‖y‖²."""
+    second = judge_on.second(torch.zeros_like(judge_on.pivot))[list(best.rows)][:, list(best.rows)]
+    return float((best.gram * second).sum())
 
 
-def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RIDGE) -> Spread:
-    """Share of a layer's output energy that its best k heads give back, on documents that did not choose them.
+def curve_spreads(blocks: Sequence[Moments], weights: Weights, ridge: float = RIDGE) -> tuple[Spread, Spread]:
+    """Share of what varies in a layer's output that its best k heads give back, on documents that did not choose them.
 
-    1 - Σ ‖y - ŷ‖² / Σ ‖y‖² over positions, y what all heads write together, not centred, and ŷ predicted from the
-    k heads and a constant; see `fit_best`. Heads are chosen and ŷ is fitted on every second block of documents and
-    judged on the rest, then the other way round; the two shares are averaged.
+    1 - Σ ‖y - ŷ‖² / Σ ‖y - ȳ‖² over positions, y what all heads write together, ŷ predicted from the k heads and a
+    constant, see `fit_best`, and ȳ by the constant alone. Heads are chosen and ŷ and ȳ are fitted on every second block
+    of documents and judged on the rest, then the other way round; the squares of both directions are summed.
 
     Args:
         blocks: moments of one layer, of each block of documents.
@@ -144,37 +140,91 @@ def curve_spread(blocks: Sequence[Moments], weights: Weights, ridge: float = RID
         ridge: see `fit_best`.
 
     Returns:
-        (N + 1,) for k = 0 (the constant alone) … N; no unit, at most 1: 1 = the k heads give back everything; below 0 =
-        worse than nothing on unseen documents. A layer that writes nothing has 1. NaN with fewer than two blocks that
-        hold anything. The error is that of the delete-m jackknife with choice and fit made anew each time; NaN with
-        fewer than four blocks.
+        (N + 1,) twice, for k = 0 … N; no unit, at most 1. First the share: 0 for k = 0, 1 = the k heads give back all
+        that varies; below 0 = worse than a constant on unseen documents; NaN for a layer whose output does not vary.
+        Then what constant and k heads give back of the whole, 1 - Σ ‖y - ŷ‖² / Σ ‖y‖²; 1 for such a layer. Both NaN
+        with fewer than two blocks that hold anything. The error is that of the delete-m jackknife with choice and fit
+        made anew each time; NaN with fewer than four blocks.
 
     Source: our own definition; the greedy choice is that of forward selection, the estimate of the error that of
         `headscope.uncertainty.intervals.jackknife_spread`.
     """
     filled = [block for block in blocks if block.n]
+    sizes = [block.n for block in filled]
     if len(filled) < 2:
-        return jackknife_spread(np.full(len(weights) + 1, np.nan), [], [block.n for block in filled])
+        unknown = jackknife_spread(np.full(len(weights) + 1, np.nan), [], sizes)
+        return unknown, unknown
     halves = filled[::2], filled[1::2]
     fits = [fit_best(Moments.total(half), weights, ridge) for half in halves]
-    whole = _both_ways(fits, halves, weights)
+    whole = _both_ways(fits, halves)
     if len(filled) < LEAST_BLOCKS:
-        return Spread(whole, np.full_like(whole, np.nan), np.asarray(np.float64(len(filled) - 1)))
+        freedom = np.asarray(np.float64(len(filled) - 1))
+        share, restored = (Spread(own, np.full_like(own, np.nan), freedom) for own in whole)
+        return share, restored
     without = []
     for gone in range(len(filled)):
         own, place = gone % 2, gone // 2
         left = [block for i, block in enumerate(halves[own]) if i != place]
         refitted = fit_best(Moments.total(left), weights, ridge)
         pair = ([refitted, fits[1]], [left, halves[1]]) if own == 0 else ([fits[0], refitted], [halves[0], left])
-        without.append(_both_ways(*pair, weights))
-    return jackknife_spread(whole, without, [block.n for block in filled])
+        without.append(_both_ways(*pair))
+    share, restored = (jackknife_spread(whole[i], [left[i] for left in without], sizes) for i in (0, 1))
+    return share, restored
 
 
-def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]], weights: Weights) -> Floats:
-    """(N + 1,) shares given back, each half's fit judged on the other half, averaged."""
-    return np.asarray(np.mean([_share(fits[way], Moments.total(halves[1 - way]), weights) for way in (0, 1)], axis=0))
+def curve_by_chance(
+    halves: Sequence[Swapped], order: Sequence[int], weights: Weights, ridge: float = RIDGE
+) -> Float[np.ndarray, " k"]:
+    """(N + 1,) the same share where the heads that are kept share nothing with those that are not.
+
+    The heads that are not kept are taken as they are in other documents; what they write there nobody else can know.
+
+    Args:
+        halves: of one layer; each is predicted by what was fitted on the other.
+        order: heads, best first.
+        weights: W_O of each head, (width, value_dim).
+        ridge: see `fit_best`.
+
+    Returns:
+        For k = 0 … N; NaN where a half is empty, or the output does not vary.
+    """
+    if not halves or not all(half.n for half in halves):
+        return np.full(len(weights) + 1, np.nan)
+    output = torch.cat(list(weights), dim=1)
+    missed = [
+        sum(_missed_apart(fit, judge, order[:k], output, ridge) for fit, judge in (halves, halves[::-1]))
+        for k in range(len(order) + 1)
+    ]
+    varying, left = np.array(missed).T
+    return np.asarray(1 - left / np.where(varying > 0, varying, np.nan))
 
 
-def _share(best: Best, judge_on: Moments, weights: Weights) -> Floats:
-    energy = total_energy(judge_on, weights)
-    return 1 - residuals(best, judge_on) / energy if energy > 0 else np.ones(len(weights) + 1)
+def _missed_apart(
+    fit: Swapped, judge: Swapped, kept: Sequence[int], output: Float64[Tensor, "width dim"], ridge: float
+) -> Floats:
+    """Σ ‖y - ȳ‖² and Σ ‖y - ŷ‖² where the kept heads are of one document and the others of another."""
+    mean = fit.own.mean
+    rows = torch.tensor([row for head in kept for row in range(len(mean))[fit.own.slices[head]]], dtype=torch.long)
+    there = torch.zeros(len(mean), dtype=torch.bool)
+    there[rows] = True
+    together = there[:, None] == there
+
+    def mixed(seen: Swapped) -> Float64[Tensor, "dim dim"]:
+        return torch.where(together, seen.own.second(mean), seen.crossed.second(mean))
+
+    left = output.clone()
+    if len(rows):
+        covariance = mixed(fit)
+        alone = covariance[rows][:, rows] + penalty_of(fit.own.second(mean), ridge) * torch.eye(len(rows)).double()
+        left[:, rows] -= torch.linalg.solve(alone, (output @ covariance[:, rows]).T).T
+    judged = mixed(judge)
+    return np.array([float((own @ judged * own).sum()) for own in (output, left)])
+
+
+def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]]) -> Floats:
+    """(2, N + 1) shares of what varies, and of the whole, each half's fit judged on the other half."""
+    whole, *missed = sum(residuals(fits[way], Moments.total(halves[1 - way])) for way in (0, 1))
+    varying = missed[0] if missed[0] > _VARIES * whole else 0.0
+    if not varying:
+        return np.array([np.full(len(missed), np.nan), np.ones(len(missed))])
+    return 1 - np.array(missed) / np.array([[varying], [whole]])

@@ -21,8 +21,9 @@ from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
 from headscope.statistics.summed_moments import SummedMoments
-from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_spread, fit_best
-from headscope.surplus.effective import effective_spread
+from headscope.statistics.swapped_moments import Swapped, SwappedMoments, why_no_chance
+from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_by_chance, curve_spreads, fit_best
+from headscope.surplus.effective import effective_heads, effective_spread
 from headscope.tables import head_names, read_table, write_table
 from headscope.text.feeding import Batches, feed
 from headscope.text.sides import sides_of
@@ -33,8 +34,13 @@ __all__ = ["CONSTANT", "WHOLE", "Redundancy", "rate_redundancy", "redundancy"]
 
 WHOLE = "all"  # stands for a layer's number where heads of every layer are meant
 CONSTANT = "constant"  # stands for a head where none is kept yet
-_EFFECTIVE = ("layer", "n_heads", "effective", "low", "high", "tokens_per_dimension", "n_documents", "n_tokens")
-_CURVE = ("layer", "k", "head", "share", "low", "high", "n_documents", "n_tokens")
+_EFFECTIVE = (
+    "layer", "n_heads", "effective", "low", "high", "chance", "tokens_per_dimension", "n_documents", "n_tokens",
+)  # fmt: skip
+_CURVE = (
+    "layer", "k", "head", "share", "low", "high", "chance",
+    "restored", "restored_low", "restored_high", "n_documents", "n_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,11 +50,14 @@ class Redundancy(Shown):
     Attributes:
         effective: columns layer ("0", "1" …, and "all" for the heads of every layer together, where they were compared
             with each other), n_heads, effective (see `headscope.surplus.effective.effective_heads`), low, high,
-            tokens_per_dimension (positions over the dimensions of the widest head), n_documents, n_tokens.
-        curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of its output; see
-            `headscope.surplus.curve.curve_spread`. head is the k-th that all documents together would choose
-            ("constant" for k = 0). Where documents are few, heads look too much alike and fits carry over badly: both
-            numbers are too low.
+            chance (the same of heads that each saw another document; NaN for "all"), tokens_per_dimension (positions
+            over the dimensions of the widest head), n_documents, n_tokens.
+        curve: columns layer, k, head, share, low, high: what the layer's best k heads give back of what varies in its
+            output; chance: the same where the other heads are of other documents; restored, restored_low,
+            restored_high: what they and a constant give back of the whole output. See
+            `headscope.surplus.curve.curve_spreads` and `curve_by_chance`. head is the k-th that all documents together
+            would choose ("constant" for k = 0). Where documents are few, heads look too much alike and fits carry over
+            badly: both numbers are too low.
         facts: what it was measured on and how; JSON values only.
 
     Layers in `effective` and heads in `curve` are ordered categories: they sort by their numbers, not as text.
@@ -92,7 +101,7 @@ def redundancy(
     skip_first: int = 0,
     progress: Progress | None = None,
 ) -> Redundancy:
-    """The effective number of heads of each layer and of the model, and how much the best k heads give back.
+    """The effective number of heads of each layer and of the model, and how much of what varies the best k give back.
 
     Args:
         model: run once over the batches, in evaluation mode; left as it was.
@@ -111,10 +120,10 @@ def redundancy(
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
-    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).apart
-    layered, crossed = SummedMoments(), SummedMoments(scope="model")
+    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable
+    layered, swapped, crossed = SummedMoments(), SwappedMoments(), SummedMoments(scope="model")
     whole = looks_across(anatomy)
-    statistics = [layered, crossed] if whole else [layered]
+    statistics = [layered, swapped, *([crossed] if whole else [])]
     observed = observe(model, kept, statistics, anatomy=anatomy, skip_first=skip_first, progress=progress)
     facts = {
         **observed.facts("gated_z"), **sides_of(kept), "skip_first": skip_first, "ridge": RIDGE,
@@ -124,9 +133,12 @@ def redundancy(
         facts["why_no_interval"] = why
     elif why := why_no_interval(observed.n_documents, LEAST_BLOCKS):
         facts["why_no_interval"] = f"of the redundancy curve: {why}"
+    if why := why_no_chance([site.layer for site in anatomy.sites], swapped.compute()):
+        facts["why_no_chance"] = why
     groups = list(crossed.compute().values()) if whole else []
     together = groups[0] if len(groups) == 1 else None
-    found = rate_redundancy(anatomy.sites, by_layer(layered.compute()), output_weights(model, anatomy), together, facts)
+    sums = by_layer(layered.compute()), swapped.compute()
+    found = rate_redundancy(anatomy.sites, *sums, output_weights(model, anatomy), together, facts)
     apart = "layers see different positions" if whole else f"heads have over {MOST_DIMENSIONS} dimensions"
     whys = _missing(found, apart)
     return replace(found, facts={**found.facts, "why_no_value": "; ".join(whys)}) if whys else found
@@ -139,14 +151,17 @@ def _missing(found: Redundancy, apart: str) -> list[str]:
         whys.append(f"not for the whole model, whose {apart}")
     if len(dead := found.effective.loc[found.effective["effective"].isna(), "layer"]):
         whys.append(f"no effective number for layer {brief_list(dead.tolist())}: its heads are constant")
-    if found.curve["share"].isna().any():
+    if found.curve["restored"].isna().any():
         whys.append(f"no curve: {ONE_DOCUMENT}")
+    elif len(still := found.curve.loc[found.curve["share"].isna(), "layer"].unique()):
+        whys.append(f"no curve for layer {brief_list([*map(str, still)])}: it writes the same everywhere")
     return whys
 
 
 def rate_redundancy(
     sites: Sequence[Site],
     moments: Mapping[int, Sequence[Moments]],
+    swapped: Mapping[int, Sequence[Swapped]],
     weights: Mapping[int, Weights],
     together: Sequence[Moments] | None = None,
     facts: Mapping[str, Any] | None = None,
@@ -156,6 +171,7 @@ def rate_redundancy(
     Args:
         sites: the layers; those without moments are left out.
         moments: by layer, of each block of documents.
+        swapped: by layer, of heads beside those of other documents; a layer without has no chance.
         weights: by layer, W_O of each head.
         together: of all heads of all layers, of each block; None leaves the whole model out.
         facts: what it was measured on.
@@ -164,11 +180,12 @@ def rate_redundancy(
     groups = {str(site.layer): moments[site.layer] for site in sites if site.layer in moments}
     if together is not None:
         groups[WHOLE] = together
-    effective = [{"layer": layer, **_effective_row(blocks)} for layer, blocks in groups.items()]
+    apart = {str(layer): halves for layer, halves in swapped.items()}
+    effective = [{"layer": layer, **_effective_row(own, apart.get(layer, ()))} for layer, own in groups.items()]
     curve = [
         row
         for site in sites if site.layer in moments
-        for row in _curve_rows(site.heads, moments[site.layer], weights[site.layer])
+        for row in _curve_rows(site.heads, moments[site.layer], swapped.get(site.layer, ()), weights[site.layer])
     ]  # fmt: skip
     one, other = pd.DataFrame(effective, columns=_EFFECTIVE), pd.DataFrame(curve, columns=_CURVE)
     one["n_documents"] = other["n_documents"] = facts.get("documents")
@@ -178,7 +195,7 @@ def rate_redundancy(
     return Redundancy(one, other, facts)
 
 
-def _effective_row(blocks: Sequence[Moments]) -> dict[str, Any]:
+def _effective_row(blocks: Sequence[Moments], swapped: Sequence[Swapped]) -> dict[str, Any]:
     spread = effective_spread(blocks)
     low, high = spread.interval()
     n_tokens = sum(block.n for block in blocks)
@@ -187,16 +204,25 @@ def _effective_row(blocks: Sequence[Moments]) -> dict[str, Any]:
         "effective": float(spread.centre),
         "low": float(low),
         "high": float(high),
+        "chance": effective_heads(Moments.total([half.apart for half in swapped])) if swapped else float("nan"),
         "tokens_per_dimension": n_tokens / max(blocks[0].dims),
         "n_tokens": n_tokens,
     }
 
 
-def _curve_rows(heads: Sequence[HeadId], blocks: Sequence[Moments], weights: Weights) -> list[dict[str, Any]]:
-    spread = curve_spread(blocks, weights)
-    names = [CONSTANT, *(str(heads[place]) for place in fit_best(Moments.total(blocks), weights).order)]
+def _curve_rows(
+    heads: Sequence[HeadId], blocks: Sequence[Moments], swapped: Sequence[Swapped], weights: Weights
+) -> list[dict[str, Any]]:
+    share, restored = curve_spreads(blocks, weights)
+    order = fit_best(Moments.total(blocks), weights).order
     counted = {"layer": heads[0].layer, "n_tokens": sum(block.n for block in blocks)}
-    return [
-        {"k": k, "head": name, "share": share, "low": low, "high": high} | counted
-        for k, (name, share, low, high) in enumerate(zip(names, spread.centre, *spread.interval(), strict=True))
-    ]
+    columns = {
+        "k": range(len(heads) + 1),
+        "head": [CONSTANT, *(str(heads[place]) for place in order)],
+        "share": share.centre,
+        **dict(zip(("low", "high"), share.interval(), strict=True)),
+        "chance": curve_by_chance(swapped, order, weights),
+        "restored": restored.centre,
+        **dict(zip(("restored_low", "restored_high"), restored.interval(), strict=True)),
+    }
+    return [counted | dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -24,6 +24,7 @@ from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import best_stand_in
 from headscope.statistics.summed_moments import SummedMoments
+from headscope.statistics.swapped_moments import Swapped, SwappedMoments
 from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
 from headscope.watching.observation import Observed, observe
@@ -42,6 +43,7 @@ class Evidence:
         scores, pairs: tables by name.
         stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
         moments: per layer, of each block of documents.
+        swapped: per layer, of heads beside those of other documents, in two halves.
         weights: W_O of every head.
         effects: of every head by itself, row by row of the sample.
         observed: what the statistics saw; None where heads could not be watched.
@@ -52,6 +54,7 @@ class Evidence:
     pairs: Mapping[str, PairTable]
     stand_ins: Mapping[HeadId, tuple[HeadId, float]]
     moments: Mapping[int, Sequence[Moments]]
+    swapped: Mapping[int, Sequence[Swapped]]
     weights: Mapping[int, Sequence[Tensor]]
     effects: Effects
     observed: Observed | None
@@ -94,7 +97,9 @@ def gather(
     seen: dict[str, Any] = {"effects": effects}
     watched = _watched(model, batches, cut, progress, left_out)
     if watched is not None:
-        seen |= {"moments": watched.moments, "output_weights": watched.weights}
+        seen |= {
+            "moments": watched.moments, "swapped_moments": watched.swapped, "output_weights": watched.weights
+        }  # fmt: skip
     try:
         seen["gate_gradients"] = gate_gradients(model, sample, metric, cut, seed=seed, progress=progress)
     except MetricError as error:  # a metric that moves in steps has no gradient, and everything else
@@ -109,9 +114,10 @@ def gather(
         scores[name] = head_table(score, unit, seen, anatomy, facts)
     pairs = {} if watched is None else _pairs(watched, cut)
     if watched is None:
-        watched = _Watched({}, {}, None, {}, None)
+        watched = _Watched({}, {}, {}, None, {}, None)
     stand_ins = _stand_ins(watched.moments, watched.weights, cut) if watched.moments else {}
-    return Evidence(scores, pairs, stand_ins, watched.moments, watched.weights, effects, watched.observed, left_out)
+    sums = watched.moments, watched.swapped, watched.weights
+    return Evidence(scores, pairs, stand_ins, *sums, effects, watched.observed, left_out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +125,7 @@ class _Watched:
     """What one pass of statistics saw: by layer, and across layers where the model is small."""
 
     moments: Mapping[int, Sequence[Moments]]
+    swapped: Mapping[int, Sequence[Swapped]]
     weights: Mapping[int, Sequence[Tensor]]
     observed: Observed | None
     within: Computed
@@ -135,8 +142,11 @@ def _watched(
 ) -> _Watched | None:
     """The pass of statistics; None, with the reason, where heads can be switched off and not be watched."""
     try:
-        within, observed, across = _observe(model, batches, cut, progress)
-        return _Watched(by_layer(within), output_weights(model, cut), observed, within, across)
+        layered, swapped = SummedMoments(), SwappedMoments()
+        across = [SummedMoments(scope="model")] if looks_across(cut) else []
+        observed = observe(model, batches, [layered, swapped, *across], anatomy=cut, progress=progress)
+        within, crossed = layered.compute(), across[0].compute() if across else None
+        return _Watched(by_layer(within), swapped.compute(), output_weights(model, cut), observed, within, crossed)
     except AnatomyError as error:
         left_out |= dict.fromkeys(("norm", "replaceability", "needed", "similarity"), str(error))
         return None
@@ -157,16 +167,6 @@ def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) 
     statistic = SummedMoments()
     observe(model, batches, [statistic], anatomy=anatomy.apart)
     return by_layer(statistic.compute())
-
-
-def _observe(
-    model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, progress: Progress | None
-) -> tuple[Computed, Observed, Computed | None]:
-    layered = SummedMoments()
-    across = [SummedMoments(scope="model")] if looks_across(anatomy) else []
-    observed = observe(model, batches, [layered, *across], anatomy=anatomy, progress=progress)
-    crossed: Computed | None = across[0].compute() if across else None
-    return layered.compute(), observed, crossed
 
 
 def _stand_ins(

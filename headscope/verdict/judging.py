@@ -17,7 +17,7 @@ from headscope.planning.quadrants import draw_lines
 from headscope.planning.removal import Removal
 from headscope.sites import Anatomy
 from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import fit_stand_ins, unexplained_share
+from headscope.statistics.prediction import fit_stand_ins, judge_stand_ins
 from headscope.text.batches import Batch
 from headscope.uncertainty.intervals import Spread, jackknife, mean_spread
 from headscope.verdict.gathering import Evidence, watch_moments
@@ -120,7 +120,7 @@ def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int
     head = _extreme(evidence, "replaceability")
     place, weights = anatomy.site(head.layer).position(head), evidence.weights[head.layer]
     stand_ins = fit_stand_ins(Moments.total(evidence.moments[head.layer]))
-    spread = _again(moments[head.layer], lambda seen: 1 - float(unexplained_share(stand_ins, seen, weights)[place]))
+    spread = _again(moments[head.layer], lambda seen: judge_stand_ins(stand_ins, seen, weights).shares()[0, place])
     helper = evidence.stand_ins.get(head)
     return _finding(spread, 0, head, None if helper is None else helper[0])
 

@@ -9,6 +9,7 @@ import headscope.scoring.scores
 from headscope.errors import UnknownNameError
 from headscope.scoring.rating import importance
 from headscope.scoring.scores import SCORES, Rating, Score
+from headscope.statistics import STATISTICS
 from tests.contract.plugins import add_file
 from tests.contract.seen import seen_by_score
 from tests.strategies import Stream, make_stream, weights_for
@@ -19,7 +20,7 @@ IDLE, BUSY = (
     5,
 )  # the second head of the first layer adds nothing; the last head adds more than any, and something new
 ENGINES = {"effects", "gate_gradients"}
-NEEDS = {"moments", "output_weights", *ENGINES}
+NEEDS = {"output_weights", *STATISTICS, *ENGINES}
 
 
 def planted(seed: int = 0, lengths: tuple = ((30, 41), (50, 22), (35, 8), (30, 28))) -> tuple[Stream, dict, np.ndarray]:
@@ -59,12 +60,17 @@ def rating(score: Score) -> Rating:
     return rated(score, *planted())
 
 
-def check_rating(rating: Rating) -> None:
+def busy(score: Score) -> list[int]:
+    """The heads that must have a number: a head that adds nothing need not, where a score is of what varies."""
+    return [head for head in range(LAYERS * N_HEADS) if head != IDLE or not score.of_what_varies]
+
+
+def check_rating(rating: Rating, heads: list[int] | None = None) -> None:
     for column in (rating.score, rating.low, rating.high):
         assert isinstance(column, np.ndarray)
         assert column.shape == (LAYERS * N_HEADS,)
         assert column.dtype == np.float64
-    assert np.isfinite(rating.score).all()
+    assert np.isfinite(rating.score[heads]).all()
     known = ~np.isnan(rating.low)
     assert (known == ~np.isnan(rating.high)).all()
     assert (rating.low <= rating.score)[known].all()
@@ -83,17 +89,17 @@ def test_facts_are_declared_and_settings_are_fields(score: Score) -> None:
     assert type(score).__doc__
 
 
-def test_every_head_has_a_number_inside_its_interval(rating: Rating) -> None:
-    check_rating(rating)
-    assert np.isfinite(rating.low).all()
+def test_every_head_has_a_number_inside_its_interval(score: Score, rating: Rating) -> None:
+    check_rating(rating, busy(score))
+    assert np.isfinite(rating.low[busy(score)]).all()
     assert (rating.low < rating.high)[np.arange(LAYERS * N_HEADS) != IDLE].any()
 
 
 def test_higher_is_more_needed(name: str, rating: Rating) -> None:
-    """The one exception is replaceability, which says so."""
+    """The one exception is replaceability, which says so; a head that adds nothing does not vary, and has none."""
     worth = -rating.score if name == "replaceability" else rating.score
-    assert worth.argmin() == IDLE
-    assert worth.argmax() == BUSY
+    assert np.isnan(worth[IDLE]) if SCORES[name].of_what_varies else worth.argmin() == IDLE
+    assert np.nanargmax(worth) == BUSY
 
 
 def test_one_document_has_no_interval(score: Score) -> None:

@@ -18,21 +18,32 @@ def vendi(rows):
 
 
 def curve(fit, judge, weights, ridge):
-    """(order, shares of k = 0 … N): every candidate refitted at every step by least squares, chosen on `fit`."""
-    penalty = ridge * (fit**2).sum(0).mean()
+    """(order, squares on `judge`): ‖y‖² and ‖y - ŷ‖² of k = 0 … N, refitted at every step, chosen on `fit`."""
+    penalty = ridge * fit.var(0).mean() * len(fit)
     wrote_fit, wrote = (np.einsum("nhd,hwd->nw", rows, weights) for rows in (fit, judge))
-    order, shares = [], [_share(wrote, np.broadcast_to(wrote_fit.mean(0), wrote.shape))]
+    order, squares = [], [(wrote**2).sum(), ((wrote - wrote_fit.mean(0)) ** 2).sum()]
     while len(order) < fit.shape[1]:
         left = [head for head in range(fit.shape[1]) if head not in order]
         costs = [_ridge(fit[:, [*order, head]], wrote_fit, penalty)[1] for head in left]
         order.append(left[int(np.argmin(costs))])
         predict, _ = _ridge(fit[:, order], wrote_fit, penalty)
-        shares.append(_share(wrote, predict(judge[:, order])))
-    return order, np.array(shares)
+        squares.append(((wrote - predict(judge[:, order])) ** 2).sum())
+    return order, np.array(squares)
 
 
-def _share(wrote, predicted):
-    return 1 - ((wrote - predicted) ** 2).sum() / (wrote**2).sum()
+def missed(fit, judge, weights, kept, ridge):
+    """‖y - ȳ‖² and ‖y - ŷ‖² on `judge`, ŷ from the kept heads; pairs of (token, head, dim): the kept heads' document,
+    and the others'."""
+    (fit, wrote_fit), (judge, wrote) = (_apart(*pair, weights, kept) for pair in (fit, judge))
+    penalty = ridge * fit.var(0).mean() * len(fit)
+    predict, _ = _ridge(fit[:, kept], wrote_fit, penalty)
+    return np.array([((wrote - own) ** 2).sum() for own in (wrote_fit.mean(0), predict(judge[:, kept]))])
+
+
+def _apart(here, there, weights, kept):
+    rows = there.copy()
+    rows[:, kept] = here[:, kept]
+    return here, np.einsum("nhd,hwd->nw", rows, weights)
 
 
 def _ridge(x, y, penalty):

@@ -4,25 +4,26 @@ import numpy as np
 
 
 def replaceability(fit, judge, weights, ridge):
-    """(head,) 1 - what `unexplained` gives."""
-    return 1 - unexplained(fit, judge, weights, ridge)
+    """(head,) of what varies in each head about the mean of `fit`, the share given back on `judge`."""
+    whole, varying, missed = energies(fit, judge, weights, ridge)
+    return 1 - missed / varying
 
 
-def unexplained(fit, judge, weights, ridge):
-    """(head,) ‖(z - ẑ)W‖² / ‖zW‖² on `judge`, ẑ ridge-regressed on `fit`.
+def energies(fit, judge, weights, ridge):
+    """(3, head) on `judge`: ‖zW‖², ‖(z - z̄)W‖² and ‖(z - ẑ)W‖², z̄ the mean of `fit`, ẑ ridge-regressed on `fit`.
 
-    fit, judge: (token, head, dim); weights: (width, dim) a head. The penalty is ridge × the mean of Σ z² over all
-    dimensions of `fit`; the constant is free.
+    fit, judge: (token, head, dim); weights: (width, dim) a head. The penalty is ridge × the mean over all dimensions
+    of Σ (z - z̄)² of `fit`; the constant is free.
     """
-    penalty = ridge * (fit**2).sum(0).mean()
-    shares = []
+    mean = fit.mean(0)
+    penalty = ridge * ((fit - mean) ** 2).sum(0).mean()
+    table = []
     for head, weight in enumerate(weights):
         others = [other for other in range(len(weights)) if other != head]
         predicted = _predict(fit[:, others], fit[:, head], judge[:, others], penalty)
-        gap = (judge[:, head] - predicted) @ weight.T
-        energy = ((judge[:, head] @ weight.T) ** 2).sum()
-        shares.append((gap**2).sum() / energy if energy else 0.0)
-    return np.array(shares)
+        own = judge[:, head]
+        table.append([((gap @ weight.T) ** 2).sum() for gap in (own, own - mean[head], own - predicted)])
+    return np.array(table).T
 
 
 def _predict(x, y, new, penalty):

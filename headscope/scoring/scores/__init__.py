@@ -28,6 +28,7 @@ class Rating:
         score: NaN where it is not defined.
         low, high: ends of the 95% interval; NaN where there is none.
         spread: what the interval was made of, for a score that is made of this one.
+        beside: further numbers of each head by name, with intervals of their own.
         columns: further numbers of each head by name.
         facts: what a reader must be told of the numbers, such as why there is no test; JSON values.
     """
@@ -36,13 +37,28 @@ class Rating:
     low: Floats
     high: Floats
     spread: Spread | None = None
+    beside: Mapping[str, Spread] = field(default_factory=dict)
     columns: Mapping[str, Floats] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_spread(cls, spread: Spread, columns: Mapping[str, Floats] | None = None, **facts: Any) -> Self:
+    def from_spread(
+        cls,
+        spread: Spread,
+        columns: Mapping[str, Floats] | None = None,
+        beside: Mapping[str, Spread] | None = None,
+        **facts: Any,
+    ) -> Self:
         """The centre of a spread with its 95% interval."""
-        return cls(spread.centre, *spread.interval(), spread, columns or {}, facts)
+        return cls(spread.centre, *spread.interval(), spread, beside or {}, columns or {}, facts)
+
+    def every_column(self) -> dict[str, Floats]:
+        """What stands beside the score: NAME, NAME_low, NAME_high of numbers with an interval, and the other columns."""
+        made: dict[str, Floats] = {}
+        for name, spread in self.beside.items():
+            made[name] = spread.centre
+            made[f"{name}_low"], made[f"{name}_high"] = spread.interval()
+        return made | dict(self.columns)
 
 
 class Score(ABC):
@@ -50,6 +66,7 @@ class Score(ABC):
 
     Class facts:
         needs: what `rate` is given. "moments": {layer: list of Moments, one per block of documents}, of "gated_z";
+            "swapped_moments": {layer: both halves of `headscope.statistics.swapped_moments.Swapped`}, of "gated_z";
             "output_weights": {layer: list of W_O, (width, value_dim) float64, a head each};
             "effects": a `headscope.effects.sweep.Effects`; "gate_gradients": a
             `headscope.effects.gradients.GateGradients`; the name of another score: its `Rating`, made with the settings
@@ -58,12 +75,14 @@ class Score(ABC):
         card: what a reader must know of it.
         least_documents: how many documents an interval takes.
         bounds: least and greatest value that a head can have.
+        of_what_varies: whether a head that writes one and the same vector has no number.
     """
 
     needs: ClassVar[frozenset[str]]
     unit: ClassVar[str]
     least_documents: ClassVar[int] = 2
     bounds: ClassVar[tuple[float, float]] = (-np.inf, np.inf)
+    of_what_varies: ClassVar[bool] = False
     card: ClassVar[Card]
 
     @abstractmethod

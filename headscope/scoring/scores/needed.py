@@ -21,9 +21,10 @@ Floats = npt.NDArray[np.float64]
 @SCORES.register("needed")
 @dataclass(frozen=True)
 class Needed(Score):
-    """max(importance, 0) × (1 - replaceability clipped to [0, 1]), importance being that of `Ablation`.
+    """max(importance, 0) × (1 - restored clipped to [0, 1]), importance being that of `Ablation`.
 
-    It presumes a repair: that what the others can give back is given back. In the metric's unit, at least 0: 0 = not
+    It presumes a repair: that what a constant and the layer's other heads can give back (`restored`, see
+    `Replaceability`) is given back. In the metric's unit, at least 0: 0 = not
     missed, or given back wholly by the layer's other heads. NaN where either factor is. The interval runs from the
     least to the most that the factors' intervals allow; each of them has a coverage of 97.5%, so that both hold, and
     with them their product, in 95%: a cautious interval, whatever the dependence of the two.
@@ -43,13 +44,15 @@ class Needed(Score):
     unit: ClassVar[str] = "metric"
     bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
     card: ClassVar[Card] = Card(
-        formula="max(ablation, 0) × (1 - replaceability clipped to [0, 1]).",
+        formula="max(ablation, 0) × (1 - restored clipped to [0, 1]), restored as beside replaceability: what a constant "
+        "and the layer's other heads give back.",
         unit="the metric's",
         span="at least 0; 0 = not missed, or given back wholly by the layer's other heads.",
         undefined="NaN where either factor is.",
         invariance="That of both factors.",
         cost="That of ablation and of replaceability.",
-        use="What a head would still cost if the cut were repaired. No cut is repaired here yet, and without repair "
+        use="What a head would still cost if the cut were repaired, the constant included. It presumes that repair: no cut "
+        "is repaired here yet, and without repair "
         "the order of ablation chooses better: MiniLM without 4 heads drifts on texts that chose nothing by 0.0089 in "
         "that order, by 0.0138 in this one. Its interval is cautious: both factors at 97.5%.",
         source="Our own definition.",
@@ -62,15 +65,15 @@ class Needed(Score):
         """See the class."""
         each = (1 + LEVEL) / 2
         importance = effect_spread(seen["effects"])
-        replaceable = seen["replaceability"].spread
-        (least, most), (worst, best) = importance.interval(each), replaceable.interval(each)
-        return Rating(needed(importance.centre, replaceable.centre), needed(least, best), needed(most, worst))
+        restored = seen["replaceability"].beside["restored"]
+        (least, most), (worst, best) = importance.interval(each), restored.interval(each)
+        return Rating(needed(importance.centre, restored.centre), needed(least, best), needed(most, worst))
 
 
-def needed(importance: Floats, replaceability: Floats) -> Floats:
-    """max(importance, 0) × (1 - replaceability clipped to [0, 1]), elementwise.
+def needed(importance: Floats, restored: Floats) -> Floats:
+    """max(importance, 0) × (1 - restored clipped to [0, 1]), elementwise.
 
     >>> needed(np.array([0.2, 0.2, -0.1]), np.array([0.75, -3.0, 0.5]))
     array([0.05, 0.2 , 0.  ])
     """
-    return np.maximum(importance, 0) * (1 - np.clip(replaceability, 0, 1))
+    return np.maximum(importance, 0) * (1 - np.clip(restored, 0, 1))

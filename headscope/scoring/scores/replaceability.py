@@ -1,7 +1,9 @@
-"""Replaceability: how much of what a head adds its layer's other heads could add in its place, on unseen documents."""
+"""Replaceability: how much of what varies in a head its layer's other heads could give, on unseen documents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,16 +13,9 @@ from torch import Tensor
 
 from headscope._support.cards import Card
 from headscope.scoring.scores import SCORES, Rating, Score
-from headscope.statistics.moments import Moments, contribution_energy
-from headscope.statistics.prediction import (
-    RIDGE,
-    both_ways,
-    check_ridge,
-    fit_stand_ins,
-    residual_energy,
-    restored_share,
-    share_of,
-)
+from headscope.statistics.moments import Moments
+from headscope.statistics.prediction import RIDGE, Energies, check_ridge, fit_stand_ins, judge_stand_ins
+from headscope.statistics.swapped_moments import Swapped
 from headscope.uncertainty.intervals import Spread, jackknife_spread, join_spreads
 
 __all__ = ["Replaceability", "rate_replaceability"]
@@ -28,43 +23,57 @@ __all__ = ["Replaceability", "rate_replaceability"]
 Floats = npt.NDArray[np.float64]
 Weights = Sequence[Float64[Tensor, "width dim"]]
 
+_SHARES = ("replaceability", "constant", "restored")
+
 
 @SCORES.register("replaceability")
 @dataclass(frozen=True)
 class Replaceability(Score):
-    """1 - ‖(z - ẑ) W_O‖² / ‖z W_O‖², ẑ predicted from the layer's other heads; higher = more replaceable, not needed.
+    """1 - ‖(z - ẑ) W_O‖² / ‖(z - z̄) W_O‖², ẑ predicted from the layer's other heads; higher = more replaceable.
 
-    No unit, at most 1: 1 = the other heads and a constant give back all that this head adds; 0 = nothing of it; below
-    0 = the prediction makes things worse on unseen documents. ẑ is fitted on one half of the blocks of documents and
-    judged on the other; both directions are averaged. A zero or constant head has 1; a layer's only head is predicted
-    by the constant alone; NaN where one half holds no document. The interval is a jackknife over blocks, in which
-    fits are made anew without each block.
+    No unit, at most 1: 1 = a linear map of the other heads gives all that varies in this one; 0 = they give no more
+    than a constant does; below 0 = the prediction makes things worse on unseen documents. ẑ and z̄, the mean, are fitted
+    on one half of the blocks of documents and judged on the other, the squares of both directions summed. NaN for a
+    head that does not vary, and where one half holds no document; a layer's only head has 0. The interval is a
+    jackknife over blocks, in which fits are made anew without each block.
+
+    Columns beside it, each with its interval:
+        constant: 1 - ‖(z - z̄) W_O‖² / ‖z W_O‖², the share of what the head writes that a constant gives; 1 for a head
+            that does not vary.
+        restored: 1 - ‖(z - ẑ) W_O‖² / ‖z W_O‖² = constant + (1 - constant) · replaceability: what a linear repair
+            within the layer gives back if this head alone goes.
+        chance: the replaceability of the same head beside the other heads of other documents, in which it shares
+            nothing with them: what fits as large as these give on so much text. NaN where no batch holds two documents.
 
     Attributes:
-        ridge: of the regression, as a share of the mean diagonal of Σ z zᵀ.
+        ridge: of the regression, as a share of the mean variance of the layer's dimensions.
 
     Source: our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.
     """
 
     ridge: float = RIDGE
 
-    needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
+    needs: ClassVar[frozenset[str]] = frozenset({"moments", "swapped_moments", "output_weights"})
     least_documents: ClassVar[int] = 4  # without any one block, either half must hold another
     unit: ClassVar[str] = ""
     bounds: ClassVar[tuple[float, float]] = (-np.inf, 1.0)
+    of_what_varies: ClassVar[bool] = True
     card: ClassVar[Card] = Card(
-        formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O z‖², ẑ a ridge regression on the layer's other heads and a constant, "
-        "fitted on one half of the documents and judged on the other; both directions averaged.",
+        formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O (z - z̄)‖², ẑ a ridge regression on the layer's other heads and a constant, "
+        "z̄ the mean, both fitted on one half of the documents and judged on the other; both directions summed. Beside "
+        "it `constant`, 1 - Σ‖W_O (z - z̄)‖² / Σ‖W_O z‖², and `restored`, constant + (1 - constant) × replaceability; and "
+        "`chance`, the same of heads that are paired with the others as they are in other documents.",
         unit="none",
-        span="at most 1; 1 = the others give back all that the head writes, 0 = nothing of it, below 0 = worse "
-        "than nothing on unseen text. Higher = more replaceable, not more needed.",
-        undefined="NaN where one half holds no document, and for heads of sites that cannot be cut. A zero or "
-        "constant head has 1.",
-        invariance="Invertible maps of the other heads (up to the ridge); rotation of the residual stream.",
+        span="at most 1; 1 = the others give all that varies in the head, 0 = no more than a constant gives, below 0 = "
+        "worse than a constant on unseen text. Higher = more replaceable, not more needed.",
+        undefined="NaN for a head that does not vary (its constant and restored are 1), where one half holds no "
+        "document, and for heads of sites that cannot be cut.",
+        invariance="Invertible maps of the other heads (up to the ridge); rotation of the residual stream; an offset.",
         cost="One pass, and for each layer an inverse of its D dimensions for each block of documents: D³.",
-        use="Whether a layer could make up for a head by a linear map of what stays. It needs text: some ten "
-        "tokens for each of the layer's dimensions. Little text makes it too low, and its interval does "
-        "not mend that.",
+        use="Whether a layer could make up for a head by a linear map of what stays. It is counted of what varies, "
+        "since a constant needs no other head: 85% of what one head of MiniLM writes is a constant. An untrained model "
+        "scores high too (0.75 to 0.98): set it beside its untrained copy. It needs text: some ten tokens for each of "
+        "the layer's dimensions. Little text makes it too low, and its interval does not mend that.",
         source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
     )
 
@@ -73,57 +82,64 @@ class Replaceability(Score):
 
     def rate(self, seen: Mapping[str, Any]) -> Rating:
         """See the class."""
-        return rate_replaceability(seen["moments"], seen["output_weights"], self.ridge)
+        return rate_replaceability(seen["moments"], seen["swapped_moments"], seen["output_weights"], self.ridge)
 
 
 def rate_replaceability(
     moments: Mapping[int, Sequence[Moments]],
+    swapped: Mapping[int, Sequence[Swapped]],
     output_weights: Mapping[int, Weights],
     ridge: float = RIDGE,
 ) -> Rating:
-    """`Replaceability` of every head, layer after layer.
+    """`Replaceability` of every head, layer after layer, with what stands beside it.
 
     Args:
         moments: by layer, of each block of documents.
+        swapped: by layer, of both halves of pairs of documents; a layer that made no pair has no chance.
         output_weights: by layer, W_O of each head.
         ridge: see `Replaceability`.
     """
     layers = [_rate_layer(blocks, output_weights[layer], ridge) for layer, blocks in sorted(moments.items())]
-    return Rating.from_spread(join_spreads(layers))
+    spreads = {name: join_spreads([layer[name] for layer in layers]) for name in _SHARES}
+    chance = [_chance(swapped.get(layer, ()), weights, ridge) for layer, weights in sorted(output_weights.items())]
+    return Rating.from_spread(spreads.pop("replaceability"), {"chance": np.concatenate(chance)}, spreads)
 
 
-def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> Spread:
-    filled, directions = [block for block in blocks if block.n], both_ways(blocks)
-    if not all(judging for _, judging in directions):
+def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> dict[str, Spread]:
+    filled = [block for block in blocks if block.n]
+    if len(filled) < 2:
         unknown = np.full(len(weights), np.nan)
-        return Spread(unknown, unknown, np.asarray(np.nan))
-    (odd_judged, even_fitted, forth), (even_judged, odd_fitted, back) = (
-        _one_way(fitted, judging, weights, ridge) for fitted, judging in directions
-    )
-    without = [
-        _mean(*pair)
-        for pair in (*zip(even_fitted, even_judged, strict=True), *zip(odd_judged, odd_fitted, strict=True))
+        return dict.fromkeys(_SHARES, Spread(unknown, unknown, np.asarray(np.nan)))
+    halves = filled[::2], filled[1::2]
+    fits = [fit_stand_ins(Moments.total(half), ridge) for half in halves]
+    parts = [[judge_stand_ins(fits[1 - own], block, weights) for block in half] for own, half in enumerate(halves)]
+    without = []
+    for gone in range(len(filled)):
+        own, place = gone % 2, gone // 2
+        left = [block for i, block in enumerate(halves[own]) if i != place]
+        if not left:
+            without.append(np.full((len(_SHARES), len(weights)), np.nan))
+            continue
+        refitted = judge_stand_ins(fit_stand_ins(Moments.total(left), ridge), Moments.total(halves[1 - own]), weights)
+        kept = [part for i, part in enumerate(parts[own]) if i != place]
+        without.append(_sum([refitted, *kept]).shares())
+    whole, sizes = _sum([*parts[0], *parts[1]]).shares(), [block.n for block in filled]
+    return {
+        name: jackknife_spread(whole[place], [shares[place] for shares in without], sizes)
+        for place, name in enumerate(_SHARES)
+    }
+
+
+def _chance(halves: Sequence[Swapped], weights: Weights, ridge: float) -> Floats:
+    """(head,) replaceability where each half is predicted by what heads of other documents gave in the other half."""
+    if not all(half.n for half in halves) or not halves:
+        return np.full(len(weights), np.nan)
+    parts = [
+        judge_stand_ins(fit_stand_ins(fit.own, ridge, fit.crossed), judge.own, weights, judge.crossed)
+        for fit, judge in (halves, halves[::-1])
     ]
-    sizes = [block.n for block in (*filled[::2], *filled[1::2])]
-    return jackknife_spread(_mean(forth, back), without, sizes)
+    return np.asarray(_sum(parts).shares()[0])
 
 
-def _one_way(
-    fitted: Sequence[Moments], judging: Sequence[Moments], weights: Weights, ridge: float
-) -> tuple[list[Floats], list[Floats], Floats]:
-    """Shares given back: without each block that judges, without each block that was fitted on, and with all."""
-    stand_ins, judged = fit_stand_ins(Moments.total(fitted), ridge), Moments.total(judging)
-    energies = [(residual_energy(stand_ins, block, weights), contribution_energy(block, weights)) for block in judging]
-    residual, energy = np.sum(energies, axis=0)
-    less_judged = [1 - share_of(residual - own, energy - whole) for own, whole in energies]
-    if len(judging) == 1:
-        less_judged = [np.full(len(weights), np.nan)]
-    less_fitted = [
-        restored_share(Moments.total(rest), judged, weights, ridge) if rest else np.full(len(weights), np.nan)
-        for rest in ([*fitted[:gone], *fitted[gone + 1 :]] for gone in range(len(fitted)))
-    ]
-    return less_judged, less_fitted, 1 - share_of(residual, energy)
-
-
-def _mean(one: Floats, other: Floats) -> Floats:
-    return np.asarray((one + other) / 2)
+def _sum(parts: Sequence[Energies]) -> Energies:
+    return reduce(add, parts)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.statistics.prediction import RIDGE, best_stand_in, fit_stand_ins, restored_share, unexplained_share
+from headscope.statistics.prediction import RIDGE, best_stand_in, fit_stand_ins, judge_stand_ins
 from tests.reference import regression as reference
 from tests.rows import in_blocks, measured, sample, textbook_weights
 from tests.strategies import streams, weights_for
@@ -17,9 +17,9 @@ def test_one_direction_equals_least_squares_on_the_rows(stream, ridge):
     rows = stream.rows()
     weights = weights_for(1, *rows.shape[1:])
     fit, judge = rows[: len(rows) // 2 + 1], rows[len(rows) // 2 + 1 :]
-    got = restored_share(measured(fit, fit[0]), measured(judge, judge[0]), weights, ridge)
-    want = reference.replaceability(fit, judge, textbook_weights(weights), ridge)
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+    got = judge_stand_ins(fit_stand_ins(measured(fit, fit[0]), ridge), measured(judge, judge[0]), weights)
+    want = reference.energies(fit, judge, textbook_weights(weights), ridge)
+    np.testing.assert_allclose([got.whole, got.varying, got.residual], want, rtol=1e-9, atol=1e-9)
 
 
 def test_stand_ins_are_the_heads_predicted_from_the_others():
@@ -37,9 +37,10 @@ def test_stand_ins_are_the_heads_predicted_from_the_others():
 def test_offset_of_ten_thousand_costs_no_digits():
     rows, weights = sample() + 1e4, weights_for(0, 4, 5)
     fit, judge = rows[:200], rows[200:]
-    got = unexplained_share(fit_stand_ins(measured(fit, rows[0])), measured(judge, rows[1]), weights)
-    np.testing.assert_allclose(got, reference.unexplained(fit, judge, textbook_weights(weights), RIDGE), rtol=1e-9)
-    assert got.max() < 1e-7
+    got = judge_stand_ins(fit_stand_ins(measured(fit, rows[0])), measured(judge, rows[1]), weights).shares()
+    want = reference.replaceability(fit, judge, textbook_weights(weights), RIDGE)
+    np.testing.assert_allclose(got[0], want, rtol=1e-8)
+    assert got[1:].min() > 1 - 1e-7
 
 
 def test_a_layer_s_only_head_is_predicted_by_the_constant():
@@ -47,8 +48,8 @@ def test_a_layer_s_only_head_is_predicted_by_the_constant():
     weights = weights_for(0, 1, 5)
     fit, judge = rows[:200], rows[200:]
     gap, whole = (judge[:, 0] - fit[:, 0].mean(0)) @ weights[0].numpy().T, judge[:, 0] @ weights[0].numpy().T
-    got = restored_share(measured(fit), measured(judge), weights)
-    np.testing.assert_allclose(got, 1 - (gap**2).sum() / (whole**2).sum(), rtol=1e-9)
+    got = judge_stand_ins(fit_stand_ins(measured(fit)), measured(judge), weights).shares()
+    np.testing.assert_allclose(got[:, 0], [0, *[1 - (gap**2).sum() / (whole**2).sum()] * 2], rtol=1e-9, atol=1e-12)
 
 
 def test_best_stand_in_is_the_best_regression_on_one_head():
@@ -63,9 +64,10 @@ def test_best_stand_in_is_the_best_regression_on_one_head():
             one = [weights[head].numpy(), weights[other].numpy()]
             pair = [half[:, [head, other]] for half in halves]
             # the penalty is of the one head that predicts
-            scales = [RIDGE * (half[:, 1] ** 2).sum(0).mean() / (half**2).sum(0).mean() for half in pair]
+            scales = [RIDGE * half[:, 1].var(0).mean() / half.var(0).mean() for half in pair]
             ways = [(pair[0], pair[1], scales[0]), (pair[1], pair[0], scales[1])]
-            want[head, other] = np.mean([reference.replaceability(a, b, one, scale)[0] for a, b, scale in ways])
+            _, varying, missed = sum(reference.energies(a, b, one, scale)[:, 0] for a, b, scale in ways)
+            want[head, other] = 1 - missed / varying
     np.testing.assert_array_equal(index, want.argmax(1))
     np.testing.assert_allclose(share, want.max(1), rtol=1e-9)
     assert index[2] == 0
@@ -77,8 +79,8 @@ def test_nobody_stands_in_for_a_constant_head_or_a_lonely_one():
     rows[:, 1] = 0.5
     index, share = best_stand_in(in_blocks(rows), weights)
     assert index[1] == -1
-    assert share[1] == pytest.approx(1, abs=1e-12)
+    assert np.isnan(share[1])
     assert (index[[0, 2, 3]] >= 0).all()
     index, share = best_stand_in(in_blocks(rows[:, :1]), weights[:1])
     assert index.tolist() == [-1]
-    assert 0 < share[0] < 1
+    assert share[0] == 0

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
-from headscope.surplus.curve import curve_spread, fit_best, residuals, total_energy
+from headscope.surplus.curve import curve_by_chance, curve_spreads, fit_best, residuals
+from headscope.statistics.swapped_moments import Swapped
 from tests.reference import jackknife as jackknife_reference
 from tests.reference import redundancy as reference
 from tests.rows import in_blocks, measured, uneven_sample
@@ -24,15 +25,7 @@ def test_order_and_shares_equal_a_refit_at_every_step(seed, n_heads, dim, ridge)
     order, want = reference.curve(fit, judge, [weight.numpy() for weight in weights], ridge)
     best = fit_best(measured(fit, fit[0]), weights, ridge)
     assert list(best.order) == order
-    judged = measured(judge, judge[0])
-    got = 1 - residuals(best, judged) / total_energy(judged, weights)
-    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
-
-
-def test_energy_is_that_of_what_all_heads_write_together():
-    rows, weights = uneven_sample(offset=3.0), weights_for(0, 4, 3)
-    wrote = np.einsum("nhd,hwd->nw", rows, np.stack(weights))
-    assert total_energy(measured(rows), weights) == pytest.approx((wrote**2).sum(), rel=1e-12)
+    np.testing.assert_allclose(residuals(best, measured(judge, judge[0])), want, rtol=1e-9, atol=1e-9 * want[0])
 
 
 def test_a_head_that_another_gives_is_not_needed():
@@ -40,9 +33,9 @@ def test_a_head_that_another_gives_is_not_needed():
     rng = np.random.default_rng(5)
     rows = rng.standard_normal((600, 4, 3))
     weights = weights_for(2, 4, 3, width=12)
-    before = curve_spread(in_blocks(rows), weights, ridge=1e-9).centre
+    before = curve_spreads(in_blocks(rows), weights, ridge=1e-9)[0].centre
     rows[:, 3] = rows[:, 1] @ rng.standard_normal((3, 3)) + 2
-    planted = curve_spread(in_blocks(rows), weights, ridge=1e-9).centre
+    planted = curve_spreads(in_blocks(rows), weights, ridge=1e-9)[0].centre
     assert before[3] < 0.95
     assert planted[3] == pytest.approx(1, abs=1e-6)
     assert planted[2] < 0.95
@@ -50,7 +43,7 @@ def test_a_head_that_another_gives_is_not_needed():
     assert chosen in ({0, 1, 2}, {0, 2, 3})
 
 
-def test_the_curve_chooses_on_one_half_judges_on_the_other_and_averages():
+def test_the_curve_chooses_on_one_half_and_judges_on_the_other():
     rows, weights = uneven_sample(4), weights_for(1, 4, 3)
     plain = [weight.numpy() for weight in weights]
     groups = np.array_split(np.arange(len(rows)), 6)
@@ -58,35 +51,60 @@ def test_the_curve_chooses_on_one_half_judges_on_the_other_and_averages():
 
     def both(left):
         halves = [rows[left[second_half[left] == half]] for half in (0, 1)]
-        return np.mean([reference.curve(*way, plain, RIDGE)[1] for way in (halves, halves[::-1])], axis=0)
+        whole, *missed = sum(reference.curve(*way, plain, RIDGE)[1] for way in (halves, halves[::-1]))
+        return [1 - np.array(missed) / missed[0], 1 - np.array(missed) / whole]
 
-    spread = curve_spread(in_blocks(rows), weights)
-    np.testing.assert_allclose(spread.centre, both(np.arange(len(rows))), rtol=1e-9, atol=1e-9)
-    want = [jackknife_reference.interval(lambda left, k=k: both(left)[k], groups) for k in range(5)]
-    np.testing.assert_allclose(np.transpose(spread.interval()), want, rtol=1e-7, atol=1e-9)
+    for place, spread in enumerate(curve_spreads(in_blocks(rows), weights)):
+        np.testing.assert_allclose(spread.centre, both(np.arange(len(rows)))[place], rtol=1e-9, atol=1e-9)
+        want = [jackknife_reference.interval(lambda left, k=k: both(left)[place][k], groups) for k in range(5)]
+        np.testing.assert_allclose(np.transpose(spread.interval()), want, rtol=1e-7, atol=1e-9)
+
+
+def test_an_offset_changes_no_share_and_the_constant_gives_it_back():
+    rows, weights = uneven_sample(), weights_for(0, 4, 3)
+    plain, moved = (curve_spreads(in_blocks(own), weights) for own in (rows, rows + 50))
+    np.testing.assert_allclose(moved[0].centre, plain[0].centre, rtol=1e-6)
+    assert moved[1].centre.min() > 0.99
+
+
+def test_chance_is_the_fit_where_the_others_are_of_another_document():
+    rng, weights = np.random.default_rng(3), weights_for(0, 4, 3)
+    pairs = [[uneven_sample(seed, n_tokens=80) + rng.standard_normal((1, 4, 3)) for seed in two] for two in ((1, 2), (3, 4))]
+    halves = [Swapped.of_rows(*map(torch.from_numpy, pair), torch.zeros(12).double()) for pair in pairs]
+    got = curve_by_chance(halves, [2, 0, 3, 1], weights)
+    ways = [(np.concatenate(pair), np.concatenate(pair[::-1])) for pair in pairs]
+    plain = [weight.numpy() for weight in weights]
+    for k in range(1, 5):
+        kept = [2, 0, 3, 1][:k]
+        both = (reference.missed(*way, plain, kept, RIDGE) for way in (ways, ways[::-1]))
+        varying, missed = sum(both)
+        np.testing.assert_allclose(got[k], 1 - missed / varying, rtol=1e-9)
+    assert got[0] == 0
+    assert np.isnan(curve_by_chance([], [0, 1, 2, 3], weights)).all()
 
 
 def test_empty_blocks_and_too_few_of_them():
     rows, weights = uneven_sample(), weights_for(0, 4, 3)
     empty = Moments.empty((3,) * 4, torch.zeros(12, dtype=torch.float64))
     blocks = in_blocks(rows, 5)
-    with_empty = curve_spread([blocks[0], empty, *blocks[1:]], weights)
-    np.testing.assert_array_equal(with_empty.centre, curve_spread(blocks, weights).centre)
-    assert np.isnan(curve_spread([empty, blocks[0]], weights).centre).all()
-    three = curve_spread(in_blocks(rows, 3), weights)
-    assert np.isfinite(three.centre).all()
-    assert np.isnan(three.interval()).all()
+    with_empty = curve_spreads([blocks[0], empty, *blocks[1:]], weights)
+    np.testing.assert_array_equal(with_empty[0].centre, curve_spreads(blocks, weights)[0].centre)
+    assert np.isnan([spread.centre for spread in curve_spreads([empty, blocks[0]], weights)]).all()
+    for three in curve_spreads(in_blocks(rows, 3), weights):
+        assert np.isfinite(three.centre).all()
+        assert np.isnan(three.interval()).all()
 
 
 def test_a_layer_that_writes_nothing_is_given_back_by_the_constant():
-    rows = np.zeros((40, 3, 2))
-    spread = curve_spread(in_blocks(rows, 4), weights_for(0, 3, 2))
-    np.testing.assert_array_equal(spread.centre, np.ones(4))
+    for rows in (np.zeros((40, 3, 2)), np.full((40, 3, 2), 1 / 3)):
+        share, restored = curve_spreads(in_blocks(rows, 4), weights_for(0, 3, 2))
+        assert np.isnan(share.centre).all()
+        np.testing.assert_array_equal(restored.centre, np.ones(4))
 
 
 def test_a_constant_head_is_chosen_last_and_adds_nothing():
     rows, weights = uneven_sample(), weights_for(0, 4, 3)
     rows[:, 2] = 0.4
     assert fit_best(measured(rows), weights).order[-1] == 2
-    shares = curve_spread(in_blocks(rows), weights).centre
+    shares = curve_spreads(in_blocks(rows), weights)[0].centre
     assert shares[4] == pytest.approx(shares[3], rel=1e-9)

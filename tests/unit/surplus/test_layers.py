@@ -49,7 +49,12 @@ def test_one_call_gives_every_layer_and_the_model(model, batches, found):
     assert found.curve["k"].tolist() == [*range(5)] * 2
     assert found.curve["head"][0] == CONSTANT
     assert sorted(found.curve["head"][6:]) == ["L1H0", "L1H1", "L1H2", "L1H3"]
-    assert (found.curve["low"] < found.curve["high"]).all()
+    kept = found.curve[found.curve["k"] > 0]
+    for low, high in (("low", "high"), ("restored_low", "restored_high")):
+        assert (kept[low] < kept[high]).all()
+    assert (found.curve.loc[found.curve["k"] == 0, ["share", "low", "high"]] == 0).all(axis=None)
+    assert found.curve["chance"].notna().all()
+    assert (found.effective["chance"].notna() == (found.effective["layer"] != WHOLE)).all()
     assert found.facts["skip_first"] == 0
     assert "why_no_interval" not in found.facts
 
@@ -62,7 +67,7 @@ def test_skipped_positions_change_the_numbers(model, batches, found):
 
 def test_too_few_documents_have_numbers_but_no_interval(model, batches):
     few = hs.redundancy(model, batches[:1])
-    assert few.curve[["low", "high"]].isna().all(axis=None)
+    assert few.curve[["low", "high", "restored_low", "restored_high"]].isna().all(axis=None)
     assert few.curve["share"].notna().all()
     assert "only 3 documents" in few.facts["why_no_interval"]
     assert "why_no_value" not in few.facts
@@ -85,7 +90,9 @@ def test_what_is_missing_is_explained(model, batches):
             linear.weight[rows] = 0
             linear.bias[rows] = 0
     found = hs.redundancy(silent, batches)
-    assert found.facts["why_no_value"] == "no effective number for layer 1: its heads are constant"
+    assert found.facts["why_no_value"] == (
+        "no effective number for layer 1: its heads are constant; no curve for layer 1: it writes the same everywhere"
+    )
 
 
 def test_saved_and_read_back(found, tmp_path):
@@ -115,8 +122,9 @@ def test_the_whole_model_counts_what_layers_share():
 def test_layers_and_heads_sort_by_their_numbers(tmp_path: Path) -> None:
     effective = pd.DataFrame({"layer": ["2", "10", WHOLE], "n_heads": 11, "effective": 1.5, "low": 1.0, "high": 2.0})
     curve = pd.DataFrame({"layer": 2, "k": [0, 1, 2], "head": [CONSTANT, "L2H10", "L2H9"], "share": 0.5})
-    counts = {"low": 0.1, "high": 0.2, "tokens_per_dimension": 3.0, "n_documents": 5, "n_tokens": 50}
-    made = Redundancy(effective.assign(**counts), curve.assign(**counts))
+    counts = {"low": 0.1, "high": 0.2, "chance": 0.0, "tokens_per_dimension": 3.0, "n_documents": 5, "n_tokens": 50}
+    restored = dict.fromkeys(("restored", "restored_low", "restored_high"), 0.6)
+    made = Redundancy(effective.assign(**counts), curve.assign(**counts, **restored))
     made.save(tmp_path)
     for found in (made, Redundancy.load(tmp_path)):
         assert found.effective.sort_values("layer")["layer"].tolist() == ["2", "10", WHOLE]

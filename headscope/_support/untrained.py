@@ -1,0 +1,99 @@
+"""An untrained copy: the same model before it learnt anything, its weights drawn by its own initialisation."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from headscope._support.running import unwrapped
+from headscope.errors import ModelError
+
+__all__ = ["untrained_copy"]
+
+_DRAWS = ("reset_parameters", "_reset_parameters")  # as torch's own modules call it
+
+
+def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of a model with the same configuration and weights that were never trained.
+
+    Weights are drawn as the library or the model draws them: by `initialize_weights` of a transformers model, else by
+    `reset_parameters` of each module and then by the model's own `_init_weights(module)`, where it has one. All of them
+    are made NaN before, so that none can stay as it was.
+
+    Args:
+        model: left as it was.
+        seed: of the draw; the generators of torch are left as they were.
+
+    Raises:
+        ModelError: a parameter lies in no module that knows how to draw it; or there are adapters.
+    """
+    whole = unwrapped(model)
+    if hasattr(whole, "peft_config"):
+        raise ModelError(
+            f"{type(whole).__name__} carries adapters, whose weights before training are those of another model; "
+            "merge them first (merge_and_unload)"
+        )
+    _check_drawable(whole)
+    made = copy.deepcopy(whole)
+    devices = sorted({own.device for own in made.parameters() if own.device.type == "cuda"}, key=str)
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for parameter in made.parameters():
+            parameter.fill_(torch.nan)
+        _draw(made)
+    left = [name for name, own in made.named_parameters() if bool(torch.isnan(own).any())]
+    if left:
+        raise ModelError(
+            f"there is no untrained copy of {type(whole).__name__}: {_places(whole, left)}, which does not know how to "
+            "draw it",
+            python="give that module a method reset_parameters(), or the model a method _init_weights(module)",
+            shell="give that module a method reset_parameters(), or leave --null untrained out",
+        )
+    return made.eval()
+
+
+def _check_drawable(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.is_meta:
+            what = "on no device yet" if parameter.is_meta else f"of {parameter.dtype}".replace("torch.", "")
+            raise ModelError(
+                f"there is no untrained copy of {type(model).__name__}: {name} is {what}, and no initialisation draws "
+                "such weights; load the model whole, in a floating dtype"
+            )
+
+
+def _draw(model: nn.Module) -> None:
+    """Draw every weight that a module knows how to draw."""
+    initialise = getattr(model, "initialize_weights", None)
+    for part in [*model.modules(), *model.parameters(), *model.buffers()]:
+        part.__dict__.pop("_is_hf_initialized", None)  # what was loaded from a file would be left as it is
+    if callable(initialise):
+        initialise()
+    for module in reversed([*model.modules()]):  # parts before what they are parts of, as constructors do
+        if not callable(initialise) or _has_undrawn(module):
+            for name in _DRAWS:
+                if callable(draw := getattr(module, name, None)):
+                    _tried(draw)
+    own: Any = getattr(model, "_init_weights", None)
+    if callable(own) and not callable(initialise):
+        model.apply(own)
+
+
+def _has_undrawn(module: nn.Module) -> bool:
+    return any(bool(torch.isnan(own).any()) for own in module.parameters(recurse=False))
+
+
+def _tried(draw: Any) -> None:
+    try:
+        draw()
+    except TypeError:  # it takes arguments of its own: what it would have drawn stays NaN, and is told
+        return
+
+
+def _places(model: nn.Module, names: list[str]) -> str:
+    name = names[0]
+    owner = name.rpartition(".")[0]
+    inside = f"{type(model.get_submodule(owner)).__name__} ({owner or 'the model itself'})"
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"the parameter {name}{more} lies in {inside}"
