@@ -1,9 +1,10 @@
 """Candidates: every head with its scores, who could stand in for it, and a reason in words; the cheapest first."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from headscope._support.formatting import number
@@ -14,8 +15,9 @@ from headscope.tables import HeadTable, PairTable, block_columns, head_names, re
 __all__ = ["list_candidates", "load_candidates"]
 
 _WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns that are not floats
-_BESIDE = ("replaceability", "needed", "norm", "gradient")
+_BESIDE = ("replaceability", "constant", "restored", "needed", "norm", "gradient")
 
+Floats = npt.NDArray[np.float64]
 StandIns = Mapping[HeadId, tuple[HeadId, float]]
 
 
@@ -33,14 +35,14 @@ def list_candidates(
         scores: tables "ablation", and of "norm", "replaceability", "needed" and "gradient" those that there are, over
             the same heads.
         similarity: CKA of the heads, where there is one.
-        stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
+        stand_ins: for a head, the one of its layer that alone gives most of what varies in it, and that share.
         lines: where the quadrants meet; they describe a head, and choose none.
         order: the heads in the order in which they go; see `headscope.planning.removal.Removal`.
         n_chosen: how many of them stay within the budget.
 
     Returns:
-        Columns rank, head, layer, (block,) importance, low, high, replaceability, needed, norm, gradient, stand_in,
-        stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered categories, as in
+        Columns rank, head, layer, (block,) importance, low, high, replaceability, constant, restored, needed, norm,
+        gradient, stand_in, stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered categories, as in
         `headscope.PairTable.to_frame`; "" stands for no stand-in.
     """
     ablation = scores["ablation"]
@@ -52,7 +54,7 @@ def list_candidates(
             "importance": ablation.score,
             "low": ablation.low,
             "high": ablation.high,
-            **{name: scores[name].score if name in scores else np.nan for name in _BESIDE},
+            **{name: own if own is not None else np.nan for name, own in _beside(scores)},
         }
     )
     frame["stand_in"] = [str(stand_ins[head][0]) if head in stand_ins else "" for head in ablation.heads]
@@ -89,6 +91,13 @@ def _sortable(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(head=head_names(frame["head"], heads), stand_in=head_names(frame["stand_in"], ["", *heads]))
 
 
+def _beside(scores: Mapping[str, HeadTable]) -> Iterator[tuple[str, Floats | None]]:
+    """Further numbers of each head: scores, and what stands beside replaceability; None for those that there are not."""
+    held = scores["replaceability"].columns if "replaceability" in scores else {}
+    for name in _BESIDE:
+        yield name, scores[name].score if name in scores else held.get(name)
+
+
 def _reason(row: Mapping[str, object], unit: str) -> str:
     if row["importance"] != row["importance"]:
         return "it has no effect that is a number: its output cannot be told apart, or the metric gave none"
@@ -99,6 +108,6 @@ def _reason(row: Mapping[str, object], unit: str) -> str:
     which = f"chosen: {without}" if row["chosen"] else without
     if not row["quadrant"]:
         return which
-    restored = f"{share:.0%}" if share > 0 else "nothing"
+    given = f"{share:.0%}" if share > 0 else "nothing"
     helper = f", {row['stand_in']} foremost" if row["stand_in"] and share > 0 else ""
-    return f"{which}; its layer can rebuild {restored} of what it writes{helper}"
+    return f"{which}; the rest of its layer gives {given} of what varies in it{helper}"

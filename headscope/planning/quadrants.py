@@ -1,4 +1,4 @@
-"""Quadrants: heads by what they cost and how much of them the others restore. They describe a head, no more."""
+"""Quadrants: heads by what they cost and how much of what varies in them the others give. They describe, no more."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["QUADRANTS", "Lines", "draw_lines", "quadrants"]
 Floats = npt.NDArray[np.float64]
 
 QUADRANTS = ("redundant", "idle", "backed up", "needed")  # low/high importance x high/low replaceability
-_RESTORED = 2 / 3  # a head counts as replaceable where a third of what it writes, at most, would be lost
+_GIVEN = 0.5  # a head counts as replaceable where the others give more of what varies in it than they miss
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Lines:
 
 
 def draw_lines(importance: Floats) -> Lines:
-    """The line of importance is the median head; the line of replaceability is two thirds.
+    """The line of importance is the median head; the line of replaceability is one half.
 
     Args:
         importance: (head,) NaN left out.
@@ -31,10 +31,10 @@ def draw_lines(importance: Floats) -> Lines:
     median = float(np.nanmedian(importance))
     return Lines(
         median,
-        _RESTORED,
+        _GIVEN,
         "Across: the median head's importance, so that half of the heads lie below it, whatever the metric. "
-        "Down: two thirds, where the other heads of the layer, by a linear map fitted on other text, restore two "
-        "thirds of what the head writes (squared).",
+        "Down: one half, where the other heads of the layer, by a linear map fitted on other text, give as much of what "
+        "varies in the head (squared) as they miss.",
     )
 
 

@@ -19,7 +19,8 @@ class Reportable(Protocol):
 
     Attributes:
         anatomy: where the heads are.
-        scores: tables by name; "ablation" is the importance, "replaceability" the share that others can rebuild.
+        scores: tables by name; "ablation" is the importance, "replaceability" the share of what varies
+            that others give.
         pairs: similarities by name; "cka" is the one that is drawn, any other stands beside it.
         candidates: a row per head, best candidate for removal first; see
             `headscope.planning.candidates.list_candidates`.

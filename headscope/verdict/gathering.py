@@ -41,7 +41,7 @@ class Evidence:
 
     Attributes:
         scores, pairs: tables by name.
-        stand_ins: for a head, the one of its layer that restores most of it alone, and the share that it restores.
+        stand_ins: for a head, the one of its layer that alone gives most of what varies in it, and that share.
         moments: per layer, of each block of documents.
         swapped: per layer, of heads beside those of other documents, in two halves.
         weights: W_O of every head.

@@ -67,6 +67,7 @@ def judge(
     removal = removal.judged(effects.only(range(len(sizes))))
     joint = removal.cost(len(chosen))
     moments = watch_moments(model, bench.batches, anatomy) if evidence.moments else {}
+    replaced, constant = _most_replaceable(anatomy, evidence, moments)
     verdict = Verdict(
         model=name,
         n_heads=anatomy.n_heads,
@@ -80,7 +81,8 @@ def judge(
         stability=stability(evidence.effects, len(chosen)),
         cheapest=_effect(effects, sizes.index(1), removal.order[0]),
         most_needed=_effect(effects, len(sizes), top),
-        most_replaceable=_most_replaceable(anatomy, evidence, moments),
+        most_replaceable=replaced,
+        its_constant=constant,
         twins=_twins(anatomy, evidence, moments),
         lines=draw_lines(evidence.scores["ablation"].score),
         metric=bench.metric.name,
@@ -113,16 +115,25 @@ def _again(blocks: Sequence[Moments], estimate: Callable[[Moments], float]) -> S
     return jackknife(lambda left: np.array([estimate(Moments.total(left))]), blocks, tokens)
 
 
-def _most_replaceable(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Sequence[Moments]]) -> Finding | None:
+def _most_replaceable(
+    anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Sequence[Moments]]
+) -> tuple[Finding | None, float]:
+    """The head that the others give most of, and the share of it that a constant gives."""
     table = evidence.scores.get("replaceability")
     if table is None or np.isnan(table.score).all():
-        return None
+        return None, math.nan
     head = _extreme(evidence, "replaceability")
     place, weights = anatomy.site(head.layer).position(head), evidence.weights[head.layer]
     stand_ins = fit_stand_ins(Moments.total(evidence.moments[head.layer]))
-    spread = _again(moments[head.layer], lambda seen: judge_stand_ins(stand_ins, seen, weights).shares()[0, place])
+
+    def shares(seen: Moments) -> tuple[float, float]:
+        given, constant, _ = judge_stand_ins(stand_ins, seen, weights).shares()[:, place]
+        return given, constant
+
+    spread = _again(moments[head.layer], lambda seen: shares(seen)[0])
     helper = evidence.stand_ins.get(head)
-    return _finding(spread, 0, head, None if helper is None else helper[0])
+    found = _finding(spread, 0, head, None if helper is None else helper[0])
+    return found, shares(Moments.total(moments[head.layer]))[1]
 
 
 def _twins(anatomy: Anatomy, evidence: Evidence, moments: Mapping[int, Sequence[Moments]]) -> Finding | None:

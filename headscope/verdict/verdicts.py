@@ -58,8 +58,9 @@ class Verdict(Shown):
             they were chosen by, in the mean over the tenths; NaN where none is chosen.
         cheapest: the head of lowest effect where heads were chosen, with its effect here.
         most_needed: the head of highest effect there, with its effect here.
-        most_replaceable: the head that its layer restored best there, with the share restored here, and the head
-            that alone restores most of it.
+        most_replaceable: the head of which the others gave most of what varies there, with that share here, and the
+            head that alone gives most of it.
+        its_constant: the share of what that head writes that a constant gives, here; NaN without such a head.
         twins: the two heads of one layer that were most alike there, with their CKA here.
         lines: of the quadrants.
         metric, unit, intact: the metric, its unit, and its value for the intact model here.
@@ -82,6 +83,7 @@ class Verdict(Shown):
     cheapest: Finding
     most_needed: Finding | None
     most_replaceable: Finding | None
+    its_constant: float
     twins: Finding | None
     lines: Lines
     metric: str
@@ -172,7 +174,8 @@ class Verdict(Shown):
         ends = f" ({_whole(found.low)} to {_whole(found.high)})" if found.low == found.low else ""
         ends += _BEYOND if found.high > _MOST else ""
         return (
-            f"{_whole(found.value)}{ends} of what {found.head} writes can be rebuilt from the rest of its layer{helper}"
+            f"the rest of its layer gives {_whole(found.value)}{ends} of what varies in {found.head}{helper} (a constant "
+            f"gives {_whole(max(self.its_constant, 0.0))} of all that it writes)"
         )
 
     def _twins(self) -> str:

@@ -22,7 +22,7 @@ __all__ = ["LEFT_EDGE", "quadrant_plot"]
 
 Floats = npt.NDArray[np.float64]
 
-LEFT_EDGE = -0.25  # heads that the others rebuild worse than this are drawn at the edge: how much worse says little
+LEFT_EDGE = -0.25  # heads that the others give less of than this are drawn at the edge: how much worse says little
 _MANY = 300  # heads past which the dots are small
 _RINGS, _THIN = 60, 0.25  # rings from which they are thinner, and how thin they become, in points: dots must show
 _NAMED = 24  # chosen heads that are named where there is room; the table has them all
@@ -42,7 +42,7 @@ def quadrant_plot(
 
     Args:
         importance: what removing each head costs; the same heads in the same order as `replaceability`.
-        replaceability: share of each head that the others rebuild; at most 1.
+        replaceability: share of what varies in each head that the others give; at most 1.
         lines: where the quadrants meet.
         chosen: heads to ring, in order of their naming.
         label: of the upright axis.
@@ -79,7 +79,7 @@ def _set_axes(ax: Axes, points: Floats, lines: Lines, label: str) -> None:
     bent = set_scale(ax, "y", np.append(points[:, 1], lines.importance), room=(0.1, 0.12))
     ax.set_xlim(min(0.0, float(points[:, 0].min(initial=0.0)), lines.replaceability) - 0.05, 1.03)
     ax.set_ylabel(f"{label}\n(log-like scale)" if bent else label)
-    ax.set_xlabel("replaceability\n(share of the head that the others rebuild)")
+    ax.set_xlabel("replaceability\n(share of what varies in the head that the others give)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(round(value, 6))))
     frameless(ax)
     ax.tick_params(length=0)

@@ -45,7 +45,7 @@ _ROWS: Mapping[str, tuple[tuple[str, str], ...]] = {
 _NOUNS = {"n_heads": "head", "n_layers": "attention layer"}
 _SCORES = {
     "ablation": "importance (ablation)", "gradient": "importance (gradient)", "norm": "norm of what the head writes",
-    "replaceability": "replaceability", "needed": "needed: importance × what others cannot rebuild",
+    "replaceability": "replaceability", "needed": "needed: importance × what a repair would not restore",
     "cka": "similarity (CKA)", "cosine": "similarity (cosine)",
 }  # fmt: skip
 

@@ -86,6 +86,7 @@ def _candidates(analysis: Reportable) -> Table:
         ),
         Column("95% interval", lambda row: _interval(row.low / scale, row.high / scale), numeric=True),
         Column("Replaceable", lambda row: fixed(row.replaceability, 2), numeric=True),
+        Column("Restored", lambda row: fixed(row.restored, 2), numeric=True),
         Column("Stand-in", _stand_in),
         Column("Quadrant", lambda row: _words(row.quadrant) + (", chosen" if row.head in chosen else "")),
         Column("Why", lambda row: _words(row.reason), long=True),
@@ -97,9 +98,10 @@ def _candidates(analysis: Reportable) -> Table:
         columns,
         _SHOWN,
         "In the order in which they go: the cheapest first, on the documents that heads are chosen on. "
-        "Replaceable: share of the head's output that the others of its layer rebuild (1 = all "
-        "of it; below 0 = the attempt makes things worse). Stand-in: the one head that alone rebuilds most of it, and "
-        f"that share. {MISSING} stands where there is none, or where the head's output never varies. Chosen: "
+        "Replaceable: share of what varies in the head that the others of its layer give (1 = all of it; below 0 = "
+        "worse than a constant). Restored: what they and a constant give back of all that it writes. Stand-in: the one "
+        f"head that alone gives most of what varies, and that share. {MISSING} stands where there is none, or where the "
+        "head's output never varies. Chosen: "
         "as many as the budget allows. The file has every head and every score.",
     )
 

@@ -23,10 +23,10 @@ _SHARES = (0.64, 0.36)  # of the page, for the picture and the cost beside it
 _HEIGHT = 5.4  # inches, of both, so that they stand level
 _FEW = 10  # rows of the table of costs, about
 _MEANINGS = {
-    "redundant": "It costs less than the median head, and the others hold most of what it writes.",
-    "idle": "It costs less than the median head, though the others could not rebuild it.",
-    "backed up": "It costs more than the median head, but the others hold most of what it writes.",
-    "needed": "It costs more than the median head, and nothing else in its layer could rebuild it.",
+    "redundant": "It costs less than the median head, and the others give most of what varies in it.",
+    "idle": "It costs less than the median head, and the others give less than half of what varies in it.",
+    "backed up": "It costs more than the median head, and the others give most of what varies in it.",
+    "needed": "It costs more than the median head, and the others give less than half of what varies in it.",
 }
 
 
@@ -87,8 +87,8 @@ def _picture(analysis: Reportable) -> Figure:
     beyond = int((replaceability.score < LEFT_EDGE).sum())
     caption = (
         f"Each dot is a head. Upwards: how much the {verdict.metric} rises when that head alone is removed. To the "
-        "right: the share of what it writes that the other heads of its layer can rebuild, judged on text that the "
-        f"fit did not see. The lines are at {quantity(lines.importance, verdict.unit)} and "
+        "right: the share of what varies in it that a linear map of the other heads of its layer gives, judged on text "
+        f"that the fit did not see. The lines are at {quantity(lines.importance, verdict.unit)} and "
         f"{number(lines.replaceability, 2)}. {lines.why}"
     )
     if words:
@@ -96,7 +96,7 @@ def _picture(analysis: Reportable) -> Figure:
     if beyond:
         caption += f" Triangles: {count(beyond, 'head')} left of {number(LEFT_EDGE, 2)}."
     if undefined:
-        caption += f" Not drawn: {count(undefined, 'head')} without a number, for lack of any output that varies."
+        caption += f" Not drawn: {count(undefined, 'head')} without a number, whose output does not vary."
     alt = (
         f"Scatter plot of {count(len(importance.heads), 'head')}, importance against replaceability. "
         f"The most important are {', '.join(top)}. {count(len(verdict.chosen), 'head')} chosen for removal"

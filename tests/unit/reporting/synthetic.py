@@ -176,6 +176,7 @@ def _verdict(
         joint_high=joint.high, random=draws, stability=0.93,
         cheapest=Finding(removal.order[0], first.value, first.low, first.high),
         most_needed=Finding(top, importance[top] * 1.1, importance[top], importance[top] * 1.2), most_replaceable=None,
+        its_constant=NAN,
         twins=None, lines=lines, metric=removal.metric, unit=unit, intact=3.024 if unit else 0.0, n_documents=213,
         n_tokens=2048, text_unit="documents", too_little=too_little,
     )  # fmt: skip

@@ -27,6 +27,7 @@ def make(**changes: object) -> Verdict:
         cheapest=Finding(HeadId(0, 1), 0.004, 0.002, 0.006),
         most_needed=Finding(HeadId(1, 3), 0.2, 0.15, 0.25),
         most_replaceable=Finding(HeadId(0, 1), 0.93, 0.9, 0.96, HeadId(0, 2)),
+        its_constant=0.85,
         twins=Finding(HeadId(0, 1), 0.97, 0.95, 0.99, HeadId(0, 2)),
         lines=LINES,
         metric="loss",
@@ -60,8 +61,8 @@ def test_the_sentence_holds_every_number_with_its_interval() -> None:
         ({"chosen": (), "random": ()}, "together"),
         ({"chosen": (), "random": ()}, "random"),
         ({"most_needed": Finding(HeadId(1, 3), -0.1, NAN, NAN)}, "needed most"),
-        ({"most_replaceable": Finding(HeadId(0, 1), 0.49, 0.4, 0.6)}, "rebuilt"),
-        ({"most_replaceable": Finding(HeadId(0, 1), NAN, NAN, NAN)}, "rebuilt"),
+        ({"most_replaceable": Finding(HeadId(0, 1), 0.49, 0.4, 0.6)}, "of what varies in"),
+        ({"most_replaceable": Finding(HeadId(0, 1), NAN, NAN, NAN)}, "of what varies in"),
         ({"twins": Finding(HeadId(0, 1), 0.89, 0.8, 0.9, HeadId(0, 2))}, "interchangeable"),
         ({"twins": None}, "interchangeable"),
     ],
@@ -116,7 +117,7 @@ def test_json_round_trip() -> None:
 
 def test_more_than_all_cannot_be_rebuilt() -> None:
     beyond = make(most_replaceable=Finding(HeadId(0, 1), 0.93, 0.7, 1.17, HeadId(0, 2))).sentence
-    assert "93% (70% to 117%) [more than all cannot be: there is too little text] of what" in beyond
+    assert "93% (70% to 117%) [more than all cannot be: there is too little text] of what varies in L0H1" in beyond
 
 
 def test_a_models_own_loss_is_no_next_token_loss() -> None:
