@@ -4,7 +4,8 @@ import headscope as hs
 from headscope.cli import script
 from headscope.cli.options import Folder, Intervals, Loading, Memory, Model, Sampling
 from headscope.cli.printing import progress_told
-from headscope.likeness.comparing import How, compare_heads
+from headscope.likeness.asking import How
+from headscope.likeness.comparing import compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.reporting import figures
 from headscope.text.tokens import spell

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from headscope._support.environment import versions
 from headscope._support.folders import new_folder
-from headscope._support.progress import Progress
+from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.shown import Shown
 from headscope.anatomy import discover
@@ -44,7 +44,7 @@ from headscope.tables import HeadTable, PairTable, write_table
 from headscope.text.feeding import Batches
 from headscope.text.splits import Part, sample_batches, split_documents
 from headscope.verdict.amounts import too_little
-from headscope.verdict.gathering import Evidence, gather
+from headscope.verdict.gathering import Evidence, gather, watch_untrained
 from headscope.verdict.judging import Bench, judge
 from headscope.verdict.preparation import Budget, Source, affordable_tokens, prepare
 from headscope.verdict.trying import try_cut
@@ -273,8 +273,9 @@ def _analysis(
     tokens = budget.ablation_tokens or affordable_tokens(source.model, anatomy)
     sample = sample_batches(chosen_on, tokens, budget.seed)
     rise = Rise.read(budget.max_loss_rise)
+    beside = _untrained(source.model, chosen_on, anatomy, budget, clock, progress)
     with clock.stage("evidence"):
-        evidence = gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress)
+        evidence = beside(gather(source.model, chosen_on, sample, judged_by, anatomy, budget.seed, progress))
     with clock.stage("choice"):
         removal = measure_removal(source.model, sample, judged_by, anatomy, evidence.effects, rise, progress)
     bench = _bench(source, held_out, judged_by, 2 * tokens, budget)
@@ -299,6 +300,16 @@ def _analysis(
     }
     verdict = replace(verdict, too_little=short, refused=cut.get("refused", ""))
     return _assembled(anatomy, evidence, removal, verdict, facts, claims)
+
+
+def _untrained(
+    model: nn.Module, batches: Part, anatomy: Anatomy, budget: Budget, clock: "_Clock", progress: Progress | None
+) -> Callable[[Evidence], Evidence]:
+    """What puts an untrained copy beside; made first, so that a model without is refused before anything took long."""
+    if not budget.null:
+        return lambda evidence: evidence
+    with clock.stage("untrained"):
+        return watch_untrained(model, batches, anatomy, budget.seed, part_of(progress, "untrained"))
 
 
 def _assembled(

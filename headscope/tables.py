@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "NULLS",
     "HeadTable",
     "PairTable",
     "block_columns",
@@ -31,6 +32,16 @@ __all__ = [
 ]
 
 Floats = npt.NDArray[np.float64]
+
+NULLS: Mapping[str, str] = {
+    "random_tokens": "on random tokens",
+    "chance": "by chance",
+    "untrained": "untrained",
+}
+"""What a likeness stands beside: its columns, and their headings.
+
+The same maps on random tokens; the same head beside other heads of other documents; an untrained copy of the model.
+"""
 
 _SHOWN = 40  # heads whose pairs a notebook shows
 
@@ -127,7 +138,7 @@ class PairTable(Shown):
         matrix: (head, head); NaN for pairs that were not asked for or are not defined.
         low, high: (head, head) ends of the 95% interval over documents; NaN where there is none.
         facts: what it was measured on and how; JSON values only.
-        null: (head, head) the same measure on random tokens, for measures of maps; None for the others.
+        nulls: what the values stand beside, (head, head) each, by a name out of `NULLS`; NaN where there is none.
         other: the heads of the columns where they are another model's; None where rows and columns are the same heads.
         symmetric: whether the measure says that value(a, b) = value(b, a). Within one model the numbers above the
             diagonal then stand below it too: sums in another order differ in their last digits.
@@ -140,15 +151,17 @@ class PairTable(Shown):
     low: Floats
     high: Floats
     facts: Mapping[str, Any] = field(default_factory=dict)
-    null: Floats | None = None
+    nulls: Mapping[str, Floats] = field(default_factory=dict)
     other: tuple[HeadId, ...] | None = None
     symmetric: bool = False
 
     def __post_init__(self) -> None:
         if self._twofold:
-            for name in ("matrix", "low", "high", "null"):
-                if (numbers := getattr(self, name)) is not None:
-                    object.__setattr__(self, name, np.where(np.tri(len(numbers), dtype=bool), numbers.T, numbers))
+            lower = np.tri(len(self.matrix), dtype=bool)
+            for name in ("matrix", "low", "high"):
+                object.__setattr__(self, name, np.where(lower, getattr(self, name).T, getattr(self, name)))
+            twofold = {name: np.where(lower, numbers.T, numbers) for name, numbers in self.nulls.items()}
+            object.__setattr__(self, "nulls", twofold)
 
     @property
     def _twofold(self) -> bool:
@@ -167,7 +180,7 @@ class PairTable(Shown):
         return float(self.matrix[find_head(self.heads, a), find_head(self.column_heads, b)])
 
     def to_frame(self, *, every: bool = False) -> "pd.DataFrame":
-        """Columns head_a, head_b, (block_a, block_b,) value, low, high, (null,) n_documents, n_tokens.
+        """Columns head_a, head_b, (block_a, block_b,) value, low, high, those of `nulls`, n_documents, n_tokens.
 
         A row per pair that has a value; blocks as in `HeadTable.to_frame`. Names of heads are ordered categories: they
         sort, compare and group by layer and head, "L2H1" before "L10H2".
@@ -182,7 +195,6 @@ class PairTable(Shown):
         """A row per pair that has a value and is among the chosen, all of them by default."""
         has = ~np.isnan(self.matrix)
         rows, columns = np.nonzero(has if chosen is None else has & chosen)
-        null = {} if self.null is None else {"null": self.null[rows, columns]}
         heads = sorted({*self.heads, *self.column_heads})
         import pandas as pd
 
@@ -194,7 +206,7 @@ class PairTable(Shown):
                 "value": self.matrix[rows, columns],
                 "low": self.low[rows, columns],
                 "high": self.high[rows, columns],
-                **null,
+                **{name: numbers[rows, columns] for name, numbers in self.nulls.items()},
                 "n_documents": self.facts.get("documents"),
                 "n_tokens": token_counts(self.facts, [self.heads[row].layer for row in rows]),
             }
@@ -250,7 +262,7 @@ class PairTable(Shown):
             "of": self.of,
             "heads": [str(head) for head in self.heads],
             "other": None if self.other is None else [str(head) for head in self.other],
-            "null": self.null is not None,
+            "nulls": list(self.nulls),
             "symmetric": self.symmetric,
             "facts": dict(self.facts),
         }
@@ -268,14 +280,14 @@ class PairTable(Shown):
         rows = [place_a[head] for head in frame["head_a"]]
         columns = [place_b[head] for head in frame["head_b"]]
         filled = {}
-        for column in ("value", "low", "high", *(["null"] if about.get("null") else [])):
+        nulls = about.get("nulls", ())
+        for column in ("value", "low", "high", *nulls):
             filled[column] = np.full((len(place_a), len(place_b)), np.nan)
             filled[column][rows, columns] = frame[column]
         value, low, high = filled["value"], filled["low"], filled["high"]
-        # files of before hold every ordered pair and do not say "symmetric"
-        symmetric = about.get("symmetric", False)
+        beside = {name: filled[name] for name in nulls}
         return cls(
-            about["name"], about["of"], heads, value, low, high, about["facts"], filled.get("null"), other, symmetric
+            about["name"], about["of"], heads, value, low, high, about["facts"], beside, other, about["symmetric"]
         )
 
 

@@ -7,11 +7,27 @@ import torch
 from torch import nn
 
 from headscope._support.running import unwrapped
-from headscope.errors import ModelError
+from headscope.errors import ModelError, UnknownNameError
 
-__all__ = ["untrained_copy"]
+__all__ = ["UNTRAINED", "check_null", "untrained_copy"]
+
+UNTRAINED = "untrained"
+"""What `null=` is called for an untrained copy of the model."""
 
 _DRAWS = ("reset_parameters", "_reset_parameters")  # as torch's own modules call it
+
+
+def check_null(null: str) -> None:
+    """Refuse what no null is called.
+
+    Raises:
+        UnknownNameError: it is neither "" nor "untrained".
+    """
+    if null not in ("", UNTRAINED):
+        raise UnknownNameError(
+            f"there is no null {null!r} to ask for; {UNTRAINED!r} is an untrained copy of the model. Chance, and "
+            "random tokens for maps, stand beside numbers unasked"
+        )
 
 
 def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:

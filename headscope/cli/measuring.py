@@ -14,6 +14,7 @@ from headscope.cli.options import (
     Memory,
     Metric,
     Model,
+    Null,
     Sampling,
     Skip,
     Tables,
@@ -77,6 +78,7 @@ def similarity_(
     other: Annotated[str | None, typer.Option(help="a second model, compared with the first on the same text")] = None,
     memory: Memory = "2GB",
     intervals: Intervals = False,
+    null: Null = "",
     sampling: Sampling = Sampling(length=256),
     skip_first: Skip = 0,
     loading: Loading = Loading(),
@@ -86,7 +88,8 @@ def similarity_(
 
     Example: headscope similarity ./my-model --measure cka --measure pattern_js --text notes.txt --out alike
     """
-    from headscope.likeness.comparing import How, compare_heads, needs_text
+    from headscope.likeness.asking import How, needs_text
+    from headscope.likeness.comparing import compare_heads
     from headscope.likeness.measures import MEASURES
 
     saving.check()
@@ -94,7 +97,7 @@ def similarity_(
     # of several measures, one that does not compare what was asked for compares its own
     several = any(of in one.sources for one in chosen)
     asked = [(one, None if several and of not in one.sources else of) for one in chosen]
-    how = How(scope=scope, memory=memory, intervals=intervals, skip_first=skip_first, seed=sampling.seed)
+    how = How(scope=scope, memory=memory, intervals=intervals, skip_first=skip_first, seed=sampling.seed, null=null)
     reads = any(needs_text(one) for one in chosen)
     texts = sampling.texts()
     loaded = loading.load(model)
@@ -120,6 +123,7 @@ def importance_(
     sampling: Sampling = Sampling(),
     tokens: Tokens = None,
     skip_first: Skip = 0,
+    null: Null = "",
     loading: Loading = Loading(),
     as_json: AsJson = False,
 ) -> None:
@@ -138,7 +142,9 @@ def importance_(
     batches = sampling.batches(loaded, texts)
     anatomy, sample = sampling.for_effects(loaded, batches, tokens)
     with progress_told() as step:
-        settings: dict[str, Any] = {"anatomy": anatomy, "skip_first": skip_first, "progress": step}
+        settings: dict[str, Any] = {
+            "anatomy": anatomy, "skip_first": skip_first, "seed": sampling.seed, "null": null, "progress": step
+        }  # fmt: skip
         tables = [
             importance(loaded.model, sample if by_metric(one) else batches, one, metric, **settings) for one in chosen
         ]
@@ -245,12 +251,13 @@ def _apart(table: "PairTable") -> "pd.DataFrame":
 
 def _print_pairs(table: "PairTable") -> None:
     from headscope._support.formatting import interval, number
+    from headscope.tables import NULLS
 
-    columns = ["head", "head", "value", "95% interval", *(["on random tokens"] if table.null is not None else [])]
+    columns = ["head", "head", "value", "95% interval", *(NULLS[name] for name in table.nulls)]
     rows = []
     for row in _apart(table).head(_SHOWN).to_dict("records"):
-        null = [number(row["null"])] if table.null is not None else []
-        rows.append((row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *null))
+        nulls = [number(row[name]) for name in table.nulls]
+        rows.append((row["head_a"], row["head_b"], number(row["value"]), interval(row["low"], row["high"]), *nulls))
     print_table(f"{table.name} of {table.of}: most alike", columns, rows)
     _say_why(table)
 

@@ -35,6 +35,7 @@ __all__ = [
     "Metric",
     "Model",
     "Name",
+    "Null",
     "Reading",
     "Sampling",
     "Seed",
@@ -104,6 +105,13 @@ Name = Annotated[
 ]
 Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
 
+Null = Annotated[
+    str,
+    typer.Option(
+        help="untrained: the same of an untrained copy of the model stands beside (redundancy alone)",
+        show_default=False,
+    ),
+]
 Memory = Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")]
 Intervals = Annotated[
     bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as they take")

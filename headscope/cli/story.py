@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headscope.cli.options import Folder, Loading, Metric, Name, Sampling, Tokens
+from headscope.cli.options import Folder, Loading, Metric, Name, Null, Sampling, Tokens
 from headscope.cli.printing import print_json, print_table, progress_told
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Story(Sampling):
     passes: Annotated[
         int, typer.Option(min=0, help="forward passes that random sets of heads may take; five sets at the least")
     ] = 240
+    null: Null = ""
 
     def analysis(self, model: str, loading: Loading, keep: Path | None = None, *, claims: bool = False) -> "Analysis":
         """The analysis of a model.
@@ -88,6 +89,7 @@ class Story(Sampling):
             max_loss_rise=self.max_loss_rise,
             seed=self.seed,
             claims=claims,
+            null=self.null,
         )
         return analyzed(loading.load(model), texts, budget, self.metric, self.name, keep)
 

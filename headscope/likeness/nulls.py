@@ -82,7 +82,8 @@ def with_null(table: PairTable, random: PairTable, unmoved: Collection[int], oth
     columns = rows if table.other is None else np.array([head.layer in other for head in table.other])
     null = np.where(rows[:, None] & columns, np.nan, random.matrix)
     gone = bool((np.isnan(null) & ~np.isnan(random.matrix)).any())
-    return replace(table, null=null, facts={**table.facts, **({"why_no_null": _why(unmoved)} if gone else {})})
+    facts = {**table.facts, **({"why_no_null": _why(unmoved)} if gone else {})}
+    return replace(table, nulls={**table.nulls, "random_tokens": null}, facts=facts)
 
 
 def without_null(table: PairTable, why: str) -> PairTable:

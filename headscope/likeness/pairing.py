@@ -1,6 +1,7 @@
 """Tables of pairs: a pure measure applied to what was summed, with intervals over blocks of documents."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from operator import add
 from typing import Any
@@ -13,11 +14,12 @@ from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.sites import Anatomy
 from headscope.statistics.arrivals import OTHER
+from headscope.statistics.swapped_moments import Swapped, why_no_chance
 from headscope.tables import PairTable
 from headscope.uncertainty.blocks import N_BLOCKS
 from headscope.uncertainty.intervals import jackknife, out_of_range, why_no_interval
 
-__all__ = ["Computed", "heads_of", "pair_table"]
+__all__ = ["Computed", "beside_chance", "heads_of", "of_moments", "pair_table"]
 
 Floats = npt.NDArray[np.float64]
 Computed = Mapping[tuple[int, ...], Sequence[Any]]  # by the layers of a group: a value a block of documents
@@ -62,7 +64,7 @@ def pair_table(
         spread = jackknife(estimate, filled, [blocks[number].n for number in filled])
         value[cells] = spread.centre
         low[cells], high[cells] = spread.interval()
-    least = 4 if "halves" in measure.needs else 2  # without any one block, either half must hold another
+    least = 4 if _halved(measure) else 2  # without any one block, either half must hold another
     why = why_no_interval(documents, least) or (_FEW_BLOCKS if few_blocks else None)
     if why or (np.isfinite(value) & np.isnan(low)).any():
         facts = {**facts, "why_no_interval": why or _THIN}
@@ -74,6 +76,41 @@ def pair_table(
         facts["out_of_range"] = beyond
     symmetric = measure.symmetric
     return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1], symmetric=symmetric)
+
+
+def beside_chance(
+    table: PairTable,
+    measure: Measure,
+    swapped: Mapping[int, Sequence[Swapped]],
+    weights: Mapping[int, Sequence[Tensor]],
+) -> PairTable:
+    """A table with, for two heads of one layer, the same measure of the one beside the other of another document.
+
+    Args:
+        table: of one model.
+        measure: made of moments.
+        swapped: by layer, both halves; a layer that made no pair of documents has no chance.
+        weights: as for `pair_table`.
+    """
+    layer = np.array([head.layer for head in table.heads], dtype=np.int64)
+    chance = np.full((len(layer), len(layer)), np.nan)
+    for number, halves in swapped.items():
+        strangers = tuple(half.of_strangers for half in halves)
+        if (own := np.flatnonzero(layer == number)).size and (min(half.n for half in halves) or not _halved(measure)):
+            seen = {"moments": reduce(add, strangers), "halves": strangers, "output_weights": weights.get(number, ())}
+            chance[np.ix_(own, own)] = measure.compare(seen)
+    without = why_no_chance([*dict.fromkeys(layer.tolist())], swapped)
+    facts = {**table.facts, **({"why_no_chance": without} if without else {})}
+    return replace(table, nulls={**table.nulls, "chance": chance}, facts=facts)
+
+
+def of_moments(measure: Measure) -> bool:
+    """Whether a measure is made of moments alone, so that it can stand beside chance."""
+    return measure.needs <= {"moments", "halves", "output_weights"}
+
+
+def _halved(measure: Measure) -> bool:
+    return "halves" in measure.needs
 
 
 def heads_of(anatomy: Anatomy, of: str) -> tuple[HeadId, ...]:

@@ -42,8 +42,8 @@ def list_candidates(
 
     Returns:
         Columns rank, head, layer, (block,) importance, low, high, replaceability, constant, restored, needed, norm,
-        gradient, stand_in, stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered categories, as in
-        `headscope.PairTable.to_frame`; "" stands for no stand-in.
+        gradient, stand_in, stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered
+        categories, as in `headscope.PairTable.to_frame`; "" stands for no stand-in.
     """
     ablation = scores["ablation"]
     frame = pd.DataFrame(
@@ -92,7 +92,7 @@ def _sortable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _beside(scores: Mapping[str, HeadTable]) -> Iterator[tuple[str, Floats | None]]:
-    """Further numbers of each head: scores, and what stands beside replaceability; None for those that there are not."""
+    """Further numbers of each head: scores, and what stands beside replaceability; None where there is none."""
     held = scores["replaceability"].columns if "replaceability" in scores else {}
     for name in _BESIDE:
         yield name, scores[name].score if name in scores else held.get(name)

@@ -33,8 +33,8 @@ def draw_lines(importance: Floats) -> Lines:
         median,
         _GIVEN,
         "Across: the median head's importance, so that half of the heads lie below it, whatever the metric. "
-        "Down: one half, where the other heads of the layer, by a linear map fitted on other text, give as much of what "
-        "varies in the head (squared) as they miss.",
+        "Down: one half, where the other heads of the layer, by a linear map fitted on other text, give as much of "
+        "what varies in the head (squared) as they miss.",
     )
 
 

@@ -1,7 +1,7 @@
 """Importance of heads: gather what a score needs, run the engines once, call the pure part."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from headscope._support.formatting import brief_list
-from headscope._support.progress import Progress
+from headscope._support.progress import Progress, part_of
+from headscope._support.untrained import UNTRAINED, check_null, untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients, tells_rows
@@ -42,6 +43,8 @@ def importance(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
+    seed: int = 0,
+    null: str = "",
     progress: Progress | None = None,
 ) -> HeadTable:
     """What each head is worth; higher = more needed (for "replaceability": more replaceable).
@@ -55,6 +58,9 @@ def importance(
             `metric(output, batch)` / `metric(output, batch, intact)` giving one value a row, lower is better.
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count in statistics.
+        seed: of the weights of an untrained copy.
+        null: "untrained", for scores that take no metric: the same of an untrained copy stands beside as a column, on
+            the same text: what architecture and input alone give. A reference, not a test.
         progress: told of each step of the sweep, of gradients and of the pass over the text; see
             `headscope.Progress`.
 
@@ -62,10 +68,25 @@ def importance(
         A HeadTable with a row for each head of the model; NaN for heads that cannot be scored.
 
     Raises:
-        UnknownNameError: no such score or metric.
-        InputError: no batch; skip_first for a score that is made with a metric.
+        UnknownNameError: no such score, metric or null.
+        InputError: no batch; skip_first or null for a score that is made with a metric.
+        ModelError: the model has no untrained copy; the parameter that cannot be drawn is named.
     """
-    return rate_heads(model, batches, score, metric, anatomy=anatomy, skip_first=skip_first, progress=progress).table
+    check_null(null)
+    if null and by_metric(score):
+        name = SCORES.name_of(score) if isinstance(score, Score) else score
+        raise InputError(
+            f"{name} is judged by a metric, and an untrained copy does nothing well that it could be judged by; null "
+            "stands beside scores that take no metric, such as replaceability"
+        )
+    kept, anatomy = _ready(model, batches, anatomy)
+    settings: dict[str, Any] = {"anatomy": anatomy, "skip_first": skip_first}
+    table = rate_heads(model, kept, score, metric, **settings, progress=progress).table
+    if not null:
+        return table
+    copy = untrained_copy(model, seed)
+    own = rate_heads(copy, kept, score, metric, **settings, progress=part_of(progress, UNTRAINED)).table.score
+    return replace(table, columns={**table.columns, UNTRAINED: own})
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +209,9 @@ def _without_value(score: Score, rating: Rating, anatomy: Anatomy, rows: Sequenc
     still = [str(anatomy.heads[row]) for row, own in zip(rows, rating.score, strict=True) if np.isnan(own)]
     whys = [f"not for {brief_list(apart)}, which cannot be taken out one by one"] if apart else []
     if still and score.of_what_varies:
-        whys.append(f"not for {brief_list(still)}, which {'writes' if len(still) == 1 else 'write'} the same everywhere")
+        whys.append(
+            f"not for {brief_list(still)}, which {'writes' if len(still) == 1 else 'write'} the same everywhere"
+        )
     return whys
 
 

@@ -114,9 +114,7 @@ class Energies:
 
     def __add__(self, other: "Energies") -> "Energies":
         """Over both texts."""
-        return Energies(
-            self.whole + other.whole, self.varying + other.varying, self.residual + other.residual
-        )
+        return Energies(self.whole + other.whole, self.varying + other.varying, self.residual + other.residual)
 
     def shares(self) -> Float[np.ndarray, "share head"]:
         """(3, head): `replaceability`, `constant` and `restored`, no unit, each at most 1.

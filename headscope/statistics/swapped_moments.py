@@ -44,7 +44,7 @@ class Swapped:
         return replace(self, own=self.own.to(device), crossed=self.crossed.to(device))
 
     @property
-    def apart(self) -> Moments:
+    def of_strangers(self) -> Moments:
         """Moments as of heads that each saw another document: their own of each head, the crossed ones of every two.
 
         Only what is said of heads two by two may be read off it.
@@ -184,7 +184,9 @@ def why_no_chance(layers: Sequence[int], computed: Mapping[int, Sequence[Swapped
         layers: numbers of the layers.
         computed: what `SwappedMoments` computed.
     """
-    without = [layer for layer in layers if not all(half.n for half in computed.get(layer, ())) or layer not in computed]
+    without = [
+        layer for layer in layers if not all(half.n for half in computed.get(layer, ())) or layer not in computed
+    ]
     if not without:
         return None
     which = "" if len(without) == len(layers) else f"for layers {brief_list([*map(str, without)])}: "

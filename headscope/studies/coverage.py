@@ -15,10 +15,10 @@ from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.likeness.pairing import Computed, pair_table
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments, contribution_energy
-from headscope.statistics.prediction import explained_share, restored_share
+from headscope.statistics.prediction import explained_share, fit_stand_ins, judge_stand_ins
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.studies.made_up import make_site
-from headscope.surplus.curve import curve_spread, fit_best, residuals, total_energy
+from headscope.surplus.curve import curve_spreads, fit_best, residuals
 from headscope.surplus.effective import effective_heads, effective_spread
 from headscope.uncertainty.blocks import Blocks
 
@@ -27,7 +27,8 @@ __all__ = ["NAMES", "World", "coverage"]
 Floats = npt.NDArray[np.float64]
 
 PAIRS = ("cka", "cka_biased", "procrustes", "cosine", "predict")
-NAMES = (*PAIRS, "replaceability", "norm", "effective heads", "redundancy curve")
+SHARES = ("replaceability", "constant", "restored")
+NAMES = (*PAIRS, *SHARES, "norm", "effective heads", "redundancy curve")
 _HEADS, _DIM, _WIDTH = 4, 4, 8
 _SITE = make_site(0, _HEADS, _DIM)
 _ENDLESS = 10**12
@@ -38,16 +39,19 @@ _LEAST = 8  # tokens of the shortest document
 class World:
     """A layer whose heads' outputs are Gaussian, with documents whose tokens are alike.
 
-    z = root · (sqrt(within) u + sqrt(1 - within) e), u drawn for each document and e for each token: the covariance of
-    z over endless text is root rootᵀ whatever `within`, the share of it that a document's tokens have in common.
+    z = mean + root · (sqrt(within) u + sqrt(1 - within) e), u drawn for each document and e for each token: the
+    covariance of z over endless text is root rootᵀ whatever `within`, the share of it that a document's tokens have in
+    common.
 
     Attributes:
         root: (D, D).
+        mean: (D,).
         weights: W_O of each head.
         within: in [0, 1).
     """
 
     root: Floats
+    mean: Floats
     weights: Sequence[Tensor]
     within: float
 
@@ -58,14 +62,15 @@ class World:
         n_dims = _HEADS * _DIM
         root = rng.standard_normal((n_dims, n_dims)) * np.exp(rng.normal(0, 0.5, n_dims)) / np.sqrt(n_dims)
         root += np.eye(n_dims) * 0.5
-        return cls(root, [torch.from_numpy(rng.standard_normal((_WIDTH, _DIM))) for _ in range(_HEADS)], within)
+        weights = [torch.from_numpy(rng.standard_normal((_WIDTH, _DIM))) for _ in range(_HEADS)]
+        return cls(root, rng.normal(0, 0.7, n_dims), weights, within)
 
     def documents(self, lengths: Sequence[int], rng: np.random.Generator) -> Iterator[Floats]:
         """(token, D) of each document."""
         for length in lengths:
             own = rng.standard_normal((1, len(self.root)))
             noise = rng.standard_normal((length, len(self.root)))
-            yield (np.sqrt(self.within) * own + np.sqrt(1 - self.within) * noise) @ self.root.T
+            yield self.mean + (np.sqrt(self.within) * own + np.sqrt(1 - self.within) * noise) @ self.root.T
 
     @property
     def endless(self) -> Moments:
@@ -74,7 +79,7 @@ class World:
         square = torch.zeros(n_rows, n_rows, dtype=torch.float64)
         square[: _HEADS * _DIM, : _HEADS * _DIM] = _ENDLESS * torch.from_numpy(self.root @ self.root.T)
         square[-1, -1] = _ENDLESS
-        return Moments.of_square((_DIM,) * _HEADS, torch.zeros(_HEADS * _DIM, dtype=torch.float64), square)
+        return Moments.of_square((_DIM,) * _HEADS, torch.from_numpy(self.mean), square)
 
     def truth(self, name: str) -> Floats:
         """The value of endless text, from the covariance alone."""
@@ -88,10 +93,11 @@ class World:
         if name == "effective heads":
             return np.array([effective_heads(endless)])
         if name == "redundancy curve":
-            return 1 - residuals(fit_best(endless, weights), endless) / total_energy(endless, weights)
+            missed = residuals(fit_best(endless, weights), endless)[1:]
+            return 1 - missed[1:] / missed[0]
         if name == "norm":
             return np.asarray(np.sqrt(contribution_energy(endless, weights) / _ENDLESS))
-        return restored_share(endless, endless, weights)
+        return judge_stand_ins(fit_stand_ins(endless), endless, weights).shares()[SHARES.index(name)]
 
 
 def coverage(
@@ -174,10 +180,11 @@ def _holds(world: World, name: str, blocks: Sequence[Moments], count: int) -> np
     elif name == "effective heads":
         low, high = (np.atleast_1d(end) for end in effective_spread(blocks).interval())
     elif name == "redundancy curve":
-        low, high = curve_spread(blocks, list(world.weights)).interval()
+        low, high = (end[1:] for end in curve_spreads(blocks, list(world.weights))[0].interval())  # 0 for no head
     else:
-        rating = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: world.weights}})
-        low, high = rating.low, rating.high
+        score = SCORES["replaceability" if name in SHARES else name]()
+        rating = score.rate({"moments": {0: blocks}, "swapped_moments": {}, "output_weights": {0: world.weights}})
+        low, high = rating.beside[name].interval() if name in rating.beside else (rating.low, rating.high)
     return np.asarray((low <= truth) & (truth <= high))
 
 

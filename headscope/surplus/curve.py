@@ -191,11 +191,11 @@ def curve_by_chance(
     if not halves or not all(half.n for half in halves):
         return np.full(len(weights) + 1, np.nan)
     output = torch.cat(list(weights), dim=1)
-    missed = [
-        sum(_missed_apart(fit, judge, order[:k], output, ridge) for fit, judge in (halves, halves[::-1]))
-        for k in range(len(order) + 1)
+    ways = [
+        [_missed_apart(fit, judge, order[:k], output, ridge) for k in range(len(order) + 1)]
+        for fit, judge in (halves, halves[::-1])
     ]
-    varying, left = np.array(missed).T
+    varying, left = np.sum(ways, axis=0).T
     return np.asarray(1 - left / np.where(varying > 0, varying, np.nan))
 
 
@@ -223,7 +223,7 @@ def _missed_apart(
 
 def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]]) -> Floats:
     """(2, N + 1) shares of what varies, and of the whole, each half's fit judged on the other half."""
-    whole, *missed = sum(residuals(fits[way], Moments.total(halves[1 - way])) for way in (0, 1))
+    whole, *missed = np.sum([residuals(fits[way], Moments.total(halves[1 - way])) for way in (0, 1)], axis=0)
     varying = missed[0] if missed[0] > _VARIES * whole else 0.0
     if not varying:
         return np.array([np.full(len(missed), np.nan), np.ones(len(missed))])

@@ -9,8 +9,9 @@ import pandas as pd
 from torch import nn
 
 from headscope._support.formatting import brief_list
-from headscope._support.progress import Progress
+from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown, reasons
+from headscope._support.untrained import UNTRAINED, check_null, untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
@@ -25,6 +26,7 @@ from headscope.statistics.swapped_moments import Swapped, SwappedMoments, why_no
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_by_chance, curve_spreads, fit_best
 from headscope.surplus.effective import effective_heads, effective_spread
 from headscope.tables import head_names, read_table, write_table
+from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
 from headscope.text.sides import sides_of
 from headscope.uncertainty.intervals import ONE_DOCUMENT, why_no_interval
@@ -99,6 +101,8 @@ def redundancy(
     *,
     anatomy: Anatomy | None = None,
     skip_first: int = 0,
+    seed: int = 0,
+    null: str = "",
     progress: Progress | None = None,
 ) -> Redundancy:
     """The effective number of heads of each layer and of the model, and how much of what varies the best k give back.
@@ -108,6 +112,9 @@ def redundancy(
         batches: dicts of tensors as the model takes them, with an optional "document" (batch,).
         anatomy: skips the probe.
         skip_first: positions at the start of each row that do not count.
+        seed: of the weights of an untrained copy.
+        null: "untrained": the same of an untrained copy stands beside as columns, on the same text: what architecture
+            and input alone give. A reference, not a test: a trained model below it has grown apart.
         progress: told of each batch; see `headscope.Progress`.
 
     Returns:
@@ -116,11 +123,26 @@ def redundancy(
 
     Raises:
         InputError: no batch, or no position that counts.
+        UnknownNameError: no such null.
+        ModelError: the model has no untrained copy; the parameter that cannot be drawn is named.
     """
+    check_null(null)
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
-    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).cuttable
+    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).apart
+    found = _found(model, kept, anatomy, skip_first, progress)
+    if not null:
+        return found
+    own = _found(untrained_copy(model, seed), kept, anatomy, skip_first, part_of(progress, UNTRAINED))
+    effective = found.effective.assign(untrained=own.effective["effective"])
+    return replace(found, effective=effective, curve=found.curve.assign(untrained=own.curve["share"]))
+
+
+def _found(
+    model: nn.Module, kept: Sequence[Batch], anatomy: Anatomy, skip_first: int, progress: Progress | None
+) -> Redundancy:
+    """See `redundancy`."""
     layered, swapped, crossed = SummedMoments(), SwappedMoments(), SummedMoments(scope="model")
     whole = looks_across(anatomy)
     statistics = [layered, swapped, *([crossed] if whole else [])]
@@ -204,7 +226,7 @@ def _effective_row(blocks: Sequence[Moments], swapped: Sequence[Swapped]) -> dic
         "effective": float(spread.centre),
         "low": float(low),
         "high": float(high),
-        "chance": effective_heads(Moments.total([half.apart for half in swapped])) if swapped else float("nan"),
+        "chance": effective_heads(Moments.total([half.of_strangers for half in swapped])) if swapped else float("nan"),
         "tokens_per_dimension": n_tokens / max(blocks[0].dims),
         "n_tokens": n_tokens,
     }

@@ -1,13 +1,14 @@
 """Evidence: what one pass of statistics and one sweep over some documents say about every head."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
+from headscope._support.untrained import UNTRAINED, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
@@ -15,7 +16,7 @@ from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import AnatomyError, MetricError, NumericalError
 from headscope.heads import HeadId
 from headscope.likeness.measures import MEASURES
-from headscope.likeness.pairing import Computed, heads_of, pair_table
+from headscope.likeness.pairing import Computed, beside_chance, heads_of, pair_table
 from headscope.likeness.passes import looks_across
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES
@@ -29,7 +30,7 @@ from headscope.tables import HeadTable, PairTable
 from headscope.text.batches import Batch
 from headscope.watching.observation import Observed, observe
 
-__all__ = ["Evidence", "gather"]
+__all__ = ["Evidence", "gather", "watch_untrained"]
 
 _PAIRS = ("cka", "cosine")
 _SCORES = ("ablation", "gradient", "norm", "replaceability", "needed")
@@ -120,6 +121,40 @@ def gather(
     return Evidence(scores, pairs, stand_ins, *sums, effects, watched.observed, left_out)
 
 
+def watch_untrained(
+    model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy, seed: int = 0, progress: Progress | None = None
+) -> Callable[[Evidence], Evidence]:
+    """Watch an untrained copy of a model over the same batches; what is returned puts its numbers beside the model's.
+
+    Args:
+        model: left as it was.
+        batches, anatomy, progress: as for `gather`.
+        seed: of the copy's weights.
+
+    Raises:
+        ModelError: the model has no untrained copy; the parameter that cannot be drawn is named.
+    """
+    cut = anatomy.apart
+    watched = _watched(untrained_copy(model, seed), batches, cut, progress, {})
+
+    def beside(evidence: Evidence) -> Evidence:
+        if watched is None or evidence.observed is None:
+            return evidence
+        seen = {
+            "moments": watched.moments, "swapped_moments": watched.swapped, "output_weights": watched.weights
+        }  # fmt: skip
+        own = head_table(SCORES["replaceability"](), "", seen, anatomy, watched.facts).score
+        table = evidence.scores["replaceability"]
+        scores = {**evidence.scores, table.name: replace(table, columns={**table.columns, UNTRAINED: own})}
+        pairs = {
+            name: replace(evidence.pairs[name], nulls={**evidence.pairs[name].nulls, UNTRAINED: plain.matrix})
+            for name, plain in _pairs(watched, cut).items()
+        }
+        return replace(evidence, scores=scores, pairs=pairs)
+
+    return beside
+
+
 @dataclass(frozen=True, eq=False)
 class _Watched:
     """What one pass of statistics saw: by layer, and across layers where the model is small."""
@@ -155,11 +190,12 @@ def _watched(
 def _pairs(watched: _Watched, cut: Anatomy) -> dict[str, PairTable]:
     facts = watched.facts | {"scope": "model" if watched.across else "layer"}
     seen = {"moments": watched.across or watched.within}
-    return {
-        name: pair_table(MEASURES[name](), of, seen, (heads_of(cut, of), None), watched.weights, facts)
-        for name in _PAIRS
-        for of in MEASURES[name].sources[:1]
-    }
+    tables = {}
+    for name in _PAIRS:
+        measure, of = MEASURES[name](), MEASURES[name].sources[0]
+        table = pair_table(measure, of, seen, (heads_of(cut, of), None), watched.weights, facts)
+        tables[name] = beside_chance(table, measure, watched.swapped, watched.weights)
+    return tables
 
 
 def watch_moments(model: nn.Module, batches: Sequence[Batch], anatomy: Anatomy) -> Mapping[int, Sequence[Moments]]:

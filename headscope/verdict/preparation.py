@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
 from headscope._support.running import main_inputs, spelled_inputs, withheld
+from headscope._support.untrained import check_null
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError
@@ -46,6 +47,8 @@ class Budget:
             as a string; for a distance, which is zero there, "1%" is 0.01.
         seed: of every draw.
         claims: put the paper's claims to the model too; they take longer than all the rest.
+        null: "untrained": likeness and replaceability of an untrained copy of the model stand beside its own; another
+            pass over the text.
     """
 
     length: int = 128
@@ -57,8 +60,10 @@ class Budget:
     max_loss_rise: float | str = "1%"
     seed: int = 0
     claims: bool = False
+    null: str = ""
 
     def __post_init__(self) -> None:
+        check_null(self.null)
         if not isinstance(self.held_out, Real) or not 0 < self.held_out < 1:
             raise InputError(
                 f"held_out is the share of documents kept for the verdict, between 0 and 1, not {self.held_out!r}"

@@ -174,8 +174,8 @@ class Verdict(Shown):
         ends = f" ({_whole(found.low)} to {_whole(found.high)})" if found.low == found.low else ""
         ends += _BEYOND if found.high > _MOST else ""
         return (
-            f"the rest of its layer gives {_whole(found.value)}{ends} of what varies in {found.head}{helper} (a constant "
-            f"gives {_whole(max(self.its_constant, 0.0))} of all that it writes)"
+            f"the rest of its layer gives {_whole(found.value)}{ends} of what varies in {found.head}{helper} "
+            f"(a constant gives {_whole(max(self.its_constant, 0.0))} of all that it writes)"
         )
 
     def _twins(self) -> str:

@@ -165,4 +165,4 @@ def test_commands_take_tokens_under_any_name(tmp_path: Path, run: Run, monkeypat
     rows = pd.read_csv(tmp_path / "pairs" / "pattern_js.csv")
     of_pictures = rows["head_a"].str.startswith("L0")
     assert of_pictures.any()
-    assert (rows["null"].isna() == of_pictures).all()
+    assert (rows["random_tokens"].isna() == of_pictures).all()

@@ -5,7 +5,7 @@ import numpy as np
 
 def replaceability(fit, judge, weights, ridge):
     """(head,) of what varies in each head about the mean of `fit`, the share given back on `judge`."""
-    whole, varying, missed = energies(fit, judge, weights, ridge)
+    _, varying, missed = energies(fit, judge, weights, ridge)
     return 1 - missed / varying
 
 

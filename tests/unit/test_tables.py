@@ -167,14 +167,16 @@ def test_further_columns_nulls_and_another_model_s_heads_come_back(tmp_path: Pat
     np.testing.assert_array_equal(HeadTable.load(tmp_path, "ablation").columns["p_value"], table.columns["p_value"])
 
     matrix = np.arange(6.0).reshape(3, 2) / 7
-    pairs = PairTable("pattern_js", "pattern", _heads(3), matrix, matrix, matrix, {}, matrix / 2, _heads(4)[2:])
+    pairs = PairTable(
+        "pattern_js", "pattern", _heads(3), matrix, matrix, matrix, {}, {"random_tokens": matrix / 2}, _heads(4)[2:]
+    )
     assert pairs["L0H3", "L1H0"] == matrix[1, 0]
     pairs.save(tmp_path)
     back = PairTable.load(tmp_path, "pattern_js")
     assert back.other == pairs.other
     np.testing.assert_array_equal(back.matrix, matrix)
-    np.testing.assert_array_equal(back.null, matrix / 2)
-    assert list(pairs.to_frame())[5] == "null"
+    np.testing.assert_array_equal(back.nulls["random_tokens"], matrix / 2)
+    assert list(pairs.to_frame())[5] == "random_tokens"
     nothing = np.empty((3, 0))
     PairTable("cka", "z", _heads(3), nothing, nothing, nothing, other=()).save(tmp_path)
     assert PairTable.load(tmp_path, "cka").matrix.shape == (3, 0)

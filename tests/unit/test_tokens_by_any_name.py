@@ -85,10 +85,10 @@ def test_nulls_and_roles_are_those_of_a_model_that_reads_input_ids(name: str) ->
             hs.similarity(model.eval(), batches, measure, seed=2)
             for model, batches in ((_Own(), own), (_Named(), named))
         )
-        assert one.null is not None
-        assert np.isfinite(one.null).any()
+        assert "random_tokens" in one.nulls
+        assert np.isfinite(one.nulls["random_tokens"]).any()
         assert "why_no_null" not in one.facts
-        np.testing.assert_array_equal(one.null, other.null)
+        np.testing.assert_array_equal(one.nulls["random_tokens"], other.nulls["random_tokens"])
         np.testing.assert_array_equal(one.matrix, other.matrix)
     mine, theirs = hs.roles(_Own().eval(), own), hs.roles(_Named().eval(), named)
     for role in mine.scores:
@@ -105,17 +105,17 @@ def test_maps_that_tokens_do_not_move_have_no_null(measure: str) -> None:
     two = hs.similarity(_clip(), [{"input_ids": tokens, "pixel_values": PICTURES}], measure)
     heard = hs.similarity(_whisper(), [sound], measure)
     for table in (two, heard):
-        assert table.null is not None
+        assert "random_tokens" in table.nulls
         still = np.array([head.layer == 0 for head in table.heads])
-        assert np.isnan(table.null[still]).all()
+        assert np.isnan(table.nulls["random_tokens"][still]).all()
         value = np.isfinite(table.matrix[~still])
-        np.testing.assert_array_equal(np.isfinite(table.null[~still]), value)
+        np.testing.assert_array_equal(np.isfinite(table.nulls["random_tokens"][~still]), value)
         apart = value & ~np.eye(len(table.heads), dtype=bool)[~still]
-        assert (table.null[~still][apart] != table.matrix[~still][apart]).any()
+        assert (table.nulls["random_tokens"][~still][apart] != table.matrix[~still][apart]).any()
         assert table.facts["why_no_null"].startswith("not for layer 0, whose maps are the same")
         assert "no random tokens: not for layer 0" in table._repr_html_()
     seen = hs.similarity(_vit(), [{"pixel_values": PICTURES}], measure)
-    assert seen.null is None
+    assert "random_tokens" not in seen.nulls
     assert "no token ids are known in a batch of pixel_values" in seen.facts["why_no_null"]
 
 
@@ -125,8 +125,8 @@ def test_one_head_a_layer_is_told_by_its_map_and_not_by_its_number() -> None:
     model.body.layers = nn.ModuleList([nn.MultiheadAttention(16, 1, batch_first=True)])
     table = hs.similarity(model.eval(), [{"input_ids": IDS}], "pattern_js")
     assert table.matrix.item() == 1
-    assert table.null is not None
-    assert table.null.item() == 1, "on random tokens a head is like itself too"
+    assert "random_tokens" in table.nulls
+    assert table.nulls["random_tokens"].item() == 1, "on random tokens a head is like itself too"
 
 
 def test_patches_are_no_tokens_though_there_are_as_many() -> None:

@@ -25,7 +25,7 @@ class Cosine(Measure):
     needs: ClassVar[frozenset[str]] = frozenset({"moments", "output_weights"})
     symmetric: ClassVar[bool] = True
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    sources: ClassVar[tuple[str, ...]] = ("contribution",)
+    sources: ClassVar[tuple[str, ...]] = ("contribution", "z", "q", "k", "v")
     card: ClassVar[Card] = Card(
         formula="Σ⟨c_a, c_b⟩ / sqrt(Σ‖c_a‖² Σ‖c_b‖²) over positions, c = W_O z, uncentred.",
         unit="none",
@@ -34,8 +34,9 @@ class Cosine(Measure):
         undefined="NaN for a head that adds nothing anywhere, and for heads at different positions.",
         invariance="One positive scale. No rotation: contributions share the coordinates of the residual stream.",
         cost="As cka, and N² d² · width for the overlaps of W_O.",
-        use="Whether two heads do the same to the model's state, not only know the same. Only contributions can be "
-        "compared so: two heads' z live in coordinates that have nothing to do with each other.",
+        use="Whether two heads do the same to the model's state, not only know the same. Contributions are compared "
+        "unless z, q, k or v is asked for (of='z'; heads of equal size): the coordinates of two heads' own vectors "
+        "have nothing to do with each other unless they were made to, so that a cosine near 0 says nothing there.",
         source="The cosine of the two (position, width) matrices in the Frobenius inner product.",
     )
 

@@ -100,9 +100,8 @@ def _candidates(analysis: Reportable) -> Table:
         "In the order in which they go: the cheapest first, on the documents that heads are chosen on. "
         "Replaceable: share of what varies in the head that the others of its layer give (1 = all of it; below 0 = "
         "worse than a constant). Restored: what they and a constant give back of all that it writes. Stand-in: the one "
-        f"head that alone gives most of what varies, and that share. {MISSING} stands where there is none, or where the "
-        "head's output never varies. Chosen: "
-        "as many as the budget allows. The file has every head and every score.",
+        f"head that alone gives most of what varies, and that share. {MISSING} stands where there is none, or where "
+        "the head's output never varies. Chosen: as many as the budget allows. The file has every head, every score.",
     )
 
 

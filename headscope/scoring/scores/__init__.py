@@ -53,7 +53,7 @@ class Rating:
         return cls(spread.centre, *spread.interval(), spread, beside or {}, columns or {}, facts)
 
     def every_column(self) -> dict[str, Floats]:
-        """What stands beside the score: NAME, NAME_low, NAME_high of numbers with an interval, and the other columns."""
+        """What stands beside the score: NAME, NAME_low, NAME_high of numbers with an interval, then the others."""
         made: dict[str, Floats] = {}
         for name, spread in self.beside.items():
             made[name] = spread.centre

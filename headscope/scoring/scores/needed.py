@@ -24,10 +24,10 @@ class Needed(Score):
     """max(importance, 0) × (1 - restored clipped to [0, 1]), importance being that of `Ablation`.
 
     It presumes a repair: that what a constant and the layer's other heads can give back (`restored`, see
-    `Replaceability`) is given back. In the metric's unit, at least 0: 0 = not
-    missed, or given back wholly by the layer's other heads. NaN where either factor is. The interval runs from the
-    least to the most that the factors' intervals allow; each of them has a coverage of 97.5%, so that both hold, and
-    with them their product, in 95%: a cautious interval, whatever the dependence of the two.
+    `Replaceability`) is given back. In the metric's unit, at least 0: 0 = not missed, or given back wholly. NaN where
+    either factor is. The interval runs from the least to the most that the factors' intervals allow; each of them has a
+    coverage of 97.5%, so that both hold, and with them their product, in 95%: a cautious interval, whatever the
+    dependence of the two.
 
     Attributes:
         mode: of ablation: "zero" or "mean".
@@ -44,17 +44,17 @@ class Needed(Score):
     unit: ClassVar[str] = "metric"
     bounds: ClassVar[tuple[float, float]] = (0.0, np.inf)
     card: ClassVar[Card] = Card(
-        formula="max(ablation, 0) × (1 - restored clipped to [0, 1]), restored as beside replaceability: what a constant "
-        "and the layer's other heads give back.",
+        formula="max(ablation, 0) × (1 - restored clipped to [0, 1]), restored as beside replaceability: what a "
+        "constant and the layer's other heads give back.",
         unit="the metric's",
         span="at least 0; 0 = not missed, or given back wholly by the layer's other heads.",
         undefined="NaN where either factor is.",
         invariance="That of both factors.",
         cost="That of ablation and of replaceability.",
-        use="What a head would still cost if the cut were repaired, the constant included. It presumes that repair: no cut "
-        "is repaired here yet, and without repair "
-        "the order of ablation chooses better: MiniLM without 4 heads drifts on texts that chose nothing by 0.0089 in "
-        "that order, by 0.0138 in this one. Its interval is cautious: both factors at 97.5%.",
+        use="What a head would still cost if the cut were repaired, the constant included. It presumes that repair: no "
+        "cut is repaired here yet, and without repair the order of ablation chooses better: MiniLM without 4 heads "
+        "drifts on texts that chose nothing by 0.0089 in that order, by 0.0138 in this one. Its interval is cautious: "
+        "both factors at 97.5%.",
         source="Our own definition.",
     )
 

@@ -15,7 +15,7 @@ from headscope._support.cards import Card
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE, Energies, check_ridge, fit_stand_ins, judge_stand_ins
-from headscope.statistics.swapped_moments import Swapped
+from headscope.statistics.swapped_moments import Swapped, why_no_chance
 from headscope.uncertainty.intervals import Spread, jackknife_spread, join_spreads
 
 __all__ = ["Replaceability", "rate_replaceability"]
@@ -59,10 +59,11 @@ class Replaceability(Score):
     bounds: ClassVar[tuple[float, float]] = (-np.inf, 1.0)
     of_what_varies: ClassVar[bool] = True
     card: ClassVar[Card] = Card(
-        formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O (z - z̄)‖², ẑ a ridge regression on the layer's other heads and a constant, "
-        "z̄ the mean, both fitted on one half of the documents and judged on the other; both directions summed. Beside "
-        "it `constant`, 1 - Σ‖W_O (z - z̄)‖² / Σ‖W_O z‖², and `restored`, constant + (1 - constant) × replaceability; and "
-        "`chance`, the same of heads that are paired with the others as they are in other documents.",
+        formula="1 - Σ‖W_O (z - ẑ)‖² / Σ‖W_O (z - z̄)‖², ẑ a ridge regression on the layer's other heads and a "
+        "constant, z̄ the mean, both fitted on one half of the documents and judged on the other; both directions "
+        "summed. Beside it `constant`, 1 - Σ‖W_O (z - z̄)‖² / Σ‖W_O z‖², and `restored`, constant + (1 - constant) × "
+        "replaceability; and `chance`, the same of heads that are paired with the others as they are in other "
+        "documents.",
         unit="none",
         span="at most 1; 1 = the others give all that varies in the head, 0 = no more than a constant gives, below 0 = "
         "worse than a constant on unseen text. Higher = more replaceable, not more needed.",
@@ -102,7 +103,9 @@ def rate_replaceability(
     layers = [_rate_layer(blocks, output_weights[layer], ridge) for layer, blocks in sorted(moments.items())]
     spreads = {name: join_spreads([layer[name] for layer in layers]) for name in _SHARES}
     chance = [_chance(swapped.get(layer, ()), weights, ridge) for layer, weights in sorted(output_weights.items())]
-    return Rating.from_spread(spreads.pop("replaceability"), {"chance": np.concatenate(chance)}, spreads)
+    columns, without = {"chance": np.concatenate(chance)}, why_no_chance(sorted(output_weights), swapped)
+    facts = {"why_no_chance": without} if without else {}
+    return Rating.from_spread(spreads.pop("replaceability"), columns, spreads, **facts)
 
 
 def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> dict[str, Spread]:

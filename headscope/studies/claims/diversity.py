@@ -88,7 +88,7 @@ class Diversity(ModelClaim):
         pairs = maps.to_frame()
         # of a model that takes no tokens, and of layers that see none, there are no random ones: one mean beside the
         # other is over the same pairs, or there is none
-        by_chance = float(pairs["null"].mean(skipna=False)) if "null" in pairs else float("nan")
+        by_chance = float(pairs["random_tokens"].mean(skipna=False)) if maps.nulls else float("nan")
         numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 

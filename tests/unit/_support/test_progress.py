@@ -8,7 +8,8 @@ import pytest
 
 import headscope as hs
 from headscope._support.progress import Progress, n_steps, part_of
-from headscope.likeness.comparing import How, compare_heads
+from headscope.likeness.asking import How
+from headscope.likeness.comparing import compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.studies.coverage import coverage

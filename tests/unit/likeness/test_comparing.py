@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope.errors import InputError, NumericalError, UnknownNameError
-from headscope.likeness.comparing import How, compare_heads
+from headscope.likeness.asking import How
+from headscope.likeness.comparing import compare_heads
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka import Cka
 from headscope.sites import Anatomy
@@ -161,11 +162,13 @@ def test_encoder_and_decoder_see_different_positions() -> None:
 def test_measures_of_maps_stand_beside_random_tokens_where_there_are_tokens() -> None:
     model, batches = models.build("bert"), models.make_batches("bert")
     table = hs.similarity(model, batches, "pattern_js", seed=3)
-    assert table.null is not None
-    np.testing.assert_array_equal(np.isnan(table.null), np.isnan(table.matrix))
-    assert not np.allclose(np.nan_to_num(table.null), np.nan_to_num(table.matrix))
-    np.testing.assert_array_equal(table.null, hs.similarity(model, batches, "pattern_js", seed=3).null)
-    assert hs.similarity(model, batches, "cka").null is None
+    assert "random_tokens" in table.nulls
+    np.testing.assert_array_equal(np.isnan(table.nulls["random_tokens"]), np.isnan(table.matrix))
+    assert not np.allclose(np.nan_to_num(table.nulls["random_tokens"]), np.nan_to_num(table.matrix))
+    np.testing.assert_array_equal(
+        table.nulls["random_tokens"], hs.similarity(model, batches, "pattern_js", seed=3).nulls["random_tokens"]
+    )
+    assert hs.similarity(model, batches, "cka").nulls.get("random_tokens") is None
 
 
 @pytest.mark.parametrize("measure", ["pattern_cosine", "pattern_js"])
@@ -175,7 +178,7 @@ def test_maps_of_a_model_without_tokens_have_no_null(measure: str) -> None:
     pixels = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     table = hs.similarity(model, [{"pixel_values": pixels}], measure)
     assert np.isfinite(table.matrix).all()
-    assert table.null is None
+    assert "random_tokens" not in table.nulls
     assert "no token ids" in table.facts["why_no_null"]
 
 
@@ -195,7 +198,7 @@ class _Picky(nn.Module):
 def test_a_model_that_takes_no_random_tokens_keeps_its_numbers() -> None:
     batch = {"input_ids": torch.arange(3, 17).repeat(3, 1)}
     table, other = compare_heads(_Picky().eval(), [batch], [("pattern_js", None), ("cka", None)], How(seed=1))
-    assert table.null is None
+    assert "random_tokens" not in table.nulls
     assert "does not take random tokens" in table.facts["why_no_null"]
     assert "tokens come in order" in table.facts["why_no_null"]
     assert np.isfinite(table.matrix).any()
@@ -208,7 +211,9 @@ def test_a_null_is_the_value_on_scrambled_tokens_of_both_sides() -> None:
     table = hs.similarity(model, [batch], "pattern_cosine", scope="model", seed=5)
     (scrambled,) = scramble_tokens([batch], seed=5)
     assert not torch.equal(scrambled["decoder_input_ids"], batch["decoder_input_ids"])
-    np.testing.assert_array_equal(table.null, hs.similarity(model, [scrambled], "pattern_cosine", scope="model").matrix)
+    np.testing.assert_array_equal(
+        table.nulls["random_tokens"], hs.similarity(model, [scrambled], "pattern_cosine", scope="model").matrix
+    )
 
 
 def test_one_pass_serves_all_measures_asked() -> None:

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope.errors import InputError
-from headscope.likeness.comparing import parse_memory
+from headscope.likeness.passes import parse_memory
 from tests import models
 from tests.families import build_any
 from tests.watched import make_inputs

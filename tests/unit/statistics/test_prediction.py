@@ -1,7 +1,6 @@
 """Fits from moments are the regressions on the rows that were summed."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

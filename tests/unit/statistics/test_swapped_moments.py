@@ -44,16 +44,16 @@ def test_sums_are_those_of_the_pairs(stream):
         np.testing.assert_allclose(half.crossed.second(zero), flat.T @ turned, rtol=1e-9)
 
 
-def test_likeness_of_heads_apart_is_that_of_the_swapped_rows(stream):
+def test_likeness_of_strangers_is_that_of_the_swapped_rows(stream):
     one, other = pairs_of(stream)[0]
     there, here = np.concatenate([one, other]), np.concatenate([other, one])
-    apart = feed(SwappedMoments(), stream).compute()[0][0].apart
+    strangers = feed(SwappedMoments(), stream).compute()[0][0].of_strangers
     for a, b in [(0, 1), (0, 2), (2, 1)]:
-        got = cka(apart)[a, b], cka_biased(apart)[a, b]
+        got = cka(strangers)[a, b], cka_biased(strangers)[a, b]
         want = [kind(there[:, a], here[:, b]) for kind in (similarity.unbiased_cka, similarity.biased_cka)]
         want[1] = similarity.biased_cka(there[:, a] - there[:, a].mean(0), here[:, b] - here[:, b].mean(0))
         np.testing.assert_allclose(got, want, rtol=1e-8)
-    np.testing.assert_allclose(cka(apart).diagonal(), 1)
+    np.testing.assert_allclose(cka(strangers).diagonal(), 1)
 
 
 def test_chance_is_the_regression_on_the_heads_of_other_documents(stream):
@@ -83,7 +83,9 @@ def test_a_copy_is_replaceable_and_its_chance_is_none():
     stream = make_stream(n_layers=1, lengths=lengths).change(alter)
     statistic = feed(SwappedMoments(), stream)
     rating = rate_replaceability(
-        {0: [measured(part) for part in np.array_split(stream.rows(), 6)]}, statistic.compute(), {0: weights_for(0, 3, 4)}
+        {0: [measured(part) for part in np.array_split(stream.rows(), 6)]},
+        statistic.compute(),
+        {0: weights_for(0, 3, 4)},
     )
     assert rating.score[[0, 2]].min() > 0.99
     assert rating.columns["chance"].max() < 0.05
@@ -125,8 +127,8 @@ def test_panels_of_wide_layers_hold_the_same():
     for head in range(5):
         own = slice(200 * head, 200 * head + 200)
         want[own, own] = there[:, own].T @ there[:, own]
-    torch.testing.assert_close(swapped.apart.second(zero), want, rtol=1e-9, atol=1e-9)
-    got = cka(swapped.apart)[1, 4]
+    torch.testing.assert_close(swapped.of_strangers.second(zero), want, rtol=1e-9, atol=1e-9)
+    got = cka(swapped.of_strangers)[1, 4]
     np.testing.assert_allclose(
         got,
         similarity.unbiased_cka(torch.cat([one, other])[:, 1].numpy(), torch.cat([other, one])[:, 4].numpy()),

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE
-from headscope.surplus.curve import curve_by_chance, curve_spreads, fit_best, residuals
 from headscope.statistics.swapped_moments import Swapped
+from headscope.surplus.curve import curve_by_chance, curve_spreads, fit_best, residuals
 from tests.reference import jackknife as jackknife_reference
 from tests.reference import redundancy as reference
 from tests.rows import in_blocks, measured, uneven_sample
@@ -56,7 +56,7 @@ def test_the_curve_chooses_on_one_half_and_judges_on_the_other():
 
     for place, spread in enumerate(curve_spreads(in_blocks(rows), weights)):
         np.testing.assert_allclose(spread.centre, both(np.arange(len(rows)))[place], rtol=1e-9, atol=1e-9)
-        want = [jackknife_reference.interval(lambda left, k=k: both(left)[place][k], groups) for k in range(5)]
+        want = [jackknife_reference.interval(lambda left, k=k, p=place: both(left)[p][k], groups) for k in range(5)]
         np.testing.assert_allclose(np.transpose(spread.interval()), want, rtol=1e-7, atol=1e-9)
 
 
@@ -69,7 +69,9 @@ def test_an_offset_changes_no_share_and_the_constant_gives_it_back():
 
 def test_chance_is_the_fit_where_the_others_are_of_another_document():
     rng, weights = np.random.default_rng(3), weights_for(0, 4, 3)
-    pairs = [[uneven_sample(seed, n_tokens=80) + rng.standard_normal((1, 4, 3)) for seed in two] for two in ((1, 2), (3, 4))]
+    pairs = [
+        [uneven_sample(seed, n_tokens=80) + rng.standard_normal((1, 4, 3)) for seed in two] for two in ((1, 2), (3, 4))
+    ]
     halves = [Swapped.of_rows(*map(torch.from_numpy, pair), torch.zeros(12).double()) for pair in pairs]
     got = curve_by_chance(halves, [2, 0, 3, 1], weights)
     ways = [(np.concatenate(pair), np.concatenate(pair[::-1])) for pair in pairs]

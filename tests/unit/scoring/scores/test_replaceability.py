@@ -49,7 +49,9 @@ def test_constant_and_other_heads_together_are_what_is_restored(stream):
 def test_interval_is_a_jackknife_in_which_fits_are_made_anew():
     rows, weights = sample(), weights_for(0, 4, 5)
     parts = np.array_split(rows, 6)
-    rating = Replaceability().rate({"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
 
     def both_ways(kept):
         """Rows carry the number of their half in front."""
@@ -77,7 +79,9 @@ def test_copy_is_replaceable_and_an_independent_head_is_not_whatever_their_const
     rows = rng.standard_normal((600, 4, 5))
     rows[:, 3] = 2 * rows[:, 1] @ np.linalg.qr(rng.standard_normal((5, 5)))[0] + offset
     rows[:, 0] += offset
-    rating = Replaceability().rate({"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights_for(0, 4, 5)}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights_for(0, 4, 5)}}
+    )
     assert rating.score[[1, 3]].min() > 0.999
     assert np.abs(rating.score[[0, 2]]).max() < 0.1
 
@@ -85,7 +89,9 @@ def test_copy_is_replaceable_and_an_independent_head_is_not_whatever_their_const
 def test_held_out_share_is_lower_than_in_sample():
     rows, weights = np.random.default_rng(0).standard_normal((60, 4, 5)), weights_for(0, 4, 5)
     moments = measured(rows)
-    rating = Replaceability().rate({"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
     assert judge_stand_ins(fit_stand_ins(moments), moments, weights).shares()[0].min() > 0.1
     assert rating.score.max() < 0
 
@@ -94,7 +100,9 @@ def test_held_out_share_is_lower_than_in_sample():
 def test_head_that_does_not_vary_has_no_replaceability_and_is_restored_by_a_constant(value):
     rows = sample()
     rows[:, 1] = value
-    rating = Replaceability().rate({"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights_for(0, 4, 5)}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights_for(0, 4, 5)}}
+    )
     assert np.isnan([rating.score[1], rating.low[1], rating.high[1]]).all()
     for spread in rating.beside.values():
         assert [spread.centre[1], *(end[1] for end in spread.interval())] == [1, 1, 1]
@@ -104,16 +112,24 @@ def test_head_that_does_not_vary_has_no_replaceability_and_is_restored_by_a_cons
 def test_head_that_adds_nothing_and_a_layer_of_zeros():
     rows, weights = sample(), weights_for(0, 4, 5)
     weights[2] = torch.zeros_like(weights[2])
-    rating = Replaceability().rate({"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(rows)}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
     assert np.isnan(rating.score).tolist() == [False, False, True, False]
-    rating = Replaceability().rate({"moments": {0: in_blocks(0 * rows)}, "swapped_moments": {}, "output_weights": {0: weights}})
+    rating = Replaceability().rate(
+        {"moments": {0: in_blocks(0 * rows)}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
     assert np.isnan(rating.score).all()
     assert rating.beside["restored"].centre.tolist() == [1, 1, 1, 1]
 
 
 def test_only_head_of_a_layer_is_given_back_by_none():
     rating = Replaceability().rate(
-        {"moments": {0: in_blocks(sample()[:, :1] + 3)}, "swapped_moments": {}, "output_weights": {0: weights_for(0, 1, 5)}}
+        {
+            "moments": {0: in_blocks(sample()[:, :1] + 3)},
+            "swapped_moments": {},
+            "output_weights": {0: weights_for(0, 1, 5)},
+        }
     )
     assert rating.score.tolist() == [0]
     assert rating.beside["restored"].centre == rating.beside["constant"].centre
@@ -122,9 +138,13 @@ def test_only_head_of_a_layer_is_given_back_by_none():
 def test_too_few_documents_are_nan():
     rows, weights = sample(), weights_for(0, 4, 5)
     nothing = Moments.empty((5,) * 4, torch.zeros(20, dtype=torch.float64))
-    one = Replaceability().rate({"moments": {0: [measured(rows), nothing]}, "swapped_moments": {}, "output_weights": {0: weights}})
+    one = Replaceability().rate(
+        {"moments": {0: [measured(rows), nothing]}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
     assert np.isnan([one.score, one.low, one.high]).all()
-    two = Replaceability().rate({"moments": {0: in_blocks(rows, 2)}, "swapped_moments": {}, "output_weights": {0: weights}})
+    two = Replaceability().rate(
+        {"moments": {0: in_blocks(rows, 2)}, "swapped_moments": {}, "output_weights": {0: weights}}
+    )
     assert np.isfinite(two.score).all()
     assert np.isnan([two.low, two.high]).all()
     index, share = best_stand_in([measured(rows), nothing], weights)
@@ -139,5 +159,6 @@ def test_layers_keep_their_order_whatever_the_order_of_the_mapping():
     forward = Replaceability().rate({"moments": moments, "swapped_moments": {}, "output_weights": weights})
     turned = {layer: moments[layer] for layer in (1, 0)}
     np.testing.assert_array_equal(
-        forward.score, Replaceability().rate({"moments": turned, "swapped_moments": {}, "output_weights": weights}).score
+        forward.score,
+        Replaceability().rate({"moments": turned, "swapped_moments": {}, "output_weights": weights}).score,
     )

@@ -1,0 +1,139 @@
+"""Untrained copies: every weight is drawn anew, as the model itself draws it, and what cannot be drawn is named."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+import headscope as hs
+from headscope._support.untrained import untrained_copy
+from headscope.errors import InputError, ModelError, UnknownNameError
+from tests import models
+
+SMALL = {
+    "t5": {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 4, "vocab_size": 40},
+    "vit": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16},
+    "mixtral": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 16},
+}
+
+
+def build(family: str) -> nn.Module:
+    """A model of the tests, or a small one of the library's."""
+    if family in models.FACTORIES:
+        return models.build(family)
+    return AutoModel.from_config(AutoConfig.for_model(family, **SMALL[family])).eval()
+
+
+@pytest.mark.parametrize("family", [*models.FACTORIES, *SMALL])
+def test_every_weight_is_drawn_anew_and_the_model_stays(family: str) -> None:
+    model = build(family)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7.0)
+    state = torch.random.get_rng_state()
+    copy = untrained_copy(model, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(bool((own == 7).all()) for own in model.parameters())
+    assert not any(bool((own == 7).any() or own.isnan().any()) for own in copy.parameters())
+    again, other = untrained_copy(model, seed=3), untrained_copy(model, seed=4)
+    for name, own in copy.named_parameters():
+        assert torch.equal(own, again.get_parameter(name))
+    assert any(not torch.equal(own, other.get_parameter(name)) for name, own in copy.named_parameters())
+    assert [name for name, _ in copy.named_parameters()] == [name for name, _ in model.named_parameters()]
+
+
+def test_weights_are_spread_as_the_library_spreads_them() -> None:
+    model = models.build("bert")
+    config = model.config
+    config.initializer_range = 0.35
+    linear = untrained_copy(model).get_parameter("encoder.layer.0.intermediate.dense.weight")
+    assert float(linear.detach().std()) == pytest.approx(0.35, rel=0.15)
+    norm = untrained_copy(model).get_parameter("encoder.layer.0.output.LayerNorm.weight")
+    assert torch.equal(norm, torch.ones_like(norm))
+
+
+def test_loaded_weights_are_no_exception(tmp_path) -> None:
+    model = models.build("gpt2")
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    copy = untrained_copy(loaded)
+    same = [name for name, own in copy.named_parameters() if torch.equal(own, loaded.get_parameter(name))]
+    assert all("ln" in name or name.endswith("bias") for name in same), "norms and biases start the same"
+    assert len(same) < len(list(copy.parameters()))
+
+
+def test_a_model_that_is_cut_has_one_too() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    smaller = hs.prune(model, ["L0H1"], batches=batches)
+    copy = untrained_copy(smaller)
+    assert [own.shape for own in copy.parameters()] == [own.shape for own in smaller.parameters()]
+    assert hs.similarity(smaller, batches, null="untrained").nulls["untrained"].shape == (7, 7)
+
+
+class _Own(nn.Module):
+    """As people write them: layers that know how to be drawn, and a rule of the model's own over them."""
+
+    def __init__(self, bare: bool = False, rule: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
+        if bare:
+            self.place = nn.Parameter(torch.randn(4, 8))
+        if rule:
+            self._init_weights = self._rule
+
+    @staticmethod
+    def _rule(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.constant_(module.weight, 0.25)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_a_rule_of_the_model_s_own_has_the_last_word() -> None:
+    copy = untrained_copy(_Own(rule=True))
+    assert torch.equal(copy.inner[0].weight, torch.full((8, 8), 0.25))
+    assert untrained_copy(_Own()).inner[0].weight.std() > 0.05
+
+
+def test_what_cannot_be_drawn_is_named() -> None:
+    with pytest.raises(ModelError, match=r"the parameter place lies in _Own \(the model itself\)"):
+        untrained_copy(_Own(bare=True))
+    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    with pytest.raises(ModelError, match=r"parametrizations\.weight\.original0 \(and 1 more\) lies in"):
+        untrained_copy(normed)
+    whole = _Own()
+    whole.inner[0].weight = nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ModelError, match=r"inner\.0\.weight is of int8"):
+        untrained_copy(whole)
+    with torch.device("meta"):
+        nowhere = _Own()
+    with pytest.raises(ModelError, match="on no device yet"):
+        untrained_copy(nowhere)
+
+
+def test_tables_stand_beside_it() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2", n_batches=4, rows=6, length=24)
+    copy = untrained_copy(model, 5)
+    pairs = hs.similarity(model, batches, seed=5, null="untrained")
+    assert list(pairs.nulls) == ["chance", "untrained"]
+    assert (pairs.nulls["untrained"] == hs.similarity(copy, batches).matrix)[pairs.matrix == pairs.matrix].all()
+    table = hs.importance(model, batches, "replaceability", seed=5, null="untrained")
+    assert (table.columns["untrained"] == hs.importance(copy, batches, "replaceability").score).all()
+    found, own = hs.redundancy(model, batches, seed=5, null="untrained"), hs.redundancy(copy, batches)
+    assert found.curve["untrained"].tolist() == own.curve["share"].tolist()
+    assert found.effective["untrained"].tolist() == own.effective["effective"].tolist()
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    with pytest.raises(UnknownNameError, match="'untrained'"):
+        hs.similarity(model, batches, null="shuffled")
+    with pytest.raises(UnknownNameError, match="'untrained'"):
+        hs.importance(model, batches, "norm", null="shuffled")
+    with pytest.raises(InputError, match="ablation is judged by a metric"):
+        hs.importance(model, batches, null="untrained")
+    with pytest.raises(InputError, match="two models"):
+        hs.similarity(model, batches, other=model, null="untrained")
+    with pytest.raises(UnknownNameError, match="'untrained'"):
+        hs.Budget(null="random")
