@@ -287,7 +287,16 @@ class PairTable(Shown):
         value, low, high = filled["value"], filled["low"], filled["high"]
         beside = {name: filled[name] for name in nulls}
         return cls(
-            about["name"], about["of"], heads, value, low, high, about["facts"], beside, other, about["symmetric"]
+            about["name"],
+            about["of"],
+            heads,
+            value,
+            low,
+            high,
+            about["facts"],
+            beside,
+            other,
+            about.get("symmetric", False),  # files of before hold every ordered pair, and do not say so
         )
 
 

@@ -83,6 +83,7 @@ def reasons(facts: Mapping[str, Any]) -> list[str]:
         "intervals": "why_no_interval",
         "tests": "why_no_test",
         "random tokens": "why_no_null",
+        "chance": "why_no_chance",
         "induction": "why_no_induction",
     }
     told = [f"no {what}: {facts[fact]}" for what, fact in missing.items() if fact in facts]

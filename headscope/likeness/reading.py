@@ -1,8 +1,8 @@
 """Tables of pairs: from as few passes over the text as memory allows, or from weights alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from headscope.watching.observation import observe
 
 __all__ = ["compare_weights", "read_tables"]
 
-_FOR_BLOCKS = 10 / 14  # of the room; the rest is for both halves of pairs of documents, each twice as large as a block
+_FOR_BLOCKS = N_BLOCKS / (N_BLOCKS + 4)  # of the room; the rest takes two halves of pairs, each as large as two blocks
+_NO_ROOM = "sums of pairs of documents did not fit into memory beside the others; allow more memory"
 _FACTORS = {"qk_factors": qk_factors, "ov_factors": ov_factors}
 
 
@@ -39,11 +40,11 @@ def read_tables(
     if any(ask.of == "contribution" for ask in asks):
         pair = pair.apart
     pair = pair.having(*(ask.streamed for ask in asks))
-    blocks, parts = _plan(pair, asks, how)
+    plan = _plan(pair, asks, how)
     tables: list[PairTable] = []
     met = False
-    for layers in parts:
-        made, they_met = _pass(pair, layers, batches, asks, how, blocks, part_of(progress, parts=len(parts)))
+    for layers in plan.parts:
+        made, they_met = _pass(pair, layers, batches, asks, how, plan, part_of(progress, parts=len(plan.parts)))
         tables = [_fill(a, b) for a, b in zip(tables, made, strict=True)] if tables else made
         met |= they_met
     if pair.other is not None and not met:
@@ -55,15 +56,41 @@ def read_tables(
     return [replace(table, facts=settle_tokens(table.facts)) for table in tables]
 
 
-def _plan(pair: Pair, asks: Sequence[Ask], how: How) -> tuple[int, list[list[int]]]:
-    """Blocks of documents, and the layers of each pass; moments alone take much memory."""
+class _Passes(NamedTuple):
+    """Blocks of documents, the layers of each pass, and whether there is room for sums of pairs of documents."""
+
+    blocks: int
+    parts: list[list[int]]
+    chance: bool
+
+
+def _plan(pair: Pair, asks: Sequence[Ask], how: How) -> _Passes:
+    """Moments alone take much memory."""
     sums = {key for ask in asks for key in ask.statistics if key[0] == "moments"}
     if not sums:
-        return N_BLOCKS, [pair.layers]
+        return _Passes(N_BLOCKS, [pair.layers], chance=False)
     least = 2 if any("halves" in ask.measure.needs for ask in asks) else 1
-    room = _FOR_BLOCKS * parse_memory(how.memory) / len(sums)
-    anatomies = pair.anatomy, pair.other_anatomy
-    return plan_passes(anatomies, how.scope, room, least=least, intervals=how.intervals)
+    room = parse_memory(how.memory) / len(sums)
+
+    def planned(room: float) -> tuple[int, list[list[int]]]:
+        anatomies = pair.anatomy, pair.other_anatomy
+        return plan_passes(anatomies, how.scope, room, least=least, intervals=how.intervals)
+
+    if pair.other is not None:
+        return _Passes(*planned(room), chance=False)
+    if how.scope == "layer":
+        return _Passes(*planned(_FOR_BLOCKS * room), chance=True)
+    wanted = planned(room)  # across layers chance is not worth a pass: it is there where it fits beside the rest
+    return _Passes(*wanted, chance=wanted[0] == N_BLOCKS and _fits(planned, room, wanted))
+
+
+def _fits(
+    planned: Callable[[float], tuple[int, list[list[int]]]], room: float, wanted: tuple[int, list[list[int]]]
+) -> bool:
+    try:
+        return planned(_FOR_BLOCKS * room) == wanted
+    except InputError:
+        return False
 
 
 def _pass(
@@ -72,17 +99,18 @@ def _pass(
     batches: Sequence[Batch],
     asks: Sequence[Ask],
     how: How,
-    blocks: int,
+    plan: _Passes,
     progress: Progress | None,
 ) -> tuple[list[PairTable], bool]:
     """The tables of some layers, and whether heads of two models saw the same positions."""
-    statistics = {key: _statistic(*key, how.scope, blocks) for ask in asks for key in ask.statistics}
+    statistics = {key: _statistic(*key, how.scope, plan.blocks) for ask in asks for key in ask.statistics}
     part = replace(pair.anatomy, sites=tuple(site for site in pair.anatomy.sites if site.layer in layers))
     other = None
     if pair.other is not None and pair.other_anatomy is not None:
         theirs = tuple(site for site in pair.other_anatomy.sites if OTHER + site.layer in layers)
         other = (pair.other, replace(pair.other_anatomy, sites=theirs))
-    chances = {ask.streamed: SwappedMoments(ask.streamed) for ask in asks if other is None and of_moments(ask.measure)}
+    beside = [ask for ask in asks if of_moments(ask.measure)]
+    chances = {ask.streamed: SwappedMoments(ask.streamed) for ask in beside if plan.chance}
     observed = observe(
         pair.model, batches, [*statistics.values(), *chances.values()], anatomy=part, other=other,
         skip_first=how.skip_first, progress=progress,
@@ -96,8 +124,11 @@ def _pass(
         facts = {**observed.raw_facts(ask.streamed), **settings}
         weights = _coordinates(pair, ask)
         table = pair_table(ask.measure, ask.of, needs, pair.heads(ask.of), weights, facts)
-        beside = ask.streamed in swapped and of_moments(ask.measure)
-        made.append(beside_chance(table, ask.measure, swapped[ask.streamed], weights) if beside else table)
+        if ask in beside and plan.chance:
+            table = beside_chance(table, ask.measure, swapped[ask.streamed], weights)
+        elif ask in beside and other is None:
+            table = replace(table, facts={**table.facts, "why_no_chance": _NO_ROOM})
+        made.append(table)
     they_met = all(any(min(group) < OTHER <= max(group) for group in by_group) for by_group in computed.values())
     return made, they_met
 

@@ -114,7 +114,14 @@ class Subject:
 
     @cached_property
     def restored(self) -> HeadTable:
-        """How much of each head the rest of its layer restores."""
+        """How much of each head a constant and the rest of its layer restore."""
+        table = self.replaced
+        ends = (table.columns[f"restored_{end}"] for end in ("low", "high"))
+        return HeadTable("restored", "", table.heads, table.columns["restored"], *ends, table.facts)
+
+    @cached_property
+    def replaced(self) -> HeadTable:
+        """How much of what varies in each head the rest of its layer gives, with what stands beside it."""
         if self.evidence is not None:
             if "replaceability" in self.evidence.left_out:
                 raise AnatomyError(self.evidence.left_out["replaceability"])

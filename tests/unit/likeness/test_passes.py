@@ -66,11 +66,11 @@ def test_as_many_passes_as_memory_asks_for(measure: str, sums: int, layers: int,
 
 
 def test_passes_over_groups_of_layers_meet_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headscope.likeness import comparing
+    from headscope.likeness import reading
 
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
     whole = hs.similarity(model, batches, scope="model")
-    monkeypatch.setattr(comparing, "_plan", lambda *_: (1, [[0], [0, 1], [1]]))
+    monkeypatch.setattr(reading, "_plan", lambda *_: reading._Passes(1, [[0], [0, 1], [1]], chance=False))
     parts = hs.similarity(model, batches, scope="model")
     np.testing.assert_allclose(parts.matrix, whole.matrix, rtol=1e-9, atol=1e-12)
     assert np.isnan(parts.low).all()
@@ -90,7 +90,7 @@ def test_memory_is_a_size(memory: object) -> None:
 
 
 def test_passes_without_the_encoder_deal_documents_as_one_pass_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from headscope.likeness import comparing
+    from headscope.likeness import reading
 
     model, inputs = build_any("t5"), make_inputs("t5")
     rows = {name: value.repeat(3, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
@@ -99,7 +99,8 @@ def test_passes_without_the_encoder_deal_documents_as_one_pass_does(monkeypatch:
     batch = {**rows, "attention_mask": mask, "decoder_input_ids": rows["input_ids"][:, :6]}
     whole = hs.similarity(model, [batch], "predict", scope="model")
     layers = [site.layer for site in hs.discover(model).sites]
-    monkeypatch.setattr(comparing, "_plan", lambda *_: (2, [[a] for a in layers]))
+    plan = reading._Passes(2, [[a] for a in layers], chance=False)
+    monkeypatch.setattr(reading, "_plan", lambda *_: plan)
     parts = hs.similarity(model, [batch], "predict", scope="model")
     known = ~np.isnan(parts.matrix)
     assert known.sum() > len(layers)
@@ -110,7 +111,7 @@ def test_within_layers_little_memory_takes_more_passes() -> None:
     model, batches = build_any("gpt2"), models.make_batches("gpt2")
     whole = hs.similarity(model, batches)
     site = hs.discover(model).sites[0]
-    alone = 13 * 8.0 * (site.n_heads * (site.head_dim + 1)) ** 2
+    alone = 1.4 * 13 * 8.0 * (site.n_heads * (site.head_dim + 1)) ** 2  # with both halves of pairs of documents
     few = hs.similarity(model, batches, memory=1.01 * alone)
     np.testing.assert_array_equal(few.matrix, whole.matrix)
     np.testing.assert_array_equal(few.low, whole.low)
