@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
+from headscope._support.tabular import write_table
 from headscope.cli import script
 from headscope.cli.options import Device, Folder
 from headscope.cli.printing import progress_told
 from headscope.models.loading import device_named
 from headscope.reporting.figures import cost_curves
 from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
-from headscope.tables import write_table
 
 
 def main(

@@ -20,6 +20,7 @@ from headscope._support.folders import new_folder
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.shown import Shown
+from headscope._support.tabular import write_table
 from headscope.anatomy import discover
 from headscope.anatomy.finite import check_weights
 from headscope.anatomy.uncuttable import uncuttable
@@ -40,7 +41,7 @@ from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
 from headscope.studies.subjects import Subject
-from headscope.tables import HeadTable, PairTable, write_table
+from headscope.tables import HeadTable, PairTable
 from headscope.text.feeding import Batches
 from headscope.text.splits import Part, sample_batches, split_documents
 from headscope.verdict.amounts import too_little

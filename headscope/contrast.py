@@ -16,6 +16,7 @@ from headscope._support.formatting import brief_list, count, fixed, number
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes
 from headscope._support.shown import Shown
+from headscope._support.tabular import read_table, write_table
 from headscope.analysis import Analysis
 from headscope.anatomy import discover
 from headscope.effects.metrics import Metric
@@ -24,7 +25,7 @@ from headscope.errors import InputError
 from headscope.heads import HeadId
 from headscope.likeness.comparing import similarity
 from headscope.scoring.rating import Rated, by_metric, rate_heads
-from headscope.tables import HeadTable, PairTable, read_table, token_counts, write_table
+from headscope.tables import HeadTable, PairTable, token_counts
 from headscope.text.batches import Batch
 from headscope.text.feeding import feed
 from headscope.uncertainty.intervals import LEVEL, Spread

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope._support.shown import Shown, reasons
+from headscope._support.tabular import read_table, write_table
 from headscope.heads import HeadId, HeadLike
-from headscope.tables import block_columns, find_head, read_table, token_counts, write_table
+from headscope.tables import block_columns, find_head, token_counts
 
 __all__ = ["MIXED", "ROLES", "RoleExample", "RoleTable", "Spelled"]
 

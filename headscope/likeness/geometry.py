@@ -14,9 +14,10 @@ from scipy.spatial.distance import squareform
 from sklearn.manifold import smacof
 
 from headscope._support.shown import Shown, reasons
+from headscope._support.tabular import read_table, write_table
 from headscope.errors import InputError
 from headscope.heads import HeadId
-from headscope.tables import PairTable, block_columns, read_table, token_counts, write_table
+from headscope.tables import PairTable, block_columns, token_counts
 
 __all__ = ["ANGLE", "METRICS", "Clusters", "HeadMap", "cluster", "map_heads"]
 

@@ -8,9 +8,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from headscope._support.formatting import number
+from headscope._support.tabular import read_table
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines, quadrants
-from headscope.tables import HeadTable, PairTable, block_columns, head_names, read_table
+from headscope.tables import HeadTable, PairTable, block_columns, head_names
 
 __all__ = ["list_candidates", "load_candidates"]
 
@@ -74,7 +75,7 @@ def list_candidates(
 
 
 def load_candidates(folder: Path) -> pd.DataFrame:
-    """Read back what `list_candidates` gave and `headscope.tables.write_table` wrote as "candidates".
+    """Read back what `list_candidates` gave and `headscope._support.tabular.write_table` wrote as "candidates".
 
     Raises:
         StorageError: a file or a column is missing or spoilt.

@@ -11,11 +11,11 @@ import pandas as pd
 
 from headscope._support.formatting import interval, quantity
 from headscope._support.shown import Shown
+from headscope._support.tabular import read_table, write_table
 from headscope.effects.sweep import Effects
 from headscope.errors import PlanError
 from headscope.heads import HeadId
 from headscope.planning.rises import Rise
-from headscope.tables import read_table, write_table
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Cost", "Removal", "ladder"]

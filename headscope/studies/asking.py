@@ -11,13 +11,13 @@ import pandas as pd
 from headscope._support.environment import machine, today, versions
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
+from headscope._support.tabular import read_table
 from headscope.errors import InputError
 from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings, own_folder, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
-from headscope.tables import read_table
 
 __all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
 

@@ -12,9 +12,9 @@ import pandas as pd
 
 from headscope._support.folders import new_folder
 from headscope._support.shown import Shown
+from headscope._support.tabular import read_table, write_table
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
 from headscope.studies.claims import EXACT, UNDECIDED, Measured, SweepClaim, claim_named
-from headscope.tables import read_table, write_table
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]

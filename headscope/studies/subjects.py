@@ -116,8 +116,8 @@ class Subject:
     def restored(self) -> HeadTable:
         """How much of each head a constant and the rest of its layer restore."""
         table = self.replaced
-        ends = (table.columns[f"restored_{end}"] for end in ("low", "high"))
-        return HeadTable("restored", "", table.heads, table.columns["restored"], *ends, table.facts)
+        score, low, high = (table.columns[name] for name in ("restored", "restored_low", "restored_high"))
+        return HeadTable("restored", "", table.heads, score, low, high, table.facts)
 
     @cached_property
     def replaced(self) -> HeadTable:

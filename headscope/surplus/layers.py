@@ -11,6 +11,7 @@ from torch import nn
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown, reasons
+from headscope._support.tabular import read_table, write_table
 from headscope._support.untrained import UNTRAINED, check_null, untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
@@ -25,7 +26,7 @@ from headscope.statistics.summed_moments import SummedMoments
 from headscope.statistics.swapped_moments import Swapped, SwappedMoments, why_no_chance
 from headscope.surplus.curve import LEAST_BLOCKS, Weights, curve_by_chance, curve_spreads, fit_best
 from headscope.surplus.effective import effective_heads, effective_spread
-from headscope.tables import head_names, read_table, write_table
+from headscope.tables import head_names
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed
 from headscope.text.sides import sides_of

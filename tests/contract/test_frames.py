@@ -32,10 +32,11 @@ def _redundancy() -> hs.Redundancy:
     layers = [*map(str, range(LAYERS)), WHOLE]
     rows = [(layer, k, f"L{layer}H{k - 1}" if k else CONSTANT) for layer in range(LAYERS) for k in range(HEADS + 1)]
     curve = pd.DataFrame(rows, columns=["layer", "k", "head"]).assign(
-        share=0.5, low=0.4, high=0.6, n_documents=9, n_tokens=90
-    )
+        share=0.5, low=0.4, high=0.6, chance=0.1, restored=0.7, restored_low=0.6, restored_high=0.8,
+        n_documents=9, n_tokens=90,
+    )  # fmt: skip
     effective = pd.DataFrame({"layer": layers, "n_heads": HEADS, "effective": 2.0}).assign(
-        low=1.0, high=3.0, tokens_per_dimension=9.0, n_documents=9, n_tokens=90
+        low=1.0, high=3.0, chance=2.9, tokens_per_dimension=9.0, n_documents=9, n_tokens=90
     )
     return hs.Redundancy(effective, curve)
 

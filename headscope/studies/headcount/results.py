@@ -8,9 +8,9 @@ from typing import Any, Self
 import pandas as pd
 
 from headscope._support.shown import Shown
+from headscope._support.tabular import read_table, write_table
 from headscope.studies.headcount.settings import Settings
 from headscope.studies.headcount.shapes import shapes
-from headscope.tables import read_table, write_table
 
 __all__ = ["Sweep"]
 

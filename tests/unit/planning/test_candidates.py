@@ -43,10 +43,14 @@ def test_they_stand_in_the_order_in_which_they_go() -> None:
 @pytest.mark.parametrize(
     ("head", "quadrant", "words"),
     [
-        ("L0H0", "redundant", "removing it costs 0.100 nats/token; its layer can rebuild 90% of what it writes, L0H2"),
+        (
+            "L0H0",
+            "redundant",
+            "removing it costs 0.100 nats/token; the rest of its layer gives 90% of what varies in it, L0H2",
+        ),
         ("L0H1", "redundant", "chosen: the model does better without it (−0.200 nats/token)"),
-        ("L0H2", "backed up", "rebuild 70% of what it writes, L0H0 foremost"),
-        ("L1H0", "idle", "chosen: removing it costs 0 nats/token; its layer can rebuild 20%"),
+        ("L0H2", "backed up", "gives 70% of what varies in it, L0H0 foremost"),
+        ("L1H0", "idle", "chosen: removing it costs 0 nats/token; the rest of its layer gives 20%"),
         ("L1H1", "needed", "removing it costs 0.500"),
         ("L1H2", "", "no effect that is a number"),
     ],

@@ -8,8 +8,8 @@ import torch
 from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments
-from headscope.studies.coverage import NAMES, World, coverage
-from headscope.surplus.curve import curve_spread
+from headscope.studies.coverage import NAMES, SHARES, World, coverage
+from headscope.surplus.curve import curve_spreads
 from headscope.surplus.effective import effective_spread
 from headscope.uncertainty import intervals
 
@@ -29,12 +29,14 @@ def test_truth_is_what_a_very_long_text_gives(name: str, long_text: tuple[World,
     if name == "effective heads":
         got = np.atleast_1d(effective_spread(blocks).centre)
     elif name == "redundancy curve":
-        got = curve_spread(blocks, weights).centre
+        got = curve_spreads(blocks, weights)[0].centre[1:]
     elif name in MEASURES:
         halves = Moments.total(blocks[::2]), Moments.total(blocks[1::2])
         got = MEASURES[name]().compare({"moments": Moments.total(blocks), "halves": halves, "output_weights": weights})
     else:
-        got = SCORES[name]().rate({"moments": {0: blocks}, "output_weights": {0: weights}}).score
+        seen = {"moments": {0: blocks}, "swapped_moments": {}, "output_weights": {0: weights}}
+        rating = SCORES["replaceability" if name in SHARES else name]().rate(seen)
+        got = rating.beside[name].centre if name in rating.beside else rating.score
     np.testing.assert_allclose(got, world.truth(name), atol=0.02)
     assert world.truth(name).size == 1 or np.ptp(world.truth(name)) > 0.1  # the case is not trivial
 
@@ -49,8 +51,10 @@ def test_truths_are_what_the_covariance_says() -> None:
     nuclear = np.linalg.svd(across, compute_uv=False).sum() / np.sqrt(np.trace(one) * np.trace(two))
     np.testing.assert_allclose(world.truth("cka")[0, 1], cka, rtol=1e-9)
     np.testing.assert_allclose(world.truth("procrustes")[0, 1], nuclear, rtol=1e-9)
-    weight = world.weights[0].numpy()
-    np.testing.assert_allclose(world.truth("norm")[0], np.sqrt(np.trace(weight @ one @ weight.T)), rtol=1e-9)
+    weight, mean = world.weights[0].numpy(), world.mean[a]
+    np.testing.assert_allclose(
+        world.truth("norm")[0], np.sqrt(np.trace(weight @ (one + np.outer(mean, mean)) @ weight.T)), rtol=1e-9
+    )
     left = two - across.T @ np.linalg.inv(one) @ across
     np.testing.assert_allclose(world.truth("predict")[0, 1], 1 - np.trace(left) / np.trace(two), atol=2e-3)
 
