@@ -114,7 +114,7 @@ def test_the_verdict_names_a_copied_head(
     assert "nearly interchangeable" not in run.verdict.sentence
     altered = hs.analyze(_copied(trained[0], run, 1, 0, 2), batches=trained[1], budget=BUDGET)
     assert "L1H0 and L1H2 are nearly interchangeable (CKA 1.00, 1.00 to 1.00)" in altered.verdict.sentence
-    assert "100% (100% to 100%) of what L1H" in altered.verdict.sentence
+    assert "100% (100% to 100%) of what varies in L1H" in altered.verdict.sentence
     assert altered.replaceability["L1H2"] > 0.999
     assert altered.candidates.set_index("head").loc["L1H2", "stand_in"] == "L1H0"
 

@@ -40,8 +40,7 @@ class Alike(ModelClaim):
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
     measured: ClassVar[str] = (
         "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
-        "documents that the fit did not see (ridge regression with a constant; `headscope.importance`, the column "
-        "restored of replaceability). Beside it, how"
+        "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
         " many heads can be removed together at a cost of 1% of the loss, or of 0.01 where the metric is a distance to "
         "the intact model, the least important first; ordered and judged on the same text, so that it is rather too "
         "many."
