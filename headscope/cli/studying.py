@@ -47,24 +47,33 @@ class Sweeping:
         int | None, typer.Option(help="dimensions of a head in the arm where they are fixed", show_default="8")
     ] = None
     seeds: Annotated[int | None, typer.Option(help="runs of each case", show_default="5, or 3 with --quick")] = None
+    width: Annotated[int | None, typer.Option(help="dimensions of the residual stream", show_default="64")] = None
+    earlier: Annotated[
+        Path | None,
+        typer.Option(
+            help="a finished sweep: its runs are taken, and only what is missing is trained, as further seeds"
+        ),
+    ] = None
     workers: Annotated[
         int | None, typer.Option(min=1, help="runs at a time, one thread each", show_default="one a core")
     ] = None
 
     def sweep(self, texts: "Texts | None") -> "Sweep":
         """Run it, or what of it is not kept yet, and write tables and figures."""
-        from headscope.studies.headcount import Settings, draw, sweep
+        from headscope.studies.headcount import Settings, Sweep, draw, sweep
 
         asked: dict[str, Any] = {
             "tasks": tuple(self.task) if self.task else None,
             "heads": _counts(self.heads) if self.heads else None,
+            "width": self.width,
             "head_dim": self.head_dim,
             "seeds": self.seeds,
         }
         given = {name: value for name, value in asked.items() if value is not None}
         settings = replace(Settings.quick() if self.quick else Settings(), **given)
+        earlier = None if self.earlier is None else Sweep.load(self.earlier)
         with progress_told() as step:
-            found = sweep(self.out, settings, texts=texts, workers=self.workers, progress=step)
+            found = sweep(self.out, settings, texts=texts, earlier=earlier, workers=self.workers, progress=step)
         found.save(self.out)
         draw(found, self.out)
         return found

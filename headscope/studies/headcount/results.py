@@ -60,7 +60,9 @@ class Sweep(Shown):
     @property
     def over(self) -> str:
         """What its intervals are over, in words."""
-        return f"{self.runs['seed'].nunique()} seeds"
+        each = self.runs.groupby("task")["seed"].nunique()
+        least, most = int(each.min()), int(each.max())
+        return f"{most} seeds" if least == most else f"{least} to {most} seeds"
 
     def _tables(self) -> dict[str, pd.DataFrame]:
         return {"error against the number of heads": self.shapes}

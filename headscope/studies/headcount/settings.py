@@ -6,7 +6,7 @@ from math import log2
 from typing import Any, Self
 
 from headscope.errors import InputError
-from headscope.studies.tasks import kind_of
+from headscope.studies.tasks import WIDTH, kind_of
 
 __all__ = ["ARMS", "Case", "Settings", "head_dim_of"]
 
@@ -39,6 +39,11 @@ class Case:
     def __str__(self) -> str:
         return f"{self.task}-h{self.n_heads}-d{self.head_dim}-r{self.learning_rate:g}-s{self.seed}"
 
+    @classmethod
+    def of_tuning(cls, task: str, n_heads: int, head_dim: int, learning_rate: float, share: float) -> Self:
+        """One that is there to choose a learning rate."""
+        return cls(task, n_heads, head_dim, learning_rate, _TUNING_SEED, share)
+
     @property
     def tuning(self) -> bool:
         """Whether it is there to choose a learning rate."""
@@ -52,6 +57,7 @@ class Settings:
     Attributes:
         tasks: labels; see `headscope.studies.tasks.task_named`.
         heads: numbers of heads, from low to high.
+        width: dimensions of the residual stream.
         head_dim: dimensions of a head in the arm where they are fixed.
         seeds: runs of each case, at least 2.
         rates: learning rates to choose from, once for each task and arm, at the lowest, a middle and the highest number
@@ -61,6 +67,7 @@ class Settings:
 
     tasks: tuple[str, ...] = ("lookups", "maps-8", "maps-16", "maps-32", "maps-64", "language", "digits")
     heads: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    width: int = WIDTH
     head_dim: int = 8
     seeds: int = 5
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
@@ -80,9 +87,9 @@ class Settings:
         if min(self.rates) <= 0 or not 0 < self.share <= 1:
             raise InputError(f"learning rates are above 0 and share is in (0, 1]; they were {self.rates}, {self.share}")
         for label in self.tasks:  # before any run
-            width = kind_of(label).width
-            for n_heads in self.heads:
-                head_dim_of("width", n_heads, width, self.head_dim)
+            kind_of(label)
+        for n_heads in self.heads:
+            head_dim_of("width", n_heads, self.width, self.head_dim)
 
     @classmethod
     def quick(cls) -> Self:
@@ -100,7 +107,7 @@ class Settings:
         """Runs that choose the learning rates."""
         return sorted(
             {
-                Case(label, n_heads, self.dim(label, arm, n_heads), rate, _TUNING_SEED, self.share)
+                Case.of_tuning(label, n_heads, self.dim(arm, n_heads), rate, self.share)
                 for label, arm, n_heads in self._places(self.tuned_at)
                 for rate in self.rates
             }
@@ -114,24 +121,24 @@ class Settings:
         """
         found = {}
         for label, arm, n_heads in self._places(self.heads):
-            head_dim = self.dim(label, arm, n_heads)
-            rate = rates[label, *self._tuned_for(label, arm, n_heads)] if rates else self.rates[0]
+            head_dim = self.dim(arm, n_heads)
+            rate = rates[label, *self._tuned_for(arm, n_heads)] if rates else self.rates[0]
             for seed in range(self.seeds):
                 found[label, arm, n_heads, seed] = Case(label, n_heads, head_dim, rate, seed, self.share)
         return found
 
-    def dim(self, label: str, arm: str, n_heads: int) -> int:
+    def dim(self, arm: str, n_heads: int) -> int:
         """Dimensions of a head."""
-        return head_dim_of(arm, n_heads, kind_of(label).width, self.head_dim)
+        return head_dim_of(arm, n_heads, self.width, self.head_dim)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def _tuned_for(self, label: str, arm: str, n_heads: int) -> tuple[int, int]:
+    def _tuned_for(self, arm: str, n_heads: int) -> tuple[int, int]:
         """Heads and head_dim of the tuned place nearest to a number of heads, on a scale of doublings."""
         nearest = min(self.tuned_at, key=lambda tuned: (abs(log2(tuned / n_heads)), tuned))
-        return nearest, self.dim(label, arm, nearest)
+        return nearest, self.dim(arm, nearest)
 
     def _places(self, heads: tuple[int, ...]) -> Iterator[tuple[str, str, int]]:
         return ((label, arm, n_heads) for label in self.tasks for arm in ARMS for n_heads in heads)

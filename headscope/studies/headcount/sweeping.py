@@ -1,7 +1,7 @@
 """The sweep over the number of heads: rates are chosen, learners trained and measured, several at a time."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from headscope._support.environment import machine, today, versions
 from headscope._support.kept import Kept
 from headscope._support.progress import Progress
 from headscope.errors import InterruptedWorkError, NumericalError
+from headscope.studies.headcount.earlier import joined, pieces_of
 from headscope.studies.headcount.measuring import MEASURED, run_case
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings
@@ -31,6 +32,7 @@ def sweep(
     settings: Settings | None = None,
     *,
     texts: Texts | None = None,
+    earlier: Sweep | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
@@ -42,59 +44,76 @@ def sweep(
         folder: of the finished runs; made if need be.
         settings: what is tried; the full sweep without them (hours; see `Settings.quick`).
         texts: what the language task learns; the documentation of the running Python without them.
+        earlier: a finished sweep: its runs and its choice of learning rates are taken, and only what is missing, such
+            as further seeds, is trained. The result holds both.
         workers: runs at a time, one thread each, so that numbers do not depend on how many there are; as many as there
             are cores without it.
         progress: told of each run.
 
     Raises:
-        InputError: settings that do not fit, or a text too short for the language task.
+        InputError: settings that do not fit, a text too short for the language task, or an earlier sweep that trained
+            otherwise.
         StorageError: the folder holds other work.
         InterruptedWorkError: it was stopped from outside; what is finished is kept.
     """
     settings = Settings() if settings is None else settings
-    for label in settings.tasks:  # a text too short is said before the first run
-        task_named(label, texts)
+    tasks = {label: task_named(label, texts, settings.width) for label in settings.tasks}  # too short a text is said
+    source = None if texts is None else texts.source
+    known = {} if earlier is None else pieces_of(earlier, settings, source)
     kept = Kept(
         folder, {**settings.to_json(), "text": None if texts is None else texts.sha256, "training": _training(settings)}
     )
-    workers = cpu_count() if workers is None else workers
+    work = _Work(known, kept, texts, settings.width, cpu_count() if workers is None else workers, progress)
     try:
-        tuned = _finish(settings.tuning(), kept, texts, workers, "learning rates", progress)
+        tuned = work.finish("learning rates", settings.tuning())
         for number in range(_WIDER):  # an optimum at the end of what was tried is none
-            tuned |= _finish(beyond(tuned), kept, texts, workers, f"further rates, {number + 1}", progress)
+            tuned |= work.finish(f"further rates, {number + 1}", beyond(tuned))
         rates = _choose(tuned)
         places = settings.runs(rates)
-        found = _finish(sorted({*places.values()}), kept, texts, workers, "runs", progress)
+        found = work.finish("runs", sorted({*places.values()}))
     except KeyboardInterrupt:
         raise InterruptedWorkError(
             f"stopped; every finished run is kept in {kept.folder}, and the same command goes on from there"
         ) from None
-    return Sweep(
-        runs=_run_rows(places, found, {label: task_named(label, texts) for label in settings.tasks}),
+    made = Sweep(
+        runs=_run_rows(places, found, tasks),
         rates=_rate_rows(tuned, rates),
         removal=_removal_rows(places, found),
-        facts=_facts(settings, texts),
+        facts=_facts(settings, source),
     )
+    return made if earlier is None else joined(earlier, made)
 
 
-def _finish(
-    cases: Sequence[Case], kept: Kept, texts: Texts | None, workers: int, stage: str, progress: Progress | None
-) -> dict[Case, dict[str, Any]]:
-    """What was found of each case: read where it is kept, made where not."""
-    found = {case: piece for case in cases if (piece := kept.get(str(case))) is not None}
-    if progress is not None and found:
-        progress(stage, len(found), len(cases))
-    # the longest first, so that no worker is left with a long one at the end
-    missing = sorted((case for case in cases if case not in found), key=_length, reverse=True)
-    made: Iterable[tuple[Case, dict[str, Any]]] = Parallel(workers, return_as="generator_unordered", batch_size=1)(
-        delayed(_work)(case, texts) for case in missing
-    )
-    for case, piece in made:
-        kept.put(str(case), piece)
-        found[case] = piece
-        if progress is not None:
-            progress(stage, 1, len(cases))
-    return {case: found[case] for case in cases}
+@dataclass(frozen=True)
+class _Work:
+    """Where runs come from: known, kept, or made by so many workers."""
+
+    known: Mapping[Case, dict[str, Any]]
+    kept: Kept
+    texts: Texts | None
+    width: int
+    workers: int
+    progress: Progress | None
+
+    def finish(self, stage: str, cases: Sequence[Case]) -> dict[Case, dict[str, Any]]:
+        """What was found of each case: read where it is known or kept, made where not."""
+        found = {case: piece for case in cases if (piece := self._found(case)) is not None}
+        if self.progress is not None and found:
+            self.progress(stage, len(found), len(cases))
+        # the longest first, so that no worker is left with a long one at the end
+        missing = sorted((case for case in cases if case not in found), key=_length, reverse=True)
+        made: Iterable[tuple[Case, dict[str, Any]]] = Parallel(
+            self.workers, return_as="generator_unordered", batch_size=1
+        )(delayed(_work)(case, self.texts, self.width) for case in missing)
+        for case, piece in made:
+            self.kept.put(str(case), piece)
+            found[case] = piece
+            if self.progress is not None:
+                self.progress(stage, 1, len(cases))
+        return {case: found[case] for case in cases}
+
+    def _found(self, case: Case) -> dict[str, Any] | None:
+        return self.known[case] if case in self.known else self.kept.get(str(case))
 
 
 def _length(case: Case) -> tuple[float, Case]:
@@ -103,9 +122,9 @@ def _length(case: Case) -> tuple[float, Case]:
     return kind.steps * kind.rows * kind.n_layers * case.n_heads * (_MAP + case.head_dim), case
 
 
-def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
+def _work(case: Case, texts: Texts | None, width: int) -> tuple[Case, dict[str, Any]]:
     """In a process of its own, on one thread."""
-    task = _task(case.task, texts)
+    task = _task(case.task, texts, width)
     try:
         with one_thread():
             return case, run_case(task, case)
@@ -116,8 +135,8 @@ def _work(case: Case, texts: Texts | None) -> tuple[Case, dict[str, Any]]:
 
 
 @lru_cache(maxsize=8)
-def _task(label: str, texts: Texts | None) -> Task:
-    return task_named(label, texts)
+def _task(label: str, texts: Texts | None, width: int) -> Task:
+    return task_named(label, texts, width)
 
 
 def beyond(tuned: Mapping[Case, Mapping[str, Any]]) -> list[Case]:
@@ -203,13 +222,13 @@ def _nan(value: float | None) -> float:
 def _training(settings: Settings) -> dict[str, Any]:
     """How each task is trained: runs of another length, or another learner, are other work."""
     kinds = {label: kind_of(label) for label in settings.tasks}
-    return {label: [kind.width, kind.n_layers, kind.steps, kind.rows] for label, kind in kinds.items()}
+    return {label: [settings.width, kind.n_layers, kind.steps, kind.rows] for label, kind in kinds.items()}
 
 
-def _facts(settings: Settings, texts: Texts | None) -> dict[str, Any]:
+def _facts(settings: Settings, source: str | None) -> dict[str, Any]:
     return {
         "settings": settings.to_json(),
-        "text": None if texts is None else texts.source,
+        "text": source,
         "versions": versions(),
         "machine": machine(),
         "date": today(),

@@ -20,16 +20,19 @@ from headscope.text.batches import Batch
 from headscope.text.texts import Texts
 from headscope.watching.observation import capture
 
-__all__ = ["TASKS", "Learner", "Task", "inputs", "kind_of", "task_named"]
+__all__ = ["TASKS", "WIDTH", "Learner", "Task", "inputs", "kind_of", "task_named"]
 
+WIDTH = 64  # of the residual stream
 _SCORE_ROWS = 8  # whose scores are looked at
 
 
 class Task(ABC):
     """Something to learn, and how well it was learnt.
 
-    Class facts:
+    Args:
         width: dimensions of the residual stream.
+
+    Class facts:
         n_layers: blocks of the learner.
         steps, rows: how long it is trained, and on how many rows at a time; the same for every number of heads.
         unit: of the error.
@@ -37,13 +40,15 @@ class Task(ABC):
         whole: whether heads write something that the error depends on; else there is only what they look at.
     """
 
-    width: ClassVar[int]
     n_layers: ClassVar[int]
     steps: ClassVar[int]
     rows: ClassVar[int]
     unit: ClassVar[str]
     question: ClassVar[str]
     whole: ClassVar[bool] = True
+
+    def __init__(self, *, width: int = WIDTH) -> None:
+        self.width = width
 
     @property
     def label(self) -> str:
@@ -130,12 +135,13 @@ def inputs(batch: Batch) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "document"}
 
 
-def task_named(label: str, texts: Texts | None = None) -> Task:
+def task_named(label: str, texts: Texts | None = None, width: int = WIDTH) -> Task:
     """The task of a label: its registered name, and with "maps-16" the length of its maps.
 
     Args:
         label: see `Task.label`.
         texts: what a language is learnt from.
+        width: of its learners.
 
     Raises:
         UnknownNameError: no such task.
@@ -144,8 +150,8 @@ def task_named(label: str, texts: Texts | None = None) -> Task:
     _, _, size = label.partition("-")
     kind: Any = kind_of(label)
     if size:
-        return kind(int(size))
-    return kind(texts) if label == "language" else kind()
+        return kind(int(size), width=width)
+    return kind(texts, width=width) if label == "language" else kind(width=width)
 
 
 def kind_of(label: str) -> type[Task]:

@@ -30,7 +30,6 @@ class Digits(Task):
         patches: Dosovitskiy et al. 2021, arXiv:2010.11929.
     """
 
-    width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 2
     steps: ClassVar[int] = 600
     rows: ClassVar[int] = 64

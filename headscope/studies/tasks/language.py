@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from headscope.errors import InputError
-from headscope.studies.tasks import TASKS, Learner, Task
+from headscope.studies.tasks import TASKS, WIDTH, Learner, Task
 from headscope.text.batches import Batch
 from headscope.text.corpus import text_batches
 from headscope.text.splits import split_documents
@@ -29,6 +29,7 @@ class Language(Task):
 
     Args:
         texts: what to learn; the documentation of the running Python without it, as everywhere.
+        width: see `Task`.
 
     The error is the cross-entropy in nats a byte.
 
@@ -36,7 +37,6 @@ class Language(Task):
         InputError: the text has too few documents to hold some out.
     """
 
-    width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 2
     steps: ClassVar[int] = 1000
     rows: ClassVar[int] = 16
@@ -44,7 +44,8 @@ class Language(Task):
     unit: ClassVar[str] = "nats/byte"
     question: ClassVar[str] = "Does prose, in which near and far words matter at once, want few heads or many?"
 
-    def __init__(self, texts: Texts | None = None) -> None:
+    def __init__(self, texts: Texts | None = None, *, width: int = WIDTH) -> None:
+        super().__init__(width=width)
         corpus = text_batches(_Bytes(), texts, length=self.length, size=self.rows, windows=None)
         documents = len({window.document for window in corpus.windows})
         if documents < _LEAST_DOCUMENTS:

@@ -25,7 +25,6 @@ class Lookups(Task):
     tell 32 keys apart. The error is the share of the 4 values that are wrong; by chance 7/8.
     """
 
-    width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 1
     steps: ClassVar[int] = 1000
     rows: ClassVar[int] = 64

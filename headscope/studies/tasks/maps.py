@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from headscope.errors import InputError
 from headscope.models.reference import MultiHeadAttention
-from headscope.studies.tasks import TASKS, Task
+from headscope.studies.tasks import TASKS, WIDTH, Task
 from headscope.text.batches import Batch
 
 __all__ = ["Maps"]
@@ -28,13 +28,13 @@ class Maps(Task):
 
     Args:
         length: tokens, at most the width.
+        width: see `Task`.
 
     The error is the mean Kullback-Leibler divergence of the head's map from its own, nats a query.
 
     Source: Bhojanapalli et al. 2020, arXiv:2002.07028, theorem 1 (the low-rank bottleneck).
     """
 
-    width: ClassVar[int] = 64
     n_layers: ClassVar[int] = 1
     steps: ClassVar[int] = 1500
     rows: ClassVar[int] = 1
@@ -42,9 +42,10 @@ class Maps(Task):
     question: ClassVar[str] = "How few dimensions can a head have before it cannot look where it wants?"
     whole: ClassVar[bool] = False
 
-    def __init__(self, length: int = 16) -> None:
-        if not 2 <= length <= self.width:
-            raise InputError(f"length is 2 to {self.width} tokens, so that they can be independent; it was {length}")
+    def __init__(self, length: int = 16, *, width: int = WIDTH) -> None:
+        super().__init__(width=width)
+        if not 2 <= length <= width:
+            raise InputError(f"length is 2 to {width} tokens, so that they can be independent; it was {length}")
         self.length = length
 
     @property
