@@ -1,0 +1,97 @@
+"""Runs of an earlier sweep, taken into another one that trains only what is missing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from headscope.errors import InputError
+from headscope.studies.headcount.measuring import MEASURED
+from headscope.studies.headcount.results import Sweep
+from headscope.studies.headcount.settings import Case, Settings
+from headscope.studies.tasks import WIDTH
+
+__all__ = ["joined", "pieces_of"]
+
+_SAME = ("share", "width", "head_dim")  # of two sweeps whose runs may stand in one table
+
+
+def pieces_of(earlier: Sweep, settings: Settings, text: str | None) -> dict[Case, dict[str, Any]]:
+    """What an earlier sweep found, run by run, as a run itself tells it.
+
+    Args:
+        earlier: the sweep.
+        settings: of the one that takes it up.
+        text: what that one learns a language from.
+
+    Raises:
+        InputError: the two trained otherwise, so that their runs can't be compared.
+    """
+    before = {"width": WIDTH, **earlier.facts["settings"], "text": earlier.facts["text"]}
+    now = {**settings.to_json(), "text": text}
+    apart = [f"{name} {before[name]} there, {now[name]} here" for name in (*_SAME, "text") if before[name] != now[name]]
+    if apart:
+        raise InputError(f"runs of the earlier sweep cannot be taken: {'; '.join(apart)}")
+    share = settings.share
+    tuned = {
+        Case.of_tuning(row["task"], row["n_heads"], row["head_dim"], row["learning_rate"], share): {
+            name: _none(row[name]) for name in ("loss", "error")
+        }
+        for row in earlier.rates.to_dict("records")
+    }
+    removal = dict(list(earlier.removal.groupby(["task", "arm", "n_heads", "seed"])))
+    runs = {
+        Case(row["task"], row["n_heads"], row["head_dim"], row["learning_rate"], row["seed"], share): {
+            "error": row["error"],
+            **{name: _none(row[name]) for name in ("loss", *MEASURED)},
+            "removal": _removal(removal.get(tuple(row[name] for name in ("task", "arm", "n_heads", "seed")))),
+        }
+        for row in earlier.runs.to_dict("records")
+    }
+    return tuned | runs
+
+
+def joined(earlier: Sweep, later: Sweep) -> Sweep:
+    """Both in one, the later's rows where both have one; its facts tell of both.
+
+    Args:
+        earlier, later: sweeps of which the later took up the earlier.
+    """
+    tables: dict[str, pd.DataFrame] = {}
+    for name in ("runs", "rates", "removal"):
+        before, after = getattr(earlier, name), getattr(later, name)
+        keys = [key for key in ("task", "arm", "n_heads", "head_dim", "seed", "learning_rate") if key in after]
+        keys = [key for key in keys if name != "runs" or key not in ("head_dim", "learning_rate")]
+        known = pd.MultiIndex.from_frame(after[keys].drop_duplicates())
+        kept = before[~pd.MultiIndex.from_frame(before[keys]).isin(known)]
+        table = pd.concat([kept, after], ignore_index=True) if len(kept) else after
+        tables[name] = table.sort_values(_order(table), kind="stable", ignore_index=True)
+    before, after = earlier.facts["settings"], later.facts["settings"]
+    seeds = int(tables["runs"].groupby("task")["seed"].nunique().min())
+    settings = {**after, "seeds": seeds, **{name: _both(before[name], after[name]) for name in ("tasks", "heads")}}
+    facts = {**later.facts, "settings": settings, "earlier": _made(earlier.facts)}
+    return Sweep(**tables, facts=facts)
+
+
+def _order(table: pd.DataFrame) -> list[str]:
+    return [name for name in ("task", "arm", "n_heads", "head_dim", "seed") if name in table]
+
+
+def _both(before: list[Any], after: list[Any]) -> list[Any]:
+    return [*before, *(one for one in after if one not in before)]
+
+
+def _made(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """When and with what an earlier sweep was made."""
+    return {name: facts[name] for name in ("versions", "machine", "date")}
+
+
+def _removal(rows: pd.DataFrame | None) -> list[tuple[float, float]] | None:
+    own = None if rows is None else rows[rows["share"] > 0]
+    if own is None or own.empty:
+        return None
+    return list(zip(own["share"].tolist(), own["error"].tolist(), strict=True))
+
+
+def _none(value: float) -> float | None:
+    return None if value != value else float(value)
