@@ -294,7 +294,7 @@ def _print_rulings(made: "Rulings") -> None:
     from headscope._support.formatting import MISSING, interval, number
 
     rows = [
-        (one.claim, one.about, one.verdict, number(one.effect), interval(one.low, one.high) or MISSING, one.over)
+        (one.claim, one.about, one.verdict.told(), number(one.effect), interval(one.low, one.high) or MISSING, one.over)
         for one in made.rulings
     ]
     print_table(

@@ -13,7 +13,8 @@ from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.tabular import read_table
 from headscope.errors import InputError
-from headscope.studies.claims import CLAIMS, UNDECIDED, CostClaim, SweepClaim, claim_named
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided
 from headscope.studies.headcount import Settings, Sweep, sweep
 from headscope.studies.rulings import Rulings, own_folder, rule
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
@@ -22,6 +23,7 @@ from headscope.studies.subjects import Subject, reference_subjects
 __all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
 
 REFERENCE = "reference"
+_WHOLE_SWEEP = Both("the whole sweep, five seeds or more", "スイープ全体(シード5個以上)が必要")
 _SEEDS, _QUICK_SEEDS = 5, 3  # of the reference, where claims about a trained model are asked of it
 
 
@@ -92,8 +94,8 @@ def ask_reference(
             timing = f"python analyses/cost_scaling.py --device {sources.timed_on} --out {costs}"
             command = f"{timing} && {_command('', name, quick, costs)}"
         made = rule(name, claim, partial(sources.of, claim), command)
-        if isinstance(claim, SweepClaim) and made.verdict != UNDECIDED and not sources.sweep.decisive:
-            made = replace(made, verdict=UNDECIDED)
+        if isinstance(claim, SweepClaim) and made.verdict.word != "not decided" and not sources.sweep.decisive:
+            made = replace(made, verdict=undecided(_WHOLE_SWEEP))
         rulings.append(made)
         if progress is not None:
             progress("claims", 1, len(names))

@@ -1,71 +1,94 @@
-"""Pages of claims: one for each claim and one over all, in Markdown, with figures; made from results alone."""
+"""Pages of claims, in English and in Japanese: one for each claim and one over all; made from results alone."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from headscope._support.folders import new_file
-from headscope._support.formatting import MISSING, count, interval, markdown_table, number
-from headscope.models.demo import DEMO_MODELS, how_to_install
+from headscope._support.formatting import MISSING, interval, markdown_table, number
 from headscope.reporting.figures import styling
-from headscope.studies.asking import REFERENCE
-from headscope.studies.claims import CLAIMS, Claim, CostClaim, ModelClaim, SweepClaim, claim_named
+from headscope.studies.bilingual import LANGUAGES, NOTHING, Both, Language
+from headscope.studies.claims import CLAIMS, KINDS, Claim, claim_named
 from headscope.studies.headcount.results import Sweep
+from headscope.studies.provenance import made_of, measured_on, subject_name
 from headscope.studies.rulings import Ruling, Rulings
 
-__all__ = ["index_page", "index_page_ja", "page", "write_pages"]
+__all__ = ["index_page", "page", "write_pages"]
 
-_INTRODUCTION = (
-    "What the paper says, claim by claim, and what came of measuring it ([日本語](index.ja.md)). The paper is the "
-    "Japanese text on multi-head attention that this project began with and quotes in its documentation; it is not "
-    "Vaswani et al. 2017 ([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced it. Each verdict "
-    "follows from the numbers by a rule; the pages say which, how far it reaches, and the command that makes it again. "
-    "When the rules were written, and what was changed later, stands in the documentation of the studies."
+_TITLE = Both("The paper's claims, measured", "論文の主張を測る")
+_INTRODUCTION = Both(
+    "What the paper says, claim by claim, and what came of measuring it. The paper is the Japanese text on multi-head "
+    "attention that this project began with and quotes in its documentation. It is not Vaswani et al. 2017 "
+    "([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced multi-head attention. Each verdict follows "
+    "from the numbers by a rule. A claim's page tells the rule, how far it reaches and the command that measures it "
+    "again. The documentation of the studies tells how the rules changed.",
+    "論文が述べる主張を一つずつ測定し、その結果をまとめました。ここでいう論文とは、"
+    "マルチヘッドアテンションを解説した日本語の文章で、"
+    "このプロジェクトの出発点です(原文はこのプロジェクトの文書に引用しています)。"
+    "マルチヘッドアテンションを提案したVaswaniら(2017、"
+    "[arXiv:1706.03762](https://arxiv.org/abs/1706.03762))とは別の文章です。判定は、数値に基準を当てはめて導きます。"
+    "基準、適用範囲、測り直すためのコマンドは各主張のページにあります。"
+    "基準の変更の経緯は調査スクリプトの説明にあります。",
 )
-_LEGEND = (
-    "In brackets: the number that stands for the claim, and its interval. Supported: it came out as the paper says; "
-    "not supported: it did not. Depends: on task, kernel or model, or met in part, or the interval is too wide to "
-    "tell. –: not asked of this one."
+_LEGEND = Both(
+    "**Holds**: it came out as the paper says. **Holds in part**: the brackets say where. **Does not hold**: it came "
+    "out otherwise. **Not decided**: the brackets say what it would take. What the paper says *can* happen holds once "
+    "it "
+    "has been shown clearly in trained models; its page says where it begins.",
+    "**成り立つ**:論文の記述どおりの結果になった。**一部で成り立つ**:どこで成り立つかを括弧内に示す。"
+    "**成り立たない**:異なる結果に"
+    "なった。**未判定**:判定に必要なものを括弧内に示す。「可能性がある」「場合がある」という記述は、"
+    "学習済みモデルで明確に一度示せれば"
+    "成り立つとし、どこから起きるかを各ページに示します。",
 )
-_WORDS = (
-    "z is a head's output before the output projection, head_dim its dimensions; a map, a head's weights for all "
-    "pairs of tokens. Kernels: eager writes every map out, sdpa never does. Loss is in nats (natural logarithms); drift"
-    " is 1 − the cosine of the model's pooled output with its own before heads were removed."
+_WORDS = Both(
+    "z is a head's output before the output projection, head_dim its dimensions. A map is a head's weights for all "
+    "pairs of tokens. Two kernels compute attention: eager writes every map out, sdpa never does. Loss is in nats "
+    "(natural logarithms). Drift is 1 − the cosine of the model's pooled output with its own before heads were "
+    "removed.",
+    "zは出力射影を通す前の各ヘッドの出力、head_dimはその次元数です。マップは全トークンの組に対するヘッドの重みです。"
+    "アテンションの"
+    "計算方式(カーネル)は2通りで、eagerはマップをすべてメモリに書き出し、sdpaは書き出しません。"
+    "損失の単位はnat(自然対数)です。"
+    "driftは、ヘッドを除く前後のモデル出力(プーリング後)のコサイン類似度を1から引いた値です。",
 )
-_SEEDS = (
+_BOX_OF = ("C6", "C9", "C12")
+_BOX = Both(
+    "> **How C6, C9 and C12 can all be as they are.** They ask three different things. C6 compares heads two at a "
+    "time: "
+    "two heads can be unlike. C9 asks what *all* the others of a layer give together, once weights are adjusted to it: "
+    "many unlike heads can make up a good part of one. C12 takes one head away and adjusts nothing: the model then "
+    "misses even what others could have given. So heads can differ, be partly replaceable and matter, all at once.",
+    "> **C6・C9・C12が矛盾しない理由。** 3つは別のことを尋ねています。C6はヘッドを2個ずつ比べます。"
+    "2個のヘッドは互いに異なっていて"
+    "構いません。C9は、同じ層の残り*すべて*を使い、重みを調整すれば、"
+    "そのヘッドの出力をどこまで再現できるかを尋ねます。互いに異なる"
+    "ヘッドでも、集まれば1個のかなりの部分を再現できます。C12は1個を除くだけで、何も調整しません。"
+    "他のヘッドで補えたはずの分も失われ"
+    "ます。したがって、ヘッドは互いに異なり、一部は代替でき、しかも除けば影響が出る、ということが同時に成り立ちます。",
+)
+_SEEDS = Both(
     "Over several training seeds: of their mean; its half-width is √(a² + b²), with a that of 95% over the seeds and b "
-    "that of a single model's interval."
+    "that of a single model's interval.",
+    "学習シードが複数あるときは平均の区間で、半幅は√(a² + b²)(aはシード間の95%区間の半幅、bは1モデルの区間の半幅)。",
 )
-_INTRODUCTION_JA = (
-    "論文が述べる主張を一つずつ測定し、その結果をまとめた表です。ここでいう論文とは、マルチヘッドアテンションを解説した"
-    "日本語の文章で、このプロジェクトの出発点です(原文はこのプロジェクトの文書に引用しています)。マルチヘッドアテンションを提案した"
-    "Vaswaniら(2017、[arXiv:1706.03762](https://arxiv.org/abs/1706.03762))とは別の文章です。"
-    "判定は、各ページに記した基準に数値を当てはめて導きます(基準の変更の経緯は調査スクリプトの説明にあります)。"
-    "括弧内は代表的な数値とその区間(多くは95%信頼区間)です。"
-    "測定方法、適用範囲、再現コマンドは各主張のページ(英語)にあります。"
-)
-_LEGEND_JA = (
-    "「支持される」は論文の記述どおりの結果が得られたこと、「支持されない」は得られなかったことを表します。"
-    "「条件による」は、条件(タスク・カーネル・モデルなど)によって結果が異なるか、基準の一部しか満たさないこと、"
-    "または区間が広く判定できないことを表します。「–」はその対象では測定していないことを表します。"
-)
-_WORDS_JA = (
-    "用語:zは出力射影を通す前の各ヘッドの出力、マップは全トークンの組に対するヘッドの重みです。eagerはマップをすべてメモリに"
-    "書き出す計算方式(カーネル)、sdpaは書き出さない方式です。有効ランクは、データが実質いくつの方向に広がるかを表します。"
-    "「学習できた量」は、偶然の水準と最良のヘッド数との誤差の差です。"
-)
-_REFERENCE_JA = "このツールが学習させる小さな因果Transformer。Pythonの文書で次のバイトを予測します"
-_VERDICTS_JA = {
-    "supported": "支持される",
-    "not supported": "支持されない",
-    "depends": "条件による",
-    "not decided here": "ここでは判定しない",
-}
+_MEANS, _OUT = Both("What this means", "要点"), Both("What came out", "測定結果")
+_HEAD = Both("model,verdict,number,interval,measured on", "モデル,判定,数値,区間,測定対象")
+_NUMBER = Both("Number", "数値")
+_INTERVAL = Both("Interval", "区間")
+_KIND, _RULE = Both("Kind of claim", "主張の種類"), Both("The rule", "判定基準")
+_FOLLOWS, _MEASURED = Both("What follows", "ここから言えること"), Both("How it is measured", "測定方法")
+_REACHES = Both("How far it reaches", "適用範囲")
+_TRAINED = Both("Trained with few heads and with many", "ヘッド数を変えて学習した結果")
+_LINES = Both("Lines: means over training seeds; bands: their 95% intervals.", "線は学習シードの平均、帯は95%区間。")
+_PAPER = Both("the paper, abridged, under", "論文より(要約)")
+_HERE = Both("Measured here", "今回の結果")
+_ALL = Both("All claims", "主張の一覧")
+_INDEX = Both("claim,verdict", "主張,判定")
 _DPI = 110
 
 
 def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = None) -> None:
-    """Write C1.md …, index.md, index.ja.md and figures/ into an existing folder.
+    """Write C1.md, C1.ja.md …, index.md, index.ja.md and figures/ into an existing folder.
 
     Args:
         made: results of one subject or of several, side by side.
@@ -80,81 +103,81 @@ def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = Non
             if name in one and not one[name].table.empty:
                 with styling():
                     claim.draw(one[name].table).savefig(folder / "figures" / _figure(name, one), dpi=_DPI)
-        sentence, further = ("", {}) if sweep is None else claim.beside(sweep)
+        sentence, further = (NOTHING, {}) if sweep is None else claim.beside(sweep)
         for title, figure in further.items():
             with styling():
                 figure.savefig(folder / "figures" / f"{name}-{title}.png", dpi=_DPI)
-        new_file(folder / f"{name}.md", page(name, made, sentence, list(further)), force=True)
-    new_file(folder / "index.md", index_page(made), force=True)
-    new_file(folder / "index.ja.md", index_page_ja(made), force=True)
+        for language in LANGUAGES:
+            written = page(name, made, sentence, list(further), language)
+            new_file(folder / _file(name, language), written, force=True)
+    for language in LANGUAGES:
+        new_file(folder / _file("index", language), index_page(made, language), force=True)
 
 
-def page(name: str, made: Sequence[Rulings], beside: str = "", figures: Sequence[str] = ()) -> str:
-    """One claim's page: what the paper says, how it is measured, what came out of whom, limits, commands.
+def page(
+    name: str,
+    made: Sequence[Rulings],
+    beside: Both = NOTHING,
+    figures: Sequence[str] = (),
+    language: Language = "en",
+) -> str:
+    """One claim's page: what it means, what the paper says, what came out of whom, what follows, how, how far.
 
     Args:
         name: "C7".
         made: results; those of subjects that the claim was not put to are left out.
         beside, figures: what training with few heads and many adds, and the names of its figures.
+        language: of the page.
     """
-    claim = claim_named(name)
-    rows = [
-        (one.subject, f"**{ruling.verdict}**", number(ruling.effect), _ends(ruling), ruling.over or MISSING)
-        for one, ruling in _rulings(name, made)
-    ]
-    several = any(ruling.over.endswith("seeds") for _, ruling in _rulings(name, made)) and claim.of_a_model
+    claim, rulings = claim_named(name), list(_rulings(name, made))
+    several = any(ruling.over.endswith("seeds") for _, ruling in rulings) and claim.of_a_model
+    around = _around(name, _names(made), language)
+    unit = f"{_NUMBER.of(language)}: {claim.unit.of(language)}." if language == "en" else f"数値は{claim.unit.ja}。"
+    ends = [_ended(_INTERVAL, claim.interval, language)] if claim.interval else []
     parts = [
-        f"# {name}: {claim.about}",
-        f"> {claim.says}\n>\n> {claim.says_ja}\n>\n> — the paper, abridged, under 「{claim.where_ja}」",
-        f"## How it is measured\n\n{claim.measured}",
-        f"In the table: {claim.unit}. The rule: {claim.rule}.",
-        "## What came out",
-        markdown_table(("model", "verdict", "number", "interval", "measured on"), rows),
-        *([f"Interval: {claim.interval}.{' ' + _SEEDS if several else ''}"] if claim.interval else []),
+        f"# {name}: {claim.about.of(language)}",
+        around,
+        f"## {_MEANS.of(language)}\n\n{(claim.means + _verdicts(rulings)).of(language)}",
+        _quote(claim, language),
+        f"## {_OUT.of(language)}",
+        _table(rulings, language),
+        " ".join([unit, *ends, *([_SEEDS.of(language)] if several and ends else [])]),
     ]
-    for one, ruling in _rulings(name, made):
-        parts.append(f"### {one.subject}\n\n{ruling.sentence}")
+    for one, ruling in rulings:
+        parts.append(f"### {subject_name(one.subject, language)}\n\n{ruling.sentence.of(language)}")
         if not ruling.table.empty:
-            parts.append(f"![{name}, {one.subject}](figures/{_figure(name, one)})\n\n*{claim.drawn}*")
-        parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{_made(one, [claim])}")
-    if figures:
-        parts += ["### Trained with few heads and with many", *([beside] if beside else [])]
-        parts += [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
-        parts.append("*Lines: means over training seeds; bands: their 95% intervals.*")
-        parts.append(
-            f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out "
-            f"claims-{name}-heads\n```"
-        )
-    return "\n\n".join([*parts, f"## How far it reaches\n\n{claim.limits}", "[All claims](index.md)"]) + "\n"
+            figure = f"![{name}, {one.subject}](figures/{_figure(name, one)})"
+            parts.append(f"{figure}\n\n*{claim.drawn.of(language)}*")
+        parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{made_of(one, [claim]).of(language)}")
+    parts += _beside(name, beside, figures, language)
+    parts += _following(claim, rulings, language)
+    parts += [
+        f"## {_MEASURED.of(language)}\n\n{claim.measured.of(language)}",
+        f"{_ended(_KIND, KINDS[claim.kind], language)} {_ended(_RULE, claim.rule, language)}",
+        f"## {_REACHES.of(language)}\n\n{claim.limits.of(language)}",
+        around,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def index_page(made: Sequence[Rulings]) -> str:
-    """All claims in one table, a column for each subject."""
+def index_page(made: Sequence[Rulings], language: Language = "en") -> str:
+    """All claims in one table that a phone can show: each with its verdicts, and on whom."""
+    names = _names(made)
     rows = []
-    for name in _names(made):
+    for name in names:
         claim = claim_named(name)
-        verdicts = [_brief(one[name]) if name in one else MISSING for one in made]
-        rows.append((f"[{name}]({name}.md)", claim.about, claim.says, claim.unit, *verdicts))
-    head = ("claim", "about", "the paper says", "number", *(one.subject for one in made))
-    parts = ["# The paper's claims, measured", _INTRODUCTION, markdown_table(head, rows), _LEGEND, _WORDS]
-    named = {name: claim_named(name) for name in _names(made)}
-    parts += [f"On {name}: {claim.remark}" for name, claim in named.items() if claim.remark]
-    each = (f"**{one.subject}**: {_made(one, [named[ruling.claim] for ruling in one.rulings])}" for one in made)
-    return "\n\n".join([*parts, *each]) + "\n"
-
-
-def index_page_ja(made: Sequence[Rulings]) -> str:
-    """The same in Japanese."""
-    rows = []
-    for name in _names(made):
-        claim = claim_named(name)
-        verdicts = [_brief(one[name], _VERDICTS_JA) if name in one else MISSING for one in made]
-        rows.append((f"[{name}]({name}.md)", claim.about_ja, claim.says_ja, claim.unit_ja, *verdicts))
-    head = ("主張", "内容", "論文の記述(要約)", "数値", *(_subject_ja(one.subject) for one in made))
-    parts = ["# 論文の主張を測る", "[English](index.md)", _INTRODUCTION_JA, markdown_table(head, rows), _LEGEND_JA]
-    named = {name: claim_named(name) for name in _names(made)}
-    parts += [_WORDS_JA, *(f"{name}について:{claim.remark_ja}" for name, claim in named.items() if claim.remark_ja)]
-    return "\n\n".join([*parts, *(_made_ja(one) for one in made)]) + "\n"
+        verdicts = _verdicts(list(_rulings(name, made)), short=True)
+        rows.append((f"[{name}]({_file(name, language)}) {claim.about.of(language)}", verdicts.of(language)))
+    other = "[日本語](index.ja.md)" if language == "en" else "[English](index.md)"
+    parts = [
+        f"# {_TITLE.of(language)}", other, _INTRODUCTION.of(language),
+        markdown_table(_INDEX.of(language).split(","), rows), _LEGEND.of(language),
+        *([_BOX.of(language)] if {*_BOX_OF} <= {*names} else []), _WORDS.of(language),
+    ]  # fmt: skip
+    for one in made:
+        told = made_of(one, [claim_named(ruling.claim) for ruling in one.rulings]).of(language)
+        parts.append(f"**{subject_name(one.subject, language)}**: {told}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _names(made: Iterable[Rulings]) -> list[str]:
@@ -166,106 +189,99 @@ def _rulings(name: str, made: Iterable[Rulings]) -> Iterator[tuple[Rulings, Ruli
     return ((one, one[name]) for one in made if name in one)
 
 
+def _file(name: str, language: Language) -> str:
+    return f"{name}.md" if language == "en" else f"{name}.{language}.md"
+
+
 def _figure(name: str, one: Rulings) -> str:
     return f"{name}-{one.slug}.png"
 
 
-def _brief(ruling: Ruling, words: dict[str, str] | None = None) -> str:
-    verdict = ruling.verdict if words is None else words[ruling.verdict]
-    if ruling.effect != ruling.effect:
-        return verdict
-    ends = "" if _ends(ruling) == MISSING else f", {_ends(ruling)}"
-    return f"**{verdict}** ({number(ruling.effect)}{ends if words is None else ends.replace(' to ', '〜')})"
+def _around(name: str, names: Sequence[str], language: Language) -> str:
+    """Links to the page before, to all, to the next, and to the same page in the other language."""
+    place = names.index(name)
+    links = [f"[← {before}]({_file(before, language)})" for before in names[max(place - 1, 0) : place]]
+    links.append(f"[{_ALL.of(language)}]({_file('index', language)})")
+    links += [f"[{after} →]({_file(after, language)})" for after in names[place + 1 : place + 2]]
+    links.append(f"[日本語]({name}.ja.md)" if language == "en" else f"[English]({name}.md)")
+    return " · ".join(links)
 
 
-def _ends(ruling: Ruling) -> str:
-    return interval(ruling.low, ruling.high) or MISSING
+def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]], *, short: bool = False) -> Both:
+    """Which verdict whom: equal ones together.
+
+    Args:
+        rulings: each with its subject.
+        short: without the words that make it a sentence.
+    """
+    told = {}
+    for language in LANGUAGES:
+        each: dict[str, list[str]] = {}
+        for one, ruling in rulings:
+            each.setdefault(ruling.verdict.told(language), []).append(subject_name(one.subject, language))
+        comma = ", " if language == "en" else "、"
+        told[language] = comma.join(
+            f"**{verdict}**: {comma.join(names)}" if language == "en" else f"**{verdict}**:{comma.join(names)}"
+            for verdict, names in each.items()
+        )
+    if short:
+        return Both(told["en"].replace(", **", "; **"), told["ja"].replace("、**", "。**"))
+    return Both(f"{_HERE.en}: {told['en'].replace(', **', '; **')}.", f"{_HERE.ja}は、{told['ja']}。")
+
+
+def _quote(claim: Claim, language: Language) -> str:
+    heading = f"「{claim.where_ja}」"
+    if language == "ja":
+        return f"> {claim.says.ja}\n>\n> — {_PAPER.ja}、{heading}"
+    return f"> {claim.says.en}\n>\n> {claim.says.ja}\n>\n> — {_PAPER.en} {heading}"
+
+
+def _table(rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> str:
+    rows = [
+        (
+            subject_name(one.subject, language), f"**{ruling.verdict.told(language)}**", number(ruling.effect),
+            _ends(ruling, language), measured_on(ruling.over, language) or MISSING,
+        )
+        for one, ruling in rulings
+    ]  # fmt: skip
+    return markdown_table(_HEAD.of(language).split(","), rows)
+
+
+def _ends(ruling: Ruling, language: Language) -> str:
+    told = interval(ruling.low, ruling.high) or MISSING
+    return told if language == "en" else told.replace(" to ", "〜")
+
+
+def _ended(title: Both, text: Both, language: Language) -> str:
+    return f"{title.en}: {text.en}." if language == "en" else f"{title.ja}:{text.ja}。"
+
+
+def _beside(name: str, beside: Both, figures: Sequence[str], language: Language) -> list[str]:
+    """What training with few heads and many adds."""
+    if not figures:
+        return []
+    shown = [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
+    command = (
+        f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out "
+        f"claims-{name}-heads\n```"
+    )
+    return [
+        f"### {_TRAINED.of(language)}", *([beside.of(language)] if beside else []), *shown, f"*{_LINES.of(language)}*",
+        command,
+    ]  # fmt: skip
+
+
+def _following(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> list[str]:
+    """What readers infer, and what came of it."""
+    found: Mapping[str, str] = {
+        subject_name(one.subject, language): ruling.follows.of(language) for one, ruling in rulings if ruling.follows
+    }
+    if not claim.follows and not found:
+        return []
+    each = [f"**{subject}**: {told}" for subject, told in found.items()]
+    return [f"## {_FOLLOWS.of(language)}", *([claim.follows.of(language)] if claim.follows else []), *each]
 
 
 def _lines(command: str) -> str:
     """A command a line."""
     return command.replace(" && ", "\n")
-
-
-def _made(one: Rulings, claims: Iterable[Claim]) -> str:
-    """What claims were asked of, and where the numbers come from, in a few lines.
-
-    Args:
-        one: the results.
-        claims: those that it is told for.
-    """
-    facts: dict[str, Any] = dict(one.facts)
-    kinds = {kind for claim in claims for kind in (ModelClaim, SweepClaim, CostClaim) if isinstance(claim, kind)}
-    subject, parts = facts.get("subject", facts), []
-    timed = CostClaim in kinds and "costs" not in facts  # a named model, not layers of many sizes
-    if "documents" in subject and (ModelClaim in kinds or timed):
-        parts.append(_subject(subject))
-    if CostClaim in kinds and "costs" in facts:
-        parts.append(_layers(facts["costs"]))
-    if SweepClaim in kinds and "sweep" in facts:
-        parts.append(_trained(facts["sweep"]))
-    parts.append(f"Made on {facts['date']} with {_versions(facts)}.")
-    if CostClaim in kinds:
-        parts.append(f"Timed on {facts['machine']}.")
-    if facts.get("quick"):
-        parts.append("A quick look: fewer seeds, less text.")
-    return " ".join(parts)
-
-
-def _subject(facts: Mapping[str, Any]) -> str:
-    """A trained model and its text."""
-    unit = f" ({facts['unit']})" if facts["unit"] else ""
-    text = f"a text of {count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
-    install = f" (installed with `{how_to_install(facts['model'])}`)" if facts["model"] in DEMO_MODELS else ""
-    return f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
-
-
-def _layers(facts: Mapping[str, Any]) -> str:
-    """What was timed."""
-    width, heads = facts["width"], facts["heads"]
-    fixed = facts["head_dim"] or width // heads
-    return (
-        f"One layer without a mask, {width} wide: against length with {heads} heads of {width // heads} dimensions, "
-        f"against heads at {facts['length']} tokens, with {fixed} dimensions a head where they are fixed; "
-        f"{facts['rounds']} rounds."
-    )
-
-
-def _trained(facts: Mapping[str, Any]) -> str:
-    """The runs of a sweep."""
-    own = facts["settings"]
-    return (
-        f"Small transformers, each trained for it: {len(own['tasks'])} tasks ({', '.join(own['tasks'])}), "
-        f"{own['heads'][0]} to {own['heads'][-1]} heads, at fixed width and with {own['head_dim']} dimensions a head, "
-        f"{own['seeds']} seeds; trained by {facts['date']} with {_versions(facts)}."
-    )
-
-
-def _made_ja(one: Rulings) -> str:
-    """The same for the index in Japanese, in brief."""
-    facts: dict[str, Any] = dict(one.facts)
-    subject = facts.get("subject", facts)
-    parts = []
-    if "documents" in subject:
-        about = _REFERENCE_JA if one.subject == REFERENCE else subject["about"]
-        parts.append(f"{about}(評価文書{subject['documents']}件、シード{str(subject['seed']).replace(' to ', '〜')})。")
-    if "costs" in facts:
-        parts.append(f"C5・C8:幅{facts['costs']['width']}の1層を計時({facts['machine'].replace(', ', '、')})。")
-    if "sweep" in facts:
-        own = facts["sweep"]["settings"]
-        counts = f"{own['heads'][0]}〜{own['heads'][-1]}ヘッド"
-        parts.append(f"C7・C10・C11:{len(own['tasks'])}タスクを{counts}、シード{own['seeds']}個で学習。")
-    parts.append(f"測定日 {facts['date']}、{_versions(facts).replace(', ', '、')}。")
-    return f"**{_subject_ja(one.subject)}**:{''.join(parts)}"
-
-
-def _versions(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
-
-
-def _subject_ja(subject: str) -> str:
-    """In Japanese, "reference on H100" is 参照モデル(H100)."""
-    if not subject.startswith(REFERENCE):
-        return subject
-    place = subject.removeprefix(REFERENCE).strip().removeprefix("on ")
-    return f"参照モデル({place})" if place else "参照モデル"

@@ -14,14 +14,20 @@ from headscope._support.folders import new_folder
 from headscope._support.shown import Shown
 from headscope._support.tabular import read_table, write_table
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
-from headscope.studies.claims import EXACT, UNDECIDED, Measured, SweepClaim, claim_named
+from headscope.studies.bilingual import NOTHING, Both
+from headscope.studies.claims import EXACT, Measured, SweepClaim, Verdict, claim_named, undecided
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]
 
 _TABLES = "tables"  # folder of what is behind the claims
-_COLUMNS = ["claim", "about", "says", "verdict", "effect", "low", "high", "unit", "over", "sentence", "command"]
-_WORDS = tuple(name for name in _COLUMNS if name not in ("effect", "low", "high"))
+_NUMBERS = ("effect", "low", "high")
+_IN_JAPANESE = {"where": "where_ja", "sentence": "sentence_ja", "follows": "follows_ja"}
+_COLUMNS = [
+    "claim", "kind", "about", "says", "verdict", "where", *_NUMBERS, "unit", "over", "sentence", "follows", "command",
+    *_IN_JAPANESE.values(),
+]  # fmt: skip
+_WORDS = tuple(name for name in _COLUMNS if name not in _NUMBERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,28 +36,32 @@ class Ruling:
 
     Attributes:
         claim: its name, as "C7".
+        kind: one of `headscope.studies.claims.KINDS`.
         about: what it is about, in a few words.
         says: what the paper says.
-        verdict: one of `headscope.studies.claims.VERDICTS`.
+        verdict: in a word, and where or with what it would take.
         effect, low, high: the number that stands for the claim, and its 95% interval; NaN where there is none.
         unit: of the effect, in words.
         over: what the interval is over.
         sentence: what was found.
+        follows: what was found of what readers infer from the claim.
         command: what shows it.
         table: what the figure is drawn from.
     """
 
     claim: str
+    kind: str
     about: str
     says: str
-    verdict: str
+    verdict: Verdict
     effect: float
     low: float
     high: float
     unit: str
     over: str
-    sentence: str
+    sentence: Both
     command: str
+    follows: Both = NOTHING
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
@@ -100,12 +110,15 @@ class Rulings(Shown):
         return replace(self, subject=name or self.subject, rulings=tuple(rulings))
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a claim: claim, about, says, verdict, effect, low, high, unit, over, sentence, command."""
-        rows = [[getattr(ruling, name) for name in _COLUMNS] for ruling in self.rulings]
-        return pd.DataFrame(rows, columns=_COLUMNS)
+        """A row a claim.
+
+        Columns: claim, kind, about, says, verdict, where, effect, low, high, unit, over, sentence, follows, command;
+        and where, sentence and follows in Japanese: where_ja, sentence_ja, follows_ja.
+        """
+        return pd.DataFrame([_row(ruling) for ruling in self.rulings], columns=_COLUMNS)
 
     def _tables(self) -> dict[str, pd.DataFrame]:
-        shown = self.to_frame()[["claim", "about", "verdict", "effect", "low", "high", "over"]]
+        shown = self.to_frame()[["claim", "about", "verdict", "where", *_NUMBERS, "over"]]
         return {f"claims of the paper, asked of {self.subject}": shown}
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
@@ -135,10 +148,13 @@ class Rulings(Shown):
             StorageError: it is no such folder, or a part of it is spoilt.
         """
         frame, about = read_claims(Path(folder))
-        rulings = tuple(
-            Ruling(**row, table=_behind(Path(folder) / _TABLES, row["claim"])) for row in frame.to_dict("records")
-        )
+        tables = Path(folder) / _TABLES
+        rulings = tuple(_ruling(row, _behind(tables, row["claim"])) for row in frame.to_dict("records"))
         return cls(about["subject"], rulings, about["facts"])
+
+
+_ANOTHER_MODEL = Both("a model that can be asked", "測定できるモデルが必要")
+_MORE_DOCUMENTS = Both("more documents, for an interval", "区間を求めるには文書が足りない")
 
 
 def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: str) -> Ruling:
@@ -156,7 +172,10 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         InterruptedWorkError: evidence was being made, and was stopped; what is finished of it is kept.
         StorageError: evidence that was made before cannot be read, or is of other work.
     """
-    about = {"claim": name, "about": claim.about, "says": claim.says, "unit": claim.unit, "command": command}
+    about = {
+        "claim": name, "kind": claim.kind, "about": claim.about.en, "says": claim.says.en, "unit": claim.unit.en,
+        "command": command,
+    }  # fmt: skip
     try:
         each = [claim.measure(one) for one in evidence()]
         measured = pool(each, worst=not claim.interval)
@@ -165,22 +184,24 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
     except HeadscopeError as error:
         nothing = float("nan")
         return Ruling(
-            **about, verdict=UNDECIDED, effect=nothing, low=nothing, high=nothing, over="", sentence=str(error)
-        )
+            **about, verdict=undecided(_ANOTHER_MODEL), effect=nothing, low=nothing, high=nothing, over="",
+            sentence=Both(str(error), f"測定できませんでした:{error}"),
+        )  # fmt: skip
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
     words = measured.words
     sentence = claim.say(words)
     if len(each) > 1:
-        sentence = f"Over {len(each)} training seeds (means; of largest values the largest): {sentence}"
+        sentence = _over_seeds(len(each)) + sentence
     untold = claim.interval and (isnan(measured.low) or isnan(measured.high))
     return Ruling(
         **about,
-        verdict=UNDECIDED if untold else claim.decide(words),
+        verdict=undecided(_MORE_DOCUMENTS) if untold else claim.decide(words),
         effect=measured.effect,
         low=measured.low,
         high=measured.high,
         over=measured.over,
-        sentence=f"{sentence} Too few documents for an interval, so nothing is decided." if untold else sentence,
+        sentence=sentence,
+        follows=claim.follow(words),
         table=measured.table,
     )
 
@@ -220,6 +241,28 @@ def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     if not isnan(below + above):
         low, high = middle - hypot(middle - low, below), middle + hypot(high - middle, above)
     return Measured(middle, over, numbers, table, low, high)
+
+
+def _over_seeds(seeds: int) -> Both:
+    return Both(
+        f"Over {seeds} training seeds (means; of largest values the largest):",
+        f"学習シード{seeds}個の平均(最大値についてはその最大)では、",
+    )
+
+
+def _row(ruling: Ruling) -> dict[str, Any]:
+    """As a row of a table, a column a language."""
+    parts = {"where": ruling.verdict.where, "sentence": ruling.sentence, "follows": ruling.follows}
+    row = {name: getattr(ruling, name) for name in _COLUMNS if hasattr(ruling, name)}
+    row |= {"verdict": ruling.verdict.word, **{name: part.en for name, part in parts.items()}}
+    return row | {_IN_JAPANESE[name]: part.ja for name, part in parts.items()}
+
+
+def _ruling(row: Mapping[str, Any], table: pd.DataFrame) -> Ruling:
+    """The other way round."""
+    where, sentence, follows = (Both(row[name], row[ja]) for name, ja in _IN_JAPANESE.items())
+    own = {name: row[name] for name in _COLUMNS if name not in {*_IN_JAPANESE, *_IN_JAPANESE.values(), "verdict"}}
+    return Ruling(**own, verdict=Verdict(row["verdict"], where), sentence=sentence, follows=follows, table=table)
 
 
 def _gather(name: str, values: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """The paper's claims, asked of the model that was analysed."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from headscope._support.formatting import MISSING, interval, number
 from headscope.reporting.blocks import Block, Column, Table, Text
@@ -13,8 +13,9 @@ __all__ = ["Claims"]
 _ABOUT = (
     "What the paper says of heads, put to this model. The paper is a Japanese text that explains multi-head attention; "
     "headscope began with it, and quotes it in its documentation. It is not Vaswani et al. 2017 (arXiv:1706.03762), "
-    "who introduced multi-head attention. Each verdict follows from numbers by a rule that was set before any model "
-    "was asked. C5 (cost and length) and C15 (weights, and what cutting does) "
+    "who introduced multi-head attention. Each verdict follows from numbers by a rule. A definition is true by "
+    "construction, and shown on numbers; an architecture claim is a fact of this model; an experiment is decided by "
+    "measuring. C5 (cost and length) and C15 (weights, and what cutting does) "
     "take minutes and are left out; C7, C8, C10 and C11 are asked of many models that are trained for it. The command "
     "claims of headscope asks them all, with a page and a figure for each."
 )
@@ -34,9 +35,20 @@ class Claims(Section):
         columns = (
             Column("Claim", lambda row: row.claim, strong=True),
             Column("The paper says", lambda row: row.says, long=True),
-            Column("Verdict", lambda row: row.verdict),
+            Column("Kind", lambda row: row.kind),
+            Column("Verdict", _verdict),
             Column("Number", lambda row: number(row.effect), numeric=True),
             Column("Interval", lambda row: interval(row.low, row.high) or MISSING, numeric=True),
-            Column("What was found", lambda row: row.sentence, long=True),
+            Column("What was found", _found, long=True),
         )
         yield Table("claims", "What holds here", analysis.claims, columns)
+
+
+def _verdict(row: Any) -> str:
+    """With where it holds, or what deciding it would take."""
+    return f"{row.verdict} ({row.where})" if row.where else str(row.verdict)
+
+
+def _found(row: Any) -> str:
+    """What was found, and what of that which readers infer."""
+    return f"{row.sentence} What follows: {row.follows}" if row.follows else str(row.sentence)

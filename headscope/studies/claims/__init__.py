@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope._support.registry import Registry
+from headscope.studies.bilingual import NOTHING, Both, Language
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 
@@ -21,27 +22,79 @@ __all__ = [
     "CLAIMS",
     "CURVES_DRAWN",
     "EXACT",
+    "FAILS",
+    "HOLDS",
+    "KINDS",
     "ROUNDING",
     "SEEDS_DRAWN",
-    "UNDECIDED",
     "VERDICTS",
     "Claim",
     "CostClaim",
     "Measured",
     "ModelClaim",
     "SweepClaim",
+    "Verdict",
     "claim_named",
+    "in_part",
+    "undecided",
 ]
 
-SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED = "supported", "not supported", "depends", "not decided here"
-VERDICTS = (SUPPORTED, NOT_SUPPORTED, DEPENDS, UNDECIDED)
+VERDICTS: Mapping[str, Both] = {
+    "holds": Both("holds", "成り立つ"),
+    "holds in part": Both("holds in part", "一部で成り立つ"),
+    "does not hold": Both("does not hold", "成り立たない"),
+    "not decided": Both("not decided", "未判定"),
+}
+KINDS: Mapping[str, Both] = {
+    "definition": Both(
+        "definition: true by construction, shown on numbers", "定義(構成から必ず成り立ち、数値で確かめる)"
+    ),
+    "architecture": Both("architecture: a fact of this model", "構造(モデルごとに決まっている事実)"),
+    "experiment": Both("experiment: only measuring tells", "実験(測らなければ分からない)"),
+}
 EXACT = "exact"  # what a number is over that repeats to the last bit
 ROUNDING = 1e-3  # what is the same but for rounding differs by less, of the largest
-SEEDS_DRAWN = "Faint marks: training seeds, where there are several; large marks: their mean."
-CURVES_DRAWN = (
-    "Error against the number of heads, a panel a task: on what was held out, of maps on the maps themselves. The "
-    "dotted line is chance, where it is near. Lines: means over training seeds; bands: their 95% intervals."
+SEEDS_DRAWN = Both(
+    "Faint marks: training seeds, where there are several; large marks: their mean.",
+    "薄い印は学習シードごとの値(複数あるとき)、大きい印はその平均。",
 )
+CURVES_DRAWN = Both(
+    "Error against the number of heads, a panel a task: on what was held out, of maps on the maps themselves. The "
+    "dotted line is chance, where it is near. Lines: means over training seeds; bands: their 95% intervals.",
+    "ヘッド数に対する誤差(タスクごと)。学習に使っていないデータで測り、マップのタスクだけは学習したマップ自体で測る。"
+    "点線は偶然の水準(図の範囲に入るとき)。線は学習シードの平均、帯は95%区間。",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a claim comes to.
+
+    Attributes:
+        word: one of VERDICTS.
+        where: of "holds in part" where it does, of "not decided" what it would take, in a few words; else nothing.
+    """
+
+    word: str
+    where: Both = NOTHING
+
+    def told(self, language: Language = "en") -> str:
+        """In words, as "holds in part (encoders only)"."""
+        word, where = VERDICTS[self.word].of(language), self.where.of(language)
+        return f"{word} ({where})" if where else word
+
+
+HOLDS, FAILS = Verdict("holds"), Verdict("does not hold")
+
+
+def in_part(where: Both) -> Verdict:
+    """It holds in part: there."""
+    return Verdict("holds in part", where)
+
+
+def undecided(takes: Both) -> Verdict:
+    """It is not decided: that would take so much."""
+    return Verdict("not decided", takes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,45 +123,45 @@ class Measured:
 
 
 class Claim(ABC):
-    """One statement of the paper, and the experiment that it is put to.
+    """One statement of the paper, and what it is put to.
 
-    Class facts, each tested:
-        about, about_ja: what it is about, in a few words, in English and in Japanese.
-        says, says_ja: what the paper says, abridged; in [brackets] what follows from it without being said.
+    Class facts, each tested; all words in English and Japanese:
+        kind: one of KINDS.
+        about: what it is about, in a few words.
+        says: what the paper says, abridged.
         where_ja: heading of the paper that it stands under; several with 」と「 between.
+        means: what is asked and what an answer would mean, in two sentences that a student understands.
         measured: how it is measured, with the source of each measure.
-        unit, unit_ja: what the effect is.
-        interval: what the ends of the effect's interval mean; "" where the effect is a count or a largest difference,
-            which has none.
-        rule: when the numbers support the claim, in words.
+        unit: what the effect is.
+        interval: what the ends of the effect's interval mean; nothing where the effect is a count or a largest
+            difference, which has none.
+        rule: when the claim holds, in words.
         drawn: what the figure shows: its marks, lines and bars.
+        follows: what readers infer from the claim without its being said; nothing where they infer no more.
         limits: how far the answer reaches.
-        remark, remark_ja: what nobody should read the verdict without, beneath the table of all; "" for most.
         bounds: least and greatest value of the effect; intervals end there.
         of_a_model: whether it can be asked of one trained model.
         brief: whether that takes seconds, so that every analysis asks it.
     """
 
-    about: ClassVar[str]
-    about_ja: ClassVar[str]
-    says: ClassVar[str]
-    says_ja: ClassVar[str]
+    kind: ClassVar[str]
+    about: ClassVar[Both]
+    says: ClassVar[Both]
     where_ja: ClassVar[str]
-    measured: ClassVar[str]
-    unit: ClassVar[str]
-    unit_ja: ClassVar[str]
-    interval: ClassVar[str] = ""
-    rule: ClassVar[str]
-    drawn: ClassVar[str]
-    limits: ClassVar[str]
-    remark: ClassVar[str] = ""
-    remark_ja: ClassVar[str] = ""
+    means: ClassVar[Both]
+    measured: ClassVar[Both]
+    unit: ClassVar[Both]
+    interval: ClassVar[Both] = NOTHING
+    rule: ClassVar[Both]
+    drawn: ClassVar[Both]
+    follows: ClassVar[Both] = NOTHING
+    limits: ClassVar[Both]
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     of_a_model: ClassVar[bool] = False
     brief: ClassVar[bool] = False
 
     @abstractmethod
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         """The verdict, from the numbers alone.
 
         Args:
@@ -116,20 +169,24 @@ class Claim(ABC):
         """
 
     @abstractmethod
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         """What was found, in a sentence with its numbers."""
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        """What was found of what readers infer; nothing by default."""
+        return NOTHING
 
     @abstractmethod
     def draw(self, table: pd.DataFrame) -> Figure:
         """The figure of the claim's page, from the saved table alone."""
 
-    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         """What training with few heads and many has to add: Markdown, and figures by name; nothing by default.
 
         Args:
             sweep: finished runs.
         """
-        return "", {}
+        return NOTHING, {}
 
 
 class ModelClaim(Claim):

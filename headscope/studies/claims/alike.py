@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from headscope.effects.sweep import group_effects
 from headscope.planning.rises import Rise
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import NOTHING, Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.shares import head_rows, share_beyond
@@ -27,42 +28,44 @@ _MANY, _FEW = 0.5, 0.1  # shares of the heads
 class Alike(ModelClaim):
     """Heads that the rest of their layer restores for the most part, and heads that can go."""
 
-    about: ClassVar[str] = "redundancy"
-    about_ja: ClassVar[str] = "ヘッド間の冗長性"
-    says: ClassVar[str] = (
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("redundancy", "ヘッド間の冗長性")
+    says: ClassVar[Both] = Both(
         "Many heads may learn similar patterns. This redundancy makes the model less efficient, and quality does not "
-        "always rise."
-    )
-    says_ja: ClassVar[str] = (
+        "always rise.",
         "多くのヘッドが同様のパターンを学習してしまうことがあり、冗長性が発生する。モデルの効率が下がり、必ずしも性能が"
-        "向上しない場合がある。"
+        "向上しない場合がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
         "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
         " many heads can be removed together at a cost of 1% of the loss, or of 0.01 where the metric is a distance to "
         "the intact model, the least important first; ordered and judged on the same text, so that it is rather too "
-        "many."
+        "many.",
+        "",
     )
-    unit: ClassVar[str] = "share of heads restored by more than half"
-    unit_ja: ClassVar[str] = "半分を超えて復元できるヘッドの割合"
-    interval: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("share of heads restored by more than half", "半分を超えて復元できるヘッドの割合")
+    interval: ClassVar[Both] = Both(
         "from the share of heads whose own 95% interval lies above one half to the share of those whose interval "
-        "reaches above it"
+        "reaches above it",
+        "",
     )
-    rule: ClassVar[str] = (
+    rule: ClassVar[Both] = Both(
         "supported if more than half of the heads are, by the low end; not supported if fewer than a tenth, by the "
-        "high end; else depends"
+        "high end; else depends",
+        "",
     )
-    drawn: ClassVar[str] = "Bars: 95% over documents, of each head. The dotted line is one half."
-    limits: ClassVar[str] = (
+    drawn: ClassVar[Both] = Both("Bars: 95% over documents, of each head. The dotted line is one half.", "")
+    limits: ClassVar[Both] = Both(
         "Restorable is not removable: what the rest restores it restores once its weights are adjusted to it. How many"
         " heads can go as they are is the second number. Heads that are unlike in pairs (C6) may be restored all the "
         "same, by many others together. Linear restoration within a layer only; with little text fits carry over "
         "badly, and less is restored than could be. How far a model is trained matters: the reference, at a learning "
         "rate that left it at 2.07 nats a byte, had 40% of its heads restored by more than half. Whether quality rises"
-        " with more heads is asked under C7 and C11."
+        " with more heads is asked under C7 and C11.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -74,22 +77,23 @@ class Alike(ModelClaim):
             numbers["removable"] = _removable(subject)
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > _MANY:
-            return SUPPORTED
-        return NOT_SUPPORTED if words["high"] < _FEW else DEPENDS
+            return HOLDS
+        return FAILS if words["high"] < _FEW else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         gone = f"; {words['removable']:.0%} can go together at a cost of 1%" if "removable" in words else ""
-        return (
+        return Both(
             f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
-            f"layer (mean share restored {words['mean']:.0%}){gone}."
+            f"layer (mean share restored {words['mean']:.0%}){gone}.",
+            "",
         )
 
-    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         own = sweep.runs[sweep.runs["removable"].notna()]
         if own.empty:
-            return "", {}
+            return NOTHING, {}
         table = mean_table(own, "removable", lambda mean: f"{mean:.0%}")
         sentence = (
             "Share of the heads that can be removed together at a cost of 1% of what was learnt, ordered on other rows "
@@ -103,7 +107,7 @@ class Alike(ModelClaim):
             "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
             "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
         }
-        return sentence, figures
+        return Both(sentence, ""), figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return figure_of(sorted_dots(table, "restored", label="share that the layer restores", size=_MOST_OF_IT))

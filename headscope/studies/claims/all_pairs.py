@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict
 from headscope.studies.subjects import Subject
 from headscope.text.batches import kept_positions
 
@@ -22,33 +23,27 @@ _HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the typ
 class AllPairs(ModelClaim):
     """Pairs that the mask allows, and how many keys a query really looks at."""
 
-    about: ClassVar[str] = "all pairs of tokens"
-    about_ja: ClassVar[str] = "全トークン間の関係"
-    says: ClassVar[str] = "Every query is compared with every key, so each token can relate to all other tokens."
-    says_ja: ClassVar[str] = (
-        "各クエリが全てのキーと比較され、各トークンは他のすべてのトークンとの関係性を持つことが可能になる。"
+    kind: ClassVar[str] = "architecture"
+    about: ClassVar[Both] = Both("all pairs of tokens", "全トークン間の関係")
+    says: ClassVar[Both] = Both(
+        "Every query is compared with every key, so each token can relate to all other tokens.",
+        "各クエリが全てのキーと比較され、各トークンは他のすべてのトークンとの関係性を持つことが可能になる。",
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "The share of pairs of real tokens that mask and window leave to any head of a layer. "
         "Beside it the effective span of a head: the exponential of the entropy of a query's weights, over the number "
-        "of keys that it may look at; 1 if it looks at all of them alike."
+        "of keys that it may look at; 1 if it looks at all of them alike.",
+        "",
     )
-    unit: ClassVar[str] = "share of pairs allowed, mean over layers"
-    unit_ja: ClassVar[str] = "マスクと窓が許す組の割合(層の平均)"
-    rule: ClassVar[str] = "supported if every layer allows every pair; not supported otherwise"
-    drawn: ClassVar[str] = f"Each layer. {SEEDS_DRAWN}"
-    limits: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("share of pairs allowed, mean over layers", "マスクと窓が許す組の割合(層の平均)")
+    rule: ClassVar[Both] = Both("supported if every layer allows every pair; not supported otherwise", "")
+    drawn: ClassVar[Both] = Both("Each layer.", "") + SEEDS_DRAWN
+    limits: ClassVar[Both] = Both(
         "The paper is right for encoders. A causal model hides the future by design: of T tokens' pairs it leaves (T +"
-        " 1) / 2T, about half. At the lengths of the text: a window that is longer than the text hides nothing here."
-    )
-    remark: ClassVar[str] = (
-        "it is right for encoders, which read in both directions; language models hide the future by a causal mask, "
-        "which leaves about half of the pairs."
-    )
-    remark_ja: ClassVar[str] = (
-        "双方向のエンコーダでは論文のとおりです。言語モデルは因果マスクにより未来のトークンを参照しないため、許される組は"
-        "約半分です。"
+        " 1) / 2T, about half. At the lengths of the text: a window that is longer than the text hides nothing here.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -79,13 +74,14 @@ class AllPairs(ModelClaim):
         mean = float(shares.mean())
         return Measured(mean, f"{len(table)} layers", numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["least"] == 1 else NOT_SUPPORTED
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["least"] == 1 else FAILS
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"In rows of up to {words['tokens']:g} tokens, {words['effect']:.0%} of all pairs are allowed; a query's"
-            f" weights are as wide as looking evenly at {words['span']:.0%} of the keys that it may see."
+            f" weights are as wide as looking evenly at {words['span']:.0%} of the keys that it may see.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

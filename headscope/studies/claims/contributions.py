@@ -16,7 +16,8 @@ from headscope.anatomy.linear import is_plain
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.sites import Site
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, ROUNDING, SEEDS_DRAWN, Measured, ModelClaim, Verdict
 from headscope.studies.subjects import Subject
 from headscope.watching.observation import capture
 
@@ -34,24 +35,32 @@ def _as_heads_have_it(out: Tensor, module: nn.Module, site: Site, shape: torch.S
 class Contributions(ModelClaim):
     """The output projection's output, held against the sum of what its heads contribute."""
 
-    about: ClassVar[str] = "concatenation and projection"
-    about_ja: ClassVar[str] = "連結と線形変換"
-    says: ClassVar[str] = "The outputs of all heads are concatenated and mapped back to the width of the embedding."
-    says_ja: ClassVar[str] = "全ヘッドの出力を連結し、線形変換で元の埋め込み次元に再構成する。"
+    kind: ClassVar[str] = "definition"
+    about: ClassVar[Both] = Both("concatenation and projection", "連結と線形変換")
+    says: ClassVar[Both] = Both(
+        "The outputs of all heads are concatenated and mapped back to the width of the embedding.",
+        "全ヘッドの出力を連結し、線形変換で元の埋め込み次元に再構成する。",
+    )
     where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Concatenation and one linear map are the same as a sum: head h adds W_Oʰ zʰ (Elhage et al. 2021, A "
         "mathematical framework for transformer circuits). The contributions captured are summed, the bias added, and "
-        "the sum held against what the model's own projection puts out."
+        "the sum held against what the model's own projection puts out.",
+        "",
     )
-    unit: ClassVar[str] = "largest difference, of the largest output"
-    unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
-    rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
-    drawn: ClassVar[str] = (
-        f"The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
-        f"{SEEDS_DRAWN}"
+    unit: ClassVar[Both] = Both("largest difference, of the largest output", "最大の出力に対する最大差の比")
+    rule: ClassVar[Both] = Both("supported if no output differs by more than 0.1% of the largest of its layer", "")
+    drawn: ClassVar[Both] = (
+        Both(
+            "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. ",
+            "",
+        )
+        + SEEDS_DRAWN
     )
-    limits: ClassVar[str] = "Layers whose heads are mixed before the projection have no such sum, and are left out."
+    limits: ClassVar[Both] = Both(
+        "Layers whose heads are mixed before the projection have no such sum, and are left out.", ""
+    )
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
@@ -88,13 +97,14 @@ class Contributions(ModelClaim):
         numbers = {"heads": float(sum(site.n_heads for site in sites)), "layers": float(len(sites))}
         return Measured(worst, f"{len(table)} layers", numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["effect"] <= ROUNDING else FAILS
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"The contributions of {words['heads']:g} heads, with the bias, sum to what their layers put out, to within"
-            f" {number(words['effect'])} of the largest."
+            f" {number(words['effect'])} of the largest.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -12,7 +12,8 @@ from headscope.likeness.comparing import similarity
 from headscope.likeness.measures.cka import Cka
 from headscope.reporting.figures import count_curves, figure_of, layer_dots
 from headscope.statistics.moments import Moments
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import NOTHING, Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.subjects import Subject
@@ -28,34 +29,44 @@ _MANY, _FEW = 0.5, 0.25  # of the way from all alike to no two alike
 class Diversity(ModelClaim):
     """How many unrelated heads the heads of a layer amount to."""
 
-    about: ClassVar[str] = "different feature spaces"
-    about_ja: ClassVar[str] = "異なる特徴空間"
-    says: ClassVar[str] = "Each head works in a feature space of its own; together they see relations from many sides."
-    says_ja: ClassVar[str] = "各ヘッドは異なる特徴空間で独自に情報を処理し、関係を多角的に評価する。"
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("different feature spaces", "異なる特徴空間")
+    says: ClassVar[Both] = Both(
+        "Each head works in a feature space of its own; together they see relations from many sides.",
+        "各ヘッドは異なる特徴空間で独自に情報を処理し、関係を多角的に評価する。",
+    )
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
         "arXiv:1905.00414), and the effective number of heads is the exponential of the entropy of the eigenvalues of "
         "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all N are alike, N if no two are. It is held "
         "against both: (effective − 1) / (N − 1). Beside it, how alike maps are by Jensen–Shannon (1 − the divergence "
-        "in bits; `headscope.similarity`, pattern_js), a few rows, and the same on random tokens."
+        "in bits; `headscope.similarity`, pattern_js), a few rows, and the same on random tokens.",
+        "",
     )
-    unit: ClassVar[str] = "effective heads beyond one, over heads beyond one, mean over layers"
-    unit_ja: ClassVar[str] = "(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)"
-    interval: ClassVar[str] = "95%, the mean over layers of each layer's ends"
-    rule: ClassVar[str] = (
+    unit: ClassVar[Both] = Both(
+        "effective heads beyond one, over heads beyond one, mean over layers", "(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)"
+    )
+    interval: ClassVar[Both] = Both("95%, the mean over layers of each layer's ends", "")
+    rule: ClassVar[Both] = Both(
         "supported if at least a half, by the low end; not supported if at most a quarter, by the high end; else "
-        "depends"
+        "depends",
+        "",
     )
-    drawn: ClassVar[str] = (
-        "Each layer; dotted lines are the rule's, for effective heads. Bars: 95% over documents, of one model. "
-        f"{SEEDS_DRAWN}"
+    drawn: ClassVar[Both] = (
+        Both(
+            "Each layer; dotted lines are the rule's, for effective heads. Bars: 95% over documents, of one model. ",
+            "",
+        )
+        + SEEDS_DRAWN
     )
-    limits: ClassVar[str] = (
+    limits: ClassVar[Both] = Both(
         "CKA sees linear likeness of outputs on this text, two heads at a time: what no other head has, several may "
         "have together (C9). Few tokens make heads look more alike than they are. How far a model is trained matters: "
         "the reference, at a learning rate that left it at 2.07 nats a byte, came to 0.81. What single heads look at "
-        "is told by `headscope.roles`."
+        "is told by `headscope.roles`.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -92,27 +103,30 @@ class Diversity(ModelClaim):
         numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] >= _MANY:
-            return SUPPORTED
-        return NOT_SUPPORTED if words["high"] <= _FEW else DEPENDS
+            return HOLDS
+        return FAILS if words["high"] <= _FEW else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         chance = words["maps_random"]
         beside = f", on random tokens by {chance:.2f}" if chance == chance else ""
-        return (
+        return Both(
             f"The {words['heads']:.3g} heads of a layer count as {words['effective']:.1f} unrelated ones "
             f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}. Their maps are alike "
-            f"by {words['maps']:.2f}{beside}."
+            f"by {words['maps']:.2f}{beside}.",
+            "",
         )
 
-    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         own = sweep.runs[sweep.runs["effective_heads"].notna()]
         if own.empty:
-            return "", {}
+            return NOTHING, {}
         table = mean_table(own, "effective_heads", lambda mean: f"{mean:.3g}")
         sentence = f"Effective heads of a layer, by the number of heads that it has:\n\n{table}"
-        return sentence, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
+        return Both(sentence, ""), {
+            "effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")
+        }
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"share": "effective heads (0: all alike, 1: no two)", "cka": "mean CKA"}

@@ -14,7 +14,8 @@ from torch import Tensor
 from headscope.anatomy.weights import input_weights, output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.subjects import Subject
 
 __all__ = ["Division"]
@@ -26,41 +27,33 @@ _NOTHING = 1e-6  # of the longest column: a shorter one reads nothing of its inp
 class Division(ModelClaim):
     """How much of the width each head reads, and how much of it two heads share."""
 
-    about: ClassVar[str] = "the embedding is divided"
-    about_ja: ClassVar[str] = "埋め込みの分割"
-    says: ClassVar[str] = (
-        "The input's embedding is divided into several heads; the original vector is split into small ones."
-    )
-    says_ja: ClassVar[str] = (
-        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元のベクトルを小さな次元に分ける。"
+    kind: ClassVar[str] = "architecture"
+    about: ClassVar[Both] = Both("the embedding is divided", "埋め込みの分割")
+    says: ClassVar[Both] = Both(
+        "The input's embedding is divided into several heads; the original vector is split into small ones.",
+        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元のベクトルを小さな次元に分ける。",
     )
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要」と「クエリ、キー、バリューの生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Of each head's query, key and value weights: the share of input dimensions with any weight at all. Were the "
         "embedding divided among h heads it would be 1/h. Beside it, the overlap of the subspaces that two heads read "
         "(by their value weights) and write: the mean squared cosine of the principal angles between them (Björck and "
-        "Golub 1973), 0 if they share nothing, 1 if they are the same, head_dim / width by chance."
+        "Golub 1973), 0 if they share nothing, 1 if they are the same, head_dim / width by chance.",
+        "",
     )
-    unit: ClassVar[str] = "share of the width that a head reads"
-    unit_ja: ClassVar[str] = "ヘッドが読む入力次元の割合"
-    rule: ClassVar[str] = (
-        "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends"
+    unit: ClassVar[Both] = Both("share of the width that a head reads", "ヘッドが読む入力次元の割合")
+    rule: ClassVar[Both] = Both(
+        "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends", ""
     )
-    drawn: ClassVar[str] = (
-        "Each layer. Dotted lines: what a head would read of a divided embedding, and the overlap by chance. "
-        f"{SEEDS_DRAWN}"
+    drawn: ClassVar[Both] = (
+        Both("Each layer. Dotted lines: what a head would read of a divided embedding, and the overlap by chance.", "")
+        + SEEDS_DRAWN
     )
-    limits: ClassVar[str] = (
+    limits: ClassVar[Both] = Both(
         "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
-        "its own directions in it. The picture of slices is right for the concatenated output, not for the input."
-    )
-    remark: ClassVar[str] = (
-        "it is the queries, keys and values that are narrow; the embedding is not divided. Every head reads all of it "
-        "and takes directions of its own. The picture of slices is right for the concatenated output."
-    )
-    remark_ja: ClassVar[str] = (
-        "小さくなるのは射影後のQ・K・Vの次元で、入力の埋め込み自体は分割されません。どのヘッドも埋め込みの全次元を読み、"
-        "ヘッドごとに異なる方向の成分を取り出します。「分割」という説明は、連結後の出力についてなら正確です。"
+        "its own directions in it. The picture of slices is right for the concatenated output, not for the input.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -92,12 +85,12 @@ class Division(ModelClaim):
         numbers = {name: float(table[name].mean()) for name in names}
         return Measured(effect, EXACT, numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["effect"] <= 1 / words["n_heads"]:
-            return SUPPORTED
-        return NOT_SUPPORTED if words["effect"] > 0.9 else DEPENDS
+            return HOLDS
+        return FAILS if words["effect"] > 0.9 else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         known = {what: words[f"{what}_overlap"] for what in ("read", "write")}
         shared = ", and ".join(
             f"the subspaces that two heads of a layer {what} overlap by {value:.2f}"
@@ -106,9 +99,10 @@ class Division(ModelClaim):
         )
         overlaps = f"; {shared} (by chance {words['chance']:.2f})" if shared else ""
         divided = words["effect"] <= 1 / words["n_heads"]
-        return (
+        return Both(
             f"Each head reads {words['effect']:.0%} of the width{'' if divided else ', not'} 1/{words['n_heads']:.3g} "
-            f"of it{overlaps}."
+            f"of it{overlaps}.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -19,7 +19,8 @@ from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError, InputError
 from headscope.reporting.figures import figure_of, strip
 from headscope.sites import Site
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch
@@ -38,38 +39,36 @@ _COLUMNS = ["document", "layer", "head", "query", "keys", "rho", "rho_length", "
 class Edges(ModelClaim):
     """A query's weights, held against what cutting each of its edges does to the model's output."""
 
-    about: ClassVar[str] = "weights are importance"
-    about_ja: ClassVar[str] = "スコアは重要度を表す"
-    says: ClassVar[str] = "The attention score says how important each token is to another."
-    says_ja: ClassVar[str] = "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを計算する。"
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("weights are importance", "スコアは重要度を表す")
+    says: ClassVar[Both] = Both(
+        "The attention score says how important each token is to another.",
+        "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを計算する。",
+    )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "For one query of one head, each of its edges is cut in turn: the key's weight is set to zero and the others "
         "made to sum to 1 again, and the model run to its end. Cutting is held against the weight, and against weight "
         "× length of what the key's value contributes (Kobayashi et al. 2020, arXiv:2004.10102), by Spearman's rank "
         "correlation over the query's keys; queries and heads are drawn by seed (the question is that of Jain and "
         "Wallace 2019, arXiv:1902.10186). As the other weights are made to sum to 1 again, a cut moves the head's "
         "output by w / (1 − w) · (z − v), further for a larger weight w whatever the value v: how much that alone "
-        "correlates is told by cuts of the same weights, with z − v taken from another key."
+        "correlates is told by cuts of the same weights, with z − v taken from another key.",
+        "",
     )
-    unit: ClassVar[str] = "rank correlation of weight and effect of cutting"
-    unit_ja: ClassVar[str] = "重みと切断効果の順位相関"
-    interval: ClassVar[str] = "95%, over documents"
-    rule: ClassVar[str] = "supported if it is above 0.7, with the interval; not supported if below 0.3; else depends"
-    drawn: ClassVar[str] = "How many queries have which rank correlation; lines are the means."
-    limits: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("rank correlation of weight and effect of cutting", "重みと切断効果の順位相関")
+    interval: ClassVar[Both] = Both("95%, over documents", "")
+    rule: ClassVar[Both] = Both(
+        "supported if it is above 0.7, with the interval; not supported if below 0.3; else depends", ""
+    )
+    drawn: ClassVar[Both] = Both("How many queries have which rank correlation; lines are the means.", "")
+    limits: ClassVar[Both] = Both(
         "Where cuts with another key's direction correlate as well, the weight says how much of a value is taken, and "
         "nothing of which. The effect is the length of the change of the model's last output,"
         " over all positions that count; single edges, in short rows. Ranks among a query's own keys: it says nothing "
-        "of one head against another."
-    )
-    remark: ClassVar[str] = (
-        "where cuts of the same weights with another key's direction correlate as well, as its page shows, the weight "
-        "tells how much of a value is taken, and so how far a cut moves the output, whatever it is that was cut."
-    )
-    remark_ja: ClassVar[str] = (
-        "切断の方向を別のキーのものに入れ替えても相関が変わらない場合(C15のページを参照)、重みが表すのはバリューを取り込む"
-        "量、つまり切断で出力が動く大きさであり、何を取り込んだかではありません。"
+        "of one head against another.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     brief: ClassVar[bool] = False
@@ -112,16 +111,17 @@ class Edges(ModelClaim):
         over = count(table["document"].nunique(), "document")
         return Measured(middle, over, numbers, table, float(low[0]), float(high[0]))
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > _GOOD:
-            return SUPPORTED
-        return NOT_SUPPORTED if words["high"] < _BAD else DEPENDS
+            return HOLDS
+        return FAILS if words["high"] < _BAD else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"Over {words['queries']:g} queries of {words['keys']:.0f} keys on average, the rank correlation of a key's"
             f" weight with the effect of cutting it is {words['effect']:.2f}; with weight × length of what it carries "
-            f"{words['length']:.2f}; of weights with cuts in another key's direction {words['shuffled']:.2f}."
+            f"{words['length']:.2f}; of weights with cuts in another key's direction {words['shuffled']:.2f}.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

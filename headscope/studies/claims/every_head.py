@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from headscope._support.formatting import number
 from headscope.reporting.figures import figure_of, sorted_dots
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.shares import head_rows, share_beyond
 from headscope.studies.subjects import Subject
 
@@ -23,33 +24,40 @@ _NEARLY_ALL, _HALF = 0.9, 0.5
 class EveryHead(ModelClaim):
     """What removing each head alone costs."""
 
-    about: ClassVar[str] = "every head matters"
-    about_ja: ClassVar[str] = "どのヘッドも重要"
-    says: ClassVar[str] = "Each head's output captures a different feature, so each of them is important."
-    says_ja: ClassVar[str] = "各ヘッドの出力は異なる特徴を捉えるため、それぞれの出力が重要である。"
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("every head matters", "どのヘッドも重要")
+    says: ClassVar[Both] = Both(
+        "Each head's output captures a different feature, so each of them is important.",
+        "各ヘッドの出力は異なる特徴を捉えるため、それぞれの出力が重要である。",
+    )
     where_ja: ClassVar[str] = "アテンション出力の生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Every head is switched off alone, exactly, and the metric taken again on the same text, a sample where there "
         "is much of it, as each head takes a forward pass (Michel et al. 2019, arXiv:1905.10650). A head matters if "
-        "that costs more than 0.1% of the loss, or 0.001 where the metric is a distance to the intact model."
+        "that costs more than 0.1% of the loss, or 0.001 where the metric is a distance to the intact model.",
+        "",
     )
-    unit: ClassVar[str] = "share of heads that matter"
-    unit_ja: ClassVar[str] = "重要なヘッドの割合"
-    interval: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("share of heads that matter", "重要なヘッドの割合")
+    interval: ClassVar[Both] = Both(
         "from the share of heads whose own 95% interval lies above the size to the share of those whose interval "
-        "reaches above it"
+        "reaches above it",
+        "",
     )
-    rule: ClassVar[str] = (
+    rule: ClassVar[Both] = Both(
         "supported if more than nine heads in ten matter, by the low end; not supported if fewer than half do, by the "
-        "high end; else depends"
+        "high end; else depends",
+        "",
     )
-    drawn: ClassVar[str] = (
+    drawn: ClassVar[Both] = Both(
         "Bars: 95% over documents, of each head. The dotted line is the size; the axis is logarithmic on either side "
-        "of 0, and linear next to it."
+        "of 0, and linear next to it.",
+        "",
     )
-    limits: ClassVar[str] = (
+    limits: ClassVar[Both] = Both(
         "A head alone: two that stand in for each other both seem not to matter. By a distance to "
-        "the intact model no head can be seen to harm."
+        "the intact model no head can be seen to harm.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -66,21 +74,22 @@ class EveryHead(ModelClaim):
         }
         return Measured(effect, f"{subject.worth.facts['documents']} documents", numbers, table, low, high)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > _NEARLY_ALL:
-            return SUPPORTED
-        return NOT_SUPPORTED if words["high"] < _HALF else DEPENDS
+            return HOLDS
+        return FAILS if words["high"] < _HALF else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         surely = "" if isnan(words["surely"]) else f" ({words['surely']:.0%} with their whole interval)"
         if words["distance"]:
             size, largest, helped = f"{_SIZE:g} (a distance to the intact model)", number(words["largest"]), ""
         else:
             size, largest = f"{_SIZE:.1%} of the loss", f"{words['largest']:.2%}"
             helped = f" Removing {words['helped']:.0%} of them lowers it, with the whole interval."
-        return (
+        return Both(
             f"Of {words['heads']:g} heads, {words['effect']:.0%}{surely} cost more than {size} when they alone are "
-            f"removed; the costliest {largest}.{helped}"
+            f"removed; the costliest {largest}.{helped}",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -12,7 +12,8 @@ from headscope._support.formatting import number
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict
 from headscope.studies.subjects import Subject
 
 __all__ = ["Independence"]
@@ -24,27 +25,31 @@ _MOST_LAYERS = 8  # that a head is removed in
 class Independence(ModelClaim):
     """What removing a head does to the maps of the others."""
 
-    about: ClassVar[str] = "independent heads"
-    about_ja: ClassVar[str] = "ヘッドの独立性"
-    says: ClassVar[str] = "Every head computes its attention independently of the others."
-    says_ja: ClassVar[str] = "アテンションの計算は各ヘッドが独立して行う。"
+    kind: ClassVar[str] = "definition"
+    about: ClassVar[Both] = Both("independent heads", "ヘッドの独立性")
+    says: ClassVar[Both] = Both(
+        "Every head computes its attention independently of the others.", "アテンションの計算は各ヘッドが独立して行う。"
+    )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "One head of a layer is switched off, and the maps of all other heads are captured again: those of its own "
         "layer must be the same to the last bit; those of later layers are compared by total variation (half the "
-        "summed difference of a query's weights: 0 = the same, 1 = nothing in common)."
+        "summed difference of a query's weights: 0 = the same, 1 = nothing in common).",
+        "",
     )
-    unit: ClassVar[str] = "largest change of another map in the layer"
-    unit_ja: ClassVar[str] = "同じ層の他のマップの最大変化"
-    rule: ClassVar[str] = "supported if no map of the same layer changes at all; not supported otherwise"
-    drawn: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("largest change of another map in the layer", "同じ層の他のマップの最大変化")
+    rule: ClassVar[Both] = Both("supported if no map of the same layer changes at all; not supported otherwise", "")
+    drawn: ClassVar[Both] = Both(
         "How far maps move, by how many layers they come after the removed head's own (0: its own layer). Small marks: "
-        "single removals; large marks: their mean."
+        "single removals; large marks: their mean.",
+        "",
     )
-    limits: ClassVar[str] = (
+    limits: ClassVar[Both] = Both(
         "A head is switched off after its map is made, so for heads side by side this confirms the wiring, and could "
         "not come out otherwise. Independent within a layer only: later layers read what earlier heads wrote, and "
-        "training ties all heads by one loss. One head of each of up to eight layers, on a few rows."
+        "training ties all heads by one loss. One head of each of up to eight layers, on a few rows.",
+        "",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -75,15 +80,16 @@ class Independence(ModelClaim):
         }
         return Measured(worst, f"{len(chosen)} heads removed", numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] == 0 else NOT_SUPPORTED
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["effect"] == 0 else FAILS
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         same = "stay the same to the last bit" if words["effect"] == 0 else f"change by up to {number(words['effect'])}"
         later = f"; those of later layers move by a total variation of {number(words['later'])} on average"
-        return (
+        return Both(
             f"With a head removed, the maps of the other heads in its layer {same}"
-            f"{'' if isnan(words['later']) else later}."
+            f"{'' if isnan(words['later']) else later}.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

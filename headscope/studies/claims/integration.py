@@ -13,7 +13,8 @@ from headscope.anatomy.weights import output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.statistics.moments import Moments
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
@@ -28,32 +29,37 @@ _NAMES = ("one", "side_by_side", "projected")
 class Integration(ModelClaim):
     """Effective ranks of one head's contribution, of all of them side by side, and after the projection."""
 
-    about: ClassVar[str] = "integration"
-    about_ja: ClassVar[str] = "統合と豊かな表現"
-    says: ClassVar[str] = (
-        "Concatenation and projection integrate what the heads extracted into a richer representation."
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("integration", "統合と豊かな表現")
+    says: ClassVar[Both] = Both(
+        "Concatenation and projection integrate what the heads extracted into a richer representation.",
+        "連結と線形変換により、各ヘッドの特徴が統合され、より豊かな表現になる。",
     )
-    says_ja: ClassVar[str] = "連結と線形変換により、各ヘッドの特徴が統合され、より豊かな表現になる。"
     where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "How many directions something varies in over the text: the effective rank of its covariance, the exponential "
         "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007): of one head's "
         "contribution, of the contributions of all heads side by side, and of their sum, which is what the projection "
-        "makes."
+        "makes.",
+        "",
     )
-    unit: ClassVar[str] = "effective rank after projection over that of one head"
-    unit_ja: ClassVar[str] = "射影後の有効ランク÷1ヘッドの有効ランク"
-    interval: ClassVar[str] = "95%, the mean over layers of each layer's ends"
-    rule: ClassVar[str] = (
+    unit: ClassVar[Both] = Both(
+        "effective rank after projection over that of one head", "射影後の有効ランク÷1ヘッドの有効ランク"
+    )
+    interval: ClassVar[Both] = Both("95%, the mean over layers of each layer's ends", "")
+    rule: ClassVar[Both] = Both(
         "supported if projected outputs vary in more directions than one head's, by the low end, and on average in no "
         "fewer than 90% of those that stood side by side; not supported if in no more than one head's, by the high end;"
-        " else depends"
+        " else depends",
+        "",
     )
-    drawn: ClassVar[str] = f"Effective ranks in each layer. {SEEDS_DRAWN}"
-    limits: ClassVar[str] = (
+    drawn: ClassVar[Both] = Both("Effective ranks in each layer.", "") + SEEDS_DRAWN
+    limits: ClassVar[Both] = Both(
         "Counts directions of variation, on this text; it does not ask whether they are of use. Where heads × head_dim"
         " is no more than the width, nothing need be lost in the sum: what is lost is lost where heads write into "
-        "directions that they share (C14). Where it is more, as in Gemma, some must be."
+        "directions that they share (C14). Where it is more, as in Gemma, some must be.",
+        "",
     )
 
     def measure(self, subject: Subject) -> Measured:
@@ -75,17 +81,18 @@ class Integration(ModelClaim):
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
         return Measured(effect, f"{subject.n_documents} documents", means, table, low, high)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["high"] <= 1:
-            return NOT_SUPPORTED
+            return FAILS
         kept = words["projected"] >= _KEPT * words["side_by_side"]
-        return SUPPORTED if words["low"] > 1 and kept else DEPENDS
+        return HOLDS if words["low"] > 1 and kept else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"One head's contribution varies in {words['one']:.1f} directions, those of all side by side in "
             f"{words['side_by_side']:.1f}, and after the projection, their sum, in {words['projected']:.1f} "
-            f"({words['projected'] / words['side_by_side']:.0%})."
+            f"({words['projected'] / words['side_by_side']:.0%}).",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 
 from headscope.reporting.figures import cost_curves, count_curves
 from headscope.reporting.figures.style import ARM_NAMES
-from headscope.studies.claims import CLAIMS, DEPENDS, NOT_SUPPORTED, SUPPORTED, CostClaim, Measured
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, CostClaim, Measured, Verdict, in_part
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.scaling import growth
 
@@ -21,31 +22,35 @@ _MORE = 1.1  # times as much: less than that is no more
 class MoreCost(CostClaim):
     """Time, memory and operations with the most heads, over those with one."""
 
-    about: ClassVar[str] = "more heads cost more"
-    about_ja: ClassVar[str] = "ヘッド数と計算コスト・メモリ"
-    says: ClassVar[str] = (
-        "With more heads computation and memory grow, so that training and inference can get less efficient."
-    )
-    says_ja: ClassVar[str] = (
-        "ヘッド数が増えると計算量やメモリ使用量も増加し、トレーニングや推論の効率が低下する可能性がある。"
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("more heads cost more", "ヘッド数と計算コスト・メモリ")
+    says: ClassVar[Both] = Both(
+        "With more heads computation and memory grow, so that training and inference can get less efficient.",
+        "ヘッド数が増えると計算量やメモリ使用量も増加し、トレーニングや推論の効率が低下する可能性がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Layers with 1 to 64 heads are timed in turns in one process, with the width shared among heads and with heads"
         " of fixed size, in training and inference, with maps written out (eager) and without (sdpa). Bytes and "
-        "operations are counted, and operations equal the count by hand."
+        "operations are counted, and operations equal the count by hand.",
+        "",
     )
-    unit: ClassVar[str] = "time of the most heads over one, at fixed width, eager inference"
-    unit_ja: ClassVar[str] = "最多ヘッドと1ヘッドの推論時間の比(幅固定、eager)"
-    interval: ClassVar[str] = "95%, over rounds of timing"
-    rule: ClassVar[str] = (
+    unit: ClassVar[Both] = Both(
+        "time of the most heads over one, at fixed width, eager inference",
+        "最多ヘッドと1ヘッドの推論時間の比(幅固定、eager)",
+    )
+    interval: ClassVar[Both] = Both("95%, over rounds of timing", "")
+    rule: ClassVar[Both] = Both(
         "supported if time, memory and operations all grow (over 1.1 times, with the interval) in both arms, both "
-        "modes, with both kernels; not supported if none does; else it depends on those"
+        "modes, with both kernels; not supported if none does; else it depends on those",
+        "",
     )
-    drawn: ClassVar[str] = "Bands: 95% over rounds of timing."
-    limits: ClassVar[str] = (
+    drawn: ClassVar[Both] = Both("Bands: 95% over rounds of timing.", "")
+    limits: ClassVar[Both] = Both(
         "One layer of attention on the machine named; a whole model dilutes it. That operations do not grow at fixed "
-        "width follows from how attention is defined: the products are the same, cut otherwise."
+        "width follows from how attention is defined: the products are the same, cut otherwise.",
+        "",
     )
 
     def measure(self, costs: pd.DataFrame) -> Measured:
@@ -62,19 +67,19 @@ class MoreCost(CostClaim):
         middle, low, high = (float(first[f"times{end}"]) for end in ("", "_low", "_high"))
         return Measured(middle, f"{int(first['rounds'])} rounds", numbers, own, low, high)
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         lows, highs = ([v for name, v in words.items() if name.endswith(f"_{end}")] for end in ("low", "high"))
         if min(lows) > _MORE:
-            return SUPPORTED
-        return NOT_SUPPORTED if max(highs) <= _MORE else DEPENDS
+            return HOLDS
+        return FAILS if max(highs) <= _MORE else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         still = [f"{what} at {where}" for (what, where), most in _grown(words).items() if not most > _MORE]
         same = f" No growth: {'; '.join(still)}." if still else ""
         width, head_dim = (_arm(words, arm) for arm in ARM_NAMES)
-        return f"With {words['most']:g} heads in place of 1, {width}. {head_dim.capitalize()}.{same}"
+        return Both(f"With {words['most']:g} heads in place of 1, {width}. {head_dim.capitalize()}.{same}", "")
 
-    def beside(self, sweep: Sweep) -> tuple[str, Mapping[str, Figure]]:
+    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         labels = {
             "parameters": "parameters",
             "flops": "operations a step",
@@ -86,7 +91,7 @@ class MoreCost(CostClaim):
             "What whole learners took that were trained with few heads and with many, one thread each. A step of the "
             "smallest takes a millisecond or two, and such times scatter."
         )
-        return sentence, figures
+        return Both(sentence, ""), figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return cost_curves(table, "attention", "heads")

@@ -11,7 +11,8 @@ from headscope._support.formatting import count
 from headscope.anatomy.weights import input_weights
 from headscope.reporting.figures import layer_dots
 from headscope.sites import Site
-from headscope.studies.claims import CLAIMS, DEPENDS, EXACT, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, EXACT, HOLDS, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.subjects import Subject
 
 __all__ = ["OwnWeights"]
@@ -21,29 +22,32 @@ __all__ = ["OwnWeights"]
 class OwnWeights(ModelClaim):
     """Heads counted, and the weights that make their queries, keys and values."""
 
-    about: ClassVar[str] = "own Q, K, V"
-    about_ja: ClassVar[str] = "専用のQ・K・V"
-    says: ClassVar[str] = (
+    kind: ClassVar[str] = "architecture"
+    about: ClassVar[Both] = Both("own Q, K, V", "専用のQ・K・V")
+    says: ClassVar[Both] = Both(
         "Each head makes its own queries, keys and values with weights of its own; with a width of 512 and 8 heads "
-        "each has 64 dimensions."
+        "each has 64 dimensions.",
+        "各ヘッドは専用の重み行列でQ・K・Vを作る。512次元・8ヘッドなら各64次元。",
     )
-    says_ja: ClassVar[str] = "各ヘッドは専用の重み行列でQ・K・Vを作る。512次元・8ヘッドなら各64次元。"
     where_ja: ClassVar[str] = "クエリ、キー、バリューの生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "The probe that finds a model's attention says which rows of which weights make each head's query, key and "
         "value. Where heads share keys and values in groups (Ainslie et al. 2023, arXiv:2305.13245) there are fewer "
-        "key heads than query heads. Beside it, whether head_dim is the width over the number of heads."
+        "key heads than query heads. Beside it, whether head_dim is the width over the number of heads.",
+        "",
     )
-    unit: ClassVar[str] = "key and value heads over query heads"
-    unit_ja: ClassVar[str] = "キー・バリューヘッド数÷クエリヘッド数"
-    rule: ClassVar[str] = (
+    unit: ClassVar[Both] = Both("key and value heads over query heads", "キー・バリューヘッド数÷クエリヘッド数")
+    rule: ClassVar[Both] = Both(
         "supported if every query head has keys and values of its own, and heads × head_dim is the width, in every "
-        "layer; else depends"
+        "layer; else depends",
+        "",
     )
-    drawn: ClassVar[str] = "Heads of each layer, and the dimensions of their queries and keys."
-    limits: ClassVar[str] = (
+    drawn: ClassVar[Both] = Both("Heads of each layer, and the dimensions of their queries and keys.", "")
+    limits: ClassVar[Both] = Both(
         "A fact of the architecture, not of training. Nothing ties the dimensions of a head to width / heads: many "
-        "models choose others."
+        "models choose others.",
+        "",
     )
 
     def measure(self, subject: Subject) -> Measured:
@@ -61,10 +65,10 @@ class OwnWeights(ModelClaim):
         numbers = {**means, "shared": shared, "layers": float(len(table))}
         return Measured(share, EXACT, numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] == 1 and words["shared"] == 1 else DEPENDS
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["effect"] == 1 and words["shared"] == 1 else in_part(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         shared = "each with keys and values of its own"
         if words["effect"] < 1:
             pairs = (
@@ -74,9 +78,10 @@ class OwnWeights(ModelClaim):
         width = (
             "" if isnan(words["width"]) else f" {'=' if words['shared'] == 1 else '≠'} {words['width']:.4g}, the width"
         )
-        return (
+        return Both(
             f"{count(int(words['layers']), 'layer')} of {words['n_heads']:.3g} query heads of {words['head_dim']:.3g} "
-            f"dimensions ({words['n_heads']:.3g} × {words['head_dim']:.3g}{width}), {shared}."
+            f"dimensions ({words['n_heads']:.3g} × {words['head_dim']:.3g}{width}), {shared}.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -13,7 +13,8 @@ from headscope._support.formatting import number
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.sites import Site
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, ROUNDING, SEEDS_DRAWN, Measured, ModelClaim, Verdict
 from headscope.studies.subjects import Subject
 
 __all__ = ["ScaledScores"]
@@ -23,29 +24,35 @@ __all__ = ["ScaledScores"]
 class ScaledScores(ModelClaim):
     """The map made again from the captured queries and keys."""
 
-    about: ClassVar[str] = "softmax of scaled QKᵀ"
-    about_ja: ClassVar[str] = "スケールしたQKᵀのソフトマックス"
-    says: ClassVar[str] = (
-        "A head's attention is the softmax of the scaled products of its queries and keys, for all pairs."
-    )
-    says_ja: ClassVar[str] = (
-        "全トークン間について、クエリとキーの内積をスケールし、ソフトマックスを適用してアテンションスコアを得る。"
+    kind: ClassVar[str] = "definition"
+    about: ClassVar[Both] = Both("softmax of scaled QKᵀ", "スケールしたQKᵀのソフトマックス")
+    says: ClassVar[Both] = Both(
+        "A head's attention is the softmax of the scaled products of its queries and keys, for all pairs.",
+        "全トークン間について、クエリとキーの内積をスケールし、ソフトマックスを適用してアテンションスコアを得る。",
     )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Queries, keys, masks and maps are captured from the model's own forward pass; softmax(scale · QKᵀ + mask) is "
         "computed again in float64 and held against the captured map (Vaswani et al. 2017, equation 1). Rows must sum "
-        "to 1."
+        "to 1.",
+        "",
     )
-    unit: ClassVar[str] = "largest difference of a weight"
-    unit_ja: ClassVar[str] = "重みの最大差"
-    rule: ClassVar[str] = "supported if no weight differs by more than 0.001 (rounding of float32 is some 0.000001)"
-    drawn: ClassVar[str] = (
-        "The largest difference in each layer (0 stands on the floor of the axis), and how far a row's sum is from 1; "
-        f"the dotted line is the rule's 0.001. {SEEDS_DRAWN}"
+    unit: ClassVar[Both] = Both("largest difference of a weight", "重みの最大差")
+    rule: ClassVar[Both] = Both(
+        "supported if no weight differs by more than 0.001 (rounding of float32 is some 0.000001)", ""
     )
-    limits: ClassVar[str] = (
-        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says."
+    drawn: ClassVar[Both] = (
+        Both(
+            "The largest difference in each layer (0 stands on the floor of the axis), and how far a row's sum is "
+            "from 1; "
+            "the dotted line is the rule's 0.001.",
+            "",
+        )
+        + SEEDS_DRAWN
+    )
+    limits: ClassVar[Both] = Both(
+        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says.", ""
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -65,13 +72,14 @@ class ScaledScores(ModelClaim):
         numbers = {"largest_row_sum": float(table["row_sum"].max()), "layers": float(len(table))}
         return Measured(worst, f"{len(seen)} layers", numbers, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["effect"] <= ROUNDING else FAILS
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"No weight of any map, made again from queries and keys, differs by more than {number(words['effect'])}; "
-            f"rows sum to 1 to within {number(words['largest_row_sum'])}."
+            f"rows sum to 1 to within {number(words['largest_row_sum'])}.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

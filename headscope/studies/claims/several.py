@@ -8,15 +8,17 @@ from matplotlib.figure import Figure
 
 from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
+from headscope.studies.bilingual import Both
 from headscope.studies.claims import (
     CLAIMS,
     CURVES_DRAWN,
-    DEPENDS,
-    NOT_SUPPORTED,
-    SUPPORTED,
-    UNDECIDED,
+    FAILS,
+    HOLDS,
     Measured,
     SweepClaim,
+    Verdict,
+    in_part,
+    undecided,
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import pooled
@@ -31,37 +33,40 @@ _OF = "lost in "  # before the name of a task, in names of numbers
 class Several(SweepClaim):
     """One head against the best number of them, at equal parameters and equal tokens."""
 
-    about: ClassVar[str] = "several better than one"
-    about_ja: ClassVar[str] = "複数ヘッドの利点"
-    says: ClassVar[str] = (
+    kind: ClassVar[str] = "experiment"
+    about: ClassVar[Both] = Both("several better than one", "複数ヘッドの利点")
+    says: ClassVar[Both] = Both(
         "Several heads see the same input from different viewpoints and extract varied features, which greatly raises "
-        "what the model can express. [So several are better than one.]"
-    )
-    says_ja: ClassVar[str] = (
-        "各ヘッドが同じ入力に異なる視点を提供して多様な特徴を抽出し、モデルの表現力を大幅に向上させる。[したがって複数の"
-        "ヘッドは1つより良い。]"
+        "what the model can express. [So several are better than one.]",
+        "各ヘッドが同じ入力に異なる視点を提供して多様な特徴を抽出し、モデルの表現力を大幅に向上させる。"
+        "[したがって複数の"
+        "ヘッドは1つより良い。]",
     )
     where_ja: ClassVar[str] = "結論"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "In the arm where heads share the width, parameters, operations and tokens are the same for every number of "
         "heads: what one head errs more than the best number is what several viewpoints are worth. Tasks on which "
-        "heads do nothing but look (maps) are left out. Learning rates are chosen as for C7."
+        "heads do nothing but look (maps) are left out. Learning rates are chosen as for C7.",
+        "",
     )
-    unit: ClassVar[str] = "error of one head beyond the best other number, share of what is learnt, mean over tasks"
-    unit_ja: ClassVar[str] = (
-        "1ヘッドの誤差が他のヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの平均)"
+    unit: ClassVar[Both] = Both(
+        "error of one head beyond the best other number, share of what is learnt, mean over tasks",
+        "1ヘッドの誤差が他のヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの平均)",
     )
-    interval: ClassVar[str] = "95%, over training seeds"
-    rule: ClassVar[str] = (
+    interval: ClassVar[Both] = Both("95%, over training seeds", "")
+    rule: ClassVar[Both] = Both(
         "supported if, on every task, one head errs more than the best number (by over 1% of what is learnt, with the "
         "interval above 0); not supported if on every task it errs as little (the interval below 1%); depends where "
-        "tasks differ, or where some cannot be told"
+        "tasks differ, or where some cannot be told",
+        "",
     )
-    drawn: ClassVar[str] = CURVES_DRAWN
-    limits: ClassVar[str] = (
+    drawn: ClassVar[Both] = CURVES_DRAWN
+    limits: ClassVar[Both] = Both(
         "Small models and short training; with more layers one head a layer has several looks too. The mean is moved "
         "most by the look-ups, a task that asks for four looks at once. Of maps one head is as good as several, where "
-        "it has enough dimensions (C7)."
+        "it has enough dimensions (C7).",
+        "",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
@@ -76,19 +81,20 @@ class Several(SweepClaim):
         numbers |= {f"{_OF}{task}": float(few) for task, few in zip(shapes["task"], shapes["few"], strict=True)}
         return Measured(float(spread.centre), sweep.over, numbers, runs, float(low), float(high))
 
-    def decide(self, words: Mapping[str, float]) -> str:
+    def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["better"] == words["tasks"]:
-            return SUPPORTED
+            return HOLDS
         if words["as_good"] == words["tasks"]:
-            return NOT_SUPPORTED
-        return DEPENDS if words["better"] or words["as_good"] else UNDECIDED
+            return FAILS
+        return in_part(Both("", "")) if words["better"] or words["as_good"] else undecided(Both("", ""))
 
-    def say(self, words: Mapping[str, float]) -> str:
+    def say(self, words: Mapping[str, float]) -> Both:
         each = ", ".join(f"{name.removeprefix(_OF)} {more:.1%}" for name, more in words.items() if name.startswith(_OF))
-        return (
+        return Both(
             f"On {words['better']:g} of {words['tasks']:g} tasks one head errs more than the best number of heads with "
             f"as many parameters, on {words['as_good']:g} as little; on average it learns {words['effect']:.0%} less "
-            f"({each})."
+            f"({each}).",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

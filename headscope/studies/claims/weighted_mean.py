@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from headscope._support.formatting import number
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.claims import CLAIMS, NOT_SUPPORTED, ROUNDING, SEEDS_DRAWN, SUPPORTED, Measured, ModelClaim
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, ROUNDING, SEEDS_DRAWN, Measured, ModelClaim, Verdict
 from headscope.studies.subjects import Subject
 from headscope.text.batches import kept_positions
 
@@ -20,23 +21,29 @@ __all__ = ["WeightedMean"]
 class WeightedMean(ModelClaim):
     """What leaves a head, made again from its map and its values."""
 
-    about: ClassVar[str] = "z = map · V"
-    about_ja: ClassVar[str] = "バリューの加重平均"
-    says: ClassVar[str] = "A head's output is the weighted mean of the values, for example a matrix of 10 tokens × 64."
-    says_ja: ClassVar[str] = "アテンションスコアでバリューを加重平均し、出力(例:10トークン×64次元)を得る。"
+    kind: ClassVar[str] = "definition"
+    about: ClassVar[Both] = Both("z = map · V", "バリューの加重平均")
+    says: ClassVar[Both] = Both(
+        "A head's output is the weighted mean of the values, for example a matrix of 10 tokens × 64.",
+        "アテンションスコアでバリューを加重平均し、出力(例:10トークン×64次元)を得る。",
+    )
     where_ja: ClassVar[str] = "アテンション出力の生成"
-    measured: ClassVar[str] = (
+    means: ClassVar[Both] = Both("", "")
+    measured: ClassVar[Both] = Both(
         "Maps, values and each head's output z are captured from the model's own forward pass, whichever kernel it "
-        "runs; map · V is computed again in float64 (Vaswani et al. 2017, equation 1)."
+        "runs; map · V is computed again in float64 (Vaswani et al. 2017, equation 1).",
+        "",
     )
-    unit: ClassVar[str] = "largest difference, of the largest output"
-    unit_ja: ClassVar[str] = "最大の出力に対する最大差の比"
-    rule: ClassVar[str] = "supported if no output differs by more than 0.1% of the largest of its layer"
-    drawn: ClassVar[str] = (
-        f"The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. "
-        f"{SEEDS_DRAWN}"
+    unit: ClassVar[Both] = Both("largest difference, of the largest output", "最大の出力に対する最大差の比")
+    rule: ClassVar[Both] = Both("supported if no output differs by more than 0.1% of the largest of its layer", "")
+    drawn: ClassVar[Both] = (
+        Both(
+            "The largest difference in each layer, of the layer's largest output; the dotted line is the rule's 0.1%. ",
+            "",
+        )
+        + SEEDS_DRAWN
     )
-    limits: ClassVar[str] = "A few rows of text. A gate that is applied after the mean is not part of z."
+    limits: ClassVar[Both] = Both("A few rows of text. A gate that is applied after the mean is not part of z.", "")
     bounds: ClassVar[tuple[float, float]] = (0.0, inf)
 
     def measure(self, subject: Subject) -> Measured:
@@ -58,13 +65,14 @@ class WeightedMean(ModelClaim):
         sizes = {"tokens": float(table["tokens"].iloc[0]), "dims": float(table["dims"].iloc[0])}
         return Measured(worst, f"{len(table)} layers", sizes, table)
 
-    def decide(self, words: Mapping[str, float]) -> str:
-        return SUPPORTED if words["effect"] <= ROUNDING else NOT_SUPPORTED
+    def decide(self, words: Mapping[str, float]) -> Verdict:
+        return HOLDS if words["effect"] <= ROUNDING else FAILS
 
-    def say(self, words: Mapping[str, float]) -> str:
-        return (
+    def say(self, words: Mapping[str, float]) -> Both:
+        return Both(
             f"Map times values gives every head's output, here up to {words['tokens']:g} tokens × {words['dims']:g}, "
-            f"to within {number(words['effect'])} of the largest."
+            f"to within {number(words['effect'])} of the largest.",
+            "",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -44,11 +44,15 @@ class SyntheticAnalysis:
 def claims() -> pd.DataFrame:
     """Three claims, one of them left open."""
     rows = [
-        ("C1", "own Q, K, V", "Each head has its own.", "supported", 1.0, NAN, NAN, "6 layers of 12 query heads."),
-        ("C6", "feature spaces", "Each has its own.", "not decided here", NAN, NAN, NAN, "no layer has two heads."),
-        ("C17", "integration", "They are integrated.", "depends", 5.0, 4.9, 5.1, "One head varies in 6 directions."),
-    ]
-    return pd.DataFrame(rows, columns=["claim", "about", "says", "verdict", "effect", "low", "high", "sentence"])
+        ("C1", "architecture", "own Q, K, V", "Each head has its own.", "holds", "", 1.0, NAN, NAN, "6 layers.", ""),
+        ("C6", "experiment", "feature spaces", "Each has its own.", "not decided", "a layer of two heads", NAN, NAN, NAN,
+         "no layer has two heads.", ""),
+        ("C17", "experiment", "integration", "They are integrated.", "holds in part", "some layers", 5.0, 4.9, 5.1,
+         "One head varies in 6 directions.", "The sum is richer."),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=[
+        "claim", "kind", "about", "says", "verdict", "where", "effect", "low", "high", "sentence", "follows",
+    ])  # fmt: skip
 
 
 def anatomy(n_layers: int, n_heads: int, kind: str = "self") -> Anatomy:

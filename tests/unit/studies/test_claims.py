@@ -1,5 +1,6 @@
 """Claims: measured right (against a computation by hand, or a model made to break it), and decided by their rule."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.models.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
-from headscope.studies.claims import CLAIMS, VERDICTS, ModelClaim, claim_named
+from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, ModelClaim, claim_named
 from headscope.studies.claims.division import Division
 from headscope.studies.claims.edges import Edges, _derangement, single_rows
 from headscope.studies.claims.independence import Independence
@@ -24,9 +25,7 @@ from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
 from tests.spellings import Spelled
 
-FACTS = (
-    "about", "about_ja", "says", "says_ja", "where_ja", "measured", "unit", "unit_ja", "rule", "drawn", "limits",
-)  # fmt: skip
+FACTS = ("about", "says", "means", "measured", "unit", "rule", "drawn", "limits")  # in both languages
 PAPER_HEADINGS = (
     "マルチヘッドアテンションの概要", "クエリ、キー、バリューの生成", "アテンションスコアの計算",
     "アテンション出力の生成",
@@ -54,14 +53,23 @@ def test_every_claim_of_the_paper_is_there() -> None:
     assert {f"C{number}" for number in range(1, 18)} <= set(CLAIMS)
 
 
+def japanese(text: str) -> bool:
+    return any("぀" <= sign <= "ヿ" or "一" <= sign <= "鿿" for sign in text)
+
+
 @pytest.mark.parametrize("name", list(CLAIMS))
 def test_a_claim_says_what_it_says(name: str) -> None:
     claim = CLAIMS[name]()
+    assert claim.kind in KINDS
     for fact in FACTS:
-        assert getattr(claim, fact).strip(), fact
-    assert "supported if" in claim.rule
-    assert any("぀" <= sign <= "ヿ" or "一" <= sign <= "鿿" for sign in claim.says_ja)
-    assert bool(claim.remark) == bool(claim.remark_ja)
+        words = getattr(claim, fact)
+        assert words.en.strip(), fact
+        assert japanese(words.ja), fact
+    for fact in ("interval", "follows"):
+        words = getattr(claim, fact)
+        assert bool(words.en) == japanese(words.ja), fact
+    assert claim.rule.en.startswith("it holds if")
+    assert len(re.findall(r"[.?](?= |$)", claim.means.en)) == 2, "two sentences; the page adds the verdicts"
     assert {*claim.where_ja.split("」と「")} <= {*PAPER_HEADINGS}
     low, high = claim.bounds
     assert low < high
@@ -70,17 +78,20 @@ def test_a_claim_says_what_it_says(name: str) -> None:
 def test_a_model_is_asked_what_can_be_asked_of_one(asked: Rulings) -> None:
     assert [ruling.claim for ruling in asked.rulings] == names_of([*OF_A_MODEL, "C5"])
     for ruling in asked.rulings:
-        assert ruling.verdict in VERDICTS
+        assert ruling.verdict.word in VERDICTS
+        assert bool(ruling.verdict.where) == (ruling.verdict.word in ("holds in part", "not decided"))
+        assert japanese(ruling.sentence.ja)
+        assert bool(ruling.follows.en) == japanese(ruling.follows.ja)
         assert np.isfinite(ruling.effect), ruling.sentence
         low, high = CLAIMS[ruling.claim].bounds
         assert np.isnan(ruling.low) or low <= ruling.low <= ruling.high <= high
-        assert ruling.sentence.endswith(".")
+        assert ruling.sentence.en.endswith(".")
 
 
 def test_what_the_reference_must_come_to(asked: Rulings) -> None:
-    words = {ruling.claim: ruling.verdict for ruling in asked.rulings}
-    assert [words[name] for name in ("C1", "C2", "C3", "C4", "C13")] == ["supported"] * 5
-    assert (words["C14"], words["C16"]) == ("not supported", "not supported")  # heads read all; the future is hidden
+    words = {ruling.claim: ruling.verdict.word for ruling in asked.rulings}
+    assert [words[name] for name in ("C1", "C2", "C3", "C4", "C13")] == ["holds"] * 5
+    assert (words["C14"], words["C16"]) == ("does not hold", "does not hold")  # heads read all; the future is hidden
 
 
 @pytest.mark.parametrize("name", list(CLAIMS))

@@ -1,0 +1,124 @@
+"""Where the numbers of claims come from, in a few lines of English or Japanese: subjects, sweeps, timings, versions."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from headscope._support.formatting import count
+from headscope.models.demo import DEMO_MODELS, how_to_install
+from headscope.studies.asking import REFERENCE
+from headscope.studies.bilingual import LANGUAGES, Both, Language, joined
+from headscope.studies.claims import Claim, CostClaim, ModelClaim, SweepClaim
+from headscope.studies.rulings import Rulings
+
+__all__ = ["made_of", "measured_on", "subject_name"]
+
+_REFERENCE = "学習用の小さな因果Transformer(Pythonの文書で次のバイトを予測)"
+_TEXTS = {
+    "of it, held out": "(同じ文書のうち学習に使っていない部分)",
+    "of the documentation that Python brings": "(Python付属の文書)",
+    "of the text that was named": "(指定されたテキスト)",
+    "that came with it": "(モデルに付属)",
+}
+_OVER = {
+    r"(\d+(?: to \d+)?) seeds?": "シード{}個",
+    r"(\d+) documents?": "文書{}件",
+    r"(\d+) passages?": "文章{}件",
+    r"(\d+) layers?": "{}層",
+    r"(\d+) rounds?": "計時{}回",
+    r"(\d+) heads? removed": "ヘッド{}個を除去",
+    "exact": "厳密",
+}
+
+
+def made_of(one: Rulings, claims: Iterable[Claim]) -> Both:
+    """What claims were asked of, and where the numbers come from.
+
+    Args:
+        one: the results.
+        claims: those that it is told for.
+    """
+    facts: dict[str, Any] = dict(one.facts)
+    kinds = {kind for claim in claims for kind in (ModelClaim, SweepClaim, CostClaim) if isinstance(claim, kind)}
+    subject, parts = facts.get("subject", facts), []
+    timed = CostClaim in kinds and "costs" not in facts  # a named model, not layers of many sizes
+    if "documents" in subject and (ModelClaim in kinds or timed):
+        parts.append(_subject(one.subject, subject))
+    if CostClaim in kinds and "costs" in facts:
+        parts.append(_layers(facts["costs"]))
+    if SweepClaim in kinds and "sweep" in facts:
+        parts.append(_trained(facts["sweep"]))
+    parts.append(
+        Both(f"Made on {facts['date']} with {_versions(facts)}.", f"測定日は{facts['date']}({_versions(facts)})。")
+    )
+    if CostClaim in kinds:
+        parts.append(Both(f"Timed on {facts['machine']}.", f"計時した環境は{facts['machine']}。"))
+    if facts.get("quick"):
+        parts.append(Both("A quick look: fewer seeds, less text.", "簡易測定(シードもテキストも少ない)。"))
+    return joined(parts)
+
+
+def subject_name(subject: str, language: Language) -> str:
+    """A subject as pages call it; in Japanese "reference on H100" is 参照モデル(H100)."""
+    if language == "en" or not subject.startswith(REFERENCE):
+        return subject
+    place = subject.removeprefix(REFERENCE).strip(" ,").removeprefix("on ")
+    return f"参照モデル({place})" if place else "参照モデル"
+
+
+def measured_on(over: str, language: Language) -> str:
+    """What a number is over, as "5 seeds"."""
+    assert language in LANGUAGES
+    if language == "en":
+        return over
+    for pattern, words in _OVER.items():
+        if found := re.fullmatch(pattern, over):
+            return words.format(*(part.replace(" to ", "〜") for part in found.groups()))
+    return over
+
+
+def _subject(name: str, facts: Mapping[str, Any]) -> Both:
+    """A trained model and its text."""
+    unit = f" ({facts['unit']})" if facts["unit"] else ""
+    text = f"a text of {count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
+    known = facts["model"] in DEMO_MODELS
+    install = f" (installed with `{how_to_install(facts['model'])}`)" if known else ""
+    en = f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
+    about = _REFERENCE if name == REFERENCE else facts["about"]
+    install = f"(`{how_to_install(facts['model'])}`で入る)" if known else ""
+    where, seed = _TEXTS.get(facts.get("text", ""), ""), str(facts["seed"]).replace(" to ", "〜")
+    text = f"テキストは文書{facts['documents']}件{where}"
+    return Both(en, f"{about}{install}。{text}、評価指標は{facts['metric']}{unit}、シード{seed}。")
+
+
+def _layers(facts: Mapping[str, Any]) -> Both:
+    """What was timed."""
+    width, heads, length, rounds = facts["width"], facts["heads"], facts["length"], facts["rounds"]
+    fixed = facts["head_dim"] or width // heads
+    return Both(
+        f"One layer without a mask, {width} wide: against length with {heads} heads of {width // heads} dimensions, "
+        f"against heads at {length} tokens, with {fixed} dimensions a head where they are fixed; {rounds} rounds.",
+        f"マスクのない幅{width}の1層。長さについては{width // heads}次元のヘッド{heads}個で、"
+        f"ヘッド数については{length}トークンで"
+        f"計時した(次元を固定する場合は{fixed}次元)。計時は{rounds}回。",
+    )
+
+
+def _trained(facts: Mapping[str, Any]) -> Both:
+    """The runs of a sweep."""
+    own = facts["settings"]
+    tasks, width, seeds = len(own["tasks"]), own.get("width", 64), own["seeds"]
+    first, last, fixed = own["heads"][0], own["heads"][-1], own["head_dim"]
+    return Both(
+        f"Small transformers, {width} wide, each trained for it: {tasks} tasks ({', '.join(own['tasks'])}), {first} to "
+        f"{last} heads, at fixed width and with {fixed} dimensions a head, {seeds} seeds or more; trained by "
+        f"{facts['date']} with {_versions(facts)}.",
+        f"幅{width}の小さなTransformerをこのために学習。{tasks}タスク({'、'.join(own['tasks'])})、"
+        f"{first}〜{last}ヘッド、"
+        f"幅を固定した場合と1ヘッド{fixed}次元に固定した場合、シード{seeds}個以上。"
+        f"学習は{facts['date']}まで({_versions(facts)})。",
+    )
+
+
+def _versions(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts["versions"].items())
