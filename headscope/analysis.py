@@ -40,7 +40,7 @@ from headscope.sites import Anatomy
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import CLAIMS
 from headscope.studies.rulings import read_claims
-from headscope.studies.subjects import Subject
+from headscope.studies.subjects import DRAWS, Subject
 from headscope.tables import HeadTable, PairTable
 from headscope.text.feeding import Batches
 from headscope.text.splits import Part, sample_batches, split_documents
@@ -286,7 +286,10 @@ def _analysis(
         short = too_little(evidence, verdict.n_documents, there_are, budget.held_out, bench.text_unit)
     with clock.stage("cut"):
         cut = try_cut(source.model, verdict.chosen, anatomy, bench.batches[0])
-    subject = Subject(source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy)
+    subject = Subject(
+        source.name, source.model, chosen_on, judged_by, budget.seed, False, evidence, anatomy,
+        draws=DRAWS if budget.null else 0,
+    )  # fmt: skip
     claims = _claims(subject, clock, progress) if budget.claims else pd.DataFrame()
     facts = {
         **source.facts,

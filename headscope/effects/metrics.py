@@ -225,16 +225,22 @@ class Drift(Metric):
         return inputs
 
     def measure(self, output: Any, batch: Batch, intact: Any = None) -> Float[Tensor, " batch"]:
-        new, old = self._pooled(output, batch), self._pooled(intact, batch)
+        new, old = self.embed(output, batch), self.embed(intact, batch)
         # ½‖a − b‖² of unit vectors is 1 − cosine without the cancellation near zero
         return 0.5 * (new - old).square().sum(-1)
 
     def direction(self, output: Any, batch: Batch, generator: torch.Generator) -> Float[Tensor, " batch"]:
-        pooled = self._pooled(output, batch)
+        pooled = self.embed(output, batch)
         towards = torch.randn(pooled.shape, generator=generator, dtype=pooled.dtype).to(pooled.device)
         return (pooled * towards).sum(-1)
 
-    def _pooled(self, output: Any, batch: Batch) -> Float[Tensor, "batch width"]:
+    def embed(self, output: Any, batch: Batch) -> Float[Tensor, "batch width"]:
+        """The pooled embedding of each row, of length 1.
+
+        Args:
+            output: of the model, on the batch.
+            batch: tells which positions count.
+        """
         hidden = _hidden(output)
         if hidden is None:
             return _row_vectors(output, n_rows(batch))

@@ -1,6 +1,7 @@
 """The sweep: what switching heads off does to a metric, measured by running the model without them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from headscope.sites import Anatomy
 from headscope.text.batches import Batch, document_ids, row_lengths
 from headscope.uncertainty.blocks import Blocks
 
-__all__ = ["Effects", "Rows", "group_effects", "head_effects", "place_rows"]
+__all__ = ["Changes", "Effects", "Rows", "change_effects", "group_effects", "head_effects", "place_rows"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -52,7 +53,7 @@ class Effects:
         intact: (row,) the metric of the intact model (0 for a distance).
         document, block: (row,) the document of each row, and the block that it was dealt to.
         metric, unit, is_distance: of the metric.
-        mode: "zero" or "mean": what the heads were replaced by.
+        mode: "zero" or "mean": what the heads were replaced by; or what else was done to them.
         n_tokens: positions that counted, over all rows.
     """
 
@@ -127,8 +128,48 @@ def group_effects(
         NumericalError: the metric is NaN or infinite for the intact model.
     """
     silent = [partial(silence, model, anatomy, anatomy.find(group), fills) for group in groups]
-    about = [metric, [list(map(str, group)) for group in groups], fills]
-    step = partial(_told, progress, len(silent) * n_steps(batches))
+    told = tuple(tuple(group) for group in groups)
+    changes = Changes(told, silent, "zero" if fills is None else "mean", [fills] if fills else [])
+    return change_effects(model, batches, metric, anatomy, changes, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What is done to heads, group by group, while the model runs.
+
+    Attributes:
+        groups: the heads of each change.
+        contexts: makes a context for each; while it is open, the change is made.
+        mode: what they are called together.
+        about: what they depend on beside the heads, so that effects of others are not taken for theirs.
+    """
+
+    groups: tuple[tuple[HeadId, ...], ...]
+    contexts: Sequence[Callable[[], AbstractContextManager[None]]]
+    mode: str
+    about: Sequence[Any] = ()
+
+
+def change_effects(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    metric: Metric,
+    anatomy: Anatomy,
+    changes: Changes,
+    progress: Progress | None = None,
+) -> Effects:
+    """The effect of each change on the metric, one forward pass a change and batch; see `head_effects`.
+
+    Args:
+        model, batches, metric, anatomy, progress: as there.
+        changes: what is done.
+
+    Raises:
+        NumericalError: the metric is NaN or infinite for the intact model.
+    """
+    contexts = changes.contexts
+    about = [metric, [list(map(str, group)) for group in changes.groups], *(changes.about or [None])]
+    step = partial(_told, progress, len(contexts) * n_steps(batches))
     run = Steady(model)
     intact_rows, effect_rows, documents, tokens = [], [], [], []
     with evaluating(model), torch.no_grad():
@@ -137,12 +178,12 @@ def group_effects(
             inputs = metric.inputs(model, batch)
             with unit_of(about, batch) as unit:
                 step(len(unit.without))
-                if len(unit.without) < len(silent) or unit.intact is None:
+                if len(unit.without) < len(contexts) or unit.intact is None:
                     intact = run(inputs)
                     unit.intact = _values(metric, intact, batch, intact)
                     _check_finite(unit.intact, metric, model, inputs)
-                    for off in silent[len(unit.without) :]:
-                        with off():
+                    for change in contexts[len(unit.without) :]:
+                        with change():
                             unit.without.append(_values(metric, run(inputs), batch, intact) - unit.intact)
                         step(1)
             intact_rows.append(unit.intact)
@@ -151,7 +192,7 @@ def group_effects(
             tokens.append(row_lengths(batch))
     rows = place_rows(documents, tokens)
     return Effects(
-        groups=tuple(tuple(group) for group in groups),
+        groups=changes.groups,
         values=np.concatenate(effect_rows, axis=1),
         intact=np.concatenate(intact_rows),
         document=rows.document,
@@ -159,7 +200,7 @@ def group_effects(
         metric=metric.name,
         unit=metric.unit,
         is_distance=metric.is_distance,
-        mode="zero" if fills is None else "mean",
+        mode=changes.mode,
         n_tokens=rows.n_tokens,
     )
 

@@ -141,7 +141,7 @@ def page(
         _quote(claim, language),
         f"## {_OUT.of(language)}",
         _table(rulings, language),
-        " ".join([unit, *ends, *([_SEEDS.of(language)] if several and ends else [])]),
+        _sentences([unit, *ends, *([_SEEDS.of(language)] if several and ends else [])], language),
     ]
     for one, ruling in rulings:
         parts.append(f"### {subject_name(one.subject, language)}\n\n{ruling.sentence.of(language)}")
@@ -153,7 +153,7 @@ def page(
     parts += _following(claim, rulings, language)
     parts += [
         f"## {_MEASURED.of(language)}\n\n{claim.measured.of(language)}",
-        f"{_ended(_KIND, KINDS[claim.kind], language)} {_ended(_RULE, claim.rule, language)}",
+        _sentences([_ended(_KIND, KINDS[claim.kind], language), _ended(_RULE, claim.rule, language)], language),
         f"## {_REACHES.of(language)}\n\n{claim.limits.of(language)}",
         around,
     ]
@@ -254,6 +254,10 @@ def _ends(ruling: Ruling, language: Language) -> str:
 
 def _ended(title: Both, text: Both, language: Language) -> str:
     return f"{title.en}: {text.en}." if language == "en" else f"{title.ja}:{text.ja}。"
+
+
+def _sentences(parts: Sequence[str], language: Language) -> str:
+    return (" " if language == "en" else "").join(parts)
 
 
 def _beside(name: str, beside: Both, figures: Sequence[str], language: Language) -> list[str]:

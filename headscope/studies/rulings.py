@@ -223,7 +223,8 @@ def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     interval, where it has one, is added to that over seeds as independent errors are, by the root of squares.
 
     Args:
-        each: one of each seed. Numbers whose names begin with "largest" or "least" are pooled as that, others as means.
+        each: one of each seed. Numbers whose names begin with "largest" or "least" are pooled as that, those with
+            "which" not at all, others as means.
         worst: the effect is a largest difference: the largest of all is kept, in place of their mean, without interval.
     """
     if len(each) == 1:
@@ -266,7 +267,9 @@ def _ruling(row: Mapping[str, Any], table: pd.DataFrame) -> Ruling:
 
 
 def _gather(name: str, values: Sequence[float]) -> float:
-    """The largest, the least or the mean, by the name."""
+    """The largest, the least or the mean, by the name; what tells which one it is has none."""
+    if name.startswith("which"):
+        return nan
     if name.startswith("largest"):
         return max(values)
     return min(values) if name.startswith("least") else float(np.mean(values))

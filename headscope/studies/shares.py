@@ -1,13 +1,11 @@
-"""Shares of heads beyond a size, with ends that follow from each head's own interval."""
-
-from math import nan
+"""Shares of heads beyond a size: how many surely are, how many surely are not, and how many cannot be told."""
 
 import numpy as np
 import pandas as pd
 
 from headscope.tables import HeadTable
 
-__all__ = ["head_rows", "share_beyond"]
+__all__ = ["count_beyond", "head_rows"]
 
 
 def head_rows(table: HeadTable, name: str) -> pd.DataFrame:
@@ -21,19 +19,17 @@ def head_rows(table: HeadTable, name: str) -> pd.DataFrame:
     return frame.loc[frame[name].notna(), ["layer", "head", name, f"{name}_low", f"{name}_high"]].reset_index(drop=True)
 
 
-def share_beyond(table: pd.DataFrame, name: str, size: float) -> tuple[float, float, float]:
-    """Share of heads above a size: by their score, by the low ends of their intervals, and by the high ends.
+def count_beyond(table: pd.DataFrame, name: str, size: float) -> dict[str, float]:
+    """How many heads' whole intervals lie above a size, below it, and across it.
 
     Args:
-        table: see `head_rows`.
+        table: a row a head; columns NAME, NAME_low, NAME_high.
         name: of the number.
         size: in its unit.
 
     Returns:
-        Three shares in [0, 1]; NaN for the last two where a head has no interval, and for all where there is no head.
+        above, below, across: counts; a head without an interval lies across.
     """
-    if table.empty:
-        return nan, nan, nan
-    every = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(np.float64)
-    middle, low, high = np.where(np.isnan(every).any(0), nan, (every > size).mean(0)).tolist()
-    return middle, low, high
+    low, high = (table[f"{name}_{end}"].to_numpy(np.float64) for end in ("low", "high"))
+    above, below = int((low > size).sum()), int((high < size).sum())
+    return {"above": float(above), "below": float(below), "across": float(len(table) - above - below)}

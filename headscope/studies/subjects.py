@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.running import evaluating, run_model
+from headscope._support.untrained import untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.errors import AnatomyError
+from headscope.errors import AnatomyError, ModelError
+from headscope.heads import HeadId
 from headscope.scoring.rating import head_table
-from headscope.scoring.scores import SCORES
+from headscope.scoring.scores import SCORES, Rating
+from headscope.scoring.scores.replaceability import rate_replaceability
 from headscope.sites import Anatomy
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
+from headscope.statistics.pair_sums import PairSums
+from headscope.statistics.pattern_divergence import PatternDivergence
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.statistics.swapped_moments import Swapped, SwappedMoments
 from headscope.studies.tasks import inputs
@@ -34,10 +39,12 @@ from headscope.verdict.gathering import Evidence
 from headscope.verdict.preparation import affordable_tokens
 from headscope.watching.observation import Captured, capture, observe
 
-__all__ = ["Subject", "reference_subjects"]
+__all__ = ["DRAWS", "Subject", "reference_subjects"]
 
 _HEADS, _HEAD_DIM, _RATE = 8, 8, 0.01  # of the reference that claims are asked of; the rate as a full sweep chose it
+DRAWS = 3  # of untrained copies: as many as show how far they are apart
 _FEW = 4  # rows that are looked at tensor by tensor
+_MAP_TOKENS = 16_384  # of the rows that maps are made for
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +60,7 @@ class Subject:
         quick: look at less.
         evidence: of an analysis of the same model on the same text, where it was made already.
         known: its anatomy, likewise.
+        draws: how many untrained copies of it stand beside what is measured.
         about: what it is, in a few words; its class without it.
         text: what its text is, in a few words, to follow "documents".
     """
@@ -65,6 +73,7 @@ class Subject:
     quick: bool = False
     evidence: Evidence | None = None
     known: Anatomy | None = None
+    draws: int = DRAWS
     about: str = ""
     text: str = ""
 
@@ -82,7 +91,7 @@ class Subject:
     def sample(self) -> Sequence[Batch]:
         """Rows for what costs a forward pass for each head."""
         most = affordable_tokens(self.model, self.anatomy)
-        return sample_batches(self.batches, most // 4 if self.quick else most, self.seed)
+        return sample_batches(self.batches, most // 2 if self.quick else 2 * most, self.seed)
 
     @cached_property
     def few(self) -> Batch:
@@ -113,25 +122,37 @@ class Subject:
         return head_table(SCORES["ablation"](), self.judged_by.unit, {"effects": self.effects}, self.anatomy, facts)
 
     @cached_property
-    def restored(self) -> HeadTable:
-        """How much of each head a constant and the rest of its layer restore."""
-        table = self.replaced
-        score, low, high = (table.columns[name] for name in ("restored", "restored_low", "restored_high"))
-        return HeadTable("restored", "", table.heads, score, low, high, table.facts)
+    def replaced(self) -> Rating:
+        """How much of what varies in each head the rest of its layer gives, with what stands beside it."""
+        if self.evidence is not None and "replaceability" in self.evidence.left_out:
+            raise AnatomyError(self.evidence.left_out["replaceability"])
+        return rate_replaceability(self.moments, self.swapped, output_weights(self.model, self.anatomy.apart))
+
+    @property
+    def apart(self) -> tuple[HeadId, ...]:
+        """Heads whose contributions can be told apart, in the order of `replaced`."""
+        return self.anatomy.apart.heads
 
     @cached_property
-    def replaced(self) -> HeadTable:
-        """How much of what varies in each head the rest of its layer gives, with what stands beside it."""
-        if self.evidence is not None:
-            if "replaceability" in self.evidence.left_out:
-                raise AnatomyError(self.evidence.left_out["replaceability"])
-            return self.evidence.scores["replaceability"]
-        seen = {
-            "moments": self.moments,
-            "swapped_moments": self.swapped,
-            "output_weights": output_weights(self.model, self.anatomy.apart),
-        }
-        return head_table(SCORES["replaceability"](), "", seen, self.anatomy, {"documents": self.n_documents})
+    def maps(self) -> Mapping[int, Sequence[PairSums]]:
+        """Jensen-Shannon divergences of the maps of each layer's heads, by block of documents, over a sample."""
+        alike = PatternDivergence()
+        observe(self.model, self.map_sample, [alike], anatomy=self.anatomy.having("pattern"))
+        return by_layer(alike.compute())
+
+    @cached_property
+    def map_sample(self) -> Sequence[Batch]:
+        """Rows for what maps are made for."""
+        return sample_batches(self.batches, _MAP_TOKENS // 4 if self.quick else _MAP_TOKENS, self.seed)
+
+    @cached_property
+    def untrained(self) -> tuple["Subject", ...]:
+        """The same model before training, drawn several times, on the same text; none where nobody can draw it."""
+        try:
+            made = [untrained_copy(self.model, self.seed + 1 + number) for number in range(self.draws)]
+        except ModelError:
+            return ()
+        return tuple(replace(self, model=model, evidence=None, known=self.anatomy, draws=0) for model in made)
 
     @cached_property
     def moments(self) -> Mapping[int, Sequence[Moments]]:

@@ -1,15 +1,19 @@
 """The effective number of heads: how many unrelated ones a group of heads amounts to."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 import numpy as np
 from jaxtyping import Float
 
 from headscope.likeness.measures.cka_biased import cka_biased
+from headscope.likeness.measures.pattern_js import map_agreement
 from headscope.statistics.moments import Moments
+from headscope.statistics.pair_sums import PairSums
 from headscope.uncertainty.intervals import Spread, jackknife
 
-__all__ = ["effective_heads", "effective_rank", "effective_spread", "vendi"]
+__all__ = ["effective_heads", "effective_maps", "effective_rank", "effective_spread", "vendi"]
 
 
 def effective_heads(moments: Moments) -> float:
@@ -60,6 +64,26 @@ def effective_spread(blocks: Sequence[Moments]) -> Spread:
     """
     return jackknife(
         lambda left: np.asarray(effective_heads(Moments.total(left))), blocks, [block.n for block in blocks]
+    )
+
+
+def effective_maps(blocks: Sequence[PairSums]) -> Spread:
+    """How many different maps a layer's heads amount to: the Vendi score of 1 − Jensen-Shannon divergence in bits.
+
+    1 − JS is positive semi-definite, as the score asks, and so is its mean over queries.
+
+    Args:
+        blocks: divergences of the same heads, summed over the queries of each block of documents.
+
+    Returns:
+        No unit, in [1, N], with the delete-m jackknife over the blocks: 1 = all heads look alike at every query; N = no
+        two ever look at the same key.
+
+    Source: Martins et al. 2009, Journal of Machine Learning Research 10, pp. 935-975, proposition 6 (ln 2 − JS is a
+        positive definite kernel); Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
+    """
+    return jackknife(
+        lambda left: np.asarray(vendi(map_agreement(reduce(add, left)))), blocks, [block.n for block in blocks]
     )
 
 

@@ -1,6 +1,6 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
-from headscope.reporting.figures.claims import layer_dots, sorted_dots, strip
+from headscope.reporting.figures.claims import layer_dots, layer_panels, sorted_dots, strip
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
 from headscope.reporting.figures.costs import cost_curve, cost_curves
 from headscope.reporting.figures.coverage import coverage_plot
@@ -13,6 +13,7 @@ from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import joint_cost
 from headscope.reporting.figures.roles import role_map
+from headscope.reporting.figures.shares import share_curves
 from headscope.reporting.figures.similarity import (
     blocks_width,
     layer_block,
@@ -40,6 +41,7 @@ __all__ = [
     "layer_block",
     "layer_blocks",
     "layer_dots",
+    "layer_panels",
     "map_bound",
     "map_height",
     "matrix_height",
@@ -48,6 +50,7 @@ __all__ = [
     "redundancy_curve",
     "removal_curves",
     "role_map",
+    "share_curves",
     "sorted_dots",
     "strip",
     "styling",

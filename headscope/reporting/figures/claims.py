@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, styled
+from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 
-__all__ = ["layer_dots", "sorted_dots", "strip"]
+__all__ = ["layer_dots", "layer_panels", "sorted_dots", "strip"]
 
 _SERIES = (COLOURS["needed"], COLOURS["redundant"], COLOURS["backed up"], "#7a5ac2")
 _MARKS = "osD^"
@@ -78,8 +79,34 @@ def layer_dots(
 
 
 @styled
+def layer_panels(table: pd.DataFrame, panels: Mapping[str, tuple[Mapping[str, str], float]], *, label: str) -> Figure:
+    """`layer_dots` side by side, on one axis from 0 to 1.
+
+    Args:
+        table: see there.
+        panels: by title, the series of a panel and the height of its rule; series that are all NaN are left out.
+        label: of the vertical axis.
+    """
+    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (title, (series, rule)) in zip(axes, panels.items(), strict=True):
+        known = {name: words for name, words in series.items() if table[name].notna().any()}
+        layer_dots(table, known, label=label if ax is axes[0] else "", lines={"rule": rule}, ax=ax)
+        ax.set_ylim(0, 1.04)
+        ax.annotate(title, (1, 1.02), xycoords="axes fraction", ha="right", va="bottom", color=INK, fontsize=9.5)
+    return figure
+
+
+@styled
 def sorted_dots(
-    table: pd.DataFrame, name: str, *, label: str, size: float | None = None, log: bool = False, ax: Axes | None = None
+    table: pd.DataFrame,
+    name: str,
+    *,
+    label: str,
+    size: float | None = None,
+    log: bool = False,
+    beside: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """A number of each head from low to high, with its interval; what lies beyond a size is set apart in colour.
 
@@ -89,6 +116,8 @@ def sorted_dots(
         label: of the vertical axis.
         size: the size.
         log: draw sizes on an axis that is logarithmic on either side of zero.
+        beside: columns of what each head is compared with, by what they are called; those that are all NaN are left
+            out.
         ax: where to draw; a new figure without it.
     """
     ax = canvas(5.6, 3.4) if ax is None else ax
@@ -109,6 +138,9 @@ def sorted_dots(
             continue
         ax.vlines(x[members], low[members], high[members], color=COLOURS[key], linewidth=1.1, alpha=0.75)
         ax.plot(x[members], values[members], "o", color=COLOURS[key], markersize=3.6, label=words[key])
+    for mark, (column, called) in zip("x+", (beside or {}).items(), strict=False):
+        if ordered[column].notna().any():
+            ax.plot(x, ordered[column], mark, color=MUTED, markersize=4, markeredgewidth=0.9, label=called)
     ax.axhline(0, color=MUTED, linewidth=0.8)
     if size is not None:
         ax.axhline(size, color=MUTED, linewidth=0.9, linestyle=":")

@@ -81,7 +81,9 @@ class Verdict:
     def told(self, language: Language = "en") -> str:
         """In words, as "holds in part (encoders only)"."""
         word, where = VERDICTS[self.word].of(language), self.where.of(language)
-        return f"{word} ({where})" if where else word
+        if not where:
+            return word
+        return f"{word} ({where})" if language == "en" else f"{word}({where})"
 
 
 HOLDS, FAILS = Verdict("holds"), Verdict("does not hold")

@@ -1,116 +1,302 @@
 """C9: many heads learn the same, so that some are redundant."""
 
 from collections.abc import Mapping
+from math import isnan, nan
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from headscope.effects.sweep import group_effects
+from headscope.errors import AnatomyError
+from headscope.heads import HeadId
 from headscope.planning.rises import Rise
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
-from headscope.studies.bilingual import NOTHING, Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part
+from headscope.scoring.scores import Rating
+from headscope.studies.bilingual import NOTHING, Both, joined
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part, undecided
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
-from headscope.studies.shares import head_rows, share_beyond
+from headscope.studies.headcount.trends import more_alike, quality
+from headscope.studies.shares import count_beyond
 from headscope.studies.subjects import Subject
+from headscope.uncertainty.intervals import LEVEL, Spread, jackknife_spread
+from headscope.uncertainty.resampling import share_above
 from headscope.verdict.preparation import Budget
 
 __all__ = ["Alike"]
 
-_MOST_OF_IT = 0.5  # of what a head writes, that the rest of its layer restores
-_MANY, _FEW = 0.5, 0.1  # shares of the heads
+_MOST_OF_IT = 0.5  # of what varies in a head, that the rest of its layer gives
+_FEWEST = 2  # heads of which the others give most: likeness takes two
 
 
 @CLAIMS.register("C9")
 class Alike(ModelClaim):
-    """Heads that the rest of their layer restores for the most part, and heads that can go."""
+    """How much of what varies in each head the rest of its layer gives, beyond chance."""
 
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("redundancy", "ヘッド間の冗長性")
     says: ClassVar[Both] = Both(
-        "Many heads may learn similar patterns. This redundancy makes the model less efficient, and quality does not "
-        "always rise.",
+        "Many heads may learn similar patterns, and redundancy arises. The model then gets less efficient, and quality "
+        "does not always rise.",
         "多くのヘッドが同様のパターンを学習してしまうことがあり、冗長性が発生する。モデルの効率が下がり、必ずしも性能が"
         "向上しない場合がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
-    means: ClassVar[Both] = Both("", "")
-    measured: ClassVar[Both] = Both(
-        "For every head, the share of its contribution that the other heads of its layer restore linearly, on "
-        "documents that the fit did not see (ridge regression; `headscope.importance`, replaceability). Beside it, how"
-        " many heads can be removed together at a cost of 1% of the loss, or of 0.01 where the metric is a distance to "
-        "the intact model, the least important first; ordered and judged on the same text, so that it is rather too "
-        "many.",
-        "",
+    means: ClassVar[Both] = Both(
+        "A head is redundant as far as the other heads of its layer, put together, give what it gives. It is asked how "
+        "much of what varies in a head they give on texts that nothing was fitted on: 100% is a copy, 0% is no more "
+        "than a constant gives.",
+        "同じ層の残りのヘッドを合わせればそのヘッドの出力を再現できるとき、その分だけ冗長です。"
+        "当てはめに使っていないテキスト"
+        "で、ヘッドの出力の変動のうち何%を残りのヘッドから再現できるかを測ります(100%なら複製、0%なら定数と同じ)。",
     )
-    unit: ClassVar[Both] = Both("share of heads restored by more than half", "半分を超えて復元できるヘッドの割合")
+    measured: ClassVar[Both] = Both(
+        "Of every head, the share of what varies in its contribution that a linear map of its layer's other heads "
+        "gives, fitted on one half of the documents and judged on the other (ridge regression; `headscope.importance`, "
+        "replaceability). A constant that a head always writes needs no other head, and is told apart from it. Three "
+        "things stand beside it. Chance: the same head beside what the others wrote in other documents. An untrained "
+        "copy: the same model with weights drawn anew, on the same text; what is given there, architecture and text "
+        "give alone. And how many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 where the "
+        "metric is a distance to the intact model; ordered and judged on the same text, so that it is rather too many.",
+        "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形写像で再現できる割合を測ります。"
+        "文書の半分で当てはめ、残り半分で"
+        "評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
+        "ヘッドが常に書き込む定数には他のヘッドが要らないので、"
+        "別に数えます。比較対象は3つです。偶然の水準は、"
+        "残りのヘッドを別の文書での出力に取り替えて同じことをした値です。未学習の"
+        "複製は、同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値で、"
+        "構造とテキストだけで決まる分を表します。最後は、"
+        "調整なしに損失1%(無傷のモデルとの距離で測る場合は0.01)の増加でまとめて除けるヘッド数です。"
+        "順位付けと評価に同じテキスト"
+        "を使うため、やや多めに出ます。",
+    )
+    unit: ClassVar[Both] = Both(
+        "share of heads of which the others give more than half of what varies",
+        "残りのヘッドから変動の半分超を再現できるヘッドの割合",
+    )
     interval: ClassVar[Both] = Both(
-        "from the share of heads whose own 95% interval lies above one half to the share of those whose interval "
-        "reaches above it",
-        "",
+        "95%, by the bootstrap over documents, all heads together",
+        "文書についてのブートストラップ95%区間(全ヘッド一括)",
     )
     rule: ClassVar[Both] = Both(
-        "supported if more than half of the heads are, by the low end; not supported if fewer than a tenth, by the "
-        "high end; else depends",
-        "",
+        "it holds if the mean head's share is clear of 0 and of chance, and of two heads at least the others give more "
+        "than half, each with its whole interval; it does not if the mean is not above 0 or not above chance, with its "
+        "whole interval; where the mean alone is clear it holds in part. The paper says that it can be: one trained "
+        "model shows that it does, two settle it",
+        "全ヘッドの平均が0と偶然の水準を区間ごと上回り、半分超を再現できるヘッドが区間ごと2個以上あれば成り立ち、"
+        "平均が区間ごと"
+        "0または偶然の水準以下なら成り立たず、平均だけが上回れば一部で成り立つ。論文は「ことがある」と述べるので、"
+        "学習済みモデル"
+        "1つで示せれば成り立ち、2つで確定とする",
     )
-    drawn: ClassVar[Both] = Both("Bars: 95% over documents, of each head. The dotted line is one half.", "")
+    drawn: ClassVar[Both] = Both(
+        "Every head from low to high; bars: 95% over documents. The dotted line is one half. Crosses: chance. Pluses: "
+        "the mean of the same layer in untrained copies.",
+        "ヘッドを値の小さい順に並べた。縦棒は文書についての95%区間、点線は半分。×は偶然の水準、"
+        "+は未学習の複製の同じ層の平均。",
+    )
+    follows: ClassVar[Both] = Both(
+        "Readers infer that training makes heads redundant, and that redundant heads can be taken out. Neither "
+        "follows: "
+        "an untrained copy tells what training added, and what the others *could* give they give only after a repair.",
+        "「学習するとヘッドが冗長になる」「冗長なヘッドは取り除ける」と読まれがちですが、"
+        "どちらもここからは言えません。学習による"
+        "分は未学習の複製と比べて初めて分かり、残りのヘッドで再現できる分も、修復(重みの調整)をして初めて得られます。",
+    )
     limits: ClassVar[Both] = Both(
-        "Restorable is not removable: what the rest restores it restores once its weights are adjusted to it. How many"
-        " heads can go as they are is the second number. Heads that are unlike in pairs (C6) may be restored all the "
-        "same, by many others together. Linear restoration within a layer only; with little text fits carry over "
-        "badly, and less is restored than could be. How far a model is trained matters: the reference, at a learning "
-        "rate that left it at 2.07 nats a byte, had 40% of its heads restored by more than half. Whether quality rises"
-        " with more heads is asked under C7 and C11.",
-        "",
+        "Linear maps within one layer. With little text fits carry over badly, and less is given than could be: about "
+        "ten tokens for each dimension of the layer are too few for the most of it. Where all query heads of a layer "
+        "read the same keys and values, as in Gemma 3 270M, their outputs lie in the same few dimensions by "
+        "architecture: what the others give is high there before any training, so a high share decides nothing about "
+        "learning. Quality against the number of heads is asked under C7 and C11.",
+        "1つの層の中の線形写像だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
+        "実際より低く出ます(層の次元あたり"
+        "約10トークンでも不足)。Gemma 3 270Mのように同じ層の全クエリヘッドが1組のキーとバリューを共有する場合、"
+        "出力は構造上同じ"
+        "少数の次元に収まります。そのため学習前から再現率が高く、高い値が出ても学習については何も決まりません。"
+        "ヘッド数と性能の関係"
+        "はC7とC11で扱います。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        table = head_rows(subject.restored, "restored")
-        effect, low, high = share_beyond(table, "restored", _MOST_OF_IT)
-        numbers = {"mean": float(table["restored"].mean()), "heads": float(len(table))}
-        if subject.evidence is None:  # an analysis says by itself which heads can go
-            numbers["removable"] = _removable(subject)
+        rating = subject.replaced
+        assert rating.spread is not None
+        table = _rows(subject, rating)
+        if table.empty:
+            raise AnatomyError("no head of this model varies beside others of its layer, so none can be given by them")
+        effect, low, high = share_above(rating.spread, _MOST_OF_IT, seed=subject.seed)
+        numbers = {
+            "heads": float(len(table)), **count_beyond(table, "replaceability", _MOST_OF_IT),
+            **{name: float(table[name].mean()) for name in ("chance", "constant", "restored")},
+            **_means(rating.spread, [one.replaced.spread for one in subject.untrained]),
+            **_foremost(table),
+            "removable": nan if subject.evidence is not None else _removable(subject),
+        }  # fmt: skip
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        if words["low"] > _MANY:
-            return HOLDS
-        return FAILS if words["high"] < _FEW else in_part(Both("", ""))
+        beyond = [0.0, *([] if isnan(words["chance"]) else [words["chance"]])]
+        if words["mean_low"] > max(beyond):
+            return HOLDS if words["above"] >= _FEWEST else in_part(Both("a part of each head", "各ヘッドの一部分だけ"))
+        if words["mean_high"] <= max(beyond):
+            return FAILS
+        return undecided(Both("more text", "テキストが足りない"))
 
     def say(self, words: Mapping[str, float]) -> Both:
-        gone = f"; {words['removable']:.0%} can go together at a cost of 1%" if "removable" in words else ""
-        return Both(
-            f"Of {words['heads']:g} heads, {words['effect']:.0%} are restored by more than half from the rest of their "
-            f"layer (mean share restored {words['mean']:.0%}){gone}.",
-            "",
+        mean, low, high = (f"{words[name]:.0%}" for name in ("mean", "mean_low", "mean_high"))
+        constant, restored = (f"{words[name]:.0%}" for name in ("constant", "restored"))
+        above, across, below = (f"{words[name]:.3g}" for name in ("above", "across", "below"))
+        heads = f"{words['heads']:g}"
+        chance = NOTHING
+        if not isnan(words["chance"]):
+            chance = Both(f", by chance {words['chance']:.0%}", f"(偶然の水準は{words['chance']:.0%})")
+        given = Both(
+            f"The others give {mean} ({low} to {high}) of what varies in a head on average{chance.en}.",
+            f"残りのヘッドから再現できるのは、変動の平均{mean}({low}〜{high})です{chance.ja}。",
         )
+        counted = Both(
+            f"Of {heads} heads they give more than half of {above} with the whole interval, less of {below}, and "
+            f"{across} cannot be told.",
+            f"{heads}個のヘッドのうち、区間ごと半分を超えるのは{above}個、下回るのは{below}個、"
+            f"どちらとも言えないのは{across}個です。",
+        )
+        together = Both(
+            f"A constant alone gives {constant} of all that a head writes, constant and others together {restored}.",
+            f"定数だけで各ヘッドの出力全体の{constant}、定数と残りのヘッドを合わせて{restored}が得られます。",
+        )
+        return joined([given, counted, _named(words), together])
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        learnt, gone = NOTHING, NOTHING
+        if not isnan(words["untrained"]):
+            learnt = _learnt(words)
+        if not isnan(words["removable"]):
+            share = f"{words['removable']:.0%}"
+            gone = Both(
+                f"{share} of the heads can go together as they are, at a cost of 1%.",
+                f"調整なしに1%の低下でまとめて除けるのは、ヘッドの{share}です。",
+            )
+        return joined([learnt, gone])
 
     def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         own = sweep.runs[sweep.runs["removable"].notna()]
         if own.empty:
             return NOTHING, {}
-        table = mean_table(own, "removable", lambda mean: f"{mean:.0%}")
-        sentence = (
-            "Share of the heads that can be removed together at a cost of 1% of what was learnt, ordered on other rows "
-            "than it is judged on, by the number of heads of a layer. With few heads the steps are large: one head of a"
-            " layer of one is half of all. Were more heads more redundant, it would rise along a row; learners that "
-            f"learnt nothing have nothing to lose.\n\n{table}\n\nBeneath it error with that share removed (means over "
-            "seeds, fixed width; at 100% no attention is left), and how alike heads are."
+        kept = sweep.runs.assign(needed=sweep.runs["n_heads"] * (1 - sweep.runs["removable"]))
+        table = mean_table(kept, "needed", lambda mean: f"{mean:.3g}")
+        told = Both(
+            "Heads of a layer that cannot be removed together at a cost of 1% of what was learnt, by the number of "
+            "heads that it was trained with; ordered on other rows than it is judged on, means over seeds:",
+            "学習できた量の1%の低下までまとめて除いたあとに残るヘッド数(層あたり、学習時のヘッド数ごと)。"
+            "除く順番と評価には別の"
+            "データを使い、学習シードで平均した:",
         )
         figures = {
-            "removable": count_curves(sweep.runs, "removable", label="share removable at 1%"),
-            "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
             "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
+            "removable": count_curves(kept, "needed", label="heads that cannot go"),
+            "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
         }
-        return Both(sentence, ""), figures
+        tables = joined([more_alike(own), quality(sweep.shapes), told], "\n\n", "\n\n")
+        return joined([tables, Both(table, table)], "\n\n", "\n\n"), figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return figure_of(sorted_dots(table, "restored", label="share that the layer restores", size=_MOST_OF_IT))
+        beside = {"chance": "chance", "untrained": "untrained copies"}
+        label = "share of what varies in the head\nthat the others of its layer give"
+        return figure_of(sorted_dots(table, "replaceability", label=label, size=_MOST_OF_IT, beside=beside))
+
+
+def _rows(subject: Subject, rating: Rating) -> pd.DataFrame:
+    """A row a head that varies."""
+    columns = rating.every_column()
+    table = pd.DataFrame(
+        {
+            "layer": [head.layer for head in subject.apart],
+            "head": [head.head for head in subject.apart],
+            "replaceability": rating.score,
+            "replaceability_low": rating.low,
+            "replaceability_high": rating.high,
+            **{name: columns[name] for name in ("chance", "constant", "restored")},
+        }
+    )
+    drawn = [one.replaced.score for one in subject.untrained]
+    alone = table["layer"].map(table["layer"].value_counts()) == 1  # nothing stands beside a layer's only head
+    table["untrained"] = np.mean(drawn, axis=0) if drawn else nan
+    table["untrained"] = table.groupby("layer")["untrained"].transform("mean")
+    return table[table["replaceability"].notna() & ~alone].reset_index(drop=True)
+
+
+def _means(own: Spread, drawn: list[Spread | None]) -> dict[str, float]:
+    """The mean over heads with its interval, that of untrained copies, and how much more the first is than another one.
+
+    What a further untrained copy would come to is what the model is held against: copies vary among themselves.
+    """
+    mean = _mean_head(own)
+    low, high = (float(end) for end in mean.interval())
+    found = {"mean": float(mean.centre), "mean_low": low, "mean_high": high}
+    others = [_mean_head(one) for one in drawn if one is not None]
+    if len(others) < 2:
+        return found | dict.fromkeys(("untrained", "more", "more_low", "more_high"), nan)
+    middles = np.array([float(one.centre) for one in others])
+    more, apart = found["mean"] - float(middles.mean()), float(middles.var(ddof=1)) * (1 + 1 / len(middles))
+    text = [float(one.error) ** 2 for one in (mean, *others)]
+    half = float(student.ppf((1 + LEVEL) / 2, len(middles) - 1)) * apart**0.5
+    half = (half**2 + float(student.ppf((1 + LEVEL) / 2, mean.freedom)) ** 2 * (text[0] + np.mean(text[1:]))) ** 0.5
+    return found | {"untrained": float(middles.mean()), "more": more, "more_low": more - half, "more_high": more + half}
+
+
+def _mean_head(spread: Spread) -> Spread:
+    """The mean over the heads that have a number."""
+    known = np.flatnonzero(~np.isnan(spread.centre))
+    centre = np.asarray(spread.centre[known].mean())
+    if spread.without is None or spread.sizes is None:
+        return Spread(centre, np.asarray(nan), np.asarray(1.0))
+    sizes = np.nanmax(spread.sizes[:, known], axis=1)
+    return jackknife_spread(centre, [np.asarray(left[known].mean()) for left in spread.without], sizes.tolist())
+
+
+def _foremost(table: pd.DataFrame) -> dict[str, float]:
+    """The head that the others give most of."""
+    first = table.loc[table["replaceability"].idxmax()]
+    ends = {name: float(first[f"replaceability{end}"]) for name, end in (("top", ""), ("top_low", "_low"))}
+    return {"which_layer": float(first["layer"]), "which_head": float(first["head"]), **ends}
+
+
+def _named(words: Mapping[str, float]) -> Both:
+    """The head that the others give most of, in words; nothing where there are several training seeds."""
+    if isnan(words["which_layer"]):
+        return NOTHING
+    head, share = HeadId(int(words["which_layer"]), int(words["which_head"])), f"{words['top']:.0%}"
+    low = "" if isnan(words["top_low"]) else f"{words['top_low']:.0%}"
+    return Both(
+        f"They give most of {head}: {share}{f' (at least {low})' if low else ''}.",
+        f"最も再現できるのは{head}で、{share}{f'(下端{low})' if low else ''}です。",
+    )
+
+
+def _learnt(words: Mapping[str, float]) -> Both:
+    """What training did to it."""
+    untrained, mean = f"{words['untrained']:.0%}", f"{words['mean']:.0%}"
+    beside = Both(f"In untrained copies the others give {untrained} on average", f"未学習の複製では平均{untrained}です")
+    if words["more_low"] > 0:
+        did = Both(
+            f", here {mean}: training made heads redundant.", f"。ここでは{mean}で、学習がヘッドを冗長にしました。"
+        )
+    elif words["more_high"] < 0:
+        did = Both(
+            f", here {mean}: architecture and text make heads alike, and training set them apart.",
+            f"。ここでは{mean}で、ヘッドを似せているのは構造とテキストであり、"
+            "学習はむしろヘッドを互いに異ならせました。",
+        )
+    else:
+        did = Both(
+            f", here {mean}: whether training changed it cannot be told.",
+            f"。ここでは{mean}で、学習による変化があったかは判断できません。",
+        )
+    return Both(beside.en + did.en, beside.ja + did.ja)
 
 
 def _removable(subject: Subject) -> float:

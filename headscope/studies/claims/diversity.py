@@ -1,121 +1,186 @@
 """C6: heads look at different feature spaces, so that together they see from several sides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.errors import InputError
+from headscope.errors import HeadscopeError, InputError
 from headscope.likeness.comparing import similarity
 from headscope.likeness.measures.cka import Cka
-from headscope.reporting.figures import count_curves, figure_of, layer_dots
+from headscope.reporting.figures import count_curves, layer_panels
 from headscope.statistics.moments import Moments
-from headscope.studies.bilingual import NOTHING, Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
+from headscope.statistics.pair_sums import PairSums
+from headscope.studies.bilingual import NOTHING, Both, joined
+from headscope.studies.claims import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    SEEDS_DRAWN,
+    Measured,
+    ModelClaim,
+    Verdict,
+    in_part,
+    undecided,
+)
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.subjects import Subject
-from headscope.surplus.effective import effective_spread
+from headscope.surplus.effective import effective_maps, effective_spread, vendi
+from headscope.uncertainty.intervals import Spread
 
 __all__ = ["Diversity"]
 
-_ENDS = ("share", "share_low", "share_high")
-_MANY, _FEW = 0.5, 0.25  # of the way from all alike to no two alike
+_HALF = 0.5  # of the way from all alike to no two alike: more unlike than alike
+_SEVERAL = 2.0  # different maps: more than one side to see from
+_ENDS = ("", "_low", "_high")
+_PASS = ["outputs_pass", "maps_pass"]  # 1 = it does, 0 = it does not, ½ = it cannot be told
 
 
 @CLAIMS.register("C6")
 class Diversity(ModelClaim):
-    """How many unrelated heads the heads of a layer amount to."""
+    """How many unrelated outputs, and how many different maps, the heads of a layer amount to."""
 
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("different feature spaces", "異なる特徴空間")
     says: ClassVar[Both] = Both(
-        "Each head works in a feature space of its own; together they see relations from many sides.",
-        "各ヘッドは異なる特徴空間で独自に情報を処理し、関係を多角的に評価する。",
+        "Each head works in a feature space of its own; together they see relations between tokens from many sides.",
+        "各ヘッドは異なる特徴空間で独自に情報を処理し、トークン間の関係を多角的に評価する。",
     )
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "Twelve heads that all did the same would be worth one head. It is counted how many different ones the heads "
+        "of "
+        "a layer are worth, once by what they put out and once by where they look.",
+        "12個のヘッドがすべて同じことをしていれば、1個分の価値しかありません。"
+        "層のヘッドが互いに異なる何個分に相当するかを、出力と"
+        "注意の向け先(マップ)の両方で数えます。",
+    )
     measured: ClassVar[Both] = Both(
         "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
-        "arXiv:1905.00414), and the effective number of heads is the exponential of the entropy of the eigenvalues of "
-        "that matrix (Friedman and Dieng 2023, arXiv:2210.02410): 1 if all N are alike, N if no two are. It is held "
-        "against both: (effective − 1) / (N − 1). Beside it, how alike maps are by Jensen–Shannon (1 − the divergence "
-        "in bits; `headscope.similarity`, pattern_js), a few rows, and the same on random tokens.",
-        "",
+        "arXiv:1905.00414), maps by the Jensen-Shannon divergence of their rows (Lin 1991). From either matrix of "
+        "likeness follows an effective number: the exponential of the entropy of its eigenvalues (Friedman and Dieng "
+        "2023, arXiv:2210.02410), 1 if all N are alike and N if no two are. For outputs it is told as the way from all "
+        "alike to no two alike, (effective − 1) / (N − 1). Beside both stands the same of untrained copies of the "
+        "model, on the same text; beside maps that on random tokens too.",
+        "層の中のヘッドを2個ずつ比べます。出力zは線形CKA(Kornblithら 2019、arXiv:1905.00414)、"
+        "マップは行ごとのJensen-Shannon"
+        "ダイバージェンス(Lin 1991)で比べます。どちらの類似度行列からも有効数が求まります(固有値のエントロピーの指数、"
+        "Friedmanと"
+        "Dieng 2023、arXiv:2210.02410)。N個がすべて同じなら1、どの2個も似ていなければNです。出力については(有効数−1)"
+        "÷(N−1)で"
+        "示します。比較対象として、同じテキストを与えた未学習の複製での値を、"
+        "マップについてはランダムなトークンでの値も示します。",
     )
     unit: ClassVar[Both] = Both(
-        "effective heads beyond one, over heads beyond one, mean over layers", "(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)"
+        "outputs: effective heads beyond one, over heads beyond one, mean over layers",
+        "出力の(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)",
     )
-    interval: ClassVar[Both] = Both("95%, the mean over layers of each layer's ends", "")
+    interval: ClassVar[Both] = Both(
+        "95% over documents, the mean over layers of each layer's ends", "文書についての95%区間(各層の両端を層で平均)"
+    )
     rule: ClassVar[Both] = Both(
-        "supported if at least a half, by the low end; not supported if at most a quarter, by the high end; else "
-        "depends",
-        "",
+        "it holds if in every layer outputs come to at least half of the way and maps to at least two different ones "
+        "(of fewer than three heads: to half of the way), each with its whole interval; it does not if no layer has "
+        "either; else it holds in part, and the layers are named",
+        "すべての層で、区間ごと、出力が半分以上かつマップが2種類以上(ヘッドが3個未満なら半分以上)であれば成り立ち、"
+        "どの層でも"
+        "どちらも満たさなければ成り立たず、それ以外は一部で成り立つ(満たさない層を示す)",
     )
     drawn: ClassVar[Both] = (
         Both(
-            "Each layer; dotted lines are the rule's, for effective heads. Bars: 95% over documents, of one model. ",
-            "",
+            "Left: outputs, right: maps, each as an effective number over the number of heads. Bars: 95% over "
+            "documents, of one model. Squares: untrained copies; diamonds: random tokens. Dotted: the rule.",
+            "左は出力、右はマップ(いずれも有効数÷ヘッド数)。縦棒は文書についての95%区間(1モデルのとき)、"
+            "四角は未学習の複製、"
+            "菱形はランダムなトークン、点線は判定基準。",
         )
         + SEEDS_DRAWN
     )
+    follows: ClassVar[Both] = Both(
+        "Readers infer that training makes heads differ, and that heads which differ are all needed. The first is told "
+        "by the untrained copies, the second by C9 and C12.",
+        "「学習によってヘッドが分化する」「異なるヘッドはすべて必要だ」と読まれがちです。"
+        "前者は未学習の複製との比較で、後者はC9とC12"
+        "で確かめます。",
+    )
     limits: ClassVar[Both] = Both(
         "CKA sees linear likeness of outputs on this text, two heads at a time: what no other head has, several may "
-        "have together (C9). Few tokens make heads look more alike than they are. How far a model is trained matters: "
-        "the reference, at a learning rate that left it at 2.07 nats a byte, came to 0.81. What single heads look at "
-        "is told by `headscope.roles`.",
-        "",
+        "have together (C9). Few tokens make heads look more alike than they are. What single heads look at is told by "
+        "`headscope.roles`.",
+        "CKAで分かるのは、このテキストでの出力の線形な類似だけです。また2個ずつの比較なので、"
+        "どの1個にもない情報を複数のヘッドが"
+        "合わせて持つことはあります(C9)。トークンが少ないと実際より似て見えます。"
+        "個々のヘッドが何を見ているかは`headscope.roles`"
+        "で調べられます。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        rows = []
-        for layer, blocks in subject.moments.items():
-            whole = Moments.total(blocks)
-            if len(whole.dims) < 2:
-                continue
-            spread = effective_spread(blocks)
-            ends = (float(spread.centre), *(float(end) for end in spread.interval()))
-            shares = {name: (value - 1) / (len(whole.dims) - 1) for name, value in zip(_ENDS, ends, strict=True)}
-            alike = Cka().compare({"moments": whole})[np.triu_indices(len(whole.dims), 1)]
-            rows.append(
-                {
-                    "layer": layer,
-                    "n_heads": len(whole.dims),
-                    "effective": ends[0],
-                    **shares,
-                    "cka": float(np.nanmean(alike)),
-                }
-            )
-        if not rows:
+        layers = [layer for layer, blocks in subject.moments.items() if len(Moments.total(blocks).dims) > 1]
+        if not layers:
             raise InputError("no layer has two heads to compare")
-        table = pd.DataFrame(rows)
-        effect, low, high = (float(table[name].mean()) for name in _ENDS)
-        numbers = {"cka": float(table["cka"].mean()), "heads": float(table["n_heads"].mean())}
-        numbers["effective"] = float(table["effective"].mean())
-        maps = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
-        pairs = maps.to_frame()
-        # of a model that takes no tokens, and of layers that see none, there are no random ones: one mean beside the
-        # other is over the same pairs, or there is none
-        by_chance = float(pairs["random_tokens"].mean(skipna=False)) if maps.nulls else float("nan")
-        numbers |= {"maps": float(pairs["value"].mean()), "maps_random": by_chance}
+        maps = subject.maps
+        table = pd.DataFrame([_row(subject, layer, maps.get(layer, ())) for layer in layers])
+        table = table.merge(_random(subject), on="layer", how="left").assign(**_untrained(subject, layers))
+        passed = {f"{name}_fit": float((table[name] == 1).sum()) for name in _PASS}
+        effect, low, high = (float(table[f"share{end}"].mean()) for end in _ENDS)
+        numbers = {
+            "layers": float(len(table)), "heads": float(table["n_heads"].mean()), **passed,
+            "both": float((table[_PASS] == 1).all(axis=1).sum()),
+            "neither": float((table[_PASS] == 0).all(axis=1).sum()),
+            **{name: float(table[name].mean()) for name in _MEANS},
+            **{f"{name} of layer {row['layer']}": row[name] for row in table.to_dict("records") for name in _PASS},
+        }  # fmt: skip
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        if words["low"] >= _MANY:
+        layers = words["layers"]
+        if words["both"] == layers:
             return HOLDS
-        return FAILS if words["high"] <= _FEW else in_part(Both("", ""))
+        if words["neither"] == layers:
+            return FAILS
+        if not words["outputs_pass_fit"] and not words["maps_pass_fit"]:
+            return undecided(Both("more text", "テキストが足りない"))
+        outputs, maps = (f"{words[name]:.3g}" for name in ("outputs_pass_fit", "maps_pass_fit"))
+        return in_part(
+            Both(
+                f"outputs in {outputs}, maps in {maps} of {layers:g} layers",
+                f"{layers:g}層のうち出力は{outputs}層、マップは{maps}層",
+            )
+        )
 
     def say(self, words: Mapping[str, float]) -> Both:
-        chance = words["maps_random"]
-        beside = f", on random tokens by {chance:.2f}" if chance == chance else ""
+        heads, effective, maps = (f"{words[name]:.3g}" for name in ("heads", "effective", "maps"))
+        share, cka = f"{words['effect']:.0%}", f"{words['cka']:.2f}"
+        counted = Both(
+            f"By their outputs the {heads} heads of a layer are worth {effective} different ones ({share} of the way; "
+            f"mean CKA of two heads {cka}), by their maps {maps}.",
+            f"層の{heads}個のヘッドは、出力では互いに異なる{effective}個分({share}、2ヘッド間の平均CKAは{cka})、"
+            f"マップでは{maps}個分"
+            "に相当します。",
+        )
+        beside = NOTHING
+        if not isnan(words["maps_random"]):
+            random = f"{words['maps_random']:.3g}"
+            beside = Both(
+                f"On random tokens maps are worth {random}.", f"ランダムなトークンではマップは{random}個分です。"
+            )
+        return joined([counted, beside, _failing(words)])
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        if isnan(words["untrained"]):
+            return NOTHING
+        trained, untrained, maps, own = (f"{words[name]:.3g}" for name in _BESIDE)
         return Both(
-            f"The {words['heads']:.3g} heads of a layer count as {words['effective']:.1f} unrelated ones "
-            f"({words['effect']:.0%}); mean CKA of two heads {words['cka']:.2f}. Their maps are alike "
-            f"by {words['maps']:.2f}{beside}.",
-            "",
+            f"Untrained copies of the model are worth {untrained} different heads by their outputs, and "
+            f"{maps} by their maps; the trained model is worth {trained} and {own}.",
+            f"未学習の複製は出力で{untrained}個分、マップで{maps}個分です。学習済みのモデルは出力で{trained}個分、"
+            f"マップで{own}個分"
+            "です。",
         )
 
     def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
@@ -123,11 +188,114 @@ class Diversity(ModelClaim):
         if own.empty:
             return NOTHING, {}
         table = mean_table(own, "effective_heads", lambda mean: f"{mean:.3g}")
-        sentence = f"Effective heads of a layer, by the number of heads that it has:\n\n{table}"
-        return Both(sentence, ""), {
-            "effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")
-        }
+        told = Both(
+            f"Effective heads of a layer, by the number of heads that it has:\n\n{table}",
+            f"層の有効ヘッド数(ヘッド数ごと):\n\n{table}",
+        )
+        return told, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"share": "effective heads (0: all alike, 1: no two)", "cka": "mean CKA"}
-        return figure_of(layer_dots(table, series, label="0 to 1", lines={"a half": _MANY, "a quarter": _FEW}))
+        per_head = table.assign(
+            **{
+                f"{name}{end}": table[f"{source}{end}"] / table["n_heads"]
+                for name, source in (("out", "effective"), ("look", "maps"))
+                for end in _ENDS
+            },
+            out_untrained=table["untrained"] / table["n_heads"],
+            look_untrained=table["untrained_maps"] / table["n_heads"],
+            look_random=table["maps_random"] / table["n_heads"],
+        )
+        half = float(((1 + (table["n_heads"] - 1) * _HALF) / table["n_heads"]).mean())
+        several = float((table["n_heads"].map(_enough) / table["n_heads"]).mean())
+        panels = {
+            "outputs": ({"out": "trained", "out_untrained": "untrained copies"}, half),
+            "maps": (
+                {"look": "trained", "look_untrained": "untrained copies", "look_random": "random tokens"}, several,
+            ),
+        }  # fmt: skip
+        return layer_panels(per_head, panels, label="effective number over heads")
+
+
+_MEANS = ("effective", "cka", "maps", "maps_random", "untrained", "untrained_maps")
+_BESIDE = ("effective", "untrained", "untrained_maps", "maps")
+
+
+def _enough(n_heads: float) -> float:
+    """How many different maps are several, of so many heads."""
+    return min(_SEVERAL, 1 + (n_heads - 1) * _HALF)
+
+
+def _row(subject: Subject, layer: int, maps: Sequence[PairSums]) -> dict[str, float]:
+    """One layer: effective numbers with their ends, and whether each passes."""
+    blocks = subject.moments[layer]
+    whole = Moments.total(blocks)
+    n_heads = len(whole.dims)
+    effective = _ends(effective_spread(blocks))
+    looks = _ends(effective_maps(maps)) if maps else (nan, nan, nan)
+    share = [(end - 1) / (n_heads - 1) for end in effective]
+    alike = Cka().compare({"moments": whole})[np.triu_indices(n_heads, 1)]
+    return {
+        "layer": layer, "n_heads": n_heads, "cka": float(np.nanmean(alike)),
+        **{f"effective{end}": value for end, value in zip(_ENDS, effective, strict=True)},
+        **{f"share{end}": value for end, value in zip(_ENDS, share, strict=True)},
+        **{f"maps{end}": value for end, value in zip(_ENDS, looks, strict=True)},
+        "outputs_pass": _passes(share, _HALF), "maps_pass": _passes(looks, _enough(n_heads)),
+    }  # fmt: skip
+
+
+def _passes(ends: Sequence[float], least: float) -> float:
+    middle, low, high = ends
+    if isnan(middle) or isnan(low):
+        return 0.5
+    return 1.0 if low >= least else 0.0 if high < least else 0.5
+
+
+def _ends(spread: Spread) -> tuple[float, float, float]:
+    low, high = spread.interval()
+    return float(spread.centre), float(low), float(high)
+
+
+def _random(subject: Subject) -> pd.DataFrame:
+    """How many different maps each layer has on random tokens, on a few rows; NaN where there are none."""
+    try:
+        alike = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
+    except HeadscopeError:
+        alike = None
+    matrix = None if alike is None else alike.nulls.get("random_tokens")
+    layers = np.array(
+        [head.layer for head in subject.anatomy.heads] if alike is None else [h.layer for h in alike.heads]
+    )
+    rows = []
+    for layer in np.unique(layers):
+        own = layers == layer
+        square = None if matrix is None else matrix[np.ix_(own, own)]
+        known = square is not None and not np.isnan(square).any()
+        rows.append({"layer": int(layer), "maps_random": vendi(square) if known and square is not None else nan})
+    return pd.DataFrame(rows)
+
+
+def _untrained(subject: Subject, layers: Sequence[int]) -> dict[str, list[float]]:
+    """The same of untrained copies: means over them, a layer each."""
+    found: dict[str, list[float]] = {"untrained": [], "untrained_maps": []}
+    for layer in layers:
+        outputs = [float(effective_spread(one.moments[layer]).centre) for one in subject.untrained]
+        looks = [float(effective_maps(one.maps[layer]).centre) for one in subject.untrained if layer in one.maps]
+        found["untrained"].append(float(np.mean(outputs)) if outputs else nan)
+        found["untrained_maps"].append(float(np.mean(looks)) if looks else nan)
+    return found
+
+
+def _failing(words: Mapping[str, float]) -> Both:
+    """The layers that do not pass, by name."""
+    found = []
+    for what, name in zip((Both("outputs", "出力"), Both("maps", "マップ")), _PASS, strict=True):
+        start = f"{name} of layer "
+        layers = [key.removeprefix(start) for key, passes in words.items() if key.startswith(start) and passes < 1]
+        if layers:
+            told = Both(", ".join(layers), "、".join(layers))
+            plural = "s" * (len(layers) > 1)
+            found.append(Both(f"layer{plural} {told.en} by {what.en}", f"{what.ja}では層{told.ja}"))
+    if not found:
+        return NOTHING
+    several = joined(found, "; ", "、")
+    return Both(f"The rule is not surely met in {several.en}.", f"基準を確実には満たさないのは、{several.ja}です。")

@@ -238,7 +238,7 @@ def test_an_encoder_decoder_with_a_head_is_judged_by_its_decoder() -> None:
     want = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
     torch.testing.assert_close(Loss().measure(run_model(model, batch), batch).float(), want)
     pooled = torch.nn.functional.normalize(output.decoder_hidden_states[-1].mean(1), dim=-1)
-    torch.testing.assert_close(Drift()._pooled(output, batch).float(), pooled)
+    torch.testing.assert_close(Drift().embed(output, batch).float(), pooled)
 
 
 @settings(deadline=None, max_examples=40)

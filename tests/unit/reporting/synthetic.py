@@ -45,7 +45,7 @@ def claims() -> pd.DataFrame:
     """Three claims, one of them left open."""
     rows = [
         ("C1", "architecture", "own Q, K, V", "Each head has its own.", "holds", "", 1.0, NAN, NAN, "6 layers.", ""),
-        ("C6", "experiment", "feature spaces", "Each has its own.", "not decided", "a layer of two heads", NAN, NAN, NAN,
+        ("C6", "experiment", "feature spaces", "Each has its own.", "not decided", "two heads a layer", NAN, NAN, NAN,
          "no layer has two heads.", ""),
         ("C17", "experiment", "integration", "They are integrated.", "holds in part", "some layers", 5.0, 4.9, 5.1,
          "One head varies in 6 directions.", "The sum is richer."),
