@@ -1,0 +1,173 @@
+"""C9: decided from planted numbers; untrained models are not said to have learnt it; a copy is named."""
+
+import re
+from collections.abc import Iterator
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from headscope._support.untrained import untrained_copy
+from headscope.studies.claims.alike import Alike
+from headscope.studies.headcount.trends import more_alike, quality
+from headscope.studies.subjects import Subject
+from headscope.studies.tasks import inputs
+from headscope.studies.tasks.language import Language
+
+PRESENT = {
+    "heads": 12.0, "above": 3.0, "below": 4.0, "across": 5.0, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.5,
+    "chance": -0.2, "constant": 0.2, "restored": 0.5, "untrained": 0.8, "more": -0.4, "more_low": -0.5,
+    "more_high": -0.3, "which_layer": 1.0, "which_head": 4.0, "top": 0.9, "top_low": 0.85, "removable": 0.07,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({}, "holds"),
+        ({"above": 1.0}, "holds in part"),
+        ({"mean_low": -0.1}, "not decided"),
+        ({"mean_low": 0.1, "chance": 0.2}, "not decided"),
+        ({"mean_low": -0.4, "mean_high": -0.01}, "does not hold"),
+        ({"mean_low": 0.1, "mean_high": 0.2, "chance": 0.25}, "does not hold"),
+        ({"chance": nan}, "holds"),
+    ],
+)
+def test_it_is_decided_against_nothing_and_chance(change: dict[str, float], word: str) -> None:
+    assert Alike().decide({**PRESENT, **change}).word == word
+
+
+@pytest.mark.parametrize(
+    ("change", "en", "ja"),
+    [
+        ({}, "training set them apart", "互いに異ならせました"),
+        ({"more_low": 0.1, "more_high": 0.3}, "training made heads redundant", "学習がヘッドを冗長にしました"),
+        ({"more_high": 0.1}, "cannot be told", "判断できません"),
+    ],
+)
+def test_what_training_did_is_told_by_untrained_copies(change: dict[str, float], en: str, ja: str) -> None:
+    told = Alike().follow({**PRESENT, **change})
+    assert en in told.en
+    assert ja in told.ja
+    assert "training" not in Alike().follow({**PRESENT, "untrained": nan}).en
+
+
+def test_both_languages_have_the_same_numbers() -> None:
+    for told in (Alike().say(PRESENT), Alike().follow(PRESENT)):
+        assert re.findall(r"\d+(?:\.\d+)?%|L\dH\d", told.en)
+        assert sorted(re.findall(r"-?\d+(?:\.\d+)?%|L\dH\d", told.en)) == sorted(
+            re.findall(r"-?\d+(?:\.\d+)?%|L\dH\d", told.ja)
+        )
+
+
+def untrained_subjects(seeds: int) -> Iterator[Subject]:
+    """Untrained copies of the reference, on its own text."""
+    task = Language()
+    torch.manual_seed(0)
+    first, batches = task.learner(8, 8), task.held_out()
+    for seed in range(seeds):
+        yield Subject("reference", untrained_copy(first, 100 + seed), batches, "kl", seed=7 * seed)
+
+
+def plant(subject: Subject) -> None:
+    """Head 2 of layer 1 becomes a copy of head 5, turned and scaled."""
+    attention: Any = subject.model.blocks[1].attention  # type: ignore[union-attr,index]
+    with torch.no_grad():
+        for linear in (attention.query, attention.key, attention.value):
+            linear.weight[16:24] = linear.weight[40:48]
+            if linear.bias is not None:
+                linear.bias[16:24] = linear.bias[40:48]
+        attention.output.weight[:, 16:24] = 2 * attention.output.weight[:, 40:48]
+
+
+def check_untrained(seeds: int) -> int:
+    """How many untrained copies are said to have been made redundant by training; each with a planted copy named."""
+    claim, said = Alike(), 0
+    for subject in untrained_subjects(seeds):
+        words = measured(claim, subject)
+        said += "made heads redundant" in claim.follow(words.words).en
+        plant(subject)
+        again = measured(claim, Subject("reference", subject.model, subject.batches, "kl", draws=0))
+        own = again.table[again.table["layer"] == 1].set_index("head")
+        copies, others = own.loc[[2, 5]], own.drop([2, 5])
+        assert copies["replaceability_low"].min() > others["replaceability_high"].max()
+        told = claim.say(again.words).en
+        assert "They give most of L1H2: 100%" in told or "They give most of L1H5: 100%" in told
+    return said
+
+
+def measured(claim: Alike, subject: Subject) -> Any:
+    """Without what the ablation would add, which is not what is looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headscope.studies.claims.alike._removable", lambda _: nan)
+        return claim.measure(subject)
+
+
+def test_untrained_models_are_not_said_to_have_learnt_it() -> None:
+    assert check_untrained(2) == 0
+
+
+@pytest.mark.slow
+def test_of_twenty_untrained_models_one_at_the_most_is_said_to_have_learnt_it() -> None:
+    assert check_untrained(20) <= 1
+
+
+def test_what_the_others_give_equals_least_squares_by_hand() -> None:
+    subject = next(untrained_subjects(1))
+    found = measured(Alike(), Subject("reference", subject.model, subject.batches, "kl", draws=0))
+    head = found.table.iloc[3]
+    z: dict[int, list[np.ndarray]] = {}
+    captured = [subject.look("z", batch=inputs(batch)) for batch in subject.batches]
+    documents = np.concatenate([np.repeat(b["document"].numpy(), b["input_ids"].shape[1]) for b in subject.batches])
+    kept = np.concatenate([b["attention_mask"].numpy().ravel() if "attention_mask" in b else
+                           np.ones(b["input_ids"].numel(), int) for b in subject.batches]).astype(bool)  # fmt: skip
+    z = {0: [one[0].z.transpose(1, 2).flatten(2).flatten(0, 1).double().numpy() for one in captured]}
+    rows = np.concatenate(z[0])[kept]
+    parts = documents[kept]
+    blocks = _dealt(subject)
+    side = np.array([blocks[document] % 2 for document in parts.tolist()])
+    out = subject.model.blocks[0].attention.output.weight.detach().double().numpy()  # type: ignore[union-attr,index]
+    own, w = slice(24, 32), out[:, 24:32]
+    missed = varying = 0.0
+    for half in (0, 1):
+        fit, judge = rows[side == half], rows[side != half]
+        mean = fit.mean(0)
+        x, y = np.delete(fit - mean, own, axis=1), (fit - mean)[:, own]
+        slope = np.linalg.lstsq(x, y, rcond=None)[0]
+        guess = np.delete(judge - mean, own, axis=1) @ slope
+        missed += (((judge - mean)[:, own] - guess) @ w.T).__pow__(2).sum()
+        varying += ((judge - mean)[:, own] @ w.T).__pow__(2).sum()
+    assert head["replaceability"] == pytest.approx(1 - missed / varying, abs=0.02)
+
+
+def _dealt(subject: Subject) -> dict[int, int]:
+    """The block that each document was dealt to, by the place of the block among those that hold anything."""
+    from headscope.text.batches import row_lengths
+    from headscope.uncertainty.blocks import Blocks
+
+    blocks, found = Blocks(), {}
+    for batch in subject.batches:
+        placed = blocks.place(batch["document"], row_lengths(batch))
+        found |= dict(zip(batch["document"].tolist(), placed.tolist(), strict=True))
+    filled = sorted({*found.values()})
+    return {document: filled.index(block) for document, block in found.items()}
+
+
+def test_trends_are_named_by_task() -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {"task": task, "arm": "width", "n_heads": n, "seed": seed, "cka": value + 0.001 * rng.standard_normal()}
+        for task, values in {"a": (0.2, 0.5), "b": (0.5, 0.2)}.items()
+        for n, value in zip((2, 8), values, strict=True)
+        for seed in range(5)
+    ]
+    told = more_alike(pd.DataFrame(rows))
+    assert "at fixed width it rises (a), falls (b)." in told.en
+    assert "上がる(a)、下がる(b)" in told.ja
+    shapes = pd.DataFrame({"task": ["a", "b", "c"], "arm": "width", "many_is": ["worse", "as good", "undecided"]})
+    said = quality(shapes)
+    assert "quality falls (a), stays (b), cannot be told (c)." in said.en
+    assert "性能は下がる(a)、変わらない(b)、判断できない(c)。" in said.ja

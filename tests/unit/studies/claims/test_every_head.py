@@ -1,0 +1,126 @@
+"""C12: decided by counts of heads, beside noise of their length; the task of documents counts pairs right."""
+
+from math import nan
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from headscope.anatomy import discover
+from headscope.anatomy.weights import output_weights
+from headscope.effects.metrics import Drift
+from headscope.effects.noise import noise_effects, with_noise
+from headscope.models.reference import Transformer, example
+from headscope.studies.claims.every_head import EveryHead
+from headscope.studies.same_document import mistaken, pairs_of_passages, same_document_effects
+from headscope.studies.subjects import Subject
+from headscope.watching.observation import capture
+
+COUNTS = {
+    "heads": 10.0, "above": 8.0, "below": 0.0, "across": 2.0, "louder": 6.0, "quieter": 1.0, "largest": 0.02,
+    "distance": 0.0, "helped": 0.0, "task_intact": nan, "task_above": nan, "task_largest": nan,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, "holds"),
+        ({"louder": nan, "quieter": nan}, "holds"),
+        ({"below": 1.0}, "holds in part (8 of 10 heads)"),
+        ({"above": 4.0, "across": 6.0}, "holds in part (4 of 10 heads)"),
+        ({"above": 2.0, "below": 3.0}, "does not hold"),
+        ({"quieter": 7.0}, "holds in part (no more than noise would)"),
+    ],
+)
+def test_it_is_decided_by_counts(change: dict[str, float], told: str) -> None:
+    assert EveryHead().decide({**COUNTS, **change}).told() == told
+
+
+def test_noise_is_as_long_as_the_head_and_stays_where_the_head_writes() -> None:
+    model, rows = example()
+    anatomy, batch = discover(model, rows[0]), {k: v for k, v in rows[0].items() if k != "document"}
+    head = anatomy.heads[3]
+    weights = output_weights(model, anatomy.apart)[head.layer][3]
+    with torch.no_grad(), capture(model, ("contribution",), [head.layer], anatomy=anatomy) as seen:
+        model(**batch)
+        before = seen[head.layer].contribution.clone()
+        with with_noise(model, anatomy, head, weights, seed=0):
+            model(**batch)
+        after = seen[head.layer].contribution
+    moved = after - before
+    assert moved[:, [0, 1, 2]].abs().max() == 0
+    torch.testing.assert_close(moved[:, 3].norm(dim=-1), before[:, 3].norm(dim=-1), rtol=1e-4, atol=1e-6)
+    basis = torch.linalg.qr(weights.float())[0]
+    torch.testing.assert_close(moved[:, 3] @ basis @ basis.T, moved[:, 3], rtol=1e-3, atol=1e-5)
+    assert float((moved[:, 3] * before[:, 3]).sum(-1).mean().abs()) < 0.3 * float(before[:, 3].square().sum(-1).mean())
+
+
+def test_noise_repeats_for_a_seed() -> None:
+    model, rows = example()
+    anatomy = discover(model, rows[0])
+    first, again, other = (noise_effects(model, rows, Drift(), anatomy, seed).values for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0
+
+
+def test_pairs_are_counted_as_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((7, 5))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    documents = np.array([0, 0, 1, 1, 1, 2, 2])
+    want = []
+    for row in range(7):
+        wrong = [
+            embeddings[row] @ embeddings[other] > embeddings[row] @ embeddings[same]
+            for same in range(7)
+            for other in range(7)
+            if same != row and documents[same] == documents[row] and documents[other] != documents[row]
+        ]
+        want.append(np.mean(wrong))
+    np.testing.assert_allclose(mistaken(embeddings, documents), want)
+
+
+def text_of(documents: int, rows: int) -> list[dict[str, torch.Tensor]]:
+    """Every document has tokens of its own."""
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for document in range(documents):
+        tokens = torch.randint(4 * document, 4 * document + 4, (rows, 8), generator=generator)
+        found.append({"input_ids": tokens, "document": torch.full((rows,), document)})
+    return found
+
+
+def test_only_documents_of_several_passages_are_asked() -> None:
+    assert pairs_of_passages(text_of(7, 2), 0, 96) == []
+    assert pairs_of_passages(text_of(9, 1), 0, 96) == []
+    taken = pairs_of_passages(text_of(9, 5), 0, 20)
+    documents = torch.cat([batch["document"] for batch in taken])
+    assert (documents.unique(return_counts=True)[1] == 3).all()
+    assert len(documents) <= 20
+
+
+def test_the_task_of_documents_sees_what_a_head_is_for() -> None:
+    torch.manual_seed(0)
+    model = Transformer(vocabulary=64, width=16, n_layers=1, n_heads=2, length=8, causal=False).eval()
+    subject = Subject("encoder", model, text_of(16, 3), "drift", quick=True)
+    found = same_document_effects(subject, subject.anatomy.heads)
+    assert found is not None
+    intact, spread = found
+    assert 0 <= intact < 0.2  # documents share no token
+    assert spread.centre.shape == (2,)
+    assert same_document_effects(Subject("encoder", model, text_of(16, 3), "kl"), subject.anatomy.heads) is None
+
+
+def test_the_figure_shows_noise_and_the_task_where_they_were_measured() -> None:
+    rng = np.random.default_rng(0)
+    effect = rng.lognormal(-6, 1, 12)
+    table = pd.DataFrame(
+        {"effect": effect, "effect_low": effect / 2, "effect_high": effect * 2, "size": 0.001, "unit": "nats"}
+    )
+    assert len(EveryHead().draw(table).axes) == 1
+    both = EveryHead().draw(table.assign(noise=effect / 3, task=effect, task_low=effect / 2, task_high=effect * 2))
+    assert len(both.axes) == 2
+    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["removed", "noise of its length"]
+    assert both.axes[0].get_ylim()[0] == 0
