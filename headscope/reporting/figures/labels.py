@@ -19,7 +19,7 @@ _NEAR = 6  # past this distance a thin line leads from the dot to its name
 # where a name may stand, best first: (x, y) in points from the dot, and the alignment that makes it point away
 _PLACES = [
     (distance * x, distance * y, ("right", "center", "left")[x + 1], ("top", "center", "bottom")[y + 1])
-    for distance in (_NEAR, 12, 19)
+    for distance in (_NEAR, 12, 19, 30, 44, 60)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 ]
 
@@ -72,7 +72,9 @@ def label_points(
 
 
 def _free_place(ax: Axes, label: Annotation, spot: Floats, taken: Floats) -> Floats | None:
-    """Move a label to the first place where neither it nor its line touches anything; None where there is none.
+    """Move a label to the first place where neither it nor its line touches anything, or else where it does not.
+
+    A thin line may pass a dot rather than a name be left out.
 
     Args:
         ax: its axes, which it must not leave.
@@ -81,19 +83,27 @@ def _free_place(ax: Axes, label: Annotation, spot: Floats, taken: Floats) -> Flo
         taken: (box, 4) what it must not touch: left, bottom, right, top.
 
     Returns:
-        (4,) the box of the label where it now stands.
+        (4,) the box of the label where it now stands; None where there is no room for it at all.
     """
     inside = ax.get_window_extent()
-    for x, y, horizontal, vertical in _PLACES:
+    second: tuple[Floats, tuple[int, int, str, str]] | None = None
+    for place in _PLACES:
+        x, y, horizontal, vertical = place
         label.set(position=(x, y), ha=horizontal, va=vertical)
         box = label.get_window_extent().padded(1)
         within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+        if not within or _touch(box.extents[None], taken).any():
+            continue
         nearest = np.clip(spot, (box.x0, box.y0), (box.x1, box.y1))
         line = spot + np.linspace(0, 1, 9)[:, None] * (nearest - spot)
-        pieces = np.vstack([box.extents, np.hstack([line, line])])
-        if within and not _touch(pieces, taken).any():
+        if not _touch(np.hstack([line, line]), taken).any():
             return np.asarray(box.extents)
-    return None
+        second = second or (np.asarray(box.extents), place)
+    if second is None:
+        return None
+    x, y, horizontal, vertical = second[1]
+    label.set(position=(x, y), ha=horizontal, va=vertical)
+    return second[0]
 
 
 def _touch(a: Floats, b: Floats) -> npt.NDArray[np.bool_]:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
@@ -15,7 +14,7 @@ from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines, quadrants
 from headscope.reporting.figures.labels import label_points
 from headscope.reporting.figures.scales import set_scale, short
-from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, PAPER, canvas, figure_of, frameless, styled
+from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, figure_of, frameless, room, styled
 from headscope.tables import HeadTable
 
 __all__ = ["LEFT_EDGE", "quadrant_plot"]
@@ -25,6 +24,13 @@ Floats = npt.NDArray[np.float64]
 LEFT_EDGE = -0.25  # heads that the others give less of than this are drawn at the edge: how much worse says little
 _MANY = 300  # heads past which the dots are small
 _RINGS, _THIN = 60, 0.25  # rings from which they are thinner, and how thin they become, in points: dots must show
+_QUADRANTS: Mapping[str, tuple[str, str]] = {  # a mark and a name each: told apart without colours too
+    "needed": ("o", "needed"),
+    "backed up": ("s", "needed, but backed up"),
+    "idle": ("D", "idle"),
+    "redundant": ("^", "redundant"),
+}
+_WIDE = 4.4  # inches that four names take side by side
 _NAMED = 24  # chosen heads that are named where there is room; the table has them all
 
 
@@ -38,7 +44,7 @@ def quadrant_plot(
     label: str = "importance",
     ax: Axes | None = None,
 ) -> Axes:
-    """Importance against replaceability, a dot per head, with the four quadrants named.
+    """Importance against replaceability, a dot per head, a mark and a colour a quadrant.
 
     Args:
         importance: what removing each head costs; the same heads in the same order as `replaceability`.
@@ -62,21 +68,23 @@ def quadrant_plot(
     ringed = [i for i, head in enumerate(heads) if head in chosen]
     ring = min(ring, max(_THIN, _RINGS / max(len(ringed), 1)))
     ax.scatter(
-        points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4
-    )
-    names = _draw_lines(ax, lines)
+        points[ringed, 0], points[ringed, 1], s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4,
+        clip_on=False,
+    )  # fmt: skip
+    _draw_lines(ax, lines)
+    _name_quadrants(ax)
     figure_of(ax).draw_without_rendering()  # settles the layout that names are placed in
     edge = ax.transData.transform((lines.replaceability, lines.importance))[0]
     upright = Bbox.from_extents(edge - 1, -np.inf, edge + 1, np.inf)
-    obstacles = [upright, *(name.get_window_extent() for name in names)]
     labels = [(i, str(heads[i])) for i in _worth_naming(points, heads, chosen)]
-    label_points(ax, points, labels, obstacles, radius=0.8 * size**0.5)
+    label_points(ax, points, labels, [upright], radius=0.8 * size**0.5)
     return ax
 
 
 def _set_axes(ax: Axes, points: Floats, lines: Lines, label: str) -> None:
-    # the names of the quadrants stand in the room below and above
-    bent = set_scale(ax, "y", np.append(points[:, 1], lines.importance), room=(0.1, 0.12))
+    bent = set_scale(ax, "y", np.append(points[:, 1], lines.importance))
+    if points[:, 1].min(initial=0.0) >= 0:
+        ax.set_ylim(bottom=0)  # what cannot be below zero has no room there
     ax.set_xlim(min(0.0, float(points[:, 0].min(initial=0.0)), lines.replaceability) - 0.05, 1.03)
     ax.set_ylabel(f"{label}\n(log-like scale)" if bent else label)
     ax.set_xlabel("replaceability\n(share of what varies in the head that the others give)")
@@ -88,40 +96,35 @@ def _set_axes(ax: Axes, points: Floats, lines: Lines, label: str) -> None:
 
 
 def _draw_dots(ax: Axes, points: Floats, beyond: npt.NDArray[np.bool_], where: list[str], size: float) -> None:
-    colour = np.array([COLOURS[name] for name in where], dtype=object)
-    for marker, these in (("o", ~beyond), ("<", beyond)):
-        x, y = points[these].T
-        ax.scatter(x, y, s=size, c=list(colour[these]), marker=marker, linewidths=0, alpha=0.9, zorder=3)
+    for name, (marker, _) in _QUADRANTS.items():
+        own = np.array([one == name for one in where], dtype=bool)
+        for shape, these in ((marker, own & ~beyond), ("<", own & beyond)):
+            x, y = points[these].T
+            ax.scatter(
+                x, y, s=size, color=COLOURS[name], marker=shape, linewidths=0, alpha=0.9, zorder=3, clip_on=False
+            )
 
 
-def _draw_lines(ax: Axes, lines: Lines) -> list[Text]:
-    """The two lines, their values, and the names of the quadrants in the corners that they make."""
+def _draw_lines(ax: Axes, lines: Lines) -> None:
+    """The two lines and their values; outside the frame, where no dot can be."""
     importance, replaceability = lines.importance, lines.replaceability
-    low, high = ax.get_ylim()
-    ax.fill_between([replaceability, ax.get_xlim()[1]], low, importance, color=COLOURS["redundant"], alpha=0.07, lw=0)
-    ax.set_ylim(low, high)
     ax.axhline(importance, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
     ax.axvline(replaceability, color=MUTED, linewidth=0.9, dashes=(5, 3), zorder=2)
-    meanings: Mapping[str, str] = {
-        "needed": "needed", "backed up": "needed, but backed up", "idle": "idle", "redundant": "redundant"
-    }  # fmt: skip
-    halo = [withStroke(linewidth=3, foreground=PAPER)]
-    texts: list[Text] = []
-    for name, meaning in meanings.items():
-        right, top = name in ("backed up", "redundant"), name in ("needed", "backed up")
-        texts.append(
-            ax.annotate(
-                meaning, (float(right), float(top)), xycoords="axes fraction",
-                xytext=(-4 if right else 4, -4 if top else 4), textcoords="offset points",
-                ha="right" if right else "left", va="top" if top else "bottom",
-                color=COLOURS[name], fontsize=10, fontweight="bold", path_effects=halo, zorder=5,
-            )
-        )  # fmt: skip
     style: dict[str, Any] = {"textcoords": "offset points", "color": MUTED, "fontsize": 8}
-    # outside the frame, where no dot can be
     ax.annotate(short(importance), (1, importance), (3, 0), ("axes fraction", "data"), va="center", **style)
     ax.annotate(short(replaceability), (replaceability, 1), (0, 3), ("data", "axes fraction"), ha="center", **style)
-    return texts
+
+
+def _name_quadrants(ax: Axes) -> None:
+    """A legend above the frame, in as many lines as there is room for; names inside would stand on dots."""
+    handles = [
+        Line2D([], [], linestyle="", marker=marker, color=COLOURS[name], markersize=5.5, label=words)
+        for name, (marker, words) in _QUADRANTS.items()
+    ]
+    ax.legend(
+        handles=handles, ncols=4 if room(ax)[0] >= _WIDE else 2, loc="lower left", bbox_to_anchor=(0, 1.03),
+        frameon=False, borderaxespad=0.3, columnspacing=1.2, handletextpad=0.2, fontsize=8.5,
+    )  # fmt: skip
 
 
 def _worth_naming(points: Floats, heads: list[HeadId], chosen: Collection[HeadId]) -> list[int]:

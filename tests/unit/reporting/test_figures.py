@@ -59,9 +59,10 @@ def test_dots_have_the_colour_of_their_quadrant() -> None:
     importance = table([1.0, 1.0, 0.1, 0.1], ["L0H0", "L0H1", "L0H2", "L0H3"])
     replaceability = table([0.1, 0.9, 0.1, 0.9], ["L0H0", "L0H1", "L0H2", "L0H3"])
     ax = figures.quadrant_plot(importance, replaceability, Lines(0.5, 0.5, ""))
-    drawn = next(c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 4)
-    colours = [mpl.colors.to_hex(colour) for colour in drawn.get_facecolors()]
+    one_each = [c for c in ax.collections if isinstance(c, PathCollection) and len(c.get_offsets()) == 1]
+    colours = [mpl.colors.to_hex(own.get_facecolors()[0]) for own in one_each]
     assert colours == ["#0071b3", "#008f68", "#7b8794", "#d45500"]
+    assert len({own.get_paths()[0].vertices.tobytes() for own in one_each}) == 4, "told apart without colours too"
 
 
 def test_the_lines_the_names_and_the_rings_are_there(run: SyntheticAnalysis) -> None:
@@ -70,7 +71,10 @@ def test_the_lines_the_names_and_the_rings_are_there(run: SyntheticAnalysis) -> 
     where = run.verdict.lines
     assert {round(where.importance, 9), round(where.replaceability, 9)} <= lines
     words = {text.get_text() for text in ax.texts}
-    assert {"needed", "needed, but backed up", "idle", "redundant"} <= words
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["needed", "needed, but backed up", "idle", "redundant"]
+    named = {name for text in words for name in text.split(", ")}
+    assert {str(head) for head in run.verdict.chosen} <= named, "every ring is named"
     rings = [c for c in ax.collections if isinstance(c, PathCollection) and not len(c.get_facecolors())]
     assert len(rings[0].get_offsets()) == len(run.verdict.chosen) > 0
     assert str(run.scores["ablation"].heads[0]) in words, "the head that towers over the rest is named"
