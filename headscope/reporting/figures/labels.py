@@ -92,7 +92,7 @@ def _free_place(ax: Axes, label: Annotation, spot: Floats, taken: Floats) -> Flo
         label.set(position=(x, y), ha=horizontal, va=vertical)
         box = label.get_window_extent().padded(1)
         within = inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-        if not within or _touch(box.extents[None], taken).any():
+        if not within or _touch(np.asarray(box.extents)[None], taken).any():
             continue
         nearest = np.clip(spot, (box.x0, box.y0), (box.x1, box.y1))
         line = spot + np.linspace(0, 1, 9)[:, None] * (nearest - spot)
