@@ -67,9 +67,8 @@ def quadrant_plot(
     _draw_dots(ax, points, x < LEFT_EDGE, quadrants(y, x, lines), size)
     ringed = [i for i, head in enumerate(heads) if head in chosen]
     ring = min(ring, max(_THIN, _RINGS / max(len(ringed), 1)))
-    ax.scatter(
-        *points[ringed].T, s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4, clip_on=False
-    )
+    across, up = points[ringed].T
+    ax.scatter(across, up, s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4, clip_on=False)
     _draw_lines(ax, lines)
     _name_quadrants(ax)
     figure_of(ax).draw_without_rendering()  # settles the layout that names are placed in
