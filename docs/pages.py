@@ -23,8 +23,21 @@ from headscope.cli import app
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.reporting import figures
 from headscope.scoring.scores import SCORES
+from headscope.studies.claims import claim_named
+from headscope.studies.rulings import Rulings
 
-__all__ = ["PIECES", "cards", "changes", "commands", "coverage", "filled", "ratios", "reference", "write_pages"]
+__all__ = [
+    "PIECES",
+    "cards",
+    "changes",
+    "commands",
+    "coverage",
+    "filled",
+    "ratios",
+    "reference",
+    "rules",
+    "write_pages",
+]
 
 HERE = Path(__file__).parent
 _BEGIN, _END = "<!-- made by: python docs/pages.py -->", "<!-- up to here -->"
@@ -236,6 +249,32 @@ def ratios(path: Path = HERE / "benchmark.csv") -> str:
     return "\n".join([*lines, "", run, ""])
 
 
+def rules(path: Path = HERE / "rules.csv", results: Path = HERE / "claims") -> str:
+    """For each claim the first rule and the present one, both verdicts, and why it changed.
+
+    Args:
+        path: of the first rules, first verdicts and reasons.
+        results: of the claims, by subject.
+    """
+    made = [Rulings.load(folder) for folder in sorted(results.iterdir()) if (folder / "claims.json").exists()]
+    lines = ["", "| claim | first rule and verdict | present rule and verdict | why it changed |", "|---|---|---|---|"]
+    for row in pd.read_csv(path, keep_default_na=False).itertuples():
+        told: dict[str, list[str]] = {}
+        for one in made:
+            if row.claim in one:
+                told.setdefault(one[row.claim].verdict.told(), []).append(one.subject)
+        verdicts = "; ".join(f"**{verdict}**: {', '.join(subjects)}" for verdict, subjects in told.items())
+        first = f"{row.first_rule}. **{row.first_verdict}**"
+        present = f"{claim_named(row.claim).rule.en}. {verdicts}"
+        page = f"[{row.claim}](claims/{row.claim}.md)"
+        lines.append(f"| {page} | {_cell(first)} | {_cell(present)} | {_cell(row.why or 'It did not.')} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    return (text[:1].upper() + text[1:]).replace("|", "\\|")
+
+
 def reference() -> str:
     """Every public name, in the groups of the contents page, with its signature and what it says of itself."""
     lines = []
@@ -313,6 +352,7 @@ PIECES = {
     "coverage": coverage,
     "benchmark": ratios,
     "reference": reference,
+    "studies": rules,
     "changelog": changes,
 }
 

@@ -198,7 +198,7 @@ class Analysis(Shown):
         return cls(anatomy, scores, pairs, candidates, removal, verdict, about["facts"], claims)
 
 
-_FORMAT = 2  # of a saved analysis
+_FORMAT = 3  # of a saved analysis
 
 
 def _check_format(folder: Path, about: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from headscope._support.formatting import interval, number
 from headscope._support.grids import heat_grid
 from headscope._support.shown import Shown, reasons
 from headscope._support.tabular import read_table, write_table
-from headscope.errors import UnknownNameError
+from headscope.errors import StorageError, UnknownNameError
 from headscope.heads import HeadId, HeadLike
 
 if TYPE_CHECKING:
@@ -122,6 +122,13 @@ class HeadTable(Shown):
         heads = tuple(HeadId(int(layer), int(head)) for layer, head in zip(frame["layer"], frame["head"], strict=True))
         score, low, high = (frame[column].to_numpy(np.float64) for column in ("score", "low", "high"))
         columns = {name: frame[name].to_numpy(np.float64) for name in about.get("columns", ())}
+        if about["name"] == "replaceability" and "constant" not in columns:
+            raise StorageError(
+                f"{folder}/{name}.csv holds a replaceability of an earlier version, which counted a head's constant "
+                "too: it is another number under the same name. Make it again",
+                python='headscope.importance(model, batches, score="replaceability")',
+                shell="headscope importance MODEL --score replaceability",
+            )
         return cls(about["name"], about["unit"], heads, score, low, high, about["facts"], columns)
 
 
@@ -278,7 +285,8 @@ class PairTable(Shown):
         rows = [place_a[head] for head in frame["head_a"]]
         columns = [place_b[head] for head in frame["head_b"]]
         filled = {}
-        nulls = about.get("nulls", ())
+        frame = frame.rename(columns={"null": "random_tokens"})  # as earlier versions called it
+        nulls = about.get("nulls") or [column for column in ("random_tokens",) if column in frame]
         for column in ("value", "low", "high", *nulls):
             filled[column] = np.full((len(place_a), len(place_b)), np.nan)
             filled[column][rows, columns] = frame[column]

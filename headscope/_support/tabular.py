@@ -56,7 +56,10 @@ def read_table(
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read the table {name!r} in {folder}: {error}") from error
     if missing := sorted(columns - set(frame)):
-        raise StorageError(f"the table {folder / name}.csv has no column {missing[0]!r}; it is not as it was saved")
+        raise StorageError(
+            f"the table {folder / name}.csv has no column {missing[0]!r}: it is not as it was saved, or an earlier "
+            "version of headscope saved it; make it again"
+        )
     return frame, about
 
 

@@ -79,7 +79,10 @@ def _plan(pair: Pair, asks: Sequence[Ask], how: How) -> _Passes:
     if pair.other is not None:
         return _Passes(*planned(room), chance=False)
     if how.scope == "layer":
-        return _Passes(*planned(_FOR_BLOCKS * room), chance=True)
+        try:
+            return _Passes(*planned(_FOR_BLOCKS * room), chance=True)
+        except InputError:  # where one layer alone fills the memory, it is watched without chance beside it
+            return _Passes(*planned(room), chance=False)
     wanted = planned(room)  # across layers chance is not worth a pass: it is there where it fits beside the rest
     return _Passes(*wanted, chance=wanted[0] == N_BLOCKS and _fits(planned, room, wanted))
 

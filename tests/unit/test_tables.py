@@ -291,3 +291,24 @@ def test_a_damaged_table_is_refused_by_name(tmp_path: Path, damage: str) -> None
             csv.write_text(csv.read_text().replace("low", "lower"))
         with pytest.raises(StorageError, match=table.name):
             type(table).load(tmp_path, table.name)
+
+
+def test_a_replaceability_of_an_earlier_version_is_not_taken_for_todays(tmp_path: Path) -> None:
+    heads = (HeadId(0, 0), HeadId(0, 1))
+    score = np.array([0.9, 0.5])
+    HeadTable("replaceability", "", heads, score, score, score).save(tmp_path, "replaceability")
+    with pytest.raises(StorageError, match=r"counted a head's constant too.*Make it again"):
+        HeadTable.load(tmp_path, "replaceability")
+    HeadTable("replaceability", "", heads, score, score, score, {}, {"constant": score}).save(tmp_path, "today")
+    np.testing.assert_array_equal(HeadTable.load(tmp_path, "today").score, score)
+
+
+def test_maps_beside_random_tokens_are_read_back_from_an_earlier_version(tmp_path: Path) -> None:
+    heads = (HeadId(0, 0), HeadId(0, 1))
+    matrix, beside = np.array([[1.0, 0.5], [0.5, 1.0]]), np.array([[1.0, 0.4], [0.4, 1.0]])
+    table = PairTable("pattern_js", "pattern", heads, matrix, matrix, matrix, nulls={"random_tokens": beside})
+    table.save(tmp_path, "maps")
+    path, about = tmp_path / "maps.csv", tmp_path / "maps.json"
+    path.write_text(path.read_text("utf-8").replace("random_tokens", "null"), "utf-8")
+    about.write_text(json.dumps({**json.loads(about.read_text("utf-8")), "null": True, "nulls": None}), "utf-8")
+    np.testing.assert_array_equal(PairTable.load(tmp_path, "maps").nulls["random_tokens"], beside)
