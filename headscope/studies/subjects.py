@@ -1,6 +1,6 @@
 """Subjects of claims: a trained model and its text, and what several claims need of both, measured once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -194,14 +194,17 @@ class Subject:
         with evaluating(self.model), torch.no_grad():
             yield
 
-    def look(self, *want: str, batch: Batch | None = None) -> dict[int, Captured]:
-        """Tensors of every layer on a few rows.
+    def look(
+        self, *want: str, batch: Batch | None = None, layers: Collection[int] | None = None
+    ) -> dict[int, Captured]:
+        """Tensors of layers on a few rows.
 
         Args:
             want: see `headscope.capture`.
             batch: in place of the few rows.
+            layers: their numbers; all by default.
         """
-        with self.running(), capture(self.model, want, anatomy=self.anatomy) as seen:
+        with self.running(), capture(self.model, want, layers, anatomy=self.anatomy) as seen:
             run_model(self.model, self.few if batch is None else batch)
             return dict(seen)
 

@@ -25,9 +25,9 @@ __all__ = [
     "FAILS",
     "HOLDS",
     "KINDS",
-    "ROUNDING",
     "SEEDS_DRAWN",
     "VERDICTS",
+    "WORKED",
     "Claim",
     "CostClaim",
     "Measured",
@@ -35,6 +35,7 @@ __all__ = [
     "SweepClaim",
     "Verdict",
     "claim_named",
+    "in_layers",
     "in_part",
     "undecided",
 ]
@@ -53,10 +54,13 @@ KINDS: Mapping[str, Both] = {
     "experiment": Both("experiment: only measuring tells", "実験(測らなければ分からない)"),
 }
 EXACT = "exact"  # what a number is over that repeats to the last bit
-ROUNDING = 1e-3  # what is the same but for rounding differs by less, of the largest
 SEEDS_DRAWN = Both(
     "Faint marks: training seeds, where there are several; large marks: their mean.",
     "薄い印は学習シードごとの値(複数あるとき)、大きい印はその平均。",
+)
+WORKED = Both(
+    "The documentation works the paper's own example out, line by line.",
+    "論文の例を一行ずつ計算したページが、このプロジェクトの文書にあります。",
 )
 CURVES_DRAWN = Both(
     "Error against the number of heads, a panel a task: on what was held out, of maps on the maps themselves. The "
@@ -92,6 +96,18 @@ HOLDS, FAILS = Verdict("holds"), Verdict("does not hold")
 def in_part(where: Both) -> Verdict:
     """It holds in part: there."""
     return Verdict("holds in part", where)
+
+
+def in_layers(kept: float, layers: float) -> Verdict:
+    """It holds if it does in every layer, in part if in some, and does not if in none.
+
+    Args:
+        kept: layers that it holds in; over training seeds their mean.
+        layers: all that were asked.
+    """
+    if kept == layers:
+        return HOLDS
+    return in_part(Both(f"{kept:.3g} of {layers:g} layers", f"{layers:g}層中{kept:.3g}層")) if kept else FAILS
 
 
 def undecided(takes: Both) -> Verdict:

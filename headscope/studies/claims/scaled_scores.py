@@ -1,94 +1,77 @@
 """C2: a head's map is the softmax of its scaled scores, over all pairs of tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from math import isnan
 from typing import ClassVar
 
-import numpy as np
-import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from headscope._support.formatting import number
+from headscope.anatomy.check import for_each_head
 from headscope.errors import AnatomyError
-from headscope.reporting.figures import figure_of, layer_dots
 from headscope.sites import Site
 from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, ROUNDING, SEEDS_DRAWN, Measured, ModelClaim, Verdict
+from headscope.studies.claims import CLAIMS, WORKED
+from headscope.studies.made_again import MadeAgain, apart
 from headscope.studies.subjects import Subject
 
 __all__ = ["ScaledScores"]
 
 
 @CLAIMS.register("C2")
-class ScaledScores(ModelClaim):
+class ScaledScores(MadeAgain):
     """The map made again from the captured queries and keys."""
 
-    kind: ClassVar[str] = "definition"
     about: ClassVar[Both] = Both("softmax of scaled QKᵀ", "スケールしたQKᵀのソフトマックス")
     says: ClassVar[Both] = Both(
         "A head's attention is the softmax of the scaled products of its queries and keys, for all pairs.",
         "全トークン間について、クエリとキーの内積をスケールし、ソフトマックスを適用してアテンションスコアを得る。",
     )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
-    means: ClassVar[Both] = Both("", "")
-    measured: ClassVar[Both] = Both(
-        "Queries, keys, masks and maps are captured from the model's own forward pass; softmax(scale · QKᵀ + mask) is "
-        "computed again in float64 and held against the captured map (Vaswani et al. 2017, equation 1). Rows must sum "
-        "to 1.",
-        "",
+    means: ClassVar[Both] = Both(
+        "Does the paper's formula give a head's map from its queries, its keys and the mask? Where it does not, the "
+        "model does more than the formula says.",
+        "クエリ・キー・マスクから論文の式どおりに計算して、ヘッドのマップが得られるかを調べます。"
+        "得られなければ、そのモデルは式にない処理をしています。",
     )
-    unit: ClassVar[Both] = Both("largest difference of a weight", "重みの最大差")
-    rule: ClassVar[Both] = Both(
-        "supported if no weight differs by more than 0.001 (rounding of float32 is some 0.000001)", ""
-    )
-    drawn: ClassVar[Both] = (
+    measured: ClassVar[Both] = (
         Both(
-            "The largest difference in each layer (0 stands on the floor of the axis), and how far a row's sum is "
-            "from 1; "
-            "the dotted line is the rule's 0.001.",
-            "",
+            "Queries, keys, masks and maps are captured from the model's own forward pass. softmax(scale · QKᵀ + "
+            "mask) is computed again in float64 and held against the captured map (Vaswani et al. 2017, equation 1). "
+            "Beside it, how far the sum of a map's row is from 1.",
+            "モデル自身の順伝播からクエリ、キー、マスク、マップを取り出します。"
+            "softmax(スケール·QKᵀ+マスク)をfloat64で計算し直し、取り出したマップと比べます(Vaswaniら2017、式1)。"
+            "マップの各行の和と1との差も示します。",
         )
-        + SEEDS_DRAWN
+        + WORKED
     )
     limits: ClassVar[Both] = Both(
-        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says.", ""
+        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says.",
+        "数行のテキストで測った値です。スコアに上限を設けるモデルや、シンクを加えるモデルは、"
+        "式にない処理をしています。",
     )
-    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def measure(self, subject: Subject) -> Measured:
+    def compare(self, subject: Subject) -> Iterator[dict[str, float]]:
         seen = subject.look("q", "k", "bias", "pattern")
-        rows = []
-        for layer, own in seen.items():
-            if np.isnan(own.site.scaling):
-                continue
-            made = _again(own.q, own.k, own.bias, own.site)
-            apart, sums = (made - own.pattern.double()).abs(), own.pattern.double().sum(-1)
-            rows.append({"layer": layer, "difference": float(apart.max()), "row_sum": float((sums - 1).abs().max())})
-        if not rows:
+        scaled = {layer: own for layer, own in seen.items() if not isnan(own.site.scaling)}
+        if not scaled:
             raise AnatomyError("no layer's scores are scaled by one number, so that its maps cannot be made again")
-        table = pd.DataFrame(rows)
-        worst = float(table["difference"].max())
-        numbers = {"largest_row_sum": float(table["row_sum"].max()), "layers": float(len(table))}
-        return Measured(worst, f"{len(seen)} layers", numbers, table)
+        for layer, own in scaled.items():
+            made, sums = _again(own.q, own.k, own.bias, own.site), own.pattern.double().sum(-1)
+            yield apart(layer, made, own.pattern, own.q, own.k) | {"row_sum": float((sums - 1).abs().max())}
 
-    def decide(self, words: Mapping[str, float]) -> Verdict:
-        return HOLDS if words["effect"] <= ROUNDING else FAILS
-
-    def say(self, words: Mapping[str, float]) -> Both:
+    def found(self, words: Mapping[str, float]) -> Both:
+        gap, rows = number(words["effect"]), number(words["largest_row_sum"])
         return Both(
-            f"No weight of any map, made again from queries and keys, differs by more than {number(words['effect'])}; "
-            f"rows sum to 1 to within {number(words['largest_row_sum'])}.",
-            "",
+            f"Maps made again from queries and keys are the model's to within {gap} of a layer's largest weight; their "
+            f"rows sum to 1 to within {rows}.",
+            f"クエリとキーから計算し直したマップとモデルのマップの差は、層の最大の重みの{gap}以内です。"
+            f"各行の和と1との差は{rows}以内です。",
         )
-
-    def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"difference": "weight made again", "row_sum": "row sum − 1"}
-        return figure_of(layer_dots(table, series, label="largest difference", log=True, lines={"rule": ROUNDING}))
 
 
 def _again(q: Tensor, k: Tensor, bias: Tensor, site: Site) -> Tensor:
     """softmax(scale · QKᵀ + mask), every query head with the key head that it reads."""
-    keys = k[:, list(site.kv_of_query)].double()
-    scores = site.scaling * q.double() @ keys.mT + bias.double()
-    return torch.softmax(scores, dim=-1)
+    keys = for_each_head(k, q.shape[1], site.kv_of_query).double()
+    return torch.softmax(site.scaling * q.double() @ keys.mT + bias.double(), dim=-1)

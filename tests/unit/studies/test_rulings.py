@@ -161,11 +161,3 @@ def test_over_seeds_neither_spread_is_hidden() -> None:
     assert (unknown.low, unknown.high) == (0.5, 0.5)
     assert apart.table["training_seed"].tolist() == [0, 1, 2]
     assert apart.numbers == pytest.approx({"more": 0.5, "largest": 0.6, "least": 0.4})
-
-
-def test_the_largest_difference_of_any_seed_decides() -> None:
-    seeds = [Measured(effect, "2 layers", {"largest_row_sum": 0.0, "layers": 2.0}) for effect in (0.0, 0.0, 0.004)]
-    worst = pool(seeds, worst=True)
-    assert worst.effect == 0.004
-    assert np.isnan(worst.low)
-    assert claim_named("C2").decide(worst.words) == "not supported"
