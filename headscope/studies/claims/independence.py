@@ -12,8 +12,8 @@ from headscope._support.formatting import number
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict
+from headscope.studies.bilingual import NOTHING, Both
+from headscope.studies.claims import CLAIMS, WORKED, Measured, ModelClaim, Verdict, in_layers
 from headscope.studies.subjects import Subject
 
 __all__ = ["Independence"]
@@ -31,25 +31,47 @@ class Independence(ModelClaim):
         "Every head computes its attention independently of the others.", "アテンションの計算は各ヘッドが独立して行う。"
     )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
-    means: ClassVar[Both] = Both("", "")
-    measured: ClassVar[Both] = Both(
-        "One head of a layer is switched off, and the maps of all other heads are captured again: those of its own "
-        "layer must be the same to the last bit; those of later layers are compared by total variation (half the "
-        "summed difference of a query's weights: 0 = the same, 1 = nothing in common).",
-        "",
+    means: ClassVar[Both] = Both(
+        "Does what one head does change the maps of the heads beside it? Where it does not, the heads of a layer can "
+        "be computed in any order, and taking one out leaves the maps of the others as they are.",
+        "1個のヘッドの働きが、同じ層の他のヘッドのマップを変えるかを調べます。"
+        "変えなければ、同じ層のヘッドはどの順序でも計算でき、1個を除いても他のヘッドのマップはそのままです。",
+    )
+    measured: ClassVar[Both] = (
+        Both(
+            "One head of a layer is switched off, and all maps are captured again. Those of its own layer must be the "
+            "same to the last bit. Those of later layers are compared by total variation (half the summed difference "
+            "of a query's weights: 0 = the same, 1 = nothing in common).",
+            "ある層のヘッドを1個止めて、全マップを取り出し直します。"
+            "同じ層のマップは最後の1ビットまで同じでなければなりません。"
+            "後の層のマップは全変動距離(クエリごとの重みの差の絶対値の和の半分。0なら同じ、1なら共通部分なし)で比べます。",
+        )
+        + WORKED
     )
     unit: ClassVar[Both] = Both("largest change of another map in the layer", "同じ層の他のマップの最大変化")
-    rule: ClassVar[Both] = Both("supported if no map of the same layer changes at all; not supported otherwise", "")
+    rule: ClassVar[Both] = Both(
+        "it holds if removing a head changes no map of its own layer in any bit; it does not hold if every removal "
+        "changes one; else it holds in part",
+        "ヘッドを除いても同じ層のマップが1ビットも変わらなければ成り立ち、どのヘッドを除いても変われば成り立たず、"
+        "それ以外は一部で成り立つ",
+    )
     drawn: ClassVar[Both] = Both(
-        "How far maps move, by how many layers they come after the removed head's own (0: its own layer). Small marks: "
-        "single removals; large marks: their mean.",
-        "",
+        "How far maps move, by how many layers they come after the removed head's own (0: its own layer). Faint "
+        "marks: single removals; large marks: their mean.",
+        "マップの変化量。横軸は、ヘッドを除いた層から何層後か(0は同じ層)。薄い印は除いたヘッドごとの値、"
+        "大きい印はその平均。",
+    )
+    follows: ClassVar[Both] = Both(
+        "Readers infer that a head is independent in the whole model. It is so within its layer only: later layers "
+        "read what it wrote, and training ties all heads by one loss.",
+        "ヘッドはモデル全体でも独立している、と読まれがちです。独立しているのは同じ層の中だけです。"
+        "後の層はそのヘッドが書いた内容を読み、学習では全ヘッドが1つの損失で結び付いています。",
     )
     limits: ClassVar[Both] = Both(
         "A head is switched off after its map is made, so for heads side by side this confirms the wiring, and could "
-        "not come out otherwise. Independent within a layer only: later layers read what earlier heads wrote, and "
-        "training ties all heads by one loss. One head of each of up to eight layers, on a few rows.",
-        "",
+        "not come out otherwise. One head of each of up to eight layers, on a few rows of text.",
+        "ヘッドを止めるのはそのマップができた後なので、並列に並ぶヘッドについては配線の確認であり、"
+        "ほかの結果にはなり得ません。最大8層から1個ずつ、数行のテキストで測った値です。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -73,23 +95,35 @@ class Independence(ModelClaim):
                 )  # fmt: skip
         table = pd.DataFrame(rows)
         same, later = table[table["behind"] == 0], table[table["behind"] > 0]
-        worst = float(same["largest"].max())
         numbers = {
             "later": float(later["variation"].mean()) if len(later) else nan,
             "removed": float(len(chosen)),
+            "kept": float((same["largest"] == 0).sum()),
         }
-        return Measured(worst, f"{len(chosen)} heads removed", numbers, table)
+        return Measured(float(same["largest"].max()), f"{len(chosen)} heads removed", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        return HOLDS if words["effect"] == 0 else FAILS
+        return in_layers(words["kept"], words["removed"])
 
     def say(self, words: Mapping[str, float]) -> Both:
-        same = "stay the same to the last bit" if words["effect"] == 0 else f"change by up to {number(words['effect'])}"
-        later = f"; those of later layers move by a total variation of {number(words['later'])} on average"
+        most = number(words["effect"])
+        if words["effect"] == 0:
+            return Both(
+                "With a head removed, the maps of the other heads in its layer stay the same to the last bit.",
+                "ヘッドを除いても、同じ層の他のヘッドのマップは最後の1ビットまで変わりません。",
+            )
         return Both(
-            f"With a head removed, the maps of the other heads in its layer {same}"
-            f"{'' if isnan(words['later']) else later}.",
-            "",
+            f"With a head removed, weights in the maps of the other heads in its layer change by up to {most}.",
+            f"ヘッドを除くと、同じ層の他のヘッドのマップの重みが最大{most}変わります。",
+        )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        if isnan(words["later"]):
+            return NOTHING
+        moved = number(words["later"])
+        return Both(
+            f"With a head removed, the maps of later layers move by a total variation of {moved} on average.",
+            f"ヘッドを除くと、後の層のマップは全変動距離で平均{moved}変わります。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -18,7 +18,6 @@ from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, ModelClaim, claim_named
 from headscope.studies.claims.division import Division
 from headscope.studies.claims.edges import Edges, _derangement, single_rows
-from headscope.studies.claims.independence import Independence
 from headscope.studies.claims.integration import Integration
 from headscope.studies.rulings import Rulings
 from headscope.studies.scaling import scale_model
@@ -136,37 +135,6 @@ def test_what_a_model_cannot_be_asked_is_left_open_with_the_reason() -> None:
     assert "two heads" in ruling.sentence
 
 
-class TwoLayers(nn.Module):
-    """Attention in one piece with the model around it, one layer after the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(50, 16)
-        self.first, self.second = (nn.ModuleDict({n: nn.Linear(16, 16) for n in "qkvo"}) for _ in range(2))
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        x = self.embed(input_ids)
-        x = x + self._attend(self.first, x)
-        return x + self._attend(self.second, x)
-
-    def _attend(self, layer: nn.ModuleDict, x: Tensor) -> Tensor:
-        q, k, v = (layer[name](x).unflatten(-1, (2, 8)).transpose(1, 2) for name in "qkv")
-        z = nn.functional.scaled_dot_product_attention(q, k, v)
-        return layer["o"](z.transpose(1, 2).flatten(2))
-
-
-def test_heads_of_later_layers_move_and_those_beside_do_not() -> None:
-    measured = Independence().measure(make_subject(TwoLayers().eval()))
-    assert measured.effect == 0
-    assert measured.numbers["later"] > 0
-
-
-def test_the_least_change_beside_a_removed_head_counts() -> None:
-    assert Independence().decide({"effect": 0.0}) == "supported"
-    assert Independence().decide({"effect": 1e-7}) == "not supported"
-
-
 def test_a_divided_embedding_is_seen() -> None:
     model = Transformer(50, width=16, n_layers=1, n_heads=4, length=32, causal=True).eval()
     attention = model.blocks[0].attention
@@ -190,8 +158,7 @@ def test_all_pairs_are_allowed_where_nothing_is_hidden() -> None:
     padded = [{**batch, "attention_mask": batch["attention_mask"].clone()} for batch in batches]
     for batch in padded:
         batch["attention_mask"][:, 20:] = 0
-    mean, ruling = ask_model(make_subject(model, padded), ["C3", "C16"]).rulings
-    assert "up to 20 tokens" in mean.sentence
+    ruling = ask_model(make_subject(model, padded), ["C16"]).rulings[0]
     assert (ruling.verdict, ruling.effect) == ("supported", 1.0)
     assert "20 tokens" in ruling.sentence
     causal = ask_model(make_subject(), ["C16"]).rulings[0]
@@ -311,12 +278,11 @@ def test_twins_are_no_diversity() -> None:
     assert ruling.verdict == "not supported"
 
 
-def test_one_head_divides_nothing_and_later_layers_need_not_be_there() -> None:
+def test_one_head_divides_nothing() -> None:
     model = Transformer(50, width=16, n_layers=1, n_heads=1, length=32).eval()
-    made = {ruling.claim: ruling for ruling in ask_model(make_subject(model), ["C13", "C14"]).rulings}
-    assert made["C14"].verdict == "not decided here"
-    assert "two heads" in made["C14"].sentence
-    assert "later" not in made["C13"].sentence
+    ruling = ask_model(make_subject(model), ["C14"]).rulings[0]
+    assert ruling.verdict == "not decided here"
+    assert "two heads" in ruling.sentence
 
 
 def test_weights_alone_correlate_with_cuts_in_any_direction(subject: Subject) -> None:
