@@ -226,6 +226,41 @@ def test_the_tutorial_runs_and_shows_what_comes_out() -> None:
     assert "share" in space["change"].sentence  # type: ignore[attr-defined]
 
 
+WORKED = [DOCS / "worked.md", DOCS / "worked.ja.md"]
+
+
+@pytest.mark.parametrize("page", WORKED, ids=lambda page: page.name)
+def test_the_worked_example_runs_and_shows_what_comes_out(page: Path) -> None:
+    done = run_examples(page, True, {})
+    assert done.attempted > 40
+    assert done.failed == 0
+
+
+def test_the_worked_example_is_the_same_in_both_languages() -> None:
+    english, japanese = (blocks(page, "python") for page in WORKED)
+    assert english == japanese
+    shapes = [re.findall(r"^\|.*?\|(.*×.*)\|$", page.read_text("utf-8"), flags=re.MULTILINE) for page in WORKED]
+    assert shapes[0] == shapes[1] != []
+
+
+def japanese_quotes(page: Path) -> list[str]:
+    """The lines of a page's quotes that are in Japanese, without the marks of a list."""
+    found = re.findall(r"^> (?:- )?(.*[ぁ-ヿ].*)$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return [line.strip() for line in found]
+
+
+@pytest.mark.parametrize("page", WORKED, ids=lambda page: page.name)
+def test_the_worked_example_quotes_every_sentence_of_the_papers_computation(page: Path) -> None:
+    paper, quotes = japanese_quotes(DOCS / "paper.ja.md"), japanese_quotes(page)
+    first, last = paper.index("各ヘッドにおける計算の仕組み"), paper.index("ヘッド数が多すぎる場合の問題点")
+    sentences = [sentence for line in paper[first:last] for sentence in re.findall(r"[^。]+。", line)]
+    assert len(sentences) > 15
+    sentences += [sentence for line in paper for sentence in re.findall(r"[^。]+32の場合[^。]+。", line)]
+    missing = [sentence for sentence in sentences if not any(sentence in quote for quote in quotes)]
+    assert missing == []
+    assert [quote for quote in quotes if not any(quote in line for line in paper)] == []
+
+
 @pytest.mark.parametrize(
     ("got", "fits"),
     [
