@@ -49,7 +49,8 @@ def test_every_claim_can_be_put_to_every_model(name: str) -> None:
         assert np.isfinite(ruling.effect) == (ruling.verdict.word != "not decided"), ruling.sentence
     open_here = {ruling.claim for ruling in made.rulings if ruling.verdict.word == "not decided"}
     assert open_here == ({"C5"} if name in WITHOUT_CONFIG else set())
-    broken = {"C2"} if name == "gpt_oss" else set()  # its rows leave a part of each query's weight to a sink
+    # its rows leave a part of each query's weight to a sink; a norm over all heads mixes their queries and keys
+    broken = {"gpt_oss": {"C2"}, "olmo2": {"C13"}}.get(name, set())
     for exact in ("C2", "C3", "C4", "C13"):
         expected = "does not hold" if exact in broken else "holds"
         assert words[exact].verdict.word == expected, f"{exact}: {words[exact].sentence}"

@@ -25,7 +25,7 @@ _MOST_LAYERS = 8  # that a head is removed in
 class Independence(ModelClaim):
     """What removing a head does to the maps of the others."""
 
-    kind: ClassVar[str] = "definition"
+    kind: ClassVar[str] = "architecture"
     about: ClassVar[Both] = Both("independent heads", "ヘッドの独立性")
     says: ClassVar[Both] = Both(
         "Every head computes its attention independently of the others.", "アテンションの計算は各ヘッドが独立して行う。"
@@ -39,21 +39,26 @@ class Independence(ModelClaim):
     )
     measured: ClassVar[Both] = (
         Both(
-            "One head of a layer is switched off, and all maps are captured again. Those of its own layer must be the "
-            "same to the last bit. Those of later layers are compared by total variation (half the summed difference "
-            "of a query's weights: 0 = the same, 1 = nothing in common).",
-            "ある層のヘッドを1個止めて、全マップを取り出し直します。"
+            "The probe that finds a model's attention says whether each head's queries, keys and values are made "
+            "apart from those of other heads. One head of a layer is switched off, and all maps are captured again. "
+            "Those of its own layer must be the same to the last bit. Those of later layers are compared by total "
+            "variation (half the summed difference of a query's weights: 0 = the same, 1 = nothing in common).",
+            "各ヘッドのクエリ・キー・バリューが他のヘッドと混ざらずに作られるかは、"
+            "アテンションを見つけるプローブが示します。"
+            "さらに、ある層のヘッドを1個止めて、全マップを取り出し直します。"
             "同じ層のマップは最後の1ビットまで同じでなければなりません。"
-            "後の層のマップは全変動距離(クエリごとの重みの差の絶対値の和の半分。0なら同じ、1なら共通部分なし)で比べます。",
+            "後の層のマップは全変動距離(クエリごとの重みの差の絶対値の和の半分。0なら同じ、1なら共通部分なし)"
+            "で比べます。",
         )
         + WORKED
     )
     unit: ClassVar[Both] = Both("largest change of another map in the layer", "同じ層の他のマップの最大変化")
     rule: ClassVar[Both] = Both(
-        "it holds if removing a head changes no map of its own layer in any bit; it does not hold if every removal "
-        "changes one; else it holds in part",
-        "ヘッドを除いても同じ層のマップが1ビットも変わらなければ成り立ち、どのヘッドを除いても変われば成り立たず、"
-        "それ以外は一部で成り立つ",
+        "it holds if in every layer nothing mixes the heads' queries, keys or values and removing a head changes no "
+        "map of the layer in any bit; it does not hold if that is so in no layer; else it holds in part",
+        "すべての層で、ヘッドのクエリ・キー・バリューが混ざらず、"
+        "ヘッドを除いても同じ層のマップが1ビットも変わらなければ"
+        "成り立ち、どの層でもそうでなければ成り立たず、それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "How far maps move, by how many layers they come after the removed head's own (0: its own layer). Faint "
@@ -68,10 +73,12 @@ class Independence(ModelClaim):
         "後の層はそのヘッドが書いた内容を読み、学習では全ヘッドが1つの損失で結び付いています。",
     )
     limits: ClassVar[Both] = Both(
-        "A head is switched off after its map is made, so for heads side by side this confirms the wiring, and could "
-        "not come out otherwise. One head of each of up to eight layers, on a few rows of text.",
-        "ヘッドを止めるのはそのマップができた後なので、並列に並ぶヘッドについては配線の確認であり、"
-        "ほかの結果にはなり得ません。最大8層から1個ずつ、数行のテキストで測った値です。",
+        "A head is switched off after its map is made: that alone confirms the wiring, and could not show what mixes "
+        "queries or keys before. A norm over all heads does, as in OLMo 2. One head of each of up to eight layers, on "
+        "a few rows of text.",
+        "ヘッドを止めるのはそのマップができた後です。止めるだけで分かるのは配線であり、"
+        "その前にクエリやキーが混ざることは分かりません(OLMo 2のように全ヘッドにわたる正規化があると混ざります)。"
+        "最大8層から1個ずつ、数行のテキストで測った値です。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -91,6 +98,7 @@ class Independence(ModelClaim):
                     {
                         "removed_in": site.layer, "layer": layer, "behind": layer - site.layer,
                         "largest": float(moved.max()), "variation": float(moved.sum(-1).mean() / 2),
+                        "mixed": float(bool({"q", "k", "v"} & {*site.entangled})),
                     }
                 )  # fmt: skip
         table = pd.DataFrame(rows)
@@ -98,7 +106,8 @@ class Independence(ModelClaim):
         numbers = {
             "later": float(later["variation"].mean()) if len(later) else nan,
             "removed": float(len(chosen)),
-            "kept": float((same["largest"] == 0).sum()),
+            "kept": float(((same["largest"] == 0) & (same["mixed"] == 0)).sum()),
+            "mixed": float(same["mixed"].sum()),
         }
         return Measured(float(same["largest"].max()), f"{len(chosen)} heads removed", numbers, table)
 
@@ -106,16 +115,24 @@ class Independence(ModelClaim):
         return in_layers(words["kept"], words["removed"])
 
     def say(self, words: Mapping[str, float]) -> Both:
-        most = number(words["effect"])
-        if words["effect"] == 0:
-            return Both(
-                "With a head removed, the maps of the other heads in its layer stay the same to the last bit.",
-                "ヘッドを除いても、同じ層の他のヘッドのマップは最後の1ビットまで変わりません。",
-            )
-        return Both(
-            f"With a head removed, weights in the maps of the other heads in its layer change by up to {most}.",
-            f"ヘッドを除くと、同じ層の他のヘッドのマップの重みが最大{most}変わります。",
+        most, mixed, asked = number(words["effect"]), words["mixed"], words["removed"]
+        told = Both(
+            "With a head removed, the maps of the other heads in its layer stay the same to the last bit.",
+            "ヘッドを除いても、同じ層の他のヘッドのマップは最後の1ビットまで変わりません。",
         )
+        if words["effect"]:
+            told = Both(
+                f"With a head removed, weights in the maps of the other heads in its layer change by up to {most}.",
+                f"ヘッドを除くと、同じ層の他のヘッドのマップの重みが最大{most}変わります。",
+            )
+        together = Both(
+            f"In {mixed:.3g} of {asked:g} layers the heads' queries, keys or values cannot be told apart: something, "
+            "such "
+            "as a norm over all heads, mixes them.",
+            f"{asked:g}層中{mixed:.3g}層では、ヘッドのクエリ・キー・バリューを区別できません"
+            "(全ヘッドにわたる正規化などで混ざっています)。",
+        )
+        return told + (together if mixed else NOTHING)
 
     def follow(self, words: Mapping[str, float]) -> Both:
         if isnan(words["later"]):

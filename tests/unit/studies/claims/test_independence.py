@@ -50,11 +50,31 @@ def test_where_there_is_no_later_layer_nothing_is_said_of_one() -> None:
     assert not claim.follow(claim.measure(Subject("small", model, example()[1])).words)
 
 
+class NormedTogether(TwoLayers):
+    """The same, with a norm over the queries of all heads in the second layer."""
+
+    def _attend(self, layer: nn.ModuleDict, x: Tensor) -> Tensor:
+        q, k, v = (layer[name](x) for name in "qkv")
+        if layer is self.second:
+            q = nn.functional.rms_norm(q, q.shape[-1:])
+        q, k, v = (one.unflatten(-1, (2, 8)).transpose(1, 2) for one in (q, k, v))
+        return layer["o"](nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_heads_whose_queries_are_mixed_are_not_independent_though_no_removal_shows_it() -> None:
+    claim = Independence()
+    words = claim.measure(Subject("small", NormedTogether().eval(), example()[1])).words
+    assert words["effect"] == 0
+    assert claim.decide(words).told() == "holds in part (1 of 2 layers)"
+    assert "In 1 of 2 layers the heads' queries, keys or values cannot be told apart" in claim.say(words).en
+    assert "2層中1層では" in claim.say(words).ja
+
+
 @pytest.mark.parametrize(
     ("kept", "told"), [(8.0, "holds"), (7.0, "holds in part (7 of 8 layers)"), (0.0, "does not hold")]
 )
 def test_the_least_change_beside_a_removed_head_counts(kept: float, told: str) -> None:
-    claim, words = Independence(), {"effect": 1e-7, "kept": kept, "removed": 8.0, "later": nan}
+    claim, words = Independence(), {"effect": 1e-7, "kept": kept, "removed": 8.0, "mixed": 0.0, "later": nan}
     assert claim.decide(words).told() == told
     assert (claim.decide(words) == FAILS) == (kept == 0)
     assert numbers_in(claim.say(words).en) == numbers_in(claim.say(words).ja) == ["1.00×10⁻⁷"]
