@@ -1,10 +1,12 @@
 """What stands in English and in Japanese: the words of claims, so that pages in both say the same."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-__all__ = ["LANGUAGES", "NOTHING", "Both", "Language", "joined"]
+from headscope._support.formatting import markdown_table
+
+__all__ = ["LANGUAGES", "NOTHING", "Both", "Language", "joined", "tables"]
 
 Language = Literal["en", "ja"]
 LANGUAGES: tuple[Language, ...] = ("en", "ja")
@@ -48,3 +50,25 @@ def joined(parts: Iterable[Both], en: str = " ", ja: str = "") -> Both:
     """
     every = [part for part in parts if part]
     return Both(en.join(part.en for part in every), ja.join(part.ja for part in every))
+
+
+def tables(head: Sequence[Both], rows: Iterable[Sequence[Both | str]]) -> Both:
+    """A table in Markdown.
+
+    Args:
+        head: what stands above the columns.
+        rows: cells; one that is no Both is the same in both languages, but "0.1 to 0.2" is 0.1〜0.2 in Japanese.
+
+    >>> print(tables([Both("heads", "ヘッド数")], [["1 to 2"]]).ja)
+    | ヘッド数 |
+    | --- |
+    | 1〜2 |
+    """
+    cells = [
+        [cell if isinstance(cell, Both) else Both(cell, cell.replace(" to ", "〜")) for cell in row] for row in rows
+    ]
+    en, ja = (
+        markdown_table([own.of(language) for own in head], [[cell.of(language) for cell in row] for row in cells])
+        for language in LANGUAGES
+    )
+    return Both(en, ja)

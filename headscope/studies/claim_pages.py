@@ -148,6 +148,7 @@ def page(
         if not ruling.table.empty:
             figure = f"![{name}, {one.subject}](figures/{_figure(name, one)})"
             parts.append(f"{figure}\n\n*{claim.drawn.of(language)}*")
+            parts += [told.of(language)] if (told := claim.tabled(ruling.table)) else []
         parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{made_of(one, [claim]).of(language)}")
     parts += _beside(name, beside, figures, language)
     parts += _following(claim, rulings, language)

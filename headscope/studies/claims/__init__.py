@@ -198,6 +198,10 @@ class Claim(ABC):
     def draw(self, table: pd.DataFrame) -> Figure:
         """The figure of the claim's page, from the saved table alone."""
 
+    def tabled(self, table: pd.DataFrame) -> Both:
+        """The numbers behind the sentence as a table in Markdown, from the saved table alone; nothing by default."""
+        return NOTHING
+
     def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         """What training with few heads and many has to add: Markdown, and figures by name; nothing by default.
 
