@@ -11,6 +11,7 @@ from headscope._support.shown import Shown
 from headscope._support.tabular import read_table, write_table
 from headscope.studies.headcount.settings import Settings
 from headscope.studies.headcount.shapes import shapes
+from headscope.studies.tasks import WIDTH
 
 __all__ = ["Sweep"]
 
@@ -43,12 +44,17 @@ class Sweep(Shown):
         return shapes(self.runs)
 
     @property
+    def width(self) -> int:
+        """Dimensions of the learners' residual stream; sweeps of before it could be told do not say it."""
+        return int(self.facts["settings"].get("width", WIDTH))
+
+    @property
     def decisive(self) -> bool:
-        """Whether verdicts may rest on it: five seeds, rates chosen, every task and count of the full one.
+        """Whether verdicts may rest on it: five seeds, rates chosen, every task and count of the full one of its width.
 
         What the paper says holds for tasks at large, or does not; one task alone cannot tell.
         """
-        settings, full = self.facts["settings"], Settings()
+        settings, full = self.facts["settings"], Settings.full(self.width)
         whole = settings["seeds"] >= full.seeds and settings["share"] == 1 and len(settings["rates"]) > 1
         return whole and {*full.tasks} <= {*settings["tasks"]} and {*full.heads} <= {*settings["heads"]}
 

@@ -96,6 +96,20 @@ class Settings:
         """Look-ups and maps, three seeds, a third of the steps, no choice of a learning rate: a taste, no evidence."""
         return cls(tasks=("lookups", "maps-16"), heads=(1, 4, 16, 64), seeds=3, rates=(0.01,), share=0.3)
 
+    @classmethod
+    def full(cls, width: int = WIDTH) -> Self:
+        """The full sweep of a width: numbers of heads that divide it, and maps no longer than it is wide.
+
+        A head of the whole width can match any map of that length; of longer maps nobody knows.
+
+        Args:
+            width: dimensions of the residual stream.
+        """
+        whole = cls()
+        heads = tuple(n for n in whole.heads if width % n == 0)
+        tasks = tuple(label for label in whole.tasks if int(label.partition("-")[2] or 0) <= width)
+        return cls(tasks=tasks, heads=heads, width=width)
+
     @property
     def tuned_at(self) -> tuple[int, ...]:
         """The numbers of heads at which the learning rate is chosen; none where there is no choice."""

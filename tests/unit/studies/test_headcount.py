@@ -16,7 +16,6 @@ from headscope.studies.headcount.settings import Case, head_dim_of
 from headscope.studies.headcount.shapes import (
     MARGIN,
     against_best,
-    lost_with_one_for_all,
     pooled,
     shapes,
     sized,
@@ -216,6 +215,15 @@ def test_where_nothing_is_learnt_nothing_is_told() -> None:
     assert pooled(pd.concat([chance, learnt]), "width", 0).centre == pytest.approx(0.4 / 0.9)
 
 
+def test_of_several_tasks_together_only_the_seeds_count_that_all_have() -> None:
+    many = made({1: [0.5] * 3 + [0.9] * 3, 8: [0.1] * 6}).assign(task="many")
+    few = made({1: [0.1] * 3, 8: [0.1] * 3}).assign(task="few")
+    spread = pooled(pd.concat([many, few]), "width", 0)
+    assert spread.centre == pytest.approx(0.4 / 0.9 / 2)
+    row = shapes(pd.concat([many, few])).iloc[0]
+    assert (row["seeds"], row["few"]) == (6, pytest.approx(0.6 / 0.9))  # of one task all of its own
+
+
 def test_maps_of_several_lengths_count_as_one_kind() -> None:
     worse = [made({1: [0.5] * 3, 8: [0.1] * 3}).assign(task=f"maps-{size}") for size in (8, 16, 32)]
     alike = made({1: [0.1] * 3, 8: [0.1] * 3}).assign(task="prose")
@@ -259,27 +267,6 @@ def test_bands_of_what_is_never_below_zero_end_there() -> None:
     band = np.asarray(ax.collections[0].get_paths()[0].vertices)
     assert band[:, 1].min() == 0
     assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "2"]  # no place for what was never measured
-
-
-def test_one_number_for_all_costs_nothing_where_one_is_the_best_for_all() -> None:
-    rng = np.random.default_rng(0)
-
-    def noisy(curve: dict[int, float]) -> dict[int, list[float]]:
-        return {n: list(error + 0.003 * rng.standard_normal(5)) for n, error in curve.items()}
-
-    flat = made(noisy({1: 0.2, 2: 0.2, 4: 0.2, 8: 0.2, 16: 0.6})).assign(task="flat")
-    few = made(noisy({1: 0.1, 2: 0.3, 4: 0.4, 8: 0.5, 16: 0.6})).assign(task="few")
-    common, lost = lost_with_one_for_all(pd.concat([flat, few]))
-    low, high = lost.interval()
-    assert common == 1
-    assert low < 0.01
-    assert high < 0.02
-    many = made(noisy({1: 0.6, 2: 0.5, 4: 0.4, 8: 0.3, 16: 0.1})).assign(task="many")
-    common, lost = lost_with_one_for_all(pd.concat([few, many]))
-    assert lost.interval()[0] > 0.1
-    # maps of two lengths are one kind: alone they do not outvote the other
-    maps = [made(noisy({1: 0.6, 2: 0.5, 4: 0.4, 8: 0.3, 16: 0.1})).assign(task=f"maps-{size}") for size in (8, 16)]
-    assert lost_with_one_for_all(pd.concat([few, *maps]))[1].centre == pytest.approx(lost.centre, abs=0.02)
 
 
 def test_the_best_is_not_chosen_by_what_it_is_judged_by() -> None:
@@ -344,6 +331,22 @@ def test_a_sweep_over_a_part_decides_nothing(whole: Sweep) -> None:
     assert Sweep(whole.runs, whole.rates, whole.removal, {"settings": full}).decisive
     for part in ({"tasks": ["maps-8"]}, {"heads": [1, 64]}, {"seeds": 3}, {"share": 0.3}, {"rates": [0.01]}):
         assert not Sweep(whole.runs, whole.rates, whole.removal, {"settings": {**full, **part}}).decisive
+
+
+def test_what_the_whole_is_depends_on_the_width(whole: Sweep) -> None:
+    def decisive(**told: Any) -> bool:
+        return Sweep(whole.runs, whole.rates, whole.removal, {"settings": told}).decisive
+
+    narrow = Settings.full(32).to_json()
+    assert narrow["heads"] == [1, 2, 4, 8, 16, 32]
+    assert narrow["tasks"] == ["lookups", "maps-8", "maps-16", "maps-32", "language", "digits"]
+    assert decisive(**narrow)
+    assert not decisive(**{**narrow, "heads": [1, 2, 4, 8, 16]})
+    assert not decisive(**{**narrow, "tasks": [task for task in narrow["tasks"] if task != "maps-32"]})
+    assert not decisive(**{**narrow, "width": 64})  # of the full width it is a part
+    before = {name: value for name, value in Settings().to_json().items() if name != "width"}
+    assert decisive(**before)  # as sweeps were saved that knew of one width alone
+    assert Settings.full() == Settings()
 
 
 def test_threads_are_as_they_were(tmp_path: Path) -> None:
