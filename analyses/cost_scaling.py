@@ -11,7 +11,8 @@ from headscope.cli.options import Device, Folder
 from headscope.cli.printing import progress_told
 from headscope.models.loading import device_named
 from headscope.reporting.figures import cost_curves
-from headscope.studies.scaling import PARTS, Scaling, growth, scale_costs
+from headscope.studies.growing import growth
+from headscope.studies.scaling import PARTS, Scaling, scale_costs
 
 
 def main(

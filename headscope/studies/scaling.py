@@ -8,10 +8,8 @@ from functools import partial
 from math import log2, nan
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
@@ -25,7 +23,6 @@ from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import Subject
 from headscope.text.batches import Batch
-from headscope.uncertainty.intervals import mean_spread
 
 __all__ = [
     "COSTS",
@@ -36,7 +33,6 @@ __all__ = [
     "Layout",
     "Scaling",
     "analytic_flops",
-    "growth",
     "scale_costs",
     "scale_model",
 ]
@@ -61,7 +57,6 @@ _SHORTEST = 8  # tokens that a whole model is timed on
 _MOST_REPEATS, _ENOUGH = 5, 0.05  # repeats of one timing, and seconds after which there are no more
 
 PARTS = ("attention", "block")  # a layer of attention alone, and with norms and the layer after it
-_WHAT = ["part", "against", "arm", "mode", "kernel"]  # what one curve is of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +170,8 @@ def scale_model(subject: Subject) -> pd.DataFrame:
         subject: the model and its text.
 
     Returns:
-        Columns as of `scale_costs`, part "model" and nothing analytic.
+        Columns as of `scale_costs`, part "model" and nothing analytic; and pair, the operations of one query with one
+        key in all heads of all layers: 2 · (head_dim + value_dim) a head, for q · k and for the weight · v.
 
     Raises:
         InputError: its input is no row of tokens.
@@ -190,6 +186,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     rounds, device = (3 if subject.quick else 8), str(device_of(model))
     runs = {length: partial(run_model, model, _stretched(row, length), **_readout(model)) for length in lengths}
     site, rows = subject.anatomy.sites[0], []
+    pair = sum(2 * own.n_heads * (own.head_dim + own.value_dim) for own in subject.anatomy.sites)
     with evaluating(model), torch.no_grad():
         kernels = _kernels(model, runs[lengths[0]])
         held = {}
@@ -206,7 +203,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
                     {
                         "part": "model", "against": "length", "arm": "width", "mode": "inference", "kernel": kernel,
                         "length": length, "n_heads": site.n_heads, "head_dim": site.head_dim, "round": number,
-                        "seconds": taken, **held[kernel, length],
+                        "seconds": taken, **held[kernel, length], "pair": pair,
                     }
                     for length, taken in seconds.items()
                 ]  # fmt: skip
@@ -228,40 +225,6 @@ def analytic_flops(layout: Layout, width: int) -> int:
     again = maps // 2 if layout.kernel == "sdpa" else 0
     unasked = 0 if layout.part == "block" else 6 * tokens * width * inner  # of attention alone the input is no weight's
     return 3 * (projections + maps + behind) + again - unasked
-
-
-def growth(costs: pd.DataFrame) -> pd.DataFrame:
-    """How costs grow: exponents of length, and how many times as much the most heads take as the fewest.
-
-    Args:
-        costs: what `scale_costs` gave.
-
-    Returns:
-        A row for each curve and quantity ("seconds", "bytes", "flops", "analytic"): exponent (slope of log quantity
-        against log size, by least squares over all sizes), last (over the last doubling alone), times (quantity at the
-        largest size over that at the smallest), each with _low and _high: 95% intervals over rounds, of width 0 for
-        what is the same in every round.
-    """
-    rows = []
-    for what, own in costs.groupby(_WHAT, sort=False):
-        size = "length" if own["against"].iloc[0] == "length" else "n_heads"
-        for quantity in ("seconds", "bytes", "flops", "analytic"):
-            table = own.pivot(index="round", columns=size, values=quantity)
-            x, y = np.log2(table.columns.to_numpy(np.float64)), np.log2(table.to_numpy(np.float64))
-            slopes = ((y - y.mean(1, keepdims=True)) @ (x - x.mean())) / ((x - x.mean()) ** 2).sum()
-            last = (y[:, -1] - y[:, -2]) / (x[-1] - x[-2])
-            row: dict[str, Any] = {**dict(zip(_WHAT, what, strict=True)), "quantity": quantity, "rounds": len(y)}
-            for name, values in (("exponent", slopes), ("last", last), ("times", y[:, -1] - y[:, 0])):
-                row |= _with_ends(name, values)
-            row |= {name: 2.0 ** row[name] for name in ("times", "times_low", "times_high")}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _with_ends(name: str, values: Float[np.ndarray, " round"]) -> dict[str, float]:
-    spread = mean_spread(values, np.arange(len(values)))
-    low, high = spread.interval()
-    return {name: float(spread.centre), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _layouts(scaling: Scaling) -> Iterator[Layout]:

@@ -2,11 +2,11 @@
 
 from headscope.reporting.figures.claims import layer_dots, layer_panels, sorted_dots, strip
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
-from headscope.reporting.figures.costs import cost_curve, cost_curves
+from headscope.reporting.figures.costs import cost_curve, cost_curves, cost_terms, cost_times
 from headscope.reporting.figures.coverage import coverage_plot
 from headscope.reporting.figures.curves import effective_dots, redundancy_curve
 from headscope.reporting.figures.examples import example_map
-from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, removal_curves
+from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, regret_curves, removal_curves
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.marks import to_mark
 from headscope.reporting.figures.quadrants import quadrant_plot
@@ -29,6 +29,8 @@ __all__ = [
     "cluster_matrix",
     "cost_curve",
     "cost_curves",
+    "cost_terms",
+    "cost_times",
     "count_curve",
     "count_curves",
     "coverage_plot",
@@ -48,6 +50,7 @@ __all__ = [
     "quadrant_plot",
     "ratios",
     "redundancy_curve",
+    "regret_curves",
     "removal_curves",
     "role_map",
     "share_curves",

@@ -1,5 +1,8 @@
 """Costs: time, memory and operations against length or the number of heads, on doubly logarithmic axes."""
 
+from collections.abc import Iterable, Mapping
+from itertools import product
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 from headscope.uncertainty.intervals import mean_spread
 
-__all__ = ["cost_curve", "cost_curves"]
+__all__ = ["cost_curve", "cost_curves", "cost_terms", "cost_times"]
 
 _COLOURS = {"eager": COLOURS["redundant"], "sdpa": COLOURS["needed"]}
 _WIDTHS = {"eager": 3.2}  # so that one line shows under another that is the same
+_KERNELS: dict[str, Any] = {"eager": "-", "sdpa": "--"}
+_LOOKS = {
+    "parameters": (COLOURS["backed up"], "D"), "operations": (INK, "o"), "memory": (COLOURS["redundant"], "s"),
+    "time": (COLOURS["needed"], "^"),
+}  # fmt: skip
 _STYLES: dict[str, Any] = {"width": "-", "head_dim": "--"}
 _QUANTITIES = {"seconds": "time", "bytes": "memory", "flops": "operations"}
 _UNITS = {"seconds": "s", "bytes": "B", "flops": ""}
@@ -47,7 +55,6 @@ def cost_curve(
     ax = canvas(4.0, 3.2) if ax is None else ax
     own = costs[(costs["part"] == part) & (costs["against"] == against) & (costs["mode"] == mode)]
     size = "length" if against == "length" else "n_heads"
-    frameless(ax)
     least = np.inf  # of what curves are over the square of the size: beneath it a square crosses none
     for (arm, kernel), line in own.groupby(["arm", "kernel"], sort=False):
         table = line.pivot(index="round", columns=size, values=quantity)
@@ -65,18 +72,7 @@ def cost_curve(
         ax.plot(x[-3:], below, color=MUTED, linewidth=0.9, linestyle=":")
         foot = x[-3], below[0]
         ax.annotate("∝ T²", foot, (6, 0), textcoords="offset points", color=MUTED, fontsize=8, va="center")
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log", base=10)
-    ax.set_xticks(list(x), [f"{value:g}" for value in x])
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS[quantity])))
-    bottom, ceiling = ax.get_ylim()
-    ax.yaxis.set_major_locator(LogLocator(10, _ticks(ceiling / bottom)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    ax.grid(color=GRID, linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.tick_params(length=0, which="both")
+    _logarithmic(ax, x, quantity)
     ax.set_xlabel("tokens" if against == "length" else "heads")
     ax.set_ylabel(_QUANTITIES[quantity])
     return ax
@@ -110,10 +106,120 @@ def cost_curves(costs: pd.DataFrame, part: str, against: str) -> Figure:
     return figure
 
 
+@styled
+def cost_terms(
+    costs: pd.DataFrame,
+    part: str,
+    fitted: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]],
+    crossing: float = inf,
+) -> Figure:
+    """Operations, memory and time of inference against length: what was measured, and what was fitted through it.
+
+    Args:
+        costs: see `headscope.studies.scaling.scale_costs`; of time all rounds are drawn.
+        part: "attention", "block", or "model".
+        fitted: lengths and their costs, by kernel and quantity; drawn as lines.
+        crossing: tokens from which on operations that grow with the square are most of those that grow; not drawn
+            beyond the axis.
+    """
+    own = costs[(costs["part"] == part) & (costs["against"] == "length") & (costs["mode"] == "inference")]
+    figure = Figure(figsize=(9.6, 3.5), layout="constrained")
+    axes = dict(zip(("flops", "bytes", "seconds"), figure.subplots(1, 3), strict=True))
+    lengths = np.sort(own["length"].unique()).astype(np.float64)
+    for quantity, ax in axes.items():
+        for kernel, points in own.groupby("kernel", sort=False):
+            stroke = _kernel(str(kernel))
+            look: Any = {"color": stroke.get_color(), "linestyle": stroke.get_linestyle()}
+            shown = points if quantity == "seconds" else points.drop_duplicates("length")
+            size, face = stroke.get_markersize(), stroke.get_markerfacecolor()
+            ax.plot(shown["length"], shown[quantity], "o", color=look["color"], markersize=size, markerfacecolor=face)
+            if (curve := fitted.get((str(kernel), quantity))) is not None:
+                ax.plot(*curve, linewidth=1.6, **look)
+            elif quantity == "seconds":
+                middle = points.groupby("length")[quantity].median()
+                ax.plot(middle.index, middle, linewidth=1.2, **look)
+        _logarithmic(ax, lengths, quantity)
+        ax.set_xlabel("tokens")
+        ax.set_title(_QUANTITIES[quantity], loc="left", fontsize=10, color=INK)
+    if lengths[0] <= crossing <= lengths[-1]:
+        ax = axes["flops"]
+        ax.axvline(crossing, color=MUTED, linewidth=0.9, linestyle=":")
+        ax.annotate(
+            f"T² overtakes T\nat {crossing:,.0f}", (crossing, 0.04), (-4, 0), xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points", color=MUTED, fontsize=8, ha="right",
+        )  # fmt: skip
+    kernels = own["kernel"].unique().tolist()
+    figure.legend([_kernel(name) for name in kernels], kernels, loc="outside upper left", ncols=2, frameon=False)
+    return figure
+
+
+@styled
+def cost_times(costs: pd.DataFrame) -> Figure:
+    """How many times as much so many heads cost as the fewest do: a panel for each kind of run (downwards) and arm.
+
+    Args:
+        costs: columns run, arm, quantity, n_heads, times, low, high; quantities as "operations", "memory, eager". Bands
+            run from low to high.
+    """
+    runs, arms = costs["run"].unique().tolist(), costs["arm"].unique().tolist()
+    quantities = costs["quantity"].unique().tolist()
+    figure = Figure(figsize=(4.0 * len(arms) + 0.4, 3.0 * len(runs) + 0.7), layout="constrained")
+    axes = figure.subplots(len(runs), len(arms), squeeze=False, sharex=True, sharey=True)
+    for (row, run), (column, arm) in product(enumerate(runs), enumerate(arms)):
+        ax = axes[row, column]
+        for quantity in quantities:
+            own = costs[(costs["run"] == run) & (costs["arm"] == arm) & (costs["quantity"] == quantity)]
+            look = _look(quantity)
+            ax.fill_between(own["n_heads"], own["low"], own["high"], color=look["color"], alpha=0.16, linewidth=0)
+            ax.plot(own["n_heads"], own["times"], linewidth=1.5, label=quantity, **look)
+        heads = sorted(costs["n_heads"].unique())
+        _logarithmic(ax, heads)
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"× {value:g}"))
+        ax.set_title(", ".join(filter(None, (ARM_NAMES[arm], run))), loc="left", fontsize=10, color=INK)
+        ax.set_xlabel("heads" if row == len(runs) - 1 else "")
+        ax.set_ylabel(f"of what {heads[0]} head takes" if not column else "")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5), frameon=False, fontsize=9)
+    return figure
+
+
+def _look(quantity: str) -> dict[str, Any]:
+    """Colour, marker and line of a quantity: those of a kernel that writes no maps are hollow and dashed."""
+    what, _, kernel = quantity.partition(", ")
+    colour, marker = _LOOKS[what]
+    hollow = {"markerfacecolor": "none", "linestyle": "--"} if kernel == "sdpa" else {}
+    return {"color": colour, "marker": marker, "markersize": 5.0, **hollow}
+
+
+def _kernel(name: str) -> Line2D:
+    """As it stands in the legend of points and what was fitted through them."""
+    colour = _COLOURS.get(name, COLOURS["backed up"])
+    size, face = (4.0, colour) if name == "eager" else (8.0, "none")
+    return Line2D([], [], color=colour, linestyle=_KERNELS[name], marker="o", markersize=size, markerfacecolor=face)
+
+
 def _stroke(kernel: str, arm: str) -> Line2D:
     """As it stands in the legend."""
     colour = _COLOURS.get(kernel, COLOURS["backed up"])
     return Line2D([], [], color=colour, linestyle=_STYLES[arm], linewidth=_WIDTHS.get(kernel, 1.3))
+
+
+def _logarithmic(ax: Axes, sizes: Iterable[float], quantity: str = "") -> None:
+    """Doubly logarithmic axes without a frame: sizes across, a quantity with its unit, if it has one, upwards."""
+    frameless(ax)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=10)
+    places = list(sizes)
+    ax.set_xticks(places, [f"{value:g}" for value in places])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scaled(value, _UNITS.get(quantity, ""))))
+    bottom, ceiling = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(10, _ticks(ceiling / bottom)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, which="both")
 
 
 def _ticks(times: float) -> tuple[float, ...]:

@@ -1,6 +1,8 @@
 """Head counts: what was measured of learners with few heads and with many, with bands over seeds."""
 
 from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,10 @@ from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
 from headscope.reporting.figures.style import ARM_NAMES, COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 from headscope.uncertainty.intervals import mean_spread
 
-__all__ = ["count_curve", "count_curves", "map_bound", "removal_curves"]
+__all__ = ["count_curve", "count_curves", "map_bound", "regret_curves", "removal_curves"]
 
 ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
+_TASK_MARKS = "osD^vP*X<>hd"
 _MARKS = {"width": "o", "head_dim": "s"}
 _UNITS = {"parameters": "", "flops": "", "memory": "B", "seconds": "s"}  # of what spans many sizes
 _SIDE, _ROW = 3.1, 2.7  # inches of a panel
@@ -169,6 +172,34 @@ def map_bound(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set_axisbelow(True)
     ax.tick_params(length=0, which="both")
     ax.legend(frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.8))
+    return ax
+
+
+@styled
+def regret_curves(costs: pd.DataFrame, best: int, *, ax: Axes | None = None) -> Axes:
+    """What each number of heads costs each task, a line a task; the thick line is the task that it suits worst.
+
+    Args:
+        costs: see `headscope.studies.headcount.regret.regrets`.
+        best: the number of heads that costs least on the task that it suits worst.
+        ax: where to draw; a new figure without it.
+    """
+    ax = canvas(6.4, 4.0) if ax is None else ax
+    worst = costs.max(axis=1)
+    ax.plot(worst.index, worst, color=GRID, linewidth=9, solid_capstyle="round", label="the worst")
+    for marker, colour, (task, line) in zip(cycle(_TASK_MARKS), _shades(costs.shape[1]), costs.items(), strict=False):
+        ax.plot(line.index, line, color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=str(task))
+    ring: Any = {"color": "none", "markeredgecolor": INK, "markersize": 14, "markeredgewidth": 1.3}
+    ax.plot(best, worst[best], "o", label=f"least at its worst:\n{best} heads, {worst[best]:.1%}", **ring)
+    frameless(ax)
+    ax.grid(color=GRID, linewidth=0.6)
+    ax.set_axisbelow(True)
+    _doublings(ax, list(costs.index))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.set_xlabel("heads, the same for every task")
+    ax.set_ylabel("cost beside the task's own best number,\nas a share of what is learnt")
+    ax.tick_params(length=0, which="both")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), labelspacing=0.7)
     return ax
 
 

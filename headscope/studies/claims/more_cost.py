@@ -1,56 +1,100 @@
 """C8: more heads cost more compute and memory, in training and in inference."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.reporting.figures import cost_curves, count_curves
-from headscope.reporting.figures.style import ARM_NAMES
-from headscope.studies.bilingual import Both
+from headscope.reporting.figures import cost_times
+from headscope.studies.bilingual import Both, joined, tables
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, CostClaim, Measured, Verdict, in_part
+from headscope.studies.growing import growth
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.scaling import growth
+from headscope.studies.scaling import KERNELS, MODES
+from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["MoreCost"]
 
 _MORE = 1.1  # times as much: less than that is no more
+_ARMS = {"width": Both("fixed width", "幅固定"), "head_dim": Both("fixed head_dim", "head_dim固定")}
+_MODES_JA = {"inference": "推論", "training": "学習"}
+_QUANTITIES = {
+    "flops": Both("operations", "演算量"), "bytes": Both("memory", "メモリ"), "seconds": Both("time", "時間"),
+}  # fmt: skip
+_STEP = {"parameters": "parameters", "flops": "operations", "memory": "memory", "seconds": "time"}  # of a learner
 
 
 @CLAIMS.register("C8")
 class MoreCost(CostClaim):
-    """Time, memory and operations with the most heads, over those with one."""
+    """Operations, memory and time with the most heads, over those with one, in two arms."""
 
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("more heads cost more", "ヘッド数と計算コスト・メモリ")
     says: ClassVar[Both] = Both(
         "With more heads computation and memory grow, so that training and inference can get less efficient.",
-        "ヘッド数が増えると計算量やメモリ使用量も増加し、トレーニングや推論の効率が低下する可能性がある。",
+        "ヘッド数が増えると計算量やメモリ使用量も増加する。これにより、"
+        "トレーニングや推論の効率が低下する可能性がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "The question is what grows with the number of heads: operations, memory, time. There are two ways to have "
+        "more "
+        "heads, cutting the same width into smaller ones or adding heads of the same size, and each has an answer of "
+        "its "
+        "own.",
+        "ここで問うのは、ヘッド数とともに増えるのは演算量・メモリ・時間のどれかです。ヘッドの増やし方には、"
+        "同じ幅を小さく"
+        "分ける方法と、同じサイズのヘッドを足す方法の2つがあり、それぞれ答えが異なります。",
+    )
     measured: ClassVar[Both] = Both(
-        "Layers with 1 to 64 heads are timed in turns in one process, with the width shared among heads and with heads"
-        " of fixed size, in training and inference, with maps written out (eager) and without (sdpa). Bytes and "
-        "operations are counted, and operations equal the count by hand.",
-        "",
+        "Layers with few heads and with many are timed in turns in one process, with the width shared among heads and "
+        "with heads of fixed size, in training and inference, with maps written out (eager) and without (sdpa). Bytes "
+        "and operations are counted, and operations equal the count by hand. All is told as times what one head takes.",
+        "ヘッド数の異なる層を、1つのプロセスの中で交互に計時します。"
+        "幅をヘッドで分け合う場合と1ヘッドの次元を固定する場合、"
+        "学習と推論、マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa)のすべてを計ります。バイト数と演算量は"
+        "数えた値で、演算量は手計算と一致します。いずれも、1ヘッドの場合の何倍かで表します。",
     )
     unit: ClassVar[Both] = Both(
         "time of the most heads over one, at fixed width, eager inference",
         "最多ヘッドと1ヘッドの推論時間の比(幅固定、eager)",
     )
-    interval: ClassVar[Both] = Both("95%, over rounds of timing", "")
-    rule: ClassVar[Both] = Both(
-        "supported if time, memory and operations all grow (over 1.1 times, with the interval) in both arms, both "
-        "modes, with both kernels; not supported if none does; else it depends on those",
-        "",
+    interval: ClassVar[Both] = Both(
+        "95%, over rounds of timing in one session", "1回の計測の中で繰り返した計時についての95%区間"
     )
-    drawn: ClassVar[Both] = Both("Bands: 95% over rounds of timing.", "")
+    rule: ClassVar[Both] = Both(
+        "it holds if operations, memory and time all grow (over 1.1 times, with the interval) in both arms, in "
+        "inference "
+        "and in training, with both kernels; it does not hold if none of them does; else it holds in part, for what "
+        "grows. That efficiency *can* fall is shown where time grows",
+        "演算量・メモリ・時間のすべてが、2つの条件、推論と学習、2つのカーネルの全部で増えれば(1.1倍を超え、"
+        "区間も含めて)"
+        "成り立つ。どれも増えなければ成り立たない。それ以外は、増えたものについて成り立つ。効率が低下する「可能性」"
+        "は、時間が"
+        "増えた場合に示されたとする",
+    )
+    drawn: ClassVar[Both] = Both(
+        "Times what one head takes. Filled marks and full lines: eager; hollow marks and broken lines: sdpa; "
+        "operations "
+        "are the same with both. Bands: 95% over rounds of timing",
+        "1ヘッドの場合に対する倍率。塗りつぶしと実線はeager、白抜きと破線はsdpa(演算量はほぼ同じ)。帯は計時の繰り返しに"
+        "ついての95%区間",
+    )
     limits: ClassVar[Both] = Both(
-        "One layer of attention on the machine named; a whole model dilutes it. That operations do not grow at fixed "
-        "width follows from how attention is defined: the products are the same, cut otherwise.",
-        "",
+        "One layer of attention; a whole model dilutes it. That operations do not grow at fixed width follows from how "
+        "attention is defined: the products are the same, cut otherwise. Memory grows there with the maps, one for "
+        "each "
+        "head, where they are written out. Times are those of the machine named, on that day: another day gives "
+        "others, "
+        "beyond the interval.",
+        "アテンション1層の値です。モデル全体では差が薄まります。幅を固定したときに演算量が増えないのは、"
+        "アテンションの定義から"
+        "従います。同じ積を別の切り方で計算するだけだからです。そこでメモリが増えるのは、"
+        "ヘッドごとに1枚のマップを書き出す"
+        "場合です。時間は記載した環境でのその日の値で、別の日には区間の外の値にもなります。",
     )
 
     def measure(self, costs: pd.DataFrame) -> Measured:
@@ -62,65 +106,126 @@ class MoreCost(CostClaim):
             for end in ("", "_low", "_high")
             for place, value in times[f"times{end}"].items()
         }
-        numbers["most"] = float(own["n_heads"].max())
+        inner = own.assign(inner=own["n_heads"] * own["head_dim"]).groupby(["arm", "n_heads"])["inner"].first()
+        numbers |= {f"{arm}_parameters": float(inner[arm].iloc[-1] / inner[arm].iloc[0]) for arm in _ARMS}
+        numbers |= {"fewest": float(own["n_heads"].min()), "most": float(own["n_heads"].max())}
         first = grown.loc[("width", "inference", "eager", "seconds")]
         middle, low, high = (float(first[f"times{end}"]) for end in ("", "_low", "_high"))
         return Measured(middle, f"{int(first['rounds'])} rounds", numbers, own, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        lows, highs = ([v for name, v in words.items() if name.endswith(f"_{end}")] for end in ("low", "high"))
-        if min(lows) > _MORE:
+        each = {arm: _growing(words, arm) for arm in _ARMS}
+        whole = [_ARMS[arm] for arm, (everywhere, _) in each.items() if len(everywhere) == len(_QUANTITIES)]
+        if len(whole) == len(_ARMS):
             return HOLDS
-        return FAILS if max(highs) <= _MORE else in_part(Both("", ""))
+        parts = []
+        for arm, (everywhere, somewhere) in each.items():
+            found = joined([*everywhere, *somewhere], ", ", "・")
+            if found and _ARMS[arm] not in whole:
+                parts.append(Both(f"{_ARMS[arm].en}: {found.en}", f"{_ARMS[arm].ja}では{found.ja}"))
+        return in_part(joined([*whole, *parts], "; ", "、")) if whole or parts else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        still = [f"{what} at {where}" for (what, where), most in _grown(words).items() if not most > _MORE]
-        same = f" No growth: {'; '.join(still)}." if still else ""
-        width, head_dim = (_arm(words, arm) for arm in ARM_NAMES)
-        return Both(f"With {words['most']:g} heads in place of 1, {width}. {head_dim.capitalize()}.{same}", "")
-
-    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
-        labels = {
-            "parameters": "parameters",
-            "flops": "operations a step",
-            "memory": "memory of a step",
-            "seconds": "processor time of a step",
-        }
-        figures = {name: count_curves(sweep.runs, name, label=label) for name, label in labels.items()}
-        sentence = (
-            "What whole learners took that were trained with few heads and with many, one thread each. A step of the "
-            "smallest takes a millisecond or two, and such times scatter."
+        width, head_dim = (_arm(words, arm) for arm in _ARMS)
+        most, fewest = (f"{words[name]:g}" for name in ("most", "fewest"))
+        return Both(
+            f"In inference, {most} heads in place of {fewest} take at fixed width {width.en}; at fixed head_dim they "
+            "take "
+            f"{head_dim.en}; in brackets, where no map is written out (sdpa).",
+            f"推論では、ヘッド数を{fewest}から{most}にすると、幅を固定した場合は{width.ja}、head_dimを固定した場合は"
+            f"{head_dim.ja}になります(括弧内はマップを書き出さない場合、sdpa)。",
         )
-        return Both(sentence, ""), figures
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        own = growth(table)
+        rows: list[list[Both | str]] = []
+        for arm, quantity in product(_ARMS, _QUANTITIES):
+            part = own[(own["arm"] == arm) & (own["quantity"] == quantity)].set_index(["mode", "kernel"])
+            rows.append([_ARMS[arm], _QUANTITIES[quantity], *(_cell(part.loc[run]) for run in product(MODES, KERNELS))])
+        runs = [Both(f"{mode}, {kernel}", f"{_MODES_JA[mode]}、{kernel}") for mode, kernel in product(MODES, KERNELS)]
+        return tables([Both("arm", "条件"), Both("what grows", "項目"), *runs], rows)
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return cost_curves(table, "attention", "heads")
+        return cost_times(_layer_times(table))
+
+    def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
+        sentence = Both(
+            "What a step of training took whole learners, one thread each, as times what it took with one head; the "
+            "geometric mean over tasks. A step of the smallest takes a millisecond or two, and such times scatter.",
+            "学習の1ステップに要した量(1スレッド)を、1ヘッドの場合の倍率で示します(タスクについての幾何平均)。最小の"
+            "モデルの1ステップは1〜2ミリ秒で、時間はばらつきます。",
+        )
+        return sentence, {"step": cost_times(_step_times(sweep.runs))}
 
 
-_KERNELS = ("eager", "sdpa")
+def _arm(words: Mapping[str, float], arm: str) -> Both:
+    """What one arm takes in inference: eager, and in brackets sdpa where that is another number."""
+    parts = [_factor(Both("the parameters", "パラメータ数"), *[words[f"{arm}_parameters"]] * 2)]
+    for quantity, name in _QUANTITIES.items():
+        times = (words[f"{arm}_inference_{kernel}_{quantity}"] for kernel in KERNELS)
+        parts.append(_factor(Both(f"the {name.en}", name.ja), *times))
+    return joined(parts, ", ", "、")
 
 
-def _arm(words: Mapping[str, float], arm: str) -> str:
-    """What one arm takes, in times: eager and sdpa, in inference and in training."""
-
-    def times(quantity: str, mode: str) -> str:
-        eager, sdpa = (f"{words[f'{arm}_{mode}_{kernel}_{quantity}']:.3g}" for kernel in _KERNELS)
-        return f"× {eager}" if eager == sdpa else f"× {eager} eager and × {sdpa} sdpa"
-
-    parts = []
-    for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
-        inference, training = times(quantity, "inference"), times(quantity, "training")
-        parts.append(f"{name} {inference}" + ("" if inference == training else f" (in training {training})"))
-    return f"at {ARM_NAMES[arm]}: {'; '.join(parts)}"
+def _factor(name: Both, eager: float, sdpa: float) -> Both:
+    first, second = f"{eager:.3g}", f"{sdpa:.3g}"
+    if first == second:
+        return Both(f"× {first} {name.en}", f"{name.ja}が{first}倍")
+    return Both(f"× {first} (× {second}) {name.en}", f"{name.ja}が{first}倍({second}倍)")
 
 
-def _grown(words: Mapping[str, float]) -> dict[tuple[str, str], float]:
-    """How much each quantity grows at the most, over both modes, by (quantity and kernel, arm) in words."""
-    found: dict[tuple[str, str], float] = {}
-    for arm, where in ARM_NAMES.items():
-        for quantity, name in (("flops", "operations"), ("bytes", "memory"), ("seconds", "time")):
-            for kernel in _KERNELS:
-                what = name if quantity == "flops" else f"{name} ({kernel})"
-                own = [words[f"{arm}_{mode}_{kernel}_{quantity}_high"] for mode in ("inference", "training")]
-                found[what, where] = max(*own, found.get((what, where), 0.0))
-    return found
+def _cell(row: pd.Series) -> str:
+    """Times, with the interval where there is one to tell."""
+    middle, low, high = (f"{row[f'times{end}']:.3g}" for end in ("", "_low", "_high"))
+    return f"× {middle}" if low == high else f"× {middle} ({low} to {high})"
+
+
+def _growing(words: Mapping[str, float], arm: str) -> tuple[list[Both], list[Both]]:
+    """Quantities that grow in an arm in both modes and with both kernels; and those that do with one kernel, named."""
+    everywhere, somewhere = [], []
+    for quantity, name in _QUANTITIES.items():
+        grown = [
+            kernel
+            for kernel in KERNELS
+            if min(words[f"{arm}_{mode}_{kernel}_{quantity}_low"] for mode in MODES) > _MORE
+        ]
+        if len(grown) == len(KERNELS):
+            everywhere.append(name)
+        elif grown:
+            somewhere.append(Both(f"{name.en} ({grown[0]})", f"{name.ja}({grown[0]})"))
+    return everywhere, somewhere
+
+
+def _layer_times(costs: pd.DataFrame) -> pd.DataFrame:
+    """Times what the fewest heads take, with intervals over rounds, as the figure takes them."""
+    rows: list[dict[str, Any]] = []
+    for (mode, arm, kernel), own in costs.groupby(["mode", "arm", "kernel"], sort=False):
+        for quantity, name in _QUANTITIES.items():
+            if quantity == "flops" and kernel != KERNELS[0]:
+                continue  # the same products
+            label = name.en if quantity == "flops" else f"{name.en}, {kernel}"
+            rows += _times(own.pivot(index="round", columns="n_heads", values=quantity), str(mode), str(arm), label)
+    return pd.DataFrame(rows)
+
+
+def _step_times(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same of a step of a whole learner: geometric means over tasks, with intervals over seeds."""
+    rows: list[dict[str, Any]] = []
+    for arm, own in runs.groupby("arm", sort=False):
+        for quantity, label in _STEP.items():
+            tables = [
+                np.log(part.pivot(index="seed", columns="n_heads", values=quantity))
+                for _, part in own.groupby("task", sort=False)
+            ]
+            mean = sum(tables[1:], tables[0]).dropna() / len(tables)  # seeds that every task has
+            rows += _times(np.exp(mean), "", str(arm), label)
+    return pd.DataFrame(rows)
+
+
+def _times(table: pd.DataFrame, run: str, arm: str, quantity: str) -> Iterator[dict[str, Any]]:
+    logs = np.log(table.to_numpy(np.float64))
+    spread = mean_spread((logs - logs[:, :1]).T, np.arange(len(logs)))
+    low, high = spread.interval()
+    for n_heads, *values in zip(table.columns, spread.centre, low, high, strict=True):
+        times = dict(zip(("times", "low", "high"), (float(np.exp(value)) for value in values), strict=True))
+        yield {"run": run, "arm": arm, "quantity": quantity, "n_heads": int(n_heads), **times}

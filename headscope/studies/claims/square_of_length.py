@@ -1,102 +1,242 @@
 """C5: every query meets every key, so that cost grows with the square of the length."""
 
 from collections.abc import Mapping
+from math import isnan, nan
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.reporting.figures import cost_curves
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, CostClaim, Measured, Verdict, in_part
-from headscope.studies.scaling import growth
+from headscope._support.formatting import count, number, percent
+from headscope.reporting.figures import cost_terms
+from headscope.studies.bilingual import Both, joined
+from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, ROUNDING, CostClaim, Measured, Verdict, undecided
+from headscope.studies.growing import Terms, growth, terms
 
 __all__ = ["SquareOfLength"]
 
-_SQUARE, _LINEAR = 1.8, 1.2  # exponents from which on it grows with the square, and below which it does not
+_TOKENS = 10  # the paper's example
+_CLOSE = 0.05  # terms that miss a cost by more than that share of it say nothing of it
+_NAMES = {"flops": Both("operations", "演算量"), "bytes": Both("bytes of memory", "メモリのバイト数")}
 
 
 @CLAIMS.register("C5")
 class SquareOfLength(CostClaim):
-    """Exponents of time, memory and operations against length."""
+    """Pairs that are computed, from counted operations; and how operations, bytes and time grow with length."""
 
     kind: ClassVar[str] = "definition"
-    about: ClassVar[Both] = Both("cost ∝ length²", "コストはシーケンス長の二乗に比例")
+    about: ClassVar[Both] = Both("every query meets every key", "全クエリと全キーの総当たり")
     says: ClassVar[Both] = Both(
-        "Every query is compared with every key (10 tokens: 10 × 10 pairs). [So cost grows with the square of the "
-        "length.]",
-        "各クエリが全てのキーと比較される(10トークンなら10×10組)。[したがってコストはシーケンス長の二乗に比例する。]",
+        "Every query is compared with every key. With 10 tokens each head computes all pairs of queries and keys, "
+        "10 × 10.",
+        "各クエリが全てのキーと比較される。10個のトークンがある場合、各ヘッドは全てのクエリと全てのキーのペア"
+        "(10×10組)を計算する。",
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "The question is how many pairs of a query and a key each head computes. If it is the number of tokens "
+        "squared, "
+        "no pair is skipped: twice as long a text has four times as many pairs.",
+        "ここで問うのは、各ヘッドがクエリとキーの組をいくつ計算しているかです。トークン数の二乗であれば、省かれた組は"
+        "なく、テキストの長さが2倍になると組の数は4倍になります。",
+    )
     measured: ClassVar[Both] = Both(
-        "Of the reference one layer of attention alone is timed, of a named model the whole model, on a row of its "
-        "text that is repeated; several lengths in turns in one process, many rounds. Bytes and operations are counted"
-        " beside it. An exponent is the logarithm to base 2 of how many times as much the last doubling of the length "
-        "takes, where the maps weigh most, in inference; the table's is that of time with maps written out (eager), "
-        "and beside it stand those of a kernel that never writes them (sdpa; Dao et al. 2022, arXiv:2205.14135).",
-        "",
+        "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's one "
+        "layer of attention, of a named model as a whole, on a row of its text that is repeated. Counts are fitted as "
+        "a "
+        "fixed part + a·T + b·T², by least squares over the longest four lengths. One pair costs a head "
+        "2 · (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
+        "sum, taken over all heads and layers, is how many pairs of T² a head computes. The most bytes that are alive "
+        "at once are fitted alike, with maps written out (eager) and never (sdpa; Dao et al. 2022, arXiv:2205.14135). "
+        "Seconds are taken in turns in one process, many rounds.",
+        "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。参照モデルでは1層のアテンションだけ、"
+        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を繰り返したものです。"
+        "数えた値を、長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。"
+        "1組あたりの演算量は1ヘッドにつき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。"
+        "全ヘッド・全層についての合計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。"
+        "同時に必要な最大バイト数も同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル"
+        "(sdpa; Dao et al. 2022, arXiv:2205.14135)の両方が対象です。"
+        "時間は1つのプロセスの中で長さを交互に変えながら何度も計ります。",
     )
     unit: ClassVar[Both] = Both(
-        "exponent of time over the last doubling, eager inference",
-        "推論時間が長さの何乗で増えるか(最後に長さを2倍にした区間、eager)",
+        f"pairs that a head computes at {_TOKENS} tokens, from counted operations",
+        f"{_TOKENS}トークンで1ヘッドが計算する組の数(数えた演算量から求めた値)",
     )
-    interval: ClassVar[Both] = Both("95%, over rounds of timing", "")
     rule: ClassVar[Both] = Both(
-        "supported if the exponents of time, memory and operations are all above 1.8, with their intervals and both "
-        "kernels; not supported if all are below 1.2; else it depends on which and on the kernel",
-        "",
+        "it holds if the pairs counted are T² a head, to within 0.1%; it does not hold if they are fewer; it is not "
+        "decided where three terms do not fit the counts to within 0.1%, or where more than the pairs grows with T²",
+        "数えた組が1ヘッドあたりT²個に0.1%以内で一致すれば成り立つ。それより少なければ成り立たない。3つの項が演算量に"
+        "0.1%以内で当てはまらない場合や、組のほかにもT²で増える演算がある場合は判定しない",
     )
     drawn: ClassVar[Both] = Both(
-        "Bands: 95% over rounds of timing. The dotted line beneath grows with the square of the length.", ""
+        "Dots: what was counted or timed (of time, every round); filled: eager, rings: sdpa. Lines of operations and "
+        "memory: the fit, over the lengths that were fitted. Lines of time: the median. The dotted line stands where "
+        "b·T² overtakes a·T",
+        "点は数えた値または計った値(時間は全ラウンド)。塗りつぶしはeager、白抜きはsdpa。演算量とメモリの線は当てはめた"
+        "式(使った長さの範囲)、時間の線は中央値。縦の点線はb·T²がa·Tを超える長さ",
+    )
+    follows: ClassVar[Both] = Both(
+        "Readers infer that cost grows with the square of the length. Operations do in the end. A part of them, the "
+        "projections and in a whole model the layers between, grows with the length itself, so that short texts seem "
+        "linear. Memory grows with the square only where the maps are written out. Times are an illustration: the "
+        "interval over the rounds of one day does not hold on another. On one processor three days gave from T^2.7 to "
+        "T^3.5 for the same doubling.",
+        "読者は、コストがシーケンス長の二乗で増えると受け取ります。演算量は、十分に長ければそのとおりです。ただし、"
+        "射影や"
+        "(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。メモリが"
+        "長さの二乗で増えるのは、マップを書き出す場合だけです。時間は参考値です。1日のうちに繰り返した計時の区間は、"
+        "別の日には当てはまりません。同じプロセッサで3日計ると、同じ2倍の区間でT^2.7からT^3.5まで変わりました。",
     )
     limits: ClassVar[Both] = Both(
-        "On the machine named, at the lengths shown. At short lengths most of the time goes into starting kernels; the"
-        " projections, and in a whole model the layers between, grow with the length itself, not its square, so that a"
-        " model may seem linear until its maps outweigh them. An exponent of time above 2 is the machine's and no law:"
-        " operations and bytes never grow faster than the square; perhaps maps outgrow the processor's cache. Rounds "
-        "are of one session: another, on the same two shared processors, gave 3.5.",
-        "",
+        "Counted is what is computed, whether or not a mask hides it afterwards: these kernels compute hidden pairs "
+        "too. "
+        "Softmax and norms are not among the operations counted. Bytes are those of tensors; the most may be alive at "
+        "another moment in short texts than in long ones, so that a fit of bytes is rougher. Times are those of the "
+        "machine named, on that day.",
+        "数えるのは実際に計算した組です。あとでマスクに隠される組も、これらのカーネルは計算します。"
+        "ソフトマックスや正規化"
+        "は演算量に含みません。メモリはテンソルのバイト数です。最大になる時点が短いテキストと長いテキストで異なることが"
+        "あり、当てはめはやや粗くなります。時間は記載した環境でのその日の値です。",
     )
 
     of_a_model: ClassVar[bool] = True
 
     def measure(self, costs: pd.DataFrame) -> Measured:
-        part = "attention" if "attention" in set(costs["part"]) else str(costs["part"].iloc[0])
-        own = costs[(costs["part"] == part) & (costs["against"] == "length") & (costs["mode"] == "inference")]
-        grown = growth(own).set_index(["kernel", "quantity"])
-        kernels = own["kernel"].unique().tolist()
-        first = grown.loc[("eager" if "eager" in kernels else kernels[0], "seconds")]
-        numbers = {
-            f"{kernel}_{quantity}{end}": float(grown.loc[(kernel, quantity), f"last{end}"])
-            for kernel in kernels
-            for quantity in ("seconds", "bytes", "flops")
-            for end in ("", "_low", "_high")
-        }
-        sizes = {
-            "whole": float(part == "model"),
-            "shortest": float(own["length"].min()),
-            "longest": float(own["length"].max()),
-        }
-        rounds = f"{int(first['rounds'])} rounds"
-        middle, low, high = (float(first[f"last{end}"]) for end in ("", "_low", "_high"))
-        table = costs[(costs["part"] == part) & (costs["against"] == "length")]
-        return Measured(middle, rounds, {**numbers, **sizes}, table, low, high)
+        own = _inference(costs)
+        lengths = sorted(own["length"].unique())
+        numbers = {"longest": float(lengths[-1]), "before": float(lengths[-2]), "whole": float(_part(own) == "model")}
+        if len(lengths) < 3:
+            return Measured(nan, EXACT, {**numbers, "pairs": nan, "gap": nan}, own)
+        fitted = _fitted(own)
+        kernel = next(iter(fitted))[0]
+        operations = fitted[kernel, "flops"]
+        pairs = operations.square / _pair(own)
+        for (name, quantity), found in fitted.items():
+            numbers |= {f"{name}_{quantity}_{part}": float(getattr(found, part)) for part in _PARTS}
+        against = growth(own)
+        for row in against[against["quantity"] == "seconds"].to_dict("records"):
+            numbers |= {f"{row['kernel']}_seconds{end}": 2.0 ** row[f"last{end}"] for end in ("", "_low", "_high")}
+        told = operations.gap < ROUNDING and pairs < 1 + ROUNDING
+        effect = pairs * _TOKENS**2 if told else nan
+        return Measured(effect, EXACT, {**numbers, "pairs": pairs, "gap": operations.gap}, own)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        lows, highs = ([v for name, v in words.items() if name.endswith(f"_{end}")] for end in ("low", "high"))
-        if min(lows) > _SQUARE:
-            return HOLDS
-        return FAILS if max(highs) < _LINEAR else in_part(Both("", ""))
+        pairs, gap = words["pairs"], words["gap"]
+        if isnan(pairs):
+            return undecided(Both("three lengths", "3つ以上の長さが必要"))
+        if gap >= ROUNDING:
+            return undecided(Both("counts that three terms fit", "3つの項で表せる演算量が必要"))
+        if pairs >= 1 + ROUNDING:
+            return undecided(Both("counts of the maps alone", "マップだけの演算量が必要"))
+        return HOLDS if pairs > 1 - ROUNDING else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        parts = []
-        for kernel in ("eager", "sdpa"):
-            if f"{kernel}_seconds" in words:
-                time, memory, operations = (words[f"{kernel}_{name}"] for name in ("seconds", "bytes", "flops"))
-                parts.append(f"{kernel}: time T^{time:.2f}, memory T^{memory:.2f}, operations T^{operations:.2f}")
-        what = "The whole model, from" if words["whole"] else "One layer of attention, from"
-        return Both(f"{what} {words['longest'] / 2:g} to {words['longest']:g} tokens, {'; '.join(parts)}.", "")
+        if isnan(words["pairs"]):
+            return Both(
+                "The text has only two lengths, which leave three terms open.",
+                "2つの長さしか測れないため、3つの項を決められません。",
+            )
+        if isnan(words["effect"]):
+            return Both(
+                f"b is {words['pairs']:.4g} times what all pairs take; the three terms miss the counts by "
+                f"{words['gap']:.2%} at most. The fit cannot tell the pairs from what else is computed.",
+                f"bは全ての組に必要な演算量の{words['pairs']:.4g}倍で、3つの項と演算量のずれは最大{words['gap']:.2%}"
+                "です。この当てはめでは、組の計算とほかの計算を区別できません。",
+            )
+        pairs = number(round(words["effect"], 3))
+        return Both(
+            f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of "
+            f"{_TOKENS} × {_TOKENS}; at {words['longest']:,.0f} tokens "
+            f"{count(round(words['pairs'] * words['longest'] ** 2))}.",
+            f"{_TOKENS}トークンでは、1つのヘッドがクエリとキーの組を{pairs}個"
+            f"({_TOKENS}×{_TOKENS}組のうち)計算します。{words['longest']:,.0f}トークンでは"
+            f"{count(round(words['pairs'] * words['longest'] ** 2))}個です。",
+        )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        if isnan(words["pairs"]):
+            return Both("", "")
+        kernels = [name for name in ("eager", "sdpa") if f"{name}_seconds" in words]
+        parts = [_grown(words, kernels[0], "flops"), *(_grown(words, name, "bytes") for name in kernels)]
+        return joined([*parts, _time(words, kernels)])
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return cost_curves(table, str(table["part"].iloc[0]), "length")
+        own = _inference(table)
+        fitted = _fitted(own) if own["length"].nunique() > 2 else {}
+        crossing = [found.crossing for (_, quantity), found in fitted.items() if quantity == "flops"]
+        return cost_terms(own, _part(own), {place: found.curve() for place, found in fitted.items()}, *crossing[:1])
+
+
+_PARTS = ("fixed", "linear", "square", "gap", "share", "crossing")  # of `Terms`, that are told
+
+
+def _part(costs: pd.DataFrame) -> str:
+    """Attention alone where it was timed; else the whole."""
+    return "attention" if "attention" in set(costs["part"]) else str(costs["part"].iloc[0])
+
+
+def _inference(costs: pd.DataFrame) -> pd.DataFrame:
+    return costs[(costs["part"] == _part(costs)) & (costs["against"] == "length") & (costs["mode"] == "inference")]
+
+
+def _pair(costs: pd.DataFrame) -> float:
+    """Operations of one query with one key, in all heads and layers."""
+    if "pair" in costs:
+        return float(costs["pair"].iloc[0])
+    return 4.0 * float(costs["n_heads"].iloc[0] * costs["head_dim"].iloc[0])  # one layer, whose values are as wide
+
+
+def _fitted(costs: pd.DataFrame) -> dict[tuple[str, str], Terms]:
+    """Terms of operations and bytes by kernel, eager first."""
+    kernels = sorted(costs["kernel"].unique(), key=lambda name: name != "eager")
+    return {
+        (kernel, quantity): terms(costs[costs["kernel"] == kernel].groupby("length")[quantity].first().to_dict())
+        for kernel in kernels
+        for quantity in _NAMES
+    }
+
+
+def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
+    """What operations or bytes are made of, and where the square takes over."""
+    fixed, linear, square, gap, share, crossing = (words[f"{kernel}_{quantity}_{part}"] for part in _PARTS)
+    name, longest = _NAMES[quantity], f"{words['longest']:,.0f}"
+    with_maps = Both("", "") if quantity == "flops" else Both(f" ({kernel})", f"({kernel})")
+    if gap > _CLOSE:
+        return Both(
+            f"{name.en.capitalize()}{with_maps.en}: three terms miss them by {percent(gap)}, so that the fit cannot "
+            "tell.",
+            f"{name.ja}{with_maps.ja}は3つの項とのずれが{percent(gap)}あり、当てはめからは判断できません。",
+        )
+    shown = [(fixed, ""), (linear, "·T"), (square, "·T²")]
+    size = fixed + linear * words["longest"] + square * words["longest"] ** 2
+    sizes = (fixed, linear * words["longest"], square * words["longest"] ** 2)
+    formula = " + ".join(
+        f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > ROUNDING * size
+    ).replace("+ −", "− ")
+    off = Both("", "") if gap < ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
+    if share < ROUNDING:
+        return Both(
+            f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; nothing grows with the square.",
+            f"{name.ja}{with_maps.ja}は{formula}{off.ja}で、二乗で増える部分はありません。",
+        )
+    return Both(
+        f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; the term of T² overtakes that of T at "
+        f"{count(round(crossing))} tokens and is {percent(share)} of all at {longest}.",
+        f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{count(round(crossing))}トークンでTの項を超え、"
+        f"{longest}トークンでは全体の{percent(share)}を占めます。",
+    )
+
+
+def _time(words: Mapping[str, float], kernels: list[str]) -> Both:
+    """How many times as long the last doubling takes."""
+    each = [(name, *(words[f"{name}_seconds{end}"] for end in ("", "_low", "_high"))) for name in kernels]
+    en = ", ".join(f"× {time:.2f} ({name}; {low:.2f} to {high:.2f})" for name, time, low, high in each)
+    ja = "、".join(f"{time:.2f}倍({name}、{low:.2f}〜{high:.2f}倍)" for name, time, low, high in each)
+    before, longest = (f"{words[name]:,.0f}" for name in ("before", "longest"))
+    return Both(
+        f"As an illustration, from {before} to {longest} tokens time grew {en}; the brackets hold over the rounds of "
+        "one "
+        "session. T² alone would give × 4.",
+        f"参考として、{before}トークンから{longest}トークンへの時間の増加は{ja}でした(括弧内は1回の計測の中での区間)。"
+        "T²だけなら4倍です。",
+    )

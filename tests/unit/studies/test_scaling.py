@@ -9,7 +9,8 @@ import torch
 
 from headscope.errors import InputError
 from headscope.models.reference import MultiHeadAttention
-from headscope.studies.scaling import KERNELS, MODES, PARTS, Fused, Scaling, growth, scale_costs
+from headscope.studies.growing import growth
+from headscope.studies.scaling import KERNELS, MODES, PARTS, Fused, Scaling, scale_costs
 
 TINY = Scaling(width=32, lengths=(8, 16, 32), heads=4, counts=(1, 2, 8), length=16, rounds=2)
 
