@@ -6,78 +6,147 @@ from typing import ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope._support.formatting import percent
 from headscope.errors import InputError
-from headscope.reporting.figures import count_curves
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, CURVES_DRAWN, FAILS, HOLDS, Measured, SweepClaim, Verdict, in_part
+from headscope.reporting.figures import figure_of, regret_curves
+from headscope.studies.bilingual import Both, joined, tables
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, SweepClaim, Verdict, undecided
+from headscope.studies.headcount.outcomes import grouped, of_tasks
+from headscope.studies.headcount.regret import least_worst, regrets, suited
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import MARGIN, lost_with_one_for_all
+from headscope.studies.headcount.shapes import MARGIN
 
 __all__ = ["Balance"]
+
+_FEWEST, _WORST = "fewest on", "worst on"  # before the name of a task
 
 
 @CLAIMS.register("C10")
 class Balance(SweepClaim):
-    """What tasks lose when all are given one number of heads."""
+    """What one number of heads for every task costs on the task that it suits worst."""
 
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("balance with width and task", "埋め込み次元・タスクとのバランス")
     says: ClassVar[Both] = Both(
         "The number of heads must be balanced with the width and suit the task; find it by experiment.",
-        "埋め込み次元とのバランスを考慮し、タスクに応じてヘッド数を選定する。実験的な調整が推奨される。",
+        "埋め込み次元とのバランスを考慮し、タスクに応じて適切なヘッド数を選定することが重要である。実験的に調整を行う"
+        "ことが推奨される。",
     )
     where_ja: ClassVar[str] = "結論"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "The question is what it costs to use one number of heads for every task. If even the number that suits all "
+        "tasks best costs one of them much, the number must be chosen for the task.",
+        "ここで問うのは、すべてのタスクで同じヘッド数を使うと、どれだけ損をするかです。全体に最も適した個数でも、"
+        "損の大きい"
+        "タスクがあるなら、ヘッド数はタスクごとに選ぶ必要があります。",
+    )
     measured: ClassVar[Both] = Both(
-        "At fixed width, every task is given the number of heads that is best for all together, and held against its "
-        "own best. Kinds of task count equally, maps of several lengths as one kind. Which numbers are the best is "
-        "chosen, for each seed, by the other seeds: were there one number for all, nothing would be lost on average.",
-        "",
+        "At fixed width every number of heads is held, on each task, against the number that is best there. Its worst "
+        "task is the one that loses most. The number in the table is what is lost with the number of heads that costs "
+        "least on its worst task. Number, task and the task's own best are chosen, for each seed, by the other seeds: "
+        "were one number the best for all, nothing would be lost on average. Balance with the width shows in the "
+        "tables "
+        "of sweeps of several widths, a subject each.",
+        "幅を固定して、各ヘッド数での誤差を、タスクごとに、そのタスクで最良のヘッド数での誤差と比べます。損が最も大きい"
+        "タスクを、そのヘッド数の最悪のタスクと呼びます。表の数値は、"
+        "最悪のタスクでの損が最も小さいヘッド数で失う割合です。"
+        "ヘッド数、タスク、タスクごとの最良のヘッド数は、シードごとに残りのシードで選びます。"
+        "1つのヘッド数が全タスクで最良で"
+        "あれば、平均の損失は0になります。幅とのバランスは、幅の異なるスイープ(それぞれ別の対象として記載)"
+        "の表を比べると"
+        "分かります。",
     )
     unit: ClassVar[Both] = Both(
-        "lost with one number for all tasks, share of what is learnt, mean over kinds of task",
-        "全タスク共通のヘッド数にしたときの性能の低下(学習できた量に対する割合、タスクの種類の平均)",
+        "lost on its worst task by the number of heads that costs least there, share of what is learnt",
+        "最悪のタスクでの損が最も小さいヘッド数が、そのタスクで失う割合(学習できた量に対する割合)",
     )
-    interval: ClassVar[Both] = Both("95%, over training seeds", "")
+    interval: ClassVar[Both] = Both("95%, over training seeds", "学習シードについての95%区間")
     rule: ClassVar[Both] = Both(
-        "supported if more than 1% of what is learnt, by the low end; not supported if less, by the high end; else "
-        "depends",
-        "",
+        "it holds if more than 1% of what is learnt is lost, by the low end; it does not hold if that number of heads "
+        "is "
+        "as good on every task as the best other number (the interval of what it errs more ends below 1%, for all "
+        "tasks "
+        "together); else it is not decided",
+        "学習できた量の1%を超えて失えば(区間の下端で)成り立つ。そのヘッド数が、"
+        "どのタスクでもほかの最良のヘッド数と同等なら"
+        "(誤差の差の区間が、全タスク同時に1%未満)成り立たない。それ以外は未判定",
     )
-    drawn: ClassVar[Both] = CURVES_DRAWN
+    drawn: ClassVar[Both] = Both(
+        "A line a task: the mean over its training seeds. The broad grey line is the task that each number of heads "
+        "suits "
+        "worst, the ring the number that costs least there",
+        "線はタスクごとの学習シードの平均。太い灰色の線は各ヘッド数の最悪のタスク、輪はそこでの損が最も小さいヘッド数",
+    )
     limits: ClassVar[Both] = Both(
-        "One width, so balance with the width shows only through head_dim. Learning rates are chosen at three numbers "
-        "of heads and taken over by those between.",
-        "",
+        "Small models and short training. The worst task is the worst of those here: with other tasks another number "
+        "may cost least. Learning rates are chosen at three numbers of heads and taken over by those between.",
+        "小さなモデルを短く学習させた結果です。最悪のタスクは、ここで試したタスクの中での最悪です。"
+        "ほかのタスクを加えれば、"
+        "損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、その間のヘッド数にも使います。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
         runs = sweep.runs[sweep.runs["arm"] == "width"]
         if runs["task"].nunique() < 2:
             raise InputError("one task alone says nothing of whether the best number depends on the task")
-        common, spread = lost_with_one_for_all(runs)
-        low, high = spread.interval()
-        shapes = sweep.shapes[sweep.shapes["arm"] == "width"]
-        fewest = shapes["good"].str.split().str[0].astype(int)
+        costs = regrets(runs)
+        common, task, spread = least_worst(runs)
+        sizes = runs.groupby("n_heads")["head_dim"].first()
+        low, high = (float(end) for end in spread.interval())
+        told = [*suited(runs, common).values()]
         numbers = {
-            "tasks": float(len(shapes)), "common": float(common),
-            "least": float(fewest.min()), "most": float(fewest.max()),
+            "width": float(sweep.width), "common": float(common), "head_dim": float(sizes[common]),
+            "tasks": float(len(told)), "as_good": float(told.count("as good")),
+            "seeds": float(runs.groupby("task")["seed"].nunique().min()),
+            f"{_WORST} {task}": float(costs.loc[common, task]),
+            **{f"{_FEWEST} {label}": float(n) for label, n in (costs <= costs.min() + MARGIN).idxmax().items()},
         }  # fmt: skip
-        return Measured(float(spread.centre), sweep.over, numbers, runs, float(low), float(high))
+        return Measured(float(spread.centre), sweep.over, numbers, runs, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > MARGIN:
             return HOLDS
-        return FAILS if words["high"] < MARGIN else in_part(Both("", ""))
+        if words["as_good"] == words["tasks"]:
+            return FAILS
+        seeds = f"{2 * words['seeds']:g}"
+        return undecided(Both(f"{seeds} seeds or more", f"シード{seeds}個以上が必要"))
 
     def say(self, words: Mapping[str, float]) -> Both:
-        return Both(
-            f"The fewest heads within 1% of the best run from {words['least']:g} to {words['most']:g} over "
-            f"{words['tasks']:g} tasks. "
-            f"With one number for all, {words['common']:g}, {words['effect']:.1%} of what is learnt is lost on "
-            "average.",
-            "",
-        )
+        middle, low, high = (percent(words[name]) for name in ("effect", "low", "high"))
+        common, size, width = (f"{words[name]:g}" for name in ("common", "head_dim", "width"))
+        heads = f"{common} {'head' if common == '1' else 'heads'}"
+        task = next(iter(of_tasks(words, _WORST)))
+        fewest = grouped(of_tasks(words, _FEWEST))
+        return joined([
+            Both(
+                f"At a width of {width}, {heads} of {size} dimensions cost least on their worst task, {task}: {middle} "
+                f"({low} to {high}) of what is learnt.",
+                f"幅{width}では、最悪のタスクでの損が最も小さいのは{size}次元のヘッド{common}個で、そのタスク({task})で"
+                f"学習できた量の{middle}({low}〜{high})を失います。",
+            ),
+            Both(
+                f"The fewest heads within 1% of the best: {fewest.en}.",
+                f"最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
+            ),
+        ])  # fmt: skip
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        return count_curves(table)
+        costs = regrets(table)
+        return figure_of(regret_curves(costs, least_worst(table)[0]))
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        costs = regrets(table)
+        best, cells = least_worst(table)[0], costs.assign(worst=costs.max(axis=1))
+        rows = [
+            [f"**{heads}**" if heads == best else str(heads), *(percent(cost) for cost in row)]
+            for heads, row in zip(cells.index, cells.to_numpy(), strict=True)
+        ]
+        head = [Both("heads", "ヘッド数"), *(Both(task, task) for task in costs), Both("worst", "最悪")]
+        told = tables(head, rows)
+        return Both(
+            "What each number of heads costs each task beside the task's own best number, a share of what is learnt, "
+            f"the mean over all its seeds:\n\n{told.en}",
+            "各ヘッド数での損(タスクごとの最良のヘッド数との差、学習できた量に対する割合、全シードの平均)"
+            "を次に示します。"
+            f"\n\n{told.ja}",
+        )

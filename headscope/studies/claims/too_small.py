@@ -1,40 +1,42 @@
 """C7: too many heads make each head too small to express what it needs."""
 
 from collections.abc import Mapping
-from math import isnan, nan
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope._support.formatting import count, percent
+from headscope._support.formatting import MISSING, count, percent
+from headscope.errors import InputError
 from headscope.reporting.figures import count_curves, figure_of, map_bound
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import (
-    CLAIMS,
-    CURVES_DRAWN,
-    FAILS,
-    HOLDS,
-    Measured,
-    SweepClaim,
-    Verdict,
-    in_part,
-    undecided,
+from headscope.studies.bilingual import NOTHING, Both, joined, tables
+from headscope.studies.claims import CLAIMS, CURVES_DRAWN, FAILS, HOLDS, Measured, SweepClaim, Verdict, undecided
+from headscope.studies.headcount.outcomes import (
+    AS_THE_PAPER,
+    CONTRARY,
+    OPEN,
+    grouped,
+    more_seeds,
+    named,
+    numbers_of,
+    of_tasks,
+    tasks_that,
+    untold,
 )
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.shapes import pooled
-from headscope.studies.headcount.telling import shape_table
+from headscope.studies.headcount.shapes import falls, pooled, shapes
+from headscope.studies.headcount.telling import amount
 
 __all__ = ["TooSmall"]
 
 _PAPER = 16  # dimensions of a head that the paper calls too few
-_OF_THE_PAPER = ("paper_heads", "paper", "paper_from", "paper_to")
-_TOLD = "told of "  # before the name of a task, in names of numbers: 1 as the paper says, −1 the contrary, 0 neither
+_BEGINS = "begins on"  # before the name of a task: the largest head_dim at which error rises
+_SAYS = {"falls": AS_THE_PAPER, "as good": CONTRARY, "undecided": OPEN}
 
 
 @CLAIMS.register("C7")
 class TooSmall(SweepClaim):
-    """Error with the most heads against the best number of them: at fixed width, and with heads of fixed size."""
+    """Error with many small heads against the best number of them, and against as many of fixed size."""
 
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("heads too small", "ヘッドの次元が小さすぎる")
@@ -45,118 +47,184 @@ class TooSmall(SweepClaim):
         "なる可能性がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "The question is whether a model gets worse when its width is cut into so many heads that each is small. If it "
+        "gets worse so, and not with as many heads of fixed size, the small size is to blame and not the number.",
+        "ここで問うのは、同じ幅を多くのヘッドに分けて1個を小さくすると、モデルの性能が下がるかどうかです。"
+        "幅を分けたときは"
+        "下がり、同じ数でもヘッドの次元を保てば下がらないなら、原因はヘッドの数ではなく小ささにあります。",
+    )
     measured: ClassVar[Both] = Both(
-        "The same small transformer, 64 wide, is trained with 1 to 64 heads, once with the width shared among them and"
-        " once with heads of fixed size, on several tasks: four look-ups at once (lookups), attention maps of 8 to 64 "
-        "tokens (maps), the next byte of prose (language), handwritten digits (digits). What is learnt is how far "
-        "below chance the best number of heads errs; kinds of task count equally, maps of several lengths as one kind."
-        " Learning rates are chosen for each task and arm at the fewest, the middle and the most heads, on data and a "
-        "seed of their own, and taken over by the numbers between. If small heads are to blame, error rises with the "
-        "most heads in the first arm and not in the second. For attention maps theory says where: scores of head_dim "
-        "dimensions have that rank at the most, and a head_dim no less than the length is enough for any map "
-        "(Bhojanapalli et al. 2020, arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole "
-        "row.",
-        "",
+        "The same small transformer is trained with few heads and with many, once with the width shared among them and "
+        "once with heads of fixed size. Tasks are four look-ups at once (lookups), attention maps of several lengths "
+        "(maps), the next byte of prose (language) and handwritten digits (digits). What is learnt is how far below "
+        "chance the best number of heads errs. The number in the table is a mean over kinds of task, maps of several "
+        "lengths as one kind; what is said of a task rests on all its seeds. Learning rates are chosen for each task "
+        "and arm at the fewest, the middle and the most heads, on data and a seed of their own, and taken over by the "
+        "numbers between. For attention maps theory says where: scores of head_dim dimensions have that rank at the "
+        "most, and a head_dim no less than the length is enough for any map (Bhojanapalli et al. 2020, "
+        "arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole row.",
+        "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、"
+        "1ヘッドの次元を固定する場合の"
+        "2通りです。タスクは、4つの検索を同時に行うもの(lookups)、いくつかの長さのアテンションマップ(maps)、文章の次の"
+        "バイト(language)、手書き数字(digits)です。「学習できた量」は、偶然の水準から、"
+        "最良のヘッド数での誤差を引いた値です。"
+        "表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と数えます。タスクごとの記述には、"
+        "そのタスクの全シードを"
+        "使います。学習率は、タスクと条件ごとに、最少・中間・最多のヘッド数で、専用のデータとシードを使って選び、"
+        "その間のヘッド数は最も近いものの値を使います。マップについては理論上の限界が分かっています。"
+        "head_dim次元のスコアの"
+        "ランクは高々head_dimで、head_dimが長さ以上なら、どのマップも表せます(Bhojanapalli et al. 2020, "
+        "arXiv:2002.07028)。行全体に同じ値を足してもソフトマックスは変わらないため、1だけ小さくても足ります。",
     )
     unit: ClassVar[Both] = Both(
-        "error with the most heads beyond that with the best other number, share of what is learnt, mean over kinds of "
-        "task",
-        "最多ヘッドの誤差が他のヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの種類の平均)",
+        f"error with heads of {_PAPER} dimensions, the paper's example, beyond that with the best other number at "
+        "fixed "
+        "width, share of what is learnt, mean over kinds of task",
+        f"{_PAPER}次元のヘッド(論文の例)の誤差が、幅を固定したときのほかのヘッド数のうち最良の誤差を上回る分"
+        "(学習できた量に対する割合、タスクの種類の平均)",
     )
-    interval: ClassVar[Both] = Both("95%, over training seeds", "")
+    interval: ClassVar[Both] = Both("95%, over training seeds", "学習シードについての95%区間")
     rule: ClassVar[Both] = Both(
-        "supported if, on every task, the most heads err more than the best number at fixed width (by over 1% of what "
-        "is learnt, with the interval above 0) and no more than the best at fixed head_dim (the interval below 1%); "
-        "not supported if every task shows the contrary of either; depends where tasks differ, or where some cannot be"
-        " told",
-        "",
+        "it holds if, on any task and with any number of heads, they err more at fixed width than the best number (by "
+        "over 1% of what is learnt, with the interval above 0) and more so than as many heads of fixed size (by the "
+        "same "
+        "margin); it does not hold if on every task the smallest heads are as good as the best number, or lose no more "
+        "than as many of fixed size (the interval below 1%); else it is not decided. Intervals hold for all tasks and "
+        "numbers of heads together",
+        "いずれかのタスクとヘッド数で、幅を固定したときの誤差が最良のヘッド数より大きく(学習できた量の1%を超え、"
+        "区間が0より"
+        "上)、その増え方が同じ数の固定サイズのヘッドよりも同じ基準で大きければ成り立つ。どのタスクでも、"
+        "最小のヘッドが最良の"
+        "ヘッド数と同等か、同じ数の固定サイズのヘッドより悪くならなければ(区間が1%未満)成り立たない。"
+        "それ以外は未判定。区間は"
+        "全タスク・全ヘッド数について同時に成り立つもの",
     )
     drawn: ClassVar[Both] = CURVES_DRAWN
     limits: ClassVar[Both] = Both(
-        "Small models (64 wide) and short training. The most heads, 64, have one dimension each; the paper's example, "
-        "32 heads of 16 dimensions, is of a width of 512. With 8 dimensions a head maps of 32 and 64 tokens err much "
-        "with every number of heads: more heads do not make up for their size.",
-        "",
+        "Small models and short training, two blocks at the most. The paper's example, 32 heads of 16 dimensions, is "
+        "of "
+        "a width of 512; here the same size of a head is that of fewer heads. Where heads of fixed size are too small "
+        "for a task themselves, as 8 dimensions for long maps, the task is hard with any number of them: more heads do "
+        "not make up for their size.",
+        "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、"
+        "ここでは同じ次元のヘッドの数が"
+        "それより少なくなります。長いマップに対する8次元のように、固定したサイズ自体がタスクに対して小さすぎる場合は、"
+        "ヘッドをいくつにしても誤差が残ります。数を増やしても、小ささは補えません。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
-        spread = pooled(sweep.runs, "width", -1)
-        low, high = spread.interval()
-        shapes = sweep.shapes.pivot(index="task", columns="arm", values="many_is")
-        small, wide = shapes["width"], shapes["head_dim"]
-        fall, contrary = (small == "worse") & (wide == "as good"), (small == "as good") | (wide == "worse")
-        control = pooled(sweep.runs, "head_dim", -1)
-        ends = [float(end) for end in control.interval()]
+        own = sweep.runs[sweep.runs["arm"] == "width"]
+        sizes = own.groupby("n_heads")["head_dim"].first()
+        if _PAPER not in sizes.tolist():
+            raise InputError(
+                f"no heads of {_PAPER} dimensions, the paper's example, are among those trained, which have "
+                f"{', '.join(map(str, sizes))}; train {sweep.width // _PAPER} heads too"
+            )
+        paper = pooled(sweep.runs, "width", sizes.tolist().index(_PAPER))
+        ends = {arm: pooled(sweep.runs, arm, -1) for arm in ("width", "head_dim")}
+        found = falls(sweep.runs).set_index("task")
+        fixed = sweep.runs.loc[sweep.runs["arm"] == "head_dim", "head_dim"]
         numbers = {
-            "tasks": float(len(shapes)), "contrary": float(contrary.sum()), "fall": float(fall.sum()),
-            "wide": float(control.centre), "wide_from": ends[0], "wide_to": ends[1],
-            **_at(sweep, _PAPER),
-            **{f"{_TOLD}{task}": float(fall[task]) - float(contrary[task]) for task in sweep.shapes["task"].unique()},
+            "paper_heads": float(sizes.index[sizes == _PAPER][0]), "most": float(sizes.index[-1]),
+            "smallest": float(sizes.iloc[-1]), "fixed": float(fixed.iloc[0]),
+            **_with_ends("small", ends["width"].centre, *ends["width"].interval()),
+            **_with_ends("wide", ends["head_dim"].centre, *ends["head_dim"].interval()),
+            **numbers_of(found["is"].map(_SAYS).to_dict(), found["seeds"].to_dict()),
+            **{f"{_BEGINS} {task}": float(size) for task, size in found["head_dim"].dropna().items()},
         }  # fmt: skip
-        return Measured(float(spread.centre), sweep.over, numbers, sweep.runs, float(low), float(high))
+        low, high = (float(end) for end in paper.interval())
+        return Measured(float(paper.centre), sweep.over, numbers, sweep.runs, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        if words["fall"] == words["tasks"]:
+        if tasks_that(words, AS_THE_PAPER):
             return HOLDS
-        if words["contrary"] == words["tasks"]:
-            return FAILS
-        return in_part(Both("", "")) if words["fall"] or words["contrary"] else undecided(Both("", ""))
+        return undecided(more_seeds(words)) if tasks_that(words, OPEN) else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        fall, contrary, untold = (_named(words, sign) for sign in (1.0, -1.0, 0.0))
-        paper = ""
-        if not isnan(words["paper"]):
-            heads = count(int(words["paper_heads"]), "head")
-            ends = f"{percent(words['paper_from'])} to {percent(words['paper_to'])}"
-            paper = f" At fixed width {heads} of {_PAPER} dimensions lose {words['paper']:.1%} ({ends})."
-        return Both(
-            f"On {words['fall']:g} of {words['tasks']:g} tasks{fall} the most heads err more than the best number at "
-            f"fixed width and not at fixed head_dim; on {words['contrary']:g}{contrary} they do not at fixed width, or "
-            f"do at fixed head_dim too; on {words['tasks'] - words['fall'] - words['contrary']:g}{untold} it cannot be "
-            f"told. On average they lose {words['effect']:.0%} of what is learnt, against {words['wide']:.1%} "
-            f"({percent(words['wide_from'])} to {percent(words['wide_to'])}) at fixed head_dim.{paper}",
-            "",
+        paper, small, wide = (_ends(words, name) for name in ("effect", "small", "wide"))
+        sizes = [int(words[name]) for name in ("paper_heads", "most", "smallest", "fixed")]
+        few, most = (count(n, "head") for n in sizes[:2])
+        tiny, fixed = (count(n, "dimension") for n in sizes[2:])
+        lost = Both(
+            f"At fixed width {few} of {_PAPER} dimensions lose {paper.en} of what is learnt, and {most} of {tiny} "
+            f"{small.en}; {most} of {fixed} lose {wide.en}.",
+            f"幅を固定すると、{_PAPER}次元のヘッド{sizes[0]}個では学習できた量の{paper.ja}を、{sizes[2]}次元のヘッド"
+            f"{sizes[1]}個では{small.ja}を失います。{sizes[3]}次元に固定したヘッド{sizes[1]}個で"
+            f"失うのは{wide.ja}です。",
         )
+        return joined([lost, _begun(words), _unmoved(words)])
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return count_curves(table)
 
+    def tabled(self, table: pd.DataFrame) -> Both:
+        found, ends = falls(table).set_index("task"), shapes(table).set_index(["arm", "task"])
+        head = [
+            Both("task", "タスク"), Both("rises from head_dim", "誤差が増え始めるhead_dim"),
+            Both("smallest heads lose", "最小のヘッドでの損失"),
+            Both("as many of fixed size lose", "同数の固定サイズでの損失"),
+            Both("seeds", "シード"),
+        ]  # fmt: skip
+        rows = []
+        for task, row in found.iterrows():
+            begun = f"{row['head_dim']:.0f}" if row["is"] == "falls" else MISSING
+            lost = (amount(ends.loc[(arm, task)], "many") for arm in ("width", "head_dim"))
+            rows.append((str(task), begun, *lost, str(row["seeds"])))
+        return tables(head, rows)
+
     def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         figures = {"score_rank": count_curves(sweep.runs, "score_rank", label="rank of scores")}
-        words = (
-            "How much more the fewest and the most heads err than the best other number, as shares of what the best "
-            "learns over chance, with intervals that hold for all tasks of an arm together (95%):"
-        )
-        shapes = f"{words}\n\n{shape_table(sweep.shapes)}"
         maps = sweep.runs[sweep.runs["task"].str.startswith("maps-")]
         if maps.empty:
-            return Both(shapes, ""), figures
+            return NOTHING, figures
         length = maps["task"].str.removeprefix("maps-").astype(int)
         share = maps["error"] / maps["chance"]
         enough, half = share[maps["head_dim"] >= length], share[maps["head_dim"] == length // 2]
-        parts = {"where head_dim reaches their length": enough, "at half of it": half}
-        found = [f"{max(own.min(), 0):.2%} to {own.max():.2%} {where}" for where, own in parts.items() if len(own)]
-        sentence = (
-            "How far attention maps drawn at random are from being matched, as a share of a uniform map's divergence: "
-            f"{'; '.join(found)}."
+        where = {
+            Both("where head_dim reaches their length", "head_dimが長さ以上のとき"): enough,
+            Both("at half of it", "head_dimが長さの半分のとき"): half,
+        }
+        found = {place: (max(own.min(), 0), own.max()) for place, own in where.items() if len(own)}
+        told = Both(
+            "; ".join(f"{low:.2%} to {high:.2%} {place.en}" for place, (low, high) in found.items()),
+            "、".join(f"{place.ja}{low:.2%}〜{high:.2%}" for place, (low, high) in found.items()),
         )
-        return Both(f"{shapes}\n\n{sentence}", ""), {**figures, "bound": figure_of(map_bound(sweep.runs))}
+        sentence = Both(
+            "How far attention maps drawn at random are from being matched, as a share of a uniform map's divergence: "
+            f"{told.en}.",
+            f"無作為に作ったマップと学習したマップのずれ(一様なマップのずれに対する割合)は、{told.ja}です。",
+        )
+        return sentence, {**figures, "bound": figure_of(map_bound(sweep.runs))}
 
 
-def _named(words: Mapping[str, float], sign: float) -> str:
-    """Tasks by what they tell, in brackets."""
-    tasks = [name.removeprefix(_TOLD) for name, told in words.items() if name.startswith(_TOLD) and told == sign]
-    return f" ({', '.join(tasks)})" if tasks else ""
+def _begun(words: Mapping[str, float]) -> Both:
+    """At which size of a head error begins to rise, on which tasks; the largest size first."""
+    begun = of_tasks(words, _BEGINS)
+    if not begun:
+        return NOTHING
+    sizes = grouped(begun, falling=True)
+    return Both(
+        f"Error begins to rise because heads are small at head_dim {sizes.en}.",
+        f"ヘッドが小さいために誤差が増え始めるhead_dimは、{sizes.ja}です。",
+    )
 
 
-def _at(sweep: Sweep, head_dim: int) -> dict[str, float]:
-    """How many heads have a size at fixed width, and what they lose, as a share of what is learnt; NaN if none."""
-    own = sweep.runs[sweep.runs["arm"] == "width"]
-    sizes = own.groupby("n_heads")["head_dim"].first()
-    if head_dim not in sizes.tolist():
-        return dict.fromkeys(_OF_THE_PAPER, nan)
-    place = sizes.tolist().index(head_dim)
-    spread = pooled(own, "width", place)
-    low, high = (float(end) for end in spread.interval())
-    return dict(zip(_OF_THE_PAPER, (float(sizes.index[place]), float(spread.centre), low, high), strict=True))
+def _unmoved(words: Mapping[str, float]) -> Both:
+    """Tasks on which it does not rise, and those that cannot be told."""
+    still, left = named(tasks_that(words, CONTRARY)), untold(words)
+    parts = [Both(f"It does not on {still.en}.", f"{still.ja}では増えません。")] if still else []
+    if left:
+        parts.append(Both(f"It is not decided on {left.en}.", f"{left.ja}については判定できません。"))
+    return joined(parts)
+
+
+def _with_ends(name: str, *values: Any) -> dict[str, float]:
+    return {f"{name}{end}": float(value) for end, value in zip(("", "_from", "_to"), values, strict=True)}
+
+
+def _ends(words: Mapping[str, float], name: str) -> Both:
+    """A share with its interval."""
+    ends = ("low", "high") if name == "effect" else (f"{name}_from", f"{name}_to")
+    middle, low, high = (percent(words[part]) for part in (name, *ends))
+    return Both(f"{middle} ({low} to {high})", f"{middle}({low}〜{high})")

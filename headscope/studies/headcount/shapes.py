@@ -14,9 +14,10 @@ __all__ = [
     "MARGIN",
     "against_best",
     "errors_of",
+    "falls",
     "learnt",
     "learnt_curves",
-    "lost_with_one_for_all",
+    "most_against_one",
     "pooled",
     "shapes",
     "sized",
@@ -55,6 +56,19 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
             row |= _row(name, against_best(errors, place), span, level)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def most_against_one(runs: pd.DataFrame) -> dict[str, str]:
+    """Whether the most heads err more than the fewest, by task: "worse", "as good" or "undecided".
+
+    Args:
+        runs: see `shapes`; one arm.
+    """
+    level, found = 1 - (1 - LEVEL) / max(runs["task"].nunique(), 1), {}
+    for task, own in runs.groupby("task", sort=False):
+        errors = errors_of(own)[1]
+        found[str(task)] = _told((errors[:, -1] - errors[:, 0]) / learnt(own), level)
+    return found
 
 
 def errors_of(runs: pd.DataFrame, value: str = "error") -> tuple[list[int], Float[np.ndarray, "seed count"]]:
@@ -107,39 +121,52 @@ def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
     Raises:
         InputError: on no task anything was learnt.
     """
-    curves = learnt_curves(runs, arm)
+    curves = learnt_curves(runs, arm, shared=True)
     return mean_spread(_over_kinds({label: _more(errors, place) for label, errors in curves.items()}), _seeds(curves))
 
 
-def lost_with_one_for_all(runs: pd.DataFrame) -> tuple[int, Spread]:
-    """What tasks lose when all are given one number of heads, the best for all together, at fixed width.
+def falls(runs: pd.DataFrame) -> pd.DataFrame:
+    """At which size of a head error begins to rise because heads are small.
 
-    Kinds of task count equally, maps of several lengths as one kind. For each seed, the number for all and that for
-    each task are chosen by the other seeds alone, so that where one number is the best for all nothing is lost on
-    average.
+    It does at a number of heads above the best if, at fixed width, they err more than the best of the other numbers
+    ("worse", see `shapes`), and more so than as many heads of fixed size: by the same rule, asked of the difference
+    between the arms, seed by seed. Intervals are 95% for all tasks and numbers of heads together (Bonferroni's).
+
+    Args:
+        runs: see `shapes`; both arms.
+
+    Returns:
+        A row for each task: task, seeds; is, "falls" where it does at any number of heads, "as good" where at fixed
+        width the most heads are as good as the best, or lose no more than as many of fixed size, else "undecided";
+        heads and head_dim, the fewest heads at which it falls and their size, NaN where it does not.
+    """
+    rows = []
+    level = 1 - (1 - LEVEL) / (runs["task"].nunique() * runs["n_heads"].nunique())
+    for task, own in runs.groupby("task", sort=False):
+        shared, fixed = (own[own["arm"] == arm] for arm in ("width", "head_dim"))
+        (heads, errors), (_, beside) = errors_of(shared), errors_of(fixed)
+        words: list[set[str]] = []  # of each number of heads: the two comparisons'
+        for place in range(len(heads)):
+            more = _more(errors, place) / learnt(shared)
+            words.append({_told(values, level) for values in (more, more - _more(beside, place) / learnt(fixed))})
+        best = heads[int(errors.mean(0).argmin())]
+        fallen = [n for n, told in zip(heads, words, strict=True) if n > best and told == {"worse"}]
+        sizes = dict(zip(shared["n_heads"], shared["head_dim"], strict=True))
+        rows.append({
+            "task": task, "seeds": len(errors),
+            "is": "falls" if fallen else "as good" if "as good" in words[-1] else "undecided",
+            "heads": fallen[0] if fallen else np.nan, "head_dim": sizes[fallen[0]] if fallen else np.nan,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def learnt_curves(runs: pd.DataFrame, arm: str, *, shared: bool) -> dict[str, Float[np.ndarray, "seed count"]]:
+    """Errors of each task of an arm as shares of what is learnt over chance, a row a seed; without tasks not learnt.
 
     Args:
         runs: see `shapes`.
-
-    Returns:
-        The number for all, by all seeds; and what is lost, a share of what is learnt over chance, over seeds.
-
-    Raises:
-        InputError: on no task anything was learnt.
-    """
-    curves = learnt_curves(runs, "width")
-    seeds, together = _seeds(curves), _over_kinds(curves)
-    common = (together.sum(0) - together).argmin(1)
-    lost = {
-        label: errors[seeds, common] - errors[seeds, (errors.sum(0) - errors).argmin(1)]
-        for label, errors in curves.items()
-    }
-    heads = sorted(runs.loc[runs["arm"] == "width", "n_heads"].unique())
-    return int(heads[int(together.mean(0).argmin())]), mean_spread(_over_kinds(lost), seeds)
-
-
-def learnt_curves(runs: pd.DataFrame, arm: str) -> dict[str, Float[np.ndarray, "seed count"]]:
-    """Errors of each task of an arm as shares of what is learnt over chance, a row a seed; without tasks not learnt.
+        arm: "width" or "head_dim".
+        shared: only as many seeds of each task as all of them have, as what is said of several tasks together takes.
 
     Raises:
         InputError: on no task anything was learnt.
@@ -149,12 +176,10 @@ def learnt_curves(runs: pd.DataFrame, arm: str) -> dict[str, Float[np.ndarray, "
         span = learnt(own)
         if span > 0:
             found[str(label)] = errors_of(own)[1] / span
-    # of several tasks together only the seeds tell that all of them have
-    shared = min((len(errors) for errors in found.values()), default=0)
-    found = {label: errors[:shared] for label, errors in found.items()}
     if not found:
         raise InputError("on no task any number of heads did better than chance, so that there is nothing to compare")
-    return found
+    seeds = min(len(errors) for errors in found.values()) if shared else None
+    return {label: errors[:seeds] for label, errors in found.items()}
 
 
 def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str:
@@ -168,6 +193,12 @@ def _row(name: str, spread: Spread, span: float, level: float) -> dict[str, Any]
     low, high = (float(end) / span for end in spread.interval(level))
     middle = float(spread.centre) / span
     return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}
+
+
+def _told(values: Float[np.ndarray, " seed"], level: float) -> str:
+    spread = mean_spread(values, np.arange(len(values)))
+    low, high = (float(end) for end in spread.interval(level))
+    return sized(low, float(spread.centre), high)
 
 
 def _more(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarray, " seed"]:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from headscope._support.formatting import MISSING, markdown_table, number, percent
+from headscope._support.formatting import MISSING, markdown_table, percent
 from headscope.reporting.figures.style import ARM_NAMES
 
-__all__ = ["difference", "mean_table", "shape_table"]
+__all__ = ["amount", "difference", "mean_table"]
 
 
 def difference(row: Mapping[str, Any], end: str) -> str:
@@ -21,23 +21,17 @@ def difference(row: Mapping[str, Any], end: str) -> str:
     >>> difference({"few": 0.5, "few_low": 0.4, "few_high": 0.6, "few_is": "worse"}, "few")
     '50.0% (40.0% to 60.0%): worse'
     """
-    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
-    return f"{middle} ({low} to {high}): {row[f'{end}_is']}"
+    return f"{amount(row, end)}: {row[f'{end}_is']}"
 
 
-def shape_table(shapes: pd.DataFrame) -> str:
-    """How error runs with the number of heads, in Markdown: a row for each task and arm.
+def amount(row: Mapping[str, Any], end: str) -> str:
+    """How much more one end of the numbers of heads errs than the best other: middle and interval.
 
     Args:
-        shapes: see `headscope.studies.headcount.shapes.shapes`.
+        row, end: see `difference`.
     """
-    head = ("task", "arm", "best", "as good (within 1%)", "error there", "fewest heads, beyond", "most heads, beyond")
-    rows = [
-        (row["task"], ARM_NAMES[row["arm"]], str(row["best"]), row["good"],
-         f"{number(row['best_error'])} {row['unit']}", difference(row, "few"), difference(row, "many"))
-        for row in shapes.to_dict("records")
-    ]  # fmt: skip
-    return markdown_table(head, rows)
+    middle, low, high = (percent(row[name]) for name in (end, f"{end}_low", f"{end}_high"))
+    return f"{middle} ({low} to {high})"
 
 
 def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> str:

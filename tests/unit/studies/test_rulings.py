@@ -8,58 +8,8 @@ import pytest
 
 from headscope.errors import InterruptedWorkError, StorageError
 from headscope.studies.claims import Claim, Measured, claim_named
-from headscope.studies.headcount import Sweep
 from headscope.studies.rulings import Ruling, Rulings, own_folder, pool, rule
-
-
-def runs(errors: dict[tuple[str, str], dict[int, float]], noise: float = 0.002) -> Sweep:
-    rng = np.random.default_rng(0)
-    rows = [
-        {
-            "task": task, "arm": arm, "n_heads": n, "seed": seed,
-            "error": error + (0.1 if own is VARYING else noise) * rng.standard_normal(),
-            "chance": 1.0, "unit": "share", "head_dim": 16 // n if arm == "width" else 4,
-        }
-        for (task, arm), own in errors.items()
-        for n, error in own.items()
-        for seed in range(5)
-    ]  # fmt: skip
-    settings = {"seeds": 5, "share": 1.0, "rates": [0.001, 0.01]}
-    return Sweep(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"settings": settings})
-
-
-ARMS = ("width", "head_dim")
-VARYING = {1: 0.13, 4: 0.1, 16: 0.13}  # with as much noise as that, see below
-OPTIMUM, FLAT, LONG = {1: 0.5, 4: 0.1, 16: 0.4}, {1: 0.1, 4: 0.1, 16: 0.1}, {1: 0.5, 4: 0.3, 16: 0.1}
-
-
-@pytest.mark.parametrize(
-    ("name", "errors", "verdict"),
-    [
-        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
-        ("C7", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
-        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): OPTIMUM}, "not supported"),  # not for being small
-        (
-            "C7",
-            {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG, ("b", "width"): FLAT, ("b", "head_dim"): FLAT},
-            "depends",
-        ),
-        ("C11", {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}, "supported"),
-        ("C11", {("a", "width"): FLAT, ("a", "head_dim"): FLAT}, "not supported"),
-        ("C10", {("a", "width"): OPTIMUM, ("b", "width"): LONG}, "supported"),
-        ("C10", {("a", "width"): FLAT, ("b", "width"): FLAT}, "not supported"),
-        ("C7", {("a", "width"): VARYING, ("a", "head_dim"): VARYING}, "not decided here"),
-        ("C7", {("a", "width"): OPTIMUM, ("a", "head_dim"): VARYING}, "not decided here"),
-        ("C11", {("a", "width"): VARYING, ("a", "head_dim"): VARYING}, "not decided here"),
-    ],
-)
-def test_planted_sweeps_are_decided(name: str, errors: Any, verdict: str) -> None:
-    if name == "C10":
-        errors = {**errors, **{(task, "head_dim"): FLAT for task, _ in errors}}
-    claim: Any = claim_named(name)
-    measured = claim.measure(runs(errors))
-    assert claim.decide(measured.words) == verdict, measured.words
-    assert claim.say(measured.words)
+from tests.unit.studies.claims.planted import ARMS, FLAT, runs
 
 
 @pytest.mark.parametrize(("name", "middle"), [("C6", 0.4), ("C9", 0.4), ("C12", 0.6), ("C15", 0.5)])
@@ -68,35 +18,6 @@ def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
     seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
     assert seen == ["not supported", "depends", "supported"]
     assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
-
-
-def test_a_claim_about_the_size_of_heads_names_the_tasks() -> None:
-    falls, flat = {("maps-8", "width"): OPTIMUM, ("maps-8", "head_dim"): LONG}, {("b", arm): FLAT for arm in ARMS}
-    untold = {("c", arm): VARYING for arm in ARMS}
-    claim: Any = claim_named("C7")
-    said = claim.say(claim.measure(runs({**falls, **flat, **untold})).words)
-    assert "On 1 of 3 tasks (maps-8) the most heads err more" in said
-    assert "on 1 (b) they do not" in said
-    assert "on 1 (c) it cannot be told" in said
-
-
-def test_heads_of_the_size_that_the_paper_names_are_told_apart() -> None:
-    claim: Any = claim_named("C7")
-    planted = {("a", "width"): {1: 0.5, 4: 0.1, 16: 0.2}, ("a", "head_dim"): FLAT}  # 1 head of 16 dimensions
-    words = claim.measure(runs(planted, noise=1e-6)).words
-    assert words["paper_heads"] == 1
-    assert words["paper"] == pytest.approx(0.4 / 0.9, abs=1e-4)
-    assert words["paper_from"] < words["paper"] < words["paper_to"]
-    assert "1 head of 16 dimensions lose 44.4% (44.4% to 44.4%)" in claim.say(words)
-    without = {("a", arm): {2: 0.1, 4: 0.1} for arm in ARMS}
-    assert "of 16 dimensions" not in claim.say(claim.measure(runs(without)).words)
-
-
-def test_what_each_task_gains_by_several_heads_is_told() -> None:
-    claim: Any = claim_named("C11")
-    planted = {("a", arm): {1: 0.5, 4: 0.1} for arm in ARMS} | {("b", arm): {1: 0.19, 4: 0.1} for arm in ARMS}
-    said = claim.say(claim.measure(runs(planted, noise=1e-6)).words)
-    assert "learns 27% less (a 44.4%, b 10.0%)." in said
 
 
 def test_integration_is_decided_by_whole_intervals() -> None:
@@ -129,11 +50,10 @@ def test_options_stand_in_the_commands_that_they_belong_to() -> None:
 
 
 def test_a_sweep_that_cannot_tell_leaves_the_claim_open() -> None:
-    maps = runs({("maps-8", arm): FLAT for arm in ("width", "head_dim")})
-    for name in ("C10", "C11"):
-        ruling = rule(name, claim_named(name), lambda: [maps], "")
-        assert (ruling.verdict, np.isnan(ruling.effect)) == ("not decided here", True)
-        assert "alone" in ruling.sentence
+    maps = runs({("maps-8", arm): FLAT for arm in ARMS})
+    ruling = rule("C10", claim_named("C10"), lambda: [maps], "")
+    assert (ruling.verdict.word, np.isnan(ruling.effect)) == ("not decided", True)
+    assert "one task alone" in ruling.sentence.en
 
 
 @pytest.mark.parametrize("stop", [InterruptedWorkError, StorageError])
