@@ -29,60 +29,52 @@ class Balance(SweepClaim):
     about: ClassVar[Both] = Both("balance with width and task", "埋め込み次元・タスクとのバランス")
     says: ClassVar[Both] = Both(
         "The number of heads must be balanced with the width and suit the task; find it by experiment.",
-        "埋め込み次元とのバランスを考慮し、タスクに応じて適切なヘッド数を選定することが重要である。実験的に調整を行う"
-        "ことが推奨される。",
+        "埋め込み次元とのバランスを考慮し、タスクに応じて適切なヘッド数を選定することが重要である。"
+        "実験的に調整を行うことが推奨される。",
     )
     where_ja: ClassVar[str] = "結論"
     means: ClassVar[Both] = Both(
         "The question is what it costs to use one number of heads for every task. If even the number that suits all "
         "tasks best costs one of them much, the number must be chosen for the task.",
         "ここで問うのは、すべてのタスクで同じヘッド数を使うと、どれだけ損をするかです。全体に最も適した個数でも、"
-        "損の大きい"
-        "タスクがあるなら、ヘッド数はタスクごとに選ぶ必要があります。",
+        "損の大きいタスクがあるなら、ヘッド数はタスクごとに選ぶ必要があります。",
     )
     measured: ClassVar[Both] = Both(
         "At fixed width every number of heads is held, on each task, against the number that is best there. Its worst "
         "task is the one that loses most. The number in the table is what is lost with the number of heads that costs "
         "least on its worst task. Number, task and the task's own best are chosen, for each seed, by the other seeds: "
         "were one number the best for all, nothing would be lost on average. Balance with the width shows in the "
-        "tables "
-        "of sweeps of several widths, a subject each.",
-        "幅を固定して、各ヘッド数での誤差を、タスクごとに、そのタスクで最良のヘッド数での誤差と比べます。損が最も大きい"
-        "タスクを、そのヘッド数の最悪のタスクと呼びます。表の数値は、"
-        "最悪のタスクでの損が最も小さいヘッド数で失う割合です。"
-        "ヘッド数、タスク、タスクごとの最良のヘッド数は、シードごとに残りのシードで選びます。"
-        "1つのヘッド数が全タスクで最良で"
-        "あれば、平均の損失は0になります。幅とのバランスは、幅の異なるスイープ(それぞれ別の対象として記載)"
-        "の表を比べると"
-        "分かります。",
+        "tables of sweeps of several widths, a subject each.",
+        "幅を固定して、各ヘッド数での誤差を、タスクごとに、そのタスクで最良のヘッド数での誤差と比べます。"
+        "損が最も大きいタスクを、そのヘッド数の最悪のタスクと呼びます。表の数値は、最悪のタスクでの損が最も小"
+        "さいヘッド数で失う割合です。ヘッド数、タスク、タスクごとの最良のヘッド数は、シードごとに残りのシードで"
+        "選びます。1つのヘッド数が全タスクで最良であれば、平均の損失は0になります。幅とのバランスは、"
+        "幅の異なるスイープ(それぞれ別の対象として記載)の表を比べると分かります。",
     )
     unit: ClassVar[Both] = Both(
         "lost on its worst task by the number of heads that costs least there, share of what is learnt",
         "最悪のタスクでの損が最も小さいヘッド数が、そのタスクで失う割合(学習できた量に対する割合)",
     )
-    interval: ClassVar[Both] = Both("95%, over training seeds", "学習シードについての95%区間")
+    interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
     rule: ClassVar[Both] = Both(
         "it holds if more than 1% of what is learnt is lost, by the low end; it does not hold if that number of heads "
-        "is "
-        "as good on every task as the best other number (the interval of what it errs more ends below 1%, for all "
-        "tasks "
-        "together); else it is not decided",
-        "学習できた量の1%を超えて失えば(区間の下端で)成り立つ。そのヘッド数が、"
-        "どのタスクでもほかの最良のヘッド数と同等なら"
-        "(誤差の差の区間が、全タスク同時に1%未満)成り立たない。それ以外は未判定",
+        "is as good on every task as the best other number (the interval of what it errs more ends below 1%, for all "
+        "tasks together); else it is not decided",
+        "学習できた量の1%を超えて失えば(区間の下端で)成り立つ。そのヘッド数が、どのタスクでもほかの最良の"
+        "ヘッド数と同等なら(誤差の差の区間が、全タスク同時に1%未満)成り立たない。それ以外は未判定",
     )
     drawn: ClassVar[Both] = Both(
         "A line a task: the mean over its training seeds. The broad grey line is the task that each number of heads "
-        "suits "
-        "worst, the ring the number that costs least there",
-        "線はタスクごとの学習シードの平均。太い灰色の線は各ヘッド数の最悪のタスク、輪はそこでの損が最も小さいヘッド数",
+        "suits worst, the ring the number that costs least there.",
+        "線はタスクごとの学習シードの平均。太い灰色の線は各ヘッド数の最悪のタスク、輪はそこでの損が最も小さい"
+        "ヘッド数。",
     )
     limits: ClassVar[Both] = Both(
         "Small models and short training. The worst task is the worst of those here: with other tasks another number "
         "may cost least. Learning rates are chosen at three numbers of heads and taken over by those between.",
         "小さなモデルを短く学習させた結果です。最悪のタスクは、ここで試したタスクの中での最悪です。"
-        "ほかのタスクを加えれば、"
-        "損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、その間のヘッド数にも使います。",
+        "ほかのタスクを加えれば、損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、"
+        "その間のヘッド数にも使います。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:

@@ -35,66 +35,56 @@ class MoreCost(CostClaim):
     about: ClassVar[Both] = Both("more heads cost more", "ヘッド数と計算コスト・メモリ")
     says: ClassVar[Both] = Both(
         "With more heads computation and memory grow, so that training and inference can get less efficient.",
-        "ヘッド数が増えると計算量やメモリ使用量も増加する。これにより、"
-        "トレーニングや推論の効率が低下する可能性がある。",
+        "ヘッド数が増えると計算量やメモリ使用量も増加する。これにより、トレーニングや推論の効率が"
+        "低下する可能性がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
     means: ClassVar[Both] = Both(
         "The question is what grows with the number of heads: operations, memory, time. There are two ways to have "
-        "more "
-        "heads, cutting the same width into smaller ones or adding heads of the same size, and each has an answer of "
-        "its "
-        "own.",
+        "more heads, cutting the same width into smaller ones or adding heads of the same size, and each has an "
+        "answer of its own.",
         "ここで問うのは、ヘッド数とともに増えるのは演算量・メモリ・時間のどれかです。ヘッドの増やし方には、"
-        "同じ幅を小さく"
-        "分ける方法と、同じサイズのヘッドを足す方法の2つがあり、それぞれ答えが異なります。",
+        "同じ幅を小さく分ける方法と、同じサイズのヘッドを足す方法の2つがあり、それぞれ答えが異なります。",
     )
     measured: ClassVar[Both] = Both(
         "Layers with few heads and with many are timed in turns in one process, with the width shared among heads and "
         "with heads of fixed size, in training and inference, with maps written out (eager) and without (sdpa). Bytes "
         "and operations are counted, and operations equal the count by hand. All is told as times what one head takes.",
-        "ヘッド数の異なる層を、1つのプロセスの中で交互に計時します。"
-        "幅をヘッドで分け合う場合と1ヘッドの次元を固定する場合、"
-        "学習と推論、マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa)のすべてを計ります。バイト数と演算量は"
-        "数えた値で、演算量は手計算と一致します。いずれも、1ヘッドの場合の何倍かで表します。",
+        "ヘッド数の異なる層を、1つのプロセスの中で交互に計時します。幅をヘッドで分け合う場合と"
+        "1ヘッドの次元を固定する場合、学習と推論、マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa)"
+        "のすべてを計ります。バイト数と演算量は数えた値で、演算量は手計算と一致します。いずれも、"
+        "1ヘッドの場合の何倍かで表します。",
     )
     unit: ClassVar[Both] = Both(
         "time of the most heads over one, at fixed width, eager inference",
         "最多ヘッドと1ヘッドの推論時間の比(幅固定、eager)",
     )
     interval: ClassVar[Both] = Both(
-        "95%, over rounds of timing in one session", "1回の計測の中で繰り返した計時についての95%区間"
+        "95%, over rounds of timing in one session", "95%(1回の計測の中での繰り返しについて)"
     )
     rule: ClassVar[Both] = Both(
         "it holds if operations, memory and time all grow (over 1.1 times, with the interval) in both arms, in "
-        "inference "
-        "and in training, with both kernels; it does not hold if none of them does; else it holds in part, for what "
-        "grows. That efficiency *can* fall is shown where time grows",
+        "inference and in training, with both kernels; it does not hold if none of them does; else it holds in part, "
+        "for what grows. That efficiency *can* fall is shown where time grows",
         "演算量・メモリ・時間のすべてが、2つの条件、推論と学習、2つのカーネルの全部で増えれば(1.1倍を超え、"
-        "区間も含めて)"
-        "成り立つ。どれも増えなければ成り立たない。それ以外は、増えたものについて成り立つ。効率が低下する「可能性」"
-        "は、時間が"
-        "増えた場合に示されたとする",
+        "区間も含めて)成り立つ。どれも増えなければ成り立たない。それ以外は、増えたものについて成り立つ。"
+        "効率が低下する「可能性」は、時間が増えた場合に示されたとする",
     )
     drawn: ClassVar[Both] = Both(
         "Times what one head takes. Filled marks and full lines: eager; hollow marks and broken lines: sdpa; "
-        "operations "
-        "are the same with both. Bands: 95% over rounds of timing",
-        "1ヘッドの場合に対する倍率。塗りつぶしと実線はeager、白抜きと破線はsdpa(演算量はほぼ同じ)。帯は計時の繰り返しに"
-        "ついての95%区間",
+        "operations are the same with both. Bands: 95% over rounds of timing.",
+        "1ヘッドの場合に対する倍率。塗りつぶしと実線はeager、白抜きと破線はsdpa(演算量はほぼ同じ)。"
+        "帯は計時の繰り返しについての95%区間。",
     )
     limits: ClassVar[Both] = Both(
-        "One layer of attention; a whole model dilutes it. That operations do not grow at fixed width follows from how "
-        "attention is defined: the products are the same, cut otherwise. Memory grows there with the maps, one for "
-        "each "
-        "head, where they are written out. Times are those of the machine named, on that day: another day gives "
-        "others, "
-        "beyond the interval.",
+        "One layer of attention; a whole model dilutes it. That operations do not grow at fixed width follows from "
+        "how attention is defined: the products are the same, cut otherwise. Memory grows there with the maps, one "
+        "for each head, where they are written out. Times are those of the machine named, on that day: another day "
+        "gives others, beyond the interval.",
         "アテンション1層の値です。モデル全体では差が薄まります。幅を固定したときに演算量が増えないのは、"
-        "アテンションの定義から"
-        "従います。同じ積を別の切り方で計算するだけだからです。そこでメモリが増えるのは、"
-        "ヘッドごとに1枚のマップを書き出す"
-        "場合です。時間は記載した環境でのその日の値で、別の日には区間の外の値にもなります。",
+        "アテンションの定義から従います。同じ積を別の切り方で計算するだけだからです。そこでメモリが増えるのは、"
+        "ヘッドごとに1枚のマップを書き出す場合です。時間は記載した環境でのその日の値で、別の日には区間の外の値にも"
+        "なります。",
     )
 
     def measure(self, costs: pd.DataFrame) -> Measured:
@@ -152,8 +142,8 @@ class MoreCost(CostClaim):
         sentence = Both(
             "What a step of training took whole learners, one thread each, as times what it took with one head; the "
             "geometric mean over tasks. A step of the smallest takes a millisecond or two, and such times scatter.",
-            "学習の1ステップに要した量(1スレッド)を、1ヘッドの場合の倍率で示します(タスクについての幾何平均)。最小の"
-            "モデルの1ステップは1〜2ミリ秒で、時間はばらつきます。",
+            "学習の1ステップに要した量(1スレッド)を、1ヘッドの場合の倍率で示します(タスクについての幾何平均)。"
+            "最小のモデルの1ステップは1〜2ミリ秒で、時間はばらつきます。",
         )
         return sentence, {"step": cost_times(_step_times(sweep.runs))}
 

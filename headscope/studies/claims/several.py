@@ -57,56 +57,50 @@ class Several(SweepClaim):
     where_ja: ClassVar[str] = "結論"
     means: ClassVar[Both] = Both(
         "The question is how much a model loses if it has one head a layer in place of the best number of them, with "
-        "as "
-        "many parameters. What is lost is what several viewpoints are worth to a task.",
-        "ここで問うのは、パラメータ数を変えずに、1層のヘッドを最良の個数から1個に減らすと、"
-        "どれだけ性能が失われるかです。"
-        "失われた分が、そのタスクにとって複数の視点がもつ価値です。",
+        "as many parameters. What is lost is what several viewpoints are worth to a task.",
+        "ここで問うのは、パラメータ数を変えずに、1層のヘッドを最良の個数から1個に減らすと、どれだけ性能が失われるかで"
+        "す。失われた分が、そのタスクにとって複数の視点がもつ価値です。",
     )
     measured: ClassVar[Both] = Both(
         "In the arm where heads share the width, parameters, operations and tokens are the same for every number of "
         "heads. On each task one head is held against the best of the other numbers; for each seed the best is chosen "
-        "by the other seeds. What is learnt, the tasks and the learning rates are those of C7; maps are among them, on "
-        "which heads do nothing but look. Kinds of task count equally in the mean, maps of several lengths as one "
+        "by the other seeds. What is learnt, the tasks and the learning rates are those of C7; maps are among them, "
+        "on which heads do nothing but look. Kinds of task count equally in the mean, maps of several lengths as one "
         "kind.",
         "幅をヘッドで分け合う条件では、ヘッド数によらずパラメータ数・演算量・トークン数が同じです。タスクごとに、"
-        "1ヘッドの"
-        "誤差を、ほかのヘッド数のうち最良のものの誤差と比べます。どれが最良かは、シードごとに残りのシードで選びます。"
-        "「学習できた量」、タスク、学習率はC7と同じです。ヘッドが見る以外のことをしないmapsも含みます。平均ではタスクの"
-        "種類を等しく扱い、長さの異なるmapsは1種類と数えます。",
+        "1ヘッドの誤差を、ほかのヘッド数のうち最良のものの誤差と比べます。どれが最良かは、シードごとに残りのシードで"
+        "選びます。「学習できた量」、タスク、学習率はC7と同じです。ヘッドが見る以外のことをしないmapsも含みます。"
+        "平均ではタスクの種類を等しく扱い、長さの異なるmapsは1種類と数えます。",
     )
     unit: ClassVar[Both] = Both(
         "error of one head beyond the best other number, share of what is learnt, mean over kinds of task",
         "1ヘッドの誤差が、ほかのヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの種類の平均)",
     )
-    interval: ClassVar[Both] = Both("95%, over training seeds", "学習シードについての95%区間")
+    interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
     rule: ClassVar[Both] = Both(
         "it holds if, on every task, one head errs more than the best number (by over 1% of what is learnt, with the "
         "interval above 0); it does not hold if on every task one head errs as little (the interval below 1%); it "
         "holds "
         'in part on the tasks where one head errs more; else it is not decided. How much of it is "greatly" the '
         "amounts tell: the rule has no line for that",
-        "どのタスクでも1ヘッドの誤差が最良のヘッド数より大きければ(学習できた量の1%を超え、区間が0より上)成り立つ。どの"
-        "タスクでも同等なら(区間が1%未満)成り立たない。一部のタスクでだけ大きければ、そのタスクで成り立つ。それ以外は"
-        "未判定。「大幅に」の程度は差の大きさで示し、基準値は設けない",
+        "どのタスクでも1ヘッドの誤差が最良のヘッド数より大きければ(学習できた量の1%を超え、区間が0より上)成り立つ。"
+        "どのタスクでも同等なら(区間が1%未満)成り立たない。一部のタスクでだけ大きければ、そのタスクで成り立つ。"
+        "それ以外は未判定。「大幅に」の程度は差の大きさで示し、基準値は設けない",
     )
     drawn: ClassVar[Both] = CURVES_DRAWN
     follows: ClassVar[Both] = Both(
-        "Readers infer that several heads are better than one. That follows for tasks that need several looks at once, "
-        "and up to the number at which heads get too small (C7). It is no rule for all tasks.",
+        "Readers infer that several heads are better than one. That follows for tasks that need several looks at "
+        "once, and up to the number at which heads get too small (C7). It is no rule for all tasks.",
         "読者は、ヘッドは1個より複数の方が良いと受け取ります。これは、同時に複数の箇所を見る必要があるタスクについて、"
         "ヘッドが小さくなりすぎない個数まで(C7)でなら言えます。すべてのタスクに当てはまる規則ではありません。",
     )
     limits: ClassVar[Both] = Both(
         "Small models and short training; with more layers one head a layer has several looks too. The mean is moved "
         "most by the look-ups, a task that asks for four looks at once. Of a map that was drawn at random one head "
-        "with "
-        "enough dimensions can do all; prose and digits are nearer to what models are used for.",
+        "with enough dimensions can do all; prose and digits are nearer to what models are used for.",
         "小さなモデルを短く学習させた結果です。層が多ければ、1層に1ヘッドでも複数の箇所を見られます。"
-        "平均に最も影響するのは"
-        "lookupsで、同時に4か所を見る必要があるタスクです。無作為に作ったマップは、"
-        "次元が足りていれば1個のヘッドで表せます。"
-        "実際の用途に近いのはlanguageとdigitsです。",
+        "平均に最も影響するのはlookupsで、同時に4か所を見る必要があるタスクです。無作為に作ったマップは、"
+        "次元が足りていれば1個のヘッドで表せます。実際の用途に近いのはlanguageとdigitsです。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
@@ -137,8 +131,7 @@ class Several(SweepClaim):
         parts = [
             Both(
                 f"With one head a layer error is {middle} ({low} to {high}) of what is learnt above that of the best "
-                "other "
-                "number of heads, with as many parameters.",
+                "other number of heads, with as many parameters.",
                 f"1ヘッドの誤差は、パラメータ数が同じほかのヘッド数のうち最良のものより、学習できた量の{middle}"
                 f"({low}〜{high})だけ大きくなります。",
             )

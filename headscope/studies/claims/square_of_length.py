@@ -27,36 +27,33 @@ class SquareOfLength(CostClaim):
     kind: ClassVar[str] = "definition"
     about: ClassVar[Both] = Both("every query meets every key", "全クエリと全キーの総当たり")
     says: ClassVar[Both] = Both(
-        "Every query is compared with every key. With 10 tokens each head computes all pairs of queries and keys, "
-        "10 × 10.",
-        "各クエリが全てのキーと比較される。10個のトークンがある場合、各ヘッドは全てのクエリと全てのキーのペア"
-        "(10×10組)を計算する。",
+        "Every query is compared with every key. With 10 tokens each head computes all pairs of queries and keys, 10 "
+        "× 10.",
+        "各クエリが全てのキーと比較される。10個のトークンがある場合、各ヘッドは全てのクエリと全てのキーのペア(10×10組)"
+        "を計算する。",
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
     means: ClassVar[Both] = Both(
         "The question is how many pairs of a query and a key each head computes. If it is the number of tokens "
-        "squared, "
-        "no pair is skipped: twice as long a text has four times as many pairs.",
-        "ここで問うのは、各ヘッドがクエリとキーの組をいくつ計算しているかです。トークン数の二乗であれば、省かれた組は"
-        "なく、テキストの長さが2倍になると組の数は4倍になります。",
+        "squared, no pair is skipped: twice as long a text has four times as many pairs.",
+        "ここで問うのは、各ヘッドがクエリとキーの組をいくつ計算しているかです。トークン数の二乗であれば、"
+        "省かれた組はなく、テキストの長さが2倍になると組の数は4倍になります。",
     )
     measured: ClassVar[Both] = Both(
-        "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's one "
-        "layer of attention, of a named model as a whole, on a row of its text that is repeated. Counts are fitted as "
-        "a "
-        "fixed part + a·T + b·T², by least squares over the longest four lengths. One pair costs a head "
-        "2 · (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
+        "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's "
+        "one layer of attention, of a named model as a whole, on a row of its text that is repeated. Counts are "
+        "fitted as a fixed part + a·T + b·T², by least squares over the longest four lengths. One pair costs a head 2 "
+        "· (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
         "sum, taken over all heads and layers, is how many pairs of T² a head computes. The most bytes that are alive "
         "at once are fitted alike, with maps written out (eager) and never (sdpa; Dao et al. 2022, arXiv:2205.14135). "
         "Seconds are taken in turns in one process, many rounds.",
         "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。参照モデルでは1層のアテンションだけ、"
-        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を繰り返したものです。"
-        "数えた値を、長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。"
-        "1組あたりの演算量は1ヘッドにつき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。"
-        "全ヘッド・全層についての合計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。"
-        "同時に必要な最大バイト数も同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル"
-        "(sdpa; Dao et al. 2022, arXiv:2205.14135)の両方が対象です。"
-        "時間は1つのプロセスの中で長さを交互に変えながら何度も計ります。",
+        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を繰り返したものです。数えた値を、"
+        "長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
+        "につき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。全ヘッド・全層についての合"
+        "計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。同時に必要な最大バイト数も"
+        "同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa; Dao et al. 2022, "
+        "arXiv:2205.14135)の両方が対象です。時間は1つのプロセスの中で長さを交互に変えながら何度も計ります。",
     )
     unit: ClassVar[Both] = Both(
         f"pairs that a head computes at {_TOKENS} tokens, from counted operations",
@@ -65,15 +62,15 @@ class SquareOfLength(CostClaim):
     rule: ClassVar[Both] = Both(
         "it holds if the pairs counted are T² a head, to within 0.1%; it does not hold if they are fewer; it is not "
         "decided where three terms do not fit the counts to within 0.1%, or where more than the pairs grows with T²",
-        "数えた組が1ヘッドあたりT²個に0.1%以内で一致すれば成り立つ。それより少なければ成り立たない。3つの項が演算量に"
-        "0.1%以内で当てはまらない場合や、組のほかにもT²で増える演算がある場合は判定しない",
+        "数えた組が1ヘッドあたりT²個に0.1%以内で一致すれば成り立つ。それより少なければ成り立たない。"
+        "3つの項が演算量に0.1%以内で当てはまらない場合や、組のほかにもT²で増える演算がある場合は判定しない",
     )
     drawn: ClassVar[Both] = Both(
         "Dots: what was counted or timed (of time, every round); filled: eager, rings: sdpa. Lines of operations and "
         "memory: the fit, over the lengths that were fitted. Lines of time: the median. The dotted line stands where "
-        "b·T² overtakes a·T",
-        "点は数えた値または計った値(時間は全ラウンド)。塗りつぶしはeager、白抜きはsdpa。演算量とメモリの線は当てはめた"
-        "式(使った長さの範囲)、時間の線は中央値。縦の点線はb·T²がa·Tを超える長さ",
+        "b·T² overtakes a·T.",
+        "点は数えた値または計った値(時間は全ラウンド)。塗りつぶしはeager、白抜きはsdpa。演算量とメモリの線は当ては"
+        "めた式(使った長さの範囲)、時間の線は中央値。縦の点線はb·T²がa·Tを超える長さ。",
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that cost grows with the square of the length. Operations do in the end. A part of them, the "
@@ -82,21 +79,20 @@ class SquareOfLength(CostClaim):
         "interval over the rounds of one day does not hold on another. On one processor three days gave from T^2.7 to "
         "T^3.5 for the same doubling.",
         "読者は、コストがシーケンス長の二乗で増えると受け取ります。演算量は、十分に長ければそのとおりです。ただし、"
-        "射影や"
-        "(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。メモリが"
-        "長さの二乗で増えるのは、マップを書き出す場合だけです。時間は参考値です。1日のうちに繰り返した計時の区間は、"
-        "別の日には当てはまりません。同じプロセッサで3日計ると、同じ2倍の区間でT^2.7からT^3.5まで変わりました。",
+        "射影や(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。"
+        "メモリが長さの二乗で増えるのは、マップを書き出す場合だけです。時間は参考値です。1日のうちに繰り返した計時"
+        "の区間は、別の日には当てはまりません。同じプロセッサで3日計ると、同じ2倍の区間でT^2.7からT^3.5ま"
+        "で変わりました。",
     )
     limits: ClassVar[Both] = Both(
         "Counted is what is computed, whether or not a mask hides it afterwards: these kernels compute hidden pairs "
-        "too. "
-        "Softmax and norms are not among the operations counted. Bytes are those of tensors; the most may be alive at "
-        "another moment in short texts than in long ones, so that a fit of bytes is rougher. Times are those of the "
-        "machine named, on that day.",
+        "too. Softmax and norms are not among the operations counted. Bytes are those of tensors; the most may be "
+        "alive at another moment in short texts than in long ones, so that a fit of bytes is rougher. Where a model "
+        "takes three lengths alone, the fit cannot be checked. Times are those of the machine named, on that day.",
         "数えるのは実際に計算した組です。あとでマスクに隠される組も、これらのカーネルは計算します。"
-        "ソフトマックスや正規化"
-        "は演算量に含みません。メモリはテンソルのバイト数です。最大になる時点が短いテキストと長いテキストで異なることが"
-        "あり、当てはめはやや粗くなります。時間は記載した環境でのその日の値です。",
+        "ソフトマックスや正規化は演算量に含みません。メモリはテンソルのバイト数です。最大になる時点が短いテキス"
+        "トと長いテキストで異なることがあり、当てはめはやや粗くなります。3つの長さしか測れないモデルでは、"
+        "当てはめの良さを確かめられません。時間は記載した環境でのその日の値です。",
     )
 
     of_a_model: ClassVar[bool] = True
@@ -235,8 +231,7 @@ def _time(words: Mapping[str, float], kernels: list[str]) -> Both:
     before, longest = (f"{words[name]:,.0f}" for name in ("before", "longest"))
     return Both(
         f"As an illustration, from {before} to {longest} tokens time grew {en}; the brackets hold over the rounds of "
-        "one "
-        "session. T² alone would give × 4.",
+        "one session. T² alone would give × 4.",
         f"参考として、{before}トークンから{longest}トークンへの時間の増加は{ja}でした(括弧内は1回の計測の中での区間)。"
         "T²だけなら4倍です。",
     )

@@ -43,74 +43,64 @@ class TooSmall(SweepClaim):
     says: ClassVar[Both] = Both(
         "With too many heads each may have too few dimensions (512 wide, 32 heads: 16) to capture features that are "
         "complex enough.",
-        "ヘッド数を増やすと各ヘッドの次元が小さくなり(512次元・32ヘッドなら16次元)、十分に複雑な特徴を捉えられなく"
-        "なる可能性がある。",
+        "ヘッド数を増やすと各ヘッドの次元が小さくなり(512次元・32ヘッドなら16次元)、十分に複雑な特徴を捉えられ"
+        "なくなる可能性がある。",
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
     means: ClassVar[Both] = Both(
-        "The question is whether a model gets worse when its width is cut into so many heads that each is small. If it "
-        "gets worse so, and not with as many heads of fixed size, the small size is to blame and not the number.",
+        "The question is whether a model gets worse when its width is cut into so many heads that each is small. If "
+        "it gets worse so, and not with as many heads of fixed size, the small size is to blame and not the number.",
         "ここで問うのは、同じ幅を多くのヘッドに分けて1個を小さくすると、モデルの性能が下がるかどうかです。"
-        "幅を分けたときは"
-        "下がり、同じ数でもヘッドの次元を保てば下がらないなら、原因はヘッドの数ではなく小ささにあります。",
+        "幅を分けたときは下がり、同じ数でもヘッドの次元を保てば下がらないなら、原因はヘッドの数ではなく小"
+        "ささにあります。",
     )
     measured: ClassVar[Both] = Both(
-        "The same small transformer is trained with few heads and with many, once with the width shared among them and "
-        "once with heads of fixed size. Tasks are four look-ups at once (lookups), attention maps of several lengths "
-        "(maps), the next byte of prose (language) and handwritten digits (digits). What is learnt is how far below "
-        "chance the best number of heads errs. The number in the table is a mean over kinds of task, maps of several "
-        "lengths as one kind; what is said of a task rests on all its seeds. Learning rates are chosen for each task "
-        "and arm at the fewest, the middle and the most heads, on data and a seed of their own, and taken over by the "
-        "numbers between. For attention maps theory says where: scores of head_dim dimensions have that rank at the "
-        "most, and a head_dim no less than the length is enough for any map (Bhojanapalli et al. 2020, "
+        "The same small transformer is trained with few heads and with many, once with the width shared among them "
+        "and once with heads of fixed size. Tasks are four look-ups at once (lookups), attention maps of several "
+        "lengths (maps), the next byte of prose (language) and handwritten digits (digits). What is learnt is how far "
+        "below chance the best number of heads errs. The number in the table is a mean over kinds of task, maps of "
+        "several lengths as one kind; what is said of a task rests on all its seeds. Learning rates are chosen for "
+        "each task and arm at the fewest, the middle and the most heads, on data and a seed of their own, and taken "
+        "over by the numbers between. For attention maps theory says where: scores of head_dim dimensions have that "
+        "rank at the most, and a head_dim no less than the length is enough for any map (Bhojanapalli et al. 2020, "
         "arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole row.",
-        "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、"
-        "1ヘッドの次元を固定する場合の"
-        "2通りです。タスクは、4つの検索を同時に行うもの(lookups)、いくつかの長さのアテンションマップ(maps)、文章の次の"
-        "バイト(language)、手書き数字(digits)です。「学習できた量」は、偶然の水準から、"
-        "最良のヘッド数での誤差を引いた値です。"
-        "表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と数えます。タスクごとの記述には、"
-        "そのタスクの全シードを"
-        "使います。学習率は、タスクと条件ごとに、最少・中間・最多のヘッド数で、専用のデータとシードを使って選び、"
-        "その間のヘッド数は最も近いものの値を使います。マップについては理論上の限界が分かっています。"
-        "head_dim次元のスコアの"
-        "ランクは高々head_dimで、head_dimが長さ以上なら、どのマップも表せます(Bhojanapalli et al. 2020, "
+        "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、1ヘッドの次元を固定する場"
+        "合の2通りです。タスクは、4つの検索を同時に行うもの(lookups)、いくつかの長さのアテンションマップ(maps)、"
+        "文章の次のバイト(language)、手書き数字(digits)です。「学習できた量」は、偶然の水準から、"
+        "最良のヘッド数での誤差を引いた値です。表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と"
+        "数えます。タスクごとの記述には、そのタスクの全シードを使います。学習率は、タスクと条件ごとに、"
+        "最少・中間・最多のヘッド数で、専用のデータとシードを使って選び、その間のヘッド数は最も近い"
+        "ものの値を使います。マップについては理論上の限界が分かっています。head_dim次元のスコアのラン"
+        "クは高々head_dimで、head_dimが長さ以上なら、どのマップも表せます(Bhojanapalli et al. 2020, "
         "arXiv:2002.07028)。行全体に同じ値を足してもソフトマックスは変わらないため、1だけ小さくても足ります。",
     )
     unit: ClassVar[Both] = Both(
         f"error with heads of {_PAPER} dimensions, the paper's example, beyond that with the best other number at "
-        "fixed "
-        "width, share of what is learnt, mean over kinds of task",
+        "fixed width, share of what is learnt, mean over kinds of task",
         f"{_PAPER}次元のヘッド(論文の例)の誤差が、幅を固定したときのほかのヘッド数のうち最良の誤差を上回る分"
         "(学習できた量に対する割合、タスクの種類の平均)",
     )
-    interval: ClassVar[Both] = Both("95%, over training seeds", "学習シードについての95%区間")
+    interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
     rule: ClassVar[Both] = Both(
         "it holds if, on any task and with any number of heads, they err more at fixed width than the best number (by "
         "over 1% of what is learnt, with the interval above 0) and more so than as many heads of fixed size (by the "
-        "same "
-        "margin); it does not hold if on every task the smallest heads are as good as the best number, or lose no more "
-        "than as many of fixed size (the interval below 1%); else it is not decided. Intervals hold for all tasks and "
-        "numbers of heads together",
+        "same margin); it does not hold if on every task the smallest heads are as good as the best number, or lose "
+        "no more than as many of fixed size (the interval below 1%); else it is not decided. Intervals hold for all "
+        "tasks and numbers of heads together",
         "いずれかのタスクとヘッド数で、幅を固定したときの誤差が最良のヘッド数より大きく(学習できた量の1%を超え、"
-        "区間が0より"
-        "上)、その増え方が同じ数の固定サイズのヘッドよりも同じ基準で大きければ成り立つ。どのタスクでも、"
-        "最小のヘッドが最良の"
-        "ヘッド数と同等か、同じ数の固定サイズのヘッドより悪くならなければ(区間が1%未満)成り立たない。"
-        "それ以外は未判定。区間は"
-        "全タスク・全ヘッド数について同時に成り立つもの",
+        "区間が0より上)、その増え方が同じ数の固定サイズのヘッドよりも同じ基準で大きければ成り立つ。どのタスクでも、"
+        "最小のヘッドが最良のヘッド数と同等か、同じ数の固定サイズのヘッドより悪くならなければ(区間が1%未満)"
+        "成り立たない。それ以外は未判定。区間は全タスク・全ヘッド数について同時に成り立つもの",
     )
     drawn: ClassVar[Both] = CURVES_DRAWN
     limits: ClassVar[Both] = Both(
-        "Small models and short training, two blocks at the most. The paper's example, 32 heads of 16 dimensions, is "
-        "of "
-        "a width of 512; here the same size of a head is that of fewer heads. Where heads of fixed size are too small "
-        "for a task themselves, as 8 dimensions for long maps, the task is hard with any number of them: more heads do "
-        "not make up for their size.",
-        "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、"
-        "ここでは同じ次元のヘッドの数が"
-        "それより少なくなります。長いマップに対する8次元のように、固定したサイズ自体がタスクに対して小さすぎる場合は、"
-        "ヘッドをいくつにしても誤差が残ります。数を増やしても、小ささは補えません。",
+        "Small models and short training. The paper's example, 32 heads of 16 dimensions, is of a width of 512; here "
+        "the same size of a head is that of fewer heads. Where heads of fixed size are too small for a task "
+        "themselves, as 8 dimensions for long maps, the task is hard with any number of them: more heads do not make "
+        "up for their size.",
+        "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、ここでは同じ次元のヘッドの"
+        "数がそれより少なくなります。長いマップに対する8次元のように、固定したサイズ自体がタスク"
+        "に対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。数を増やしても、小ささは補えません。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:

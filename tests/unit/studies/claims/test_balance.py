@@ -8,8 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from headscope.errors import InputError
+from headscope.studies.claim_pages import page
 from headscope.studies.claims import claim_named
 from headscope.studies.headcount.regret import least_worst, regrets
+from headscope.studies.rulings import Rulings, rule
 from tests.unit.studies.claims.planted import FLAT, LONG, OPTIMUM, VARYING, runs, same_numbers
 
 CLAIM: Any = claim_named("C10")
@@ -84,3 +86,15 @@ def test_more_tasks_than_markers_are_all_drawn() -> None:
 def test_one_task_says_nothing_of_tasks() -> None:
     with pytest.raises(InputError, match="one task alone"):
         CLAIM.measure(runs({("a", "width"): FLAT}))
+
+
+def test_the_table_stands_on_the_page_of_each_subject_in_both_languages() -> None:
+    made = []
+    for width in (64, 32):
+        sweep = runs({("few", "width"): FEW, ("many", "width"): MANY}, noise=1e-6, width=width)
+        facts = {"versions": {}, "date": "2026-01-02", "machine": "m"}
+        made.append(Rulings(f"reference, {width} wide", (rule("C10", CLAIM, lambda own=sweep: [own], ""),), facts))
+    for language, head in (("en", "| heads | few | many | worst |"), ("ja", "| ヘッド数 | few | many | 最悪 |")):
+        written = page("C10", made, language=language)
+        assert written.count(head) == 2
+        assert "32" in written

@@ -25,8 +25,9 @@ def costs(width: dict[str, Any], head_dim: dict[str, Any]) -> pd.DataFrame:
                 power = {name: powers.get(f"{name} {kernel}", powers.get(name, 0.0)) for name in GROWS}
                 rows += [
                     {
-                        "part": "attention", "against": "heads", "arm": arm, "mode": mode,
-                        "kernel": kernel, "length": 8, "n_heads": n, "head_dim": 32 // n if arm == "width" else 4, "round": number, "analytic": 1.0,
+                        "part": "attention", "against": "heads", "arm": arm, "mode": mode, "kernel": kernel,
+                        "length": 8, "n_heads": n, "head_dim": 32 // n if arm == "width" else 4, "round": number,
+                        "analytic": 1.0,
                         **{name: 10.0 * n ** power[name] for name in GROWS},
                     }
                     for n in (1, 4, 16)

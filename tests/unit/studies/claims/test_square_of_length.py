@@ -21,7 +21,8 @@ def costs(operations: Any, lengths: Any = (16, 32, 64, 128), bytes_: Any = lambd
         {
             "part": "attention", "against": "length", "arm": "width", "mode": "inference",
             "kernel": kernel, "length": t, "n_heads": HEADS, "head_dim": SIZE, "round": number,
-            "seconds": 1e-6 * t**2 * (1 + 0.1 * number), "bytes": bytes_(t), "flops": operations(t), "analytic": operations(t),
+            "seconds": 1e-6 * t**2 * (1 + 0.1 * number), "bytes": bytes_(t), "flops": operations(t),
+            "analytic": operations(t),
         }
         for t in lengths
         for kernel in ("sdpa", "eager")
