@@ -95,21 +95,26 @@ class TooSmall(SweepClaim):
     drawn: ClassVar[Both] = CURVES_DRAWN
     limits: ClassVar[Both] = Both(
         "Small models and short training. The paper's example, 32 heads of 16 dimensions, is of a width of 512; here "
-        "the same size of a head is that of fewer heads. Where heads of fixed size are too small for a task "
-        "themselves, as 8 dimensions for long maps, the task is hard with any number of them: more heads do not make "
-        "up for their size.",
+        "the same size of a head is that of fewer heads, which may lose for being too few as well (C11). Where heads "
+        "of fixed size are too small for a task themselves, as 8 dimensions for long maps, the task is hard with any "
+        "number of them: more heads do not make up for their size.",
         "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、ここでは同じ次元のヘッドの"
-        "数がそれより少なくなります。長いマップに対する8次元のように、固定したサイズ自体がタスク"
-        "に対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。数を増やしても、小ささは補えません。",
+        "数がそれより少なくなり、少なすぎることによる損失(C11)も含まれることがあります。長いマップに対する8次元の"
+        "ように、固定したサイズ自体がタスクに対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。"
+        "数を増やしても、小ささは補えません。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
         own = sweep.runs[sweep.runs["arm"] == "width"]
         sizes = own.groupby("n_heads")["head_dim"].first()
         if _PAPER not in sizes.tolist():
+            heads, rest = divmod(sweep.width, _PAPER)
+            way = (
+                f"a width that is a multiple of {_PAPER} can have them" if rest else f"train {count(heads, 'head')} too"
+            )
             raise InputError(
                 f"no heads of {_PAPER} dimensions, the paper's example, are among those trained, which have "
-                f"{', '.join(map(str, sizes))}; train {sweep.width // _PAPER} heads too"
+                f"{', '.join(map(str, sizes))}; {way}"
             )
         paper = pooled(sweep.runs, "width", sizes.tolist().index(_PAPER))
         ends = {arm: pooled(sweep.runs, arm, -1) for arm in ("width", "head_dim")}

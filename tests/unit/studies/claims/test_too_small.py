@@ -90,5 +90,7 @@ def test_heads_of_the_size_that_the_paper_names_are_the_number() -> None:
     said = CLAIM.say(measured.words)
     assert "1 head of 16 dimensions lose 44.4% (44.4% to 44.4%)" in said.en
     assert "16次元のヘッド1個では学習できた量の44.4%(44.4%〜44.4%)" in said.ja
-    with pytest.raises(InputError, match=r"no heads of 16 dimensions.* 8, 4; train 1 heads too"):
+    with pytest.raises(InputError, match=r"no heads of 16 dimensions.* 8, 4; train 1 head too"):
         CLAIM.measure(runs({("a", arm): {2: 0.1, 4: 0.1} for arm in ARMS}))
+    with pytest.raises(InputError, match="a width that is a multiple of 16 can have them"):
+        CLAIM.measure(runs({("a", arm): {1: 0.1, 2: 0.1} for arm in ARMS}, width=8))
