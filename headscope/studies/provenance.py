@@ -63,6 +63,8 @@ def subject_name(subject: str, language: Language) -> str:
     if language == "en" or not subject.startswith(REFERENCE):
         return subject
     place = subject.removeprefix(REFERENCE).strip(" ,").removeprefix("on ")
+    if wide := re.fullmatch(r"(\d+) wide", place):
+        place = f"幅{wide[1]}"
     return f"参照モデル({place})" if place else "参照モデル"
 
 

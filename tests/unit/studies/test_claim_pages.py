@@ -1,11 +1,14 @@
 """Pages of claims: each says what its own numbers were taken from."""
 
+from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from headscope.studies.claim_pages import index_page, index_page_ja, page
+from headscope.studies.bilingual import Both
+from headscope.studies.claim_pages import index_page, page
+from headscope.studies.claims import HOLDS, in_part
+from headscope.studies.provenance import measured_on, subject_name
 from headscope.studies.rulings import Ruling, Rulings
 
 VERSIONS = {"python": "3.11", "torch": "2.13"}
@@ -23,9 +26,12 @@ SWEEP = {
 def made(**facts: Any) -> Rulings:
     """Verdicts on three kinds of claim."""
     rulings = [
-        Ruling(name, "about", "says", "depends", 1.5, 1.0, 2.0, "", "5 seeds", "Found.", "a command", pd.DataFrame())
+        Ruling(
+            name, "experiment", "about", "says", in_part(Both("encoders only", "エンコーダのみ")), 1.5, 1.0, 2.0, "",
+            "5 seeds", Both("Found.", "見つかりました。"), "a command", Both("It follows.", "こう言えます。"),
+        )
         for name in ("C1", "C5", "C7", "C14")
-    ]
+    ]  # fmt: skip
     every = {"versions": VERSIONS, "date": "2026-01-03", "machine": "torch 2.13, a processor", "quick": False, **facts}
     return Rulings("reference", tuple(rulings), every)
 
@@ -61,13 +67,61 @@ def test_demo_models_come_with_how_they_are_installed() -> None:
     assert "pip install" not in page("C1", [made(**SUBJECT)])
 
 
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_both_pages_are_of_the_same_numbers(language: Any) -> None:
+    asked = made(subject=SUBJECT, costs=COSTS, sweep=SWEEP)
+    written = page("C5", [asked], language=language)
+    told = {"en": ("Found.", "It follows.", "holds in part (encoders only)", "1.00 to 2.00", "5 seeds"),
+            "ja": ("見つかりました。", "こう言えます。", "一部で成り立つ(エンコーダのみ)", "1.00〜2.00",
+                   "シード5個")}  # fmt: skip
+    assert all(words in written for words in told[language])
+    before, after = ("C1.md", "C7.md") if language == "en" else ("C1.ja.md", "C7.ja.md")
+    assert written.count(f"]({before})") == written.count(f"]({after})") == 2  # above and beneath
+    assert ("](C5.ja.md)" in written) == (language == "en")
+    other = "見つかりました" if language == "en" else "Found."
+    assert other not in written
+
+
+def test_the_index_groups_equal_verdicts() -> None:
+    first, second = made(subject=SUBJECT), made(subject=SUBJECT).asked_with("", name="minilm")
+    second = replace(second, rulings=tuple(replace(one, verdict=HOLDS) for one in second.rulings[:2]))
+    index = index_page([first, second])
+    row = next(line for line in index.splitlines() if line.startswith("| [C1](C1.md)"))
+    assert row.endswith("| **holds in part (encoders only)**: reference; **holds**: minilm |")
+    assert "| **一部で成り立つ(エンコーダのみ)**:参照モデル |" in index_page([first], "ja")
+    assert max(line.count("|") for line in index.splitlines()) == 3, "two columns: a phone shows them"
+
+
+def test_the_box_stands_where_its_three_claims_do() -> None:
+    base = made(subject=SUBJECT).rulings[0]
+    three = Rulings("a", tuple(replace(base, claim=name) for name in ("C6", "C9", "C12")), made(subject=SUBJECT).facts)
+    assert "How C6, C9 and C12 can all be as they are" in index_page([three])
+    assert "C6・C9・C12が矛盾しない理由" in index_page([three], "ja")
+    assert "C9 and C12 can" not in index_page([made(subject=SUBJECT)])
+
+
 def test_the_index_in_japanese_names_the_machine() -> None:
-    asked = made(costs=COSTS).asked_with("", name="reference on H100")
-    written = index_page_ja([asked])
-    assert "**参照モデル(H100)**:C5・C8:幅512の1層を計時(torch 2.13、a processor)。" in written
-    assert "C14について:" in written
+    written = index_page([made(costs=COSTS).asked_with("", name="reference on H100")], "ja")
+    assert "**参照モデル(H100)**: マスクのない幅512の1層。" in written
+    assert "計時した環境はtorch 2.13, a processor。" in written
     assert "on H100" not in written
-    whole = index_page_ja([made(subject=SUBJECT, sweep=SWEEP)])
-    assert "**参照モデル**:このツールが学習させる" in whole
-    assert "C7・C10・C11:2タスクを1〜64ヘッド、シード5個で学習。" in whole
-    assert "On C14: " in index_page([asked])
+    whole = index_page([made(subject=SUBJECT, sweep=SWEEP)], "ja")
+    assert "2タスク(lookups、digits)、1〜64ヘッド" in whole
+
+
+@pytest.mark.parametrize(
+    ("over", "ja"),
+    [
+        ("5 seeds", "シード5個"), ("5 to 10 seeds", "シード5〜10個"), ("1 document", "文書1件"), ("exact", "厳密"),
+        ("24 layers", "24層"), ("10 rounds", "計時10回"), ("8 heads removed", "ヘッド8個を除去"), ("what?", "what?"),
+    ],
+)  # fmt: skip
+def test_what_numbers_are_over_in_japanese(over: str, ja: str) -> None:
+    assert measured_on(over, "ja") == ja
+    assert measured_on(over, "en") == over
+
+
+def test_subjects_in_japanese() -> None:
+    assert subject_name("reference", "ja") == "参照モデル"
+    assert subject_name("reference, 32 wide", "ja") == "参照モデル(幅32)"
+    assert subject_name("minilm", "ja") == "minilm"

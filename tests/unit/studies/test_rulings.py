@@ -7,41 +7,17 @@ import pandas as pd
 import pytest
 
 from headscope.errors import InterruptedWorkError, StorageError
-from headscope.studies.claims import Claim, Measured, claim_named
+from headscope.studies.claims import Measured, claim_named
 from headscope.studies.rulings import Ruling, Rulings, own_folder, pool, rule
 from tests.unit.studies.claims.planted import ARMS, FLAT, runs
 
 
-@pytest.mark.parametrize(("name", "middle"), [("C6", 0.4), ("C9", 0.4), ("C12", 0.6), ("C15", 0.5)])
-def test_verdicts_follow_from_intervals(name: str, middle: float) -> None:
-    claim: Claim = claim_named(name)
-    seen = [claim.decide({"effect": x, "low": x, "high": x}) for x in (0.02, middle, 0.97)]
-    assert seen == ["not supported", "depends", "supported"]
-    assert claim.decide({"effect": 0.5, "low": 0.0, "high": 1.0}) == "depends"
-
-
-def test_integration_is_decided_by_whole_intervals() -> None:
-    claim: Claim = claim_named("C17")
-
-    def decide(low: float, high: float, projected: float) -> str:
-        return claim.decide({"low": low, "high": high, "projected": projected, "side_by_side": 10.0})
-
-    assert decide(0.8, 0.9, 10.0) == "not supported"
-    assert decide(0.9, 1.2, 10.0) == "depends"
-    assert decide(1.2, 1.3, 8.0) == "depends"
-    assert decide(1.2, 1.3, 9.5) == "supported"
-
-
-def test_heads_that_surely_matter_are_counted_over_seeds() -> None:
-    claim: Claim = claim_named("C12")
-    base = {"heads": 4.0, "largest": 0.1, "distance": 0.0, "helped": 0.0}
-    each = [Measured(1.0, "t", {**base, "surely": low}, pd.DataFrame(), low, 1.0) for low in (0.5, 0.74)]
-    assert "100% (62% with their whole interval)" in claim.say(pool(each).words)  # their mean, not the interval's end
-
-
 def test_options_stand_in_the_commands_that_they_belong_to() -> None:
     commands = {name: f"headscope claims --out {own_folder(name, 'a')}" for name in ("C1", "C7")}
-    made = [Ruling(name, *[""] * 3, *[0.0] * 3, *[""] * 3, command) for name, command in commands.items()]
+    made = [
+        Ruling(name, "", "", "", HOLDS, 0.0, 0.0, 0.0, "", "", Both("", ""), command)
+        for name, command in commands.items()
+    ]
     asked = Rulings("a", tuple(made)).asked_with("--seed 1", "--sweep heads", "b on c")
     assert asked.subject == "b on c"
     assert asked["C1"].command == "headscope claims --out claims-C1-b-on-c --seed 1"
