@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from headscope.errors import InterruptedWorkError, StorageError
-from headscope.studies.claims import Measured, claim_named
+from headscope.studies.bilingual import Both
+from headscope.studies.claims import HOLDS, Measured, claim_named
 from headscope.studies.rulings import Ruling, Rulings, own_folder, pool, rule
 from tests.unit.studies.claims.planted import ARMS, FLAT, runs
 
