@@ -95,12 +95,18 @@ if TYPE_CHECKING:
     from headscope.planning import PLANNERS as PLANNERS, Planner as Planner
     from headscope.reporting.sections import SECTIONS as SECTIONS, Section as Section
     from headscope.studies.tasks import TASKS as TASKS, Learner as Learner, Task as Task
+    from headscope.studies.bilingual import Both as Both
     from headscope.studies.claims import (
         CLAIMS as CLAIMS,
+        FAILS as FAILS,
+        HOLDS as HOLDS,
         CostClaim as CostClaim,
         Measured as Measured,
         ModelClaim as ModelClaim,
         SweepClaim as SweepClaim,
+        Verdict as Verdict,
+        in_part as in_part,
+        undecided as undecided,
     )
     from headscope.studies.subjects import Subject as Subject
     from headscope.effects.metrics import Metric as Metric
@@ -158,7 +164,8 @@ _PLACES = {
     "planning": "PLANNERS Planner",
     "reporting.sections": "SECTIONS Section",
     "studies.tasks": "TASKS Learner Task",
-    "studies.claims": "CLAIMS CostClaim Measured ModelClaim SweepClaim",
+    "studies.bilingual": "Both",
+    "studies.claims": "CLAIMS FAILS HOLDS CostClaim Measured ModelClaim SweepClaim Verdict in_part undecided",
     "studies.subjects": "Subject",
     "effects.metrics": "Metric",
     "statistics.moments": "Moments",

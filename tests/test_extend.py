@@ -83,7 +83,7 @@ def test_the_new_score_keeps_the_contract(
     score, contract = SCORES[name](), test_scores
     rating = contract.rated(score, *contract.planted())
     contract.test_facts_are_declared_and_settings_are_fields(score)
-    contract.test_every_head_has_a_number_inside_its_interval(rating)
+    contract.test_every_head_has_a_number_inside_its_interval(score, rating)
     contract.test_higher_is_more_needed(name, rating)
     contract.test_one_document_has_no_interval(score)
     contract.test_padding_is_without_effect(score, rating)

@@ -91,7 +91,7 @@ class Subject:
     def sample(self) -> Sequence[Batch]:
         """Rows for what costs a forward pass for each head."""
         most = affordable_tokens(self.model, self.anatomy)
-        return sample_batches(self.batches, most // 2 if self.quick else 2 * most, self.seed)
+        return sample_batches(self.batches, most // 2 if self.quick else most, self.seed)
 
     @cached_property
     def few(self) -> Batch:

@@ -94,7 +94,11 @@ HOLDS, FAILS = Verdict("holds"), Verdict("does not hold")
 
 
 def in_part(where: Both) -> Verdict:
-    """It holds in part: there."""
+    """The verdict that it holds in part.
+
+    Args:
+        where: where it does, in a few words.
+    """
     return Verdict("holds in part", where)
 
 
@@ -111,7 +115,11 @@ def in_layers(kept: float, layers: float) -> Verdict:
 
 
 def undecided(takes: Both) -> Verdict:
-    """It is not decided: that would take so much."""
+    """The verdict that it is not decided.
+
+    Args:
+        takes: what deciding it would take, in a few words.
+    """
     return Verdict("not decided", takes)
 
 
