@@ -91,6 +91,8 @@ class Subject:
     def sample(self) -> Sequence[Batch]:
         """Rows for what costs a forward pass for each head."""
         most = affordable_tokens(self.model, self.anatomy)
+        if self.judged_by.is_distance:  # which takes no logits, often the most of a pass
+            most *= 2
         return sample_batches(self.batches, most // 2 if self.quick else most, self.seed)
 
     @cached_property

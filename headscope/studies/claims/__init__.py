@@ -94,10 +94,13 @@ HOLDS, FAILS = Verdict("holds"), Verdict("does not hold")
 
 
 def in_part(where: Both) -> Verdict:
-    """The verdict that it holds in part.
+    """The verdict that a claim holds in part.
 
     Args:
         where: where it does, in a few words.
+
+    Returns:
+        See `Verdict`.
     """
     return Verdict("holds in part", where)
 
@@ -115,10 +118,13 @@ def in_layers(kept: float, layers: float) -> Verdict:
 
 
 def undecided(takes: Both) -> Verdict:
-    """The verdict that it is not decided.
+    """The verdict that a claim is not decided.
 
     Args:
         takes: what deciding it would take, in a few words.
+
+    Returns:
+        See `Verdict`.
     """
     return Verdict("not decided", takes)
 

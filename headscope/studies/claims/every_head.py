@@ -22,6 +22,7 @@ from headscope.uncertainty.resampling import share_above
 
 __all__ = ["EveryHead"]
 
+_MOVES = Both("embeddings move, the task hardly suffers", "埋め込みは動くがタスクの誤りはほぼ増えない")
 _SIZE = 0.001  # of the intact model's loss; of a distance, itself
 _TASK_SIZE = 0.001  # of pairs of passages that are taken wrong
 
@@ -69,12 +70,14 @@ class EveryHead(ModelClaim):
         "文書についてのブートストラップ95%区間(全ヘッド一括)",
     )
     rule: ClassVar[Both] = Both(
-        "it holds if no head lies below the size with its whole interval, at least half lie above it so, and removing "
-        "costs clearly less than noise for no more heads than it costs clearly more; it does not if more heads lie "
+        "it holds if no head lies below the size with its whole interval, at least half lie above it so, removing "
+        "costs clearly less than noise for no more heads than it costs clearly more, and where a task was given at "
+        "least half of the heads are clearly needed for it; it does not if more heads lie "
         "below the size than above it; else it holds in part",
         "区間ごと基準の大きさを下回るヘッドがなく、半数以上が区間ごと上回り、"
         "除去の影響がノイズを明確に下回るヘッド数が明確に上回る"
-        "ヘッド数以下であれば成り立ち、下回るヘッドのほうが上回るヘッドより多ければ成り立たず、"
+        "ヘッド数以下で、タスクがあれば半数以上のヘッドが明確に必要であるとき成り立ち、"
+        "下回るヘッドのほうが上回るヘッドより多ければ成り立たず、"
         "それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
@@ -125,7 +128,8 @@ class EveryHead(ModelClaim):
             return FAILS
         loud = not isnan(words["quieter"]) and words["quieter"] > words["louder"]
         if not words["below"] and 2 * words["above"] >= words["heads"] and not loud:
-            return HOLDS
+            idle = not isnan(words["task_above"]) and 2 * words["task_above"] < words["heads"]
+            return in_part(_MOVES) if idle else HOLDS
         if loud:
             return in_part(Both("no more than noise would", "ノイズを超えない"))
         share = f"{words['above']:.3g} of {words['heads']:.3g} heads", f"{words['heads']:.3g}個中{words['above']:.3g}個"

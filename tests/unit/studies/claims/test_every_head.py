@@ -32,6 +32,8 @@ COUNTS = {
         ({"above": 4.0, "across": 6.0}, "holds in part (4 of 10 heads)"),
         ({"above": 2.0, "below": 3.0}, "does not hold"),
         ({"quieter": 7.0}, "holds in part (no more than noise would)"),
+        ({"task_above": 5.0}, "holds"),
+        ({"task_above": 4.0}, "holds in part (embeddings move, the task hardly suffers)"),
     ],
 )
 def test_it_is_decided_by_counts(change: dict[str, float], told: str) -> None:
