@@ -1,22 +1,28 @@
 """C16: every token relates to every other token of the sequence."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict
+from headscope.sites import Site
+from headscope.studies.bilingual import Both, joined
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
+from headscope.studies.layers import Layer, by_kind, kind_of, kinds_in, layers_named, named, of_layers, only
 from headscope.studies.subjects import Subject
-from headscope.text.batches import kept_positions
+from headscope.text.batches import Batch, kept_positions
+from headscope.watching.observation import Captured
 
 __all__ = ["AllPairs"]
 
 _HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the type, or this
+_NUMBERS = ("least_allowed", "least_met", "span")
+_EARLIER = Both("with earlier tokens only", "自分より前のトークンとのみ")
 
 
 @CLAIMS.register("C16")
@@ -26,71 +32,161 @@ class AllPairs(ModelClaim):
     kind: ClassVar[str] = "architecture"
     about: ClassVar[Both] = Both("all pairs of tokens", "全トークン間の関係")
     says: ClassVar[Both] = Both(
-        "Every query is compared with every key, so each token can relate to all other tokens.",
-        "各クエリが全てのキーと比較され、各トークンは他のすべてのトークンとの関係性を持つことが可能になる。",
+        "Every query is compared with every key, so each token can relate to all other tokens of the sequence.",
+        "各クエリが全てのキーと比較される。これにより、"
+        "各トークンがシーケンス内の他のすべてのトークンとの関係性を持つことが"
+        "可能となる。",
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "We ask which pairs of tokens a layer compares at all, and which a mask hides. If no pair is hidden, then "
+        "every "
+        "token can take something from every other; if the future is hidden, then only from those before it.",
+        "層がどのトークンの組を比較し、どの組をマスクが隠しているかを調べます。"
+        "隠された組がなければ、どのトークンも他のすべてから情報を受け取ることができ、"
+        "未来が隠されていれば、受け取れるのはそれより前のトークンからだけになります。",
+    )
     measured: ClassVar[Both] = Both(
-        "The share of pairs of real tokens that mask and window leave to any head of a layer. "
-        "Beside it the effective span of a head: the exponential of the entropy of a query's weights, over the number "
-        "of keys that it may look at; 1 if it looks at all of them alike.",
-        "",
+        "The share of all pairs of query and key, padding left out, that mask and window leave to any head of a layer. "
+        "Beside it the share of pairs of two tokens that meet in at least one direction: that one of them may look at "
+        "the other. A layer is called windowed where its mask hides more than the future. The effective span of a head "
+        "is the exponential of the entropy of a query's weights, over the number of keys that it may look at; 1 if it "
+        "looks at all of them alike.",
+        "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。"
+        "あわせて、2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。"
+        "マスクが未来以外も隠す層は「窓付き」と呼びます。"
+        "ヘッドの有効な範囲は、クエリの重みのエントロピーの指数を、見ることのできるキーの数で割った値です。"
+        "すべてのキーを均等に見ていれば1です。",
     )
     unit: ClassVar[Both] = Both("share of pairs allowed, mean over layers", "マスクと窓が許す組の割合(層の平均)")
-    rule: ClassVar[Both] = Both("supported if every layer allows every pair; not supported otherwise", "")
-    drawn: ClassVar[Both] = Both("Each layer.", "") + SEEDS_DRAWN
+    rule: ClassVar[Both] = Both(
+        "it holds if every layer allows every pair; it does not hold if in every layer some two tokens meet in neither "
+        "direction; else it holds in part: in the layers that allow every pair or, where there are none, in one "
+        "direction",
+        "すべての層がすべての組を許すなら成り立つ。どの層にも、"
+        "どちらの方向にも見られない2トークンがあるなら成り立たない。"
+        "それ以外は一部で成り立つ(すべての組を許す層で、そのような層がなければ片方向だけ)",
+    )
+    drawn: ClassVar[Both] = (
+        Both(
+            "A mark a layer: the share of pairs that it allows, a mark for each kind of layer, and the effective span.",
+            "層ごとの値。許される組の割合(層の種類ごとに印を変える)と、有効な範囲。",
+        )
+        + SEEDS_DRAWN
+    )
+    follows: ClassVar[Both] = Both(
+        "Readers infer that each head takes the whole sequence into account. It can where nothing is hidden, and no "
+        "weight is exactly 0 then; but most weights are next to nothing. The effective span says how much of what it "
+        "may see a head really looks at. A causal model hides the future by design, as it is to tell it: of T tokens' "
+        "pairs it allows (T + 1) / 2T, about half.",
+        "各ヘッドがシーケンス全体を考慮している、と読まれがちです。隠されたものがなければそれは可能で、"
+        "重みがちょうど0になることもありません。しかし、ほとんどの重みはごく小さい値です。"
+        "見ることのできる範囲のうち実際にどれだけを見ているかは、有効な範囲が示します。"
+        "因果モデルは次のトークンを予測するために、設計として未来を隠しています。"
+        "Tトークンの組のうち許されるのは(T + 1) / 2Tで、およそ半分です。",
+    )
     limits: ClassVar[Both] = Both(
-        "The paper is right for encoders. A causal model hides the future by design: of T tokens' pairs it leaves (T +"
-        " 1) / 2T, about half. At the lengths of the text: a window that is longer than the text hides nothing here.",
-        "",
+        "At the lengths of the text: a window that is longer than the text hides nothing here, and its layer is called "
+        "causal, or encoder. One layer at a time: what a window hides may still come by way of other tokens, through "
+        "several layers; what is in the future may not.",
+        "このテキストの長さでの結果です。テキストより長い窓は何も隠さないため、"
+        "その層は因果層またはエンコーダ層に数えます。"
+        "また、層を1つずつ見ています。窓で隠された情報も、"
+        "複数の層にわたって他のトークンを経由すれば届くことがあります。"
+        "未来の情報が届くことはありません。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
-        rows = []
-        for layer, own in subject.look("pattern", "bias").items():
-            site, pattern = own.site, own.pattern.double().cpu()
-            queries = kept_positions(subject.few, site.kind, pattern.shape[2])
-            keys = kept_positions(subject.few, "self" if site.kind == "cross" else site.kind, pattern.shape[3])
-            real = queries[:, :, None] & keys[:, None, :]
-            allowed = _open(own.bias.double().cpu(), pattern) & real
-            entropy = -(pattern * pattern.clamp_min(1e-300).log()).sum(-1)
-            room = allowed.sum(-1).clamp_min(1)
-            spans = (entropy.exp() / room[:, None])[queries[:, None].expand(entropy.shape)]
-            rows.append(
-                {
-                    "layer": layer, "kind": site.kind, "tokens": int(queries.sum(1).max()),
-                    "allowed": float(allowed.sum() / real.sum()), "span": float(spans.mean()),
-                }
-            )  # fmt: skip
+        rows: list[dict[str, Any]] = []
+        numbers: dict[str, float] = {}
+        for own in subject.look("pattern", "bias").values():
+            row = _pairs(own, subject.few)
+            layer = Layer(row["kind"], own.site.layer)
+            numbers |= {named(name, layer): row[name.removeprefix("least_")] for name in _NUMBERS}
+            rows.append(row)
         table = pd.DataFrame(rows)
-        shares = table["allowed"].to_numpy(np.float64)
-        numbers = {
-            "span": float(table["span"].mean()),
-            "least": float(shares.min()),
-            "tokens": float(table["tokens"].max()),
-        }
-        mean = float(shares.mean())
-        return Measured(mean, f"{len(table)} layers", numbers, table)
+        numbers["tokens"] = float(table["tokens"].max())
+        return Measured(float(table["allowed"].mean()), f"{len(table)} layers", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        return HOLDS if words["least"] == 1 else FAILS
+        every, one_way = (
+            [layer for layer, share in of_layers(words, name).items() if share == 1]
+            for name in ("least_allowed", "least_met")
+        )
+        layers = of_layers(words, "least_allowed")
+        if len(every) == len(layers):
+            return HOLDS
+        if every:
+            return in_part(only(every, layers))
+        if len(one_way) == len(layers):
+            return in_part(_EARLIER)
+        if not one_way:
+            return FAILS
+        where = only(one_way, layers)
+        return in_part(Both(f"with earlier tokens, {where.en}", f"自分より前のトークンと、{where.ja}"))
 
     def say(self, words: Mapping[str, float]) -> Both:
-        return Both(
-            f"In rows of up to {words['tokens']:g} tokens, {words['effect']:.0%} of all pairs are allowed; a query's"
-            f" weights are as wide as looking evenly at {words['span']:.0%} of the keys that it may see.",
-            "",
+        tokens = f"{words['tokens']:g}"
+        return joined(
+            Both(
+                f"Of all pairs in rows of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
+                f"{np.mean(shares):.0%}.",
+                f"最長{tokens}トークンの行のすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)が許すのは"
+                f"{np.mean(shares):.0%}です。",
+            )
+            for kind, shares in by_kind(words, "least_allowed").items()
+        )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        return joined(
+            Both(
+                f"In {layers_named([kind]).en} a query's weights are as wide as an even look at {np.mean(spans):.0%} "
+                "of "
+                "the keys that it may see.",
+                f"{layers_named([kind]).ja}では、クエリの重みの広がりは、見ることのできるキーの{np.mean(spans):.0%}を"
+                "均等に見るのと同じです。",
+            )
+            for kind, spans in by_kind(words, "span").items()
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        series = {"allowed": "pairs allowed", "span": "effective span of a head"}
-        return figure_of(layer_dots(table, series, label="share", lines={"all": 1.0}))
+        kinds = kinds_in([Layer(kind, 0) for kind in table["kind"]])
+        series = {kind: f"pairs, {layers_named([kind]).en}" for kind in kinds}
+        apart = table.assign(**{kind: table["allowed"].where(table["kind"] == kind) for kind in kinds})
+        return figure_of(layer_dots(apart, series | {"span": "effective span"}, label="share", lines={"all": 1.0}))
 
 
-def _open(bias: Tensor, pattern: Tensor) -> Tensor:
-    """(batch, query, key): which pairs any head may look at; by the map itself where nothing tells the bias."""
+def _pairs(own: Captured, batch: Batch) -> dict[str, Any]:
+    """A layer's row of the table: its kind, and the shares of pairs that it allows."""
+    site, pattern = own.site, own.pattern.double().cpu()
+    queries = kept_positions(batch, site.kind, pattern.shape[2])
+    keys = kept_positions(batch, "self" if site.kind == "cross" else site.kind, pattern.shape[3])
+    real = queries[:, :, None] & keys[:, None, :]
+    allowed = _open(own.bias.double().cpu(), pattern) & real
+    entropy = -(pattern * pattern.clamp_min(1e-300).log()).sum(-1)
+    spans = (entropy.exp() / allowed.sum(-1).clamp_min(1)[:, None])[queries[:, None].expand(entropy.shape)]
+    met = allowed if site.kind == "cross" else allowed | allowed.mT
+    return {
+        "layer": site.layer, "kind": _kind(site, allowed, real), "tokens": int(queries.sum(1).max()),
+        "allowed": _share(allowed, real), "met": _share(met, real), "span": float(spans.mean()),
+    }  # fmt: skip
+
+
+def _kind(site: Site, allowed: Bool[Tensor, "row query key"], real: Bool[Tensor, "row query key"]) -> str:
+    """Of the layer; "windowed" where more is hidden than the future."""
+    if site.kind == "cross":
+        return "cross"
+    seen = real.tril() if site.kind == "causal" else real
+    return kind_of(site) if bool((allowed | ~seen).all()) else "windowed"
+
+
+def _share(some: Bool[Tensor, "row query key"], real: Bool[Tensor, "row query key"]) -> float:
+    return float(some.sum() / real.sum())
+
+
+def _open(bias: Tensor, pattern: Tensor) -> Bool[Tensor, "row query key"]:
+    """Which pairs any head may look at; by the map itself where nothing tells the bias."""
     if bias.isnan().any():
         return (pattern > 0).any(1)
     return (bias > _HIDDEN).expand(pattern.shape).any(1)

@@ -14,13 +14,19 @@ from torch import Tensor
 from headscope.anatomy.weights import input_weights, output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.bilingual import Both
+from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
+from headscope.studies.layers import Layer, kind_of, named, of_layers, only
 from headscope.studies.subjects import Subject
 
-__all__ = ["Division"]
+__all__ = ["Division", "overlap"]
 
 _NOTHING = 1e-6  # of the longest column: a shorter one reads nothing of its input dimension
+_ROUNDED = 1e-9  # of a share of the width, which is a count over a count
+_WHAT = {
+    "read": Both("The subspaces that two heads of a layer read", "同じ層の2つのヘッドが読み取る部分空間"),
+    "write": Both("Those that they write", "書き込む部分空間"),
+}
 
 
 @CLAIMS.register("C14")
@@ -31,48 +37,89 @@ class Division(ModelClaim):
     about: ClassVar[Both] = Both("the embedding is divided", "埋め込みの分割")
     says: ClassVar[Both] = Both(
         "The input's embedding is divided into several heads; the original vector is split into small ones.",
-        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元のベクトルを小さな次元に分ける。",
+        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元の埋め込みベクトルを小さな次元に分割する。",
     )
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要」と「クエリ、キー、バリューの生成"
-    means: ClassVar[Both] = Both("", "")
-    measured: ClassVar[Both] = Both(
-        "Of each head's query, key and value weights: the share of input dimensions with any weight at all. Were the "
-        "embedding divided among h heads it would be 1/h. Beside it, the overlap of the subspaces that two heads read "
-        "(by their value weights) and write: the mean squared cosine of the principal angles between them (Björck and "
-        "Golub 1973), 0 if they share nothing, 1 if they are the same, head_dim / width by chance.",
-        "",
+    means: ClassVar[Both] = Both(
+        "We ask whether a head is given a slice of each token's embedding, 64 of 512 numbers say, or all of it. If "
+        "each "
+        "reads a slice, then heads see different parts of a token; if each reads all, then they differ only in what "
+        "they make of it.",
+        "各ヘッドが受け取るのは、トークンの埋め込みの一部分(たとえば512個の数値のうち64個)なのか、"
+        "それとも全体なのかを調べます。"
+        "一部分であれば、ヘッドごとにトークンの別の部分を見ていることになり、"
+        "全体であれば、違いはそこから何を取り出すかだけになります。",
     )
-    unit: ClassVar[Both] = Both("share of the width that a head reads", "ヘッドが読む入力次元の割合")
+    measured: ClassVar[Both] = Both(
+        "Of each head's query, key and value weights: the share of the input's dimensions with any weight at all. Were "
+        "the embedding divided among h heads it would be 1 / h. Beside it, the overlap of the subspaces that two heads "
+        "of a layer read (by their value weights) and write (by their output weights): the mean squared cosine of the "
+        "principal angles between them (Björck and Golub 1973), 0 if they share nothing, 1 if they are the same. "
+        "Chance "
+        "is what two random subspaces of these dimensions overlap by on average: dimensions of the head over width.",
+        "各ヘッドのクエリ・キー・バリューの重みについて、0でない重みをもつ入力次元の割合を数えます。"
+        "埋め込みがh個のヘッドに分割されているなら、この割合は1/hになります。"
+        "あわせて、同じ層の2つのヘッドが読み取る部分空間(バリューの重みによる)と"
+        "書き込む部分空間(出力射影の重みによる)の重なりを、主角のコサインの2乗の平均で測ります"
+        "(Björck・Golub 1973)。共有がなければ0、一致すれば1です。"
+        "偶然の水準は、同じ次元のランダムな部分空間2つの重なりの平均で、ヘッドの次元数÷幅です。",
+    )
+    unit: ClassVar[Both] = Both("share of the width that a head reads", "ヘッドが読み取る入力次元の割合")
     rule: ClassVar[Both] = Both(
-        "supported if a head reads its share 1/h alone; not supported if it reads over 90%; else depends", ""
+        "it holds if in every layer a head reads no more than its share of the width, 1 / heads; it does not hold if "
+        "it "
+        "reads more in every layer; else it holds in part, in the layers that are named",
+        "すべての層でヘッドの読み取る割合が1/ヘッド数以下なら成り立つ。すべての層でそれを超えるなら成り立たない。"
+        "それ以外は、名前を挙げた層で一部で成り立つ",
     )
     drawn: ClassVar[Both] = (
-        Both("Each layer. Dotted lines: what a head would read of a divided embedding, and the overlap by chance.", "")
+        Both(
+            "A mark a layer. Dotted lines: what a head would read of a divided embedding, and the overlap by chance.",
+            "層ごとの値。点線は、埋め込みが分割されていた場合にヘッドが読み取る割合と、重なりの偶然の水準。",
+        )
         + SEEDS_DRAWN
     )
+    follows: ClassVar[Both] = Both(
+        "Readers picture heads that each get a slice of the embedding. One may not: each head has weight matrices of "
+        "its own for the whole embedding, as the paper itself says where queries, keys and values are made "
+        "(「専用の重み行列を用いて」). What is small is what a head makes of it: its queries, keys and values. So the "
+        "picture of "
+        "slices is right for the heads' outputs side by side, and wrong for the input. Nor are a head's directions its "
+        "own: two heads may read, and write, the same ones.",
+        "各ヘッドに埋め込みの一切れが渡される、という図を思い浮かべがちですが、そうではありません。"
+        "論文自身もクエリ・キー・バリューの生成の箇所で「専用の重み行列を用いて」と述べているとおり、"
+        "各ヘッドは埋め込み全体に対する重み行列をもっています。小さいのは、そこから作られるクエリ・キー・"
+        "バリューのほうです。"
+        "したがって「一切れずつ」という図は、ヘッドの出力を並べたものについては正しく、入力については誤りです。"
+        "また、方向が各ヘッドに専有されているわけでもなく、"
+        "2つのヘッドが同じ方向を読み取ったり、同じ方向に書き込んだりすることもあります。",
+    )
     limits: ClassVar[Both] = Both(
-        "It is the projections that are narrow, not what they read: every head sees the whole embedding and chooses "
-        "its own directions in it. The picture of slices is right for the concatenated output, not for the input.",
-        "",
+        "Weights alone, no text: that a weight is there does not say how much it matters. An overlap above chance says "
+        "that heads prefer the same directions of the width, and not that they do the same with them.",
+        "重みだけを見ており、テキストは使っていません。重みがあることは、それがどれだけ効いているかを意味しません。"
+        "重なりが偶然の水準を上回っても、ヘッドが同じ方向を好むことを示すだけで、"
+        "同じ働きをしているとは限りません。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def measure(self, subject: Subject) -> Measured:
         out = output_weights(subject.model, subject.anatomy.apart)
-        rows = []
+        rows, times = [], {}
         for site in subject.anatomy.sites:
             own = input_weights(subject.model, site)
             if not own or site.n_heads < 2:
                 continue
-            columns = torch.cat([torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()])
-            read = (columns > _NOTHING * columns.max()).double().mean(1)
-            width = columns.shape[1]
+            read, width = _read(own)
+            times[named("largest_times", Layer(kind_of(site), site.layer))] = read * site.n_heads
+            read_overlap, chance = overlap(own.get("v", []))
+            write_overlap, write_chance = overlap([head.T for head in out.get(site.layer, [])])
             rows.append(
                 {
-                    "layer": site.layer, "n_heads": site.n_heads, "width": width, "read": float(read.mean()),
-                    "read_overlap": _overlap(own.get("v", [])),
-                    "write_overlap": _overlap([head.T for head in out.get(site.layer, [])]),
-                    "chance": site.value_dim / width,
+                    "layer": site.layer, "n_heads": site.n_heads, "width": width, "dims": site.head_dim,
+                    "value_dims": site.value_dim, "read": read, "share": 1 / site.n_heads,
+                    "read_overlap": read_overlap, "read_chance": chance,
+                    "write_overlap": write_overlap, "write_chance": write_chance,
                 }
             )  # fmt: skip
         if not rows:
@@ -80,42 +127,84 @@ class Division(ModelClaim):
                 "no layer has two heads, each made by one linear map of the width, that it could be divided among"
             )
         table = pd.DataFrame(rows)
-        effect = float(table["read"].mean())
-        names = ("read_overlap", "write_overlap", "chance", "n_heads")
-        numbers = {name: float(table[name].mean()) for name in names}
-        return Measured(effect, EXACT, numbers, table)
+        means = {name: float(table[name].mean()) for name in table.columns if name not in ("layer", "read")}
+        return Measured(float(table["read"].mean()), EXACT, means | times, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        if words["effect"] <= 1 / words["n_heads"]:
+        times = of_layers(words, "largest_times")
+        divided = [layer for layer, value in times.items() if value <= 1 + _ROUNDED]
+        if len(divided) == len(times):
             return HOLDS
-        return FAILS if words["effect"] > 0.9 else in_part(Both("", ""))
+        return in_part(only(divided, times)) if divided else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        known = {what: words[f"{what}_overlap"] for what in ("read", "write")}
-        shared = ", and ".join(
-            f"the subspaces that two heads of a layer {what} overlap by {value:.2f}"
-            for what, value in known.items()
-            if not isnan(value)
-        )
-        overlaps = f"; {shared} (by chance {words['chance']:.2f})" if shared else ""
-        divided = words["effect"] <= 1 / words["n_heads"]
+        read, share, width = f"{words['effect']:.0%}", f"{words['share']:.1%}", f"{words['width']:.4g}"
         return Both(
-            f"Each head reads {words['effect']:.0%} of the width{'' if divided else ', not'} 1/{words['n_heads']:.3g} "
-            f"of it{overlaps}.",
-            "",
+            f"A head's weights read {read} of the {width} dimensions of the width; of an embedding that is divided it "
+            f"would be {share}.",
+            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取る。"
+            f"埋め込みが分割されているなら{share}になるはずである。",
         )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        width, dims, values = (f"{words[name]:.4g}" for name in ("width", "dims", "value_dims"))
+        narrow = Both(
+            f"Of {width} dimensions a head makes queries and keys of {dims}, and values of {values}.",
+            f"ヘッドは{width}次元の埋め込みから、{dims}次元のクエリとキー、{values}次元のバリューを作ります。",
+        )
+        return joined([narrow, *(_overlapping(what, words) for what in _WHAT)])
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
-        share, chance = float((1 / table["n_heads"]).mean()), float(table["chance"].mean())
-        alike = abs(share - chance) < 0.01
-        lines = {"1 / heads, and\nby chance": share} if alike else {"1 / heads": share, "by chance": chance}
         series = {name: words for name, words in series.items() if table[name].notna().any()}
+        lines = {"1 / heads": float(table["share"].mean())}
+        chance = float(table[["read_chance", "write_chance"]].mean(axis=None))
+        if abs(lines["1 / heads"] - chance) < 0.01:
+            lines = {"1 / heads, and\nby chance": chance}
+        elif not isnan(chance):
+            lines["by chance"] = chance
         return figure_of(layer_dots(table, series, label="share", lines=lines))
 
 
-def _overlap(weights: Sequence[Tensor]) -> float:
-    """Mean squared cosine of the principal angles of every two heads' row spaces; NaN with fewer than two."""
-    bases = [torch.linalg.qr(head.T.double())[0] for head in weights]
-    shared = [float((a.T @ b).square().sum()) / min(a.shape[1], b.shape[1]) for a, b in combinations(bases, 2)]
-    return float(np.mean(shared)) if shared else float("nan")
+def overlap(weights: Sequence[Tensor]) -> tuple[float, float]:
+    """How much the row spaces of every two heads' weights overlap, and how much random ones would.
+
+    Args:
+        weights: of each head, (dim, width); one without any weight is left out.
+
+    Returns:
+        Means over pairs, no unit, in [0, 1]: the mean squared cosine of the principal angles, and what it is on average
+        for random subspaces of as many dimensions; NaN with fewer than two heads.
+    """
+    bases = [basis for basis in map(_basis, weights) if basis.shape[1]]
+    pairs = list(combinations(bases, 2))
+    if not pairs:
+        return float("nan"), float("nan")
+    shared = [float((a.T @ b).square().sum()) / min(a.shape[1], b.shape[1]) for a, b in pairs]
+    # the squared length of a random unit vector's part in a subspace of n dimensions is n / width on average
+    chance = [max(a.shape[1], b.shape[1]) / len(a) for a, b in pairs]
+    return float(np.mean(shared)), float(np.mean(chance))
+
+
+def _basis(weight: Tensor) -> Tensor:
+    """(width, rank): orthonormal directions that a head's weights span; fewer than its dimensions where some agree."""
+    _, sizes, directions = torch.linalg.svd(weight.double(), full_matrices=False)
+    return directions[sizes > _NOTHING * sizes.max().clamp_min(torch.finfo(torch.float64).tiny)].T
+
+
+def _read(own: Mapping[str, Sequence[Tensor]]) -> tuple[float, int]:
+    """Share of the width that a head's query, key and value weights read, and the width."""
+    columns = torch.cat([torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()])
+    return float((columns > _NOTHING * columns.max()).double().mean()), columns.shape[1]
+
+
+def _overlapping(what: str, words: Mapping[str, float]) -> Both:
+    """How far an overlap is from chance; nothing where there is none to tell."""
+    value, chance = words[f"{what}_overlap"], words[f"{what}_chance"]
+    if isnan(value):
+        return NOTHING
+    subspaces, times = _WHAT[what], value / chance
+    return Both(
+        f"{subspaces.en} overlap by {value:.3f}, {times:.2f} times what random ones do ({chance:.3f}).",
+        f"{subspaces.ja}の重なりは{value:.3f}で、ランダムな部分空間({chance:.3f})の{times:.2f}倍です。",
+    )

@@ -1,7 +1,7 @@
 """C17: concatenation and projection integrate the heads into a richer representation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,16 +13,28 @@ from headscope.anatomy.weights import output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.statistics.moments import Moments
-from headscope.studies.bilingual import Both
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
+from headscope.studies.bilingual import Both, joined
+from headscope.studies.claims import (
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    ROUNDING,
+    SEEDS_DRAWN,
+    Measured,
+    ModelClaim,
+    Verdict,
+    in_part,
+    undecided,
+)
+from headscope.studies.layers import Layer, by_kind, kind_of, layers_named, named, of_layers, only
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
 
 __all__ = ["Integration"]
 
-_KEPT = 0.9  # of the directions that stood side by side
-_NAMES = ("one", "side_by_side", "projected")
+_MORE = Both("more documents: intervals span 1", "文書が不足(区間が1をまたぐ)")
+_NAMES = ("one", "side_by_side", "projected", "ratio")
 
 
 @CLAIMS.register("C17")
@@ -32,72 +44,135 @@ class Integration(ModelClaim):
     kind: ClassVar[str] = "experiment"
     about: ClassVar[Both] = Both("integration", "統合と豊かな表現")
     says: ClassVar[Both] = Both(
-        "Concatenation and projection integrate what the heads extracted into a richer representation.",
-        "連結と線形変換により、各ヘッドの特徴が統合され、より豊かな表現になる。",
+        "Concatenation and linear map integrate the different features that the heads extracted, so that the model can "
+        "make a richer representation.",
+        "各ヘッドで抽出された異なる特徴が統合され、モデルがより豊かな表現を生成することができる。",
     )
     where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
-    means: ClassVar[Both] = Both("", "")
+    means: ClassVar[Both] = Both(
+        "We ask whether what all heads of a layer write together varies in more directions than what one head writes. "
+        "If it does, then the layer can tell tokens apart in more ways than any head alone; if not, then its heads all "
+        "write into the same few directions.",
+        "層のすべてのヘッドが書き込むものの和が、1個のヘッドが書き込むものより多くの方向に変化するかを調べます。"
+        "多くの方向に変化するなら、層は1個のヘッドより多くの面でトークンを区別でき、"
+        "そうでなければ、ヘッドはどれも同じ少数の方向に書き込んでいることになります。",
+    )
     measured: ClassVar[Both] = Both(
         "How many directions something varies in over the text: the effective rank of its covariance, the exponential "
-        "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007): of one head's "
-        "contribution, of the contributions of all heads side by side, and of their sum, which is what the projection "
-        "makes.",
-        "",
+        "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007). It is taken of "
+        "one head's contribution (the mean over heads), of the contributions of all heads side by side, and of their "
+        "sum, which is what the projection makes. Each layer is judged by itself, with its own interval.",
+        "テキスト全体でいくつの方向に変化するかを、共分散の有効ランクで測ります。"
+        "有効ランクは、主方向に沿った標準偏差のエントロピーの指数です(Roy・Vetterli 2007)。"
+        "対象は、1個のヘッドの寄与(ヘッドについての平均)、すべてのヘッドの寄与を並べたもの、"
+        "射影の出力であるそれらの和の3つです。判定は層ごとに、層ごとの区間で行います。",
     )
     unit: ClassVar[Both] = Both(
-        "effective rank after projection over that of one head", "射影後の有効ランク÷1ヘッドの有効ランク"
+        "effective rank after projection over that of one head, mean over layers",
+        "射影後の有効ランク÷1ヘッドの有効ランク(層の平均)",
     )
-    interval: ClassVar[Both] = Both("95%, the mean over layers of each layer's ends", "")
+    interval: ClassVar[Both] = Both(
+        "95% over documents, the mean over layers of each layer's ends", "文書についての95%区間(各層の両端の層平均)"
+    )
     rule: ClassVar[Both] = Both(
-        "supported if projected outputs vary in more directions than one head's, by the low end, and on average in no "
-        "fewer than 90% of those that stood side by side; not supported if in no more than one head's, by the high end;"
-        " else depends",
-        "",
+        "it holds if in every layer the projected sum varies in more directions than one head's contribution, by the "
+        "whole interval; it does not hold if it does so in no layer, by the whole interval; else it holds in part, in "
+        "the kinds of layers or the layers that are named, or is not decided where no layer's interval tells",
+        "すべての層で、射影後の和が1個のヘッドの寄与より多くの方向に変化するなら成り立つ(区間全体で判定)。"
+        "どの層でもそうでないなら成り立たない(区間全体で判定)。それ以外は、名前を挙げた種類の層または個々の層で"
+        "一部で成り立つ。どの層の区間からも判断できなければ未判定とする",
     )
-    drawn: ClassVar[Both] = Both("Effective ranks in each layer.", "") + SEEDS_DRAWN
+    drawn: ClassVar[Both] = Both("Effective ranks in each layer.", "層ごとの有効ランク。") + SEEDS_DRAWN
+    follows: ClassVar[Both] = Both(
+        "Readers infer that the projection adds something to the concatenation. It cannot: a linear map makes no new "
+        "directions. It sums what the heads write, and where two heads write into directions that they share (C14), "
+        "the "
+        "sum varies in fewer directions than the heads side by side. Richer than one head does not mean richer than "
+        "the "
+        "concatenation.",
+        "射影が連結に何かを付け加える、と読まれがちですが、そうではありません。線形変換は新しい方向を作りません。"
+        "射影はヘッドが書き込むものを足し合わせるだけで、"
+        "2個のヘッドが共有する方向に書き込めば(C14)、和の方向は並べたときより少なくなります。"
+        "1個のヘッドより豊かであることは、連結より豊かであることを意味しません。",
+    )
     limits: ClassVar[Both] = Both(
-        "Counts directions of variation, on this text; it does not ask whether they are of use. Where heads × head_dim"
-        " is no more than the width, nothing need be lost in the sum: what is lost is lost where heads write into "
-        "directions that they share (C14). Where it is more, as in Gemma, some must be.",
-        "",
+        "Counts directions of variation on this text; it does not ask whether they are of use. It is a low bar: heads "
+        "with random weights pass it as well, as they need only differ. Where heads × head_dim is no more than the "
+        "width, nothing need be lost in the sum. Where it is more, as in Gemma, some must be.",
+        "このテキストで変化する方向の数を数えるだけで、それが役に立つかどうかは問いません。"
+        "また、この基準は緩いものです。ヘッドが互いに異なってさえいればよく、ランダムな重みのヘッドでも満たします。"
+        "ヘッド数×head_dimが幅以下なら、和をとっても失われないことがあります。"
+        "幅を超える場合(Gemmaなど)は、必ず一部が失われます。",
     )
 
     def measure(self, subject: Subject) -> Measured:
         weights = output_weights(subject.model, subject.anatomy.apart)
-        rows = []
+        rows: list[dict[str, Any]] = []
+        numbers: dict[str, float] = {}
         for layer, blocks in subject.moments.items():
-            own = weights[layer]
+            own, kind = weights[layer], kind_of(subject.anatomy.site(layer))
             if len(own) < 2:
                 continue
             spread = jackknife(_ranks(own), blocks, [block.n for block in blocks])
             lows, highs = spread.interval()
-            ranks = dict(zip((*_NAMES, "ratio"), spread.centre.tolist(), strict=True))
-            ends = {"ratio_low": float(lows[3]), "ratio_high": float(highs[3])}
-            rows.append({"layer": layer, "n_heads": len(own), **ranks, **ends})
+            ranks = dict(zip(_NAMES, spread.centre.tolist(), strict=True))
+            low, high = float(lows[-1]), float(highs[-1])
+            known = {**ranks, "least_low": low, "largest_high": high}
+            numbers |= {named(name, Layer(kind, layer)): value for name, value in known.items()}
+            rows.append(
+                {"layer": layer, "kind": kind, "n_heads": len(own), **ranks, "ratio_low": low, "ratio_high": high}
+            )
         if not rows:
             raise AnatomyError("no layer has two heads whose contributions can be told apart")
         table = pd.DataFrame(rows)
-        means = {name: float(table[name].mean()) for name in (*_NAMES, "n_heads")}
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
-        return Measured(effect, f"{subject.n_documents} documents", means, table, low, high)
+        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        if words["high"] <= 1:
-            return FAILS
-        kept = words["projected"] >= _KEPT * words["side_by_side"]
-        return HOLDS if words["low"] > 1 and kept else in_part(Both("", ""))
+        lows, highs = (of_layers(words, name) for name in ("least_low", "largest_high"))
+        richer = [layer for layer, low in lows.items() if low > 1 + ROUNDING]
+        if len(richer) == len(lows):
+            return HOLDS
+        if richer:
+            return in_part(only(richer, lows))
+        return FAILS if max(highs.values()) <= 1 + ROUNDING else undecided(_MORE)
 
     def say(self, words: Mapping[str, float]) -> Both:
-        return Both(
-            f"One head's contribution varies in {words['one']:.1f} directions, those of all side by side in "
-            f"{words['side_by_side']:.1f}, and after the projection, their sum, in {words['projected']:.1f} "
-            f"({words['projected'] / words['side_by_side']:.0%}).",
-            "",
+        return joined(
+            Both(
+                f"In {layers_named([kind]).en} ({len(times)}) one head's contribution varies in "
+                f"{_mean(words, 'one', kind):.1f} directions, and the sum of all, after the projection, in "
+                f"{_mean(words, 'projected', kind):.1f}: {np.mean(times):.1f} times as many.",
+                f"{layers_named([kind]).ja}({len(times)}層)では、1個のヘッドの寄与は"
+                f"{_mean(words, 'one', kind):.1f}方向に、射影後の和は"
+                f"{_mean(words, 'projected', kind):.1f}方向に変化し、その比は{np.mean(times):.1f}倍です。",
+            )
+            for kind, times in by_kind(words, "ratio").items()
+        )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        kept = {
+            kind: (_mean(words, "side_by_side", kind), _mean(words, "projected", kind))
+            for kind in by_kind(words, "ratio")
+        }
+        return joined(
+            Both(
+                f"In {layers_named([kind]).en} the heads' contributions side by side vary in {apart:.1f} directions, "
+                f"and their sum in {after / apart:.0%} as many.",
+                f"{layers_named([kind]).ja}では、ヘッドの寄与を並べたものは{apart:.1f}方向に変化し、"
+                f"和の方向の数はその{after / apart:.0%}です。",
+            )
+            for kind, (apart, after) in kept.items()
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"one": "one head", "side_by_side": "side by side", "projected": "projected"}
         return figure_of(layer_dots(table, series, label="effective rank"))
+
+
+def _mean(words: Mapping[str, float], name: str, kind: str) -> float:
+    """Of a number over the layers of a kind."""
+    return float(np.mean(by_kind(words, name)[kind]))
 
 
 def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarray]:
