@@ -1,6 +1,6 @@
 """Figures: each is one call that takes tables and, if wished, matplotlib axes to draw on, and returns the axes."""
 
-from headscope.reporting.figures.claims import layer_dots, layer_panels, sorted_dots, strip
+from headscope.reporting.figures.claims import layer_dots, layer_panels, sorted_dots
 from headscope.reporting.figures.clusters import cluster_matrix, head_scatter
 from headscope.reporting.figures.costs import cost_curve, cost_curves, cost_terms, cost_times
 from headscope.reporting.figures.coverage import coverage_plot
@@ -9,6 +9,7 @@ from headscope.reporting.figures.examples import example_map
 from headscope.reporting.figures.headcount import count_curve, count_curves, map_bound, regret_curves, removal_curves
 from headscope.reporting.figures.maps import head_map, map_height
 from headscope.reporting.figures.marks import to_mark
+from headscope.reporting.figures.paired import paired_dots
 from headscope.reporting.figures.quadrants import quadrant_plot
 from headscope.reporting.figures.ratios import ratios
 from headscope.reporting.figures.removal import joint_cost
@@ -47,6 +48,7 @@ __all__ = [
     "map_bound",
     "map_height",
     "matrix_height",
+    "paired_dots",
     "quadrant_plot",
     "ratios",
     "redundancy_curve",
@@ -55,7 +57,6 @@ __all__ = [
     "role_map",
     "share_curves",
     "sorted_dots",
-    "strip",
     "styling",
     "to_mark",
     "whole_matrix",

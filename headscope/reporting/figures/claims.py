@@ -1,6 +1,6 @@
 """Figures of claims: numbers of each layer or each head, as dots with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
 
-__all__ = ["layer_dots", "layer_panels", "sorted_dots", "strip"]
+__all__ = ["layer_dots", "layer_panels", "sorted_dots"]
 
 _SERIES = (COLOURS["needed"], COLOURS["redundant"], COLOURS["backed up"], "#7a5ac2")
 _MARKS = "osD^"
@@ -156,41 +156,6 @@ def sorted_dots(
     ax.set_axisbelow(True)
     ax.tick_params(length=0, which="both")
     _legend_above(ax, 3)
-    return ax
-
-
-@styled
-def strip(
-    table: pd.DataFrame, series: Mapping[str, str], *, label: str, ticks: Sequence[float] = (), ax: Axes | None = None
-) -> Axes:
-    """How numbers spread: a histogram a series, its mean a line.
-
-    Args:
-        table: columns as of `series`.
-        series: what each column is called.
-        label: of the horizontal axis.
-        ticks: where it is marked, from the last below all numbers on.
-        ax: where to draw; a new figure without it.
-    """
-    ax = canvas(5.6, 3.4) if ax is None else ax
-    frameless(ax, "left", "bottom")
-    every = table[list(series)].to_numpy(np.float64)
-    least, most = float(np.nanmin(every)), float(np.nanmax(every)) + 1e-9
-    if ticks:
-        least = max((tick for tick in ticks if tick <= least), default=least)
-    edges = np.linspace(least, most, 31).tolist()
-    for number, (name, words) in enumerate(series.items()):
-        colour, values = _SERIES[number], table[name].dropna().to_numpy(np.float64)
-        ax.hist(values, bins=edges, histtype="stepfilled", color=colour, alpha=0.22)
-        ax.hist(values, bins=edges, histtype="step", color=colour, linewidth=1.2)
-        ax.axvline(values.mean(), color=colour, linewidth=1.8, label=f"{words}: mean {values.mean():.2f}")
-    if ticks:
-        ax.set_xticks([tick for tick in ticks if tick >= least])
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    ax.set_ylabel("queries")
-    ax.set_xlabel(label)
-    ax.tick_params(length=0)
-    ax.legend(frameon=False, loc="upper left")
     return ax
 
 
