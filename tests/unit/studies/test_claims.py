@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 from transformers import SqueezeBertConfig, SqueezeBertModel
 
 from headscope.errors import AnatomyError, InputError, UnknownNameError
@@ -16,9 +16,6 @@ from headscope.models.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, ModelClaim, claim_named
-from headscope.studies.claims.division import Division
-from headscope.studies.claims.edges import Edges, _derangement, single_rows
-from headscope.studies.claims.integration import Integration
 from headscope.studies.rulings import Rulings
 from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
@@ -90,7 +87,7 @@ def test_a_model_is_asked_what_can_be_asked_of_one(asked: Rulings) -> None:
 def test_what_the_reference_must_come_to(asked: Rulings) -> None:
     words = {ruling.claim: ruling.verdict.word for ruling in asked.rulings}
     assert [words[name] for name in ("C1", "C2", "C3", "C4", "C13")] == ["holds"] * 5
-    assert (words["C14"], words["C16"]) == ("does not hold", "does not hold")  # heads read all; the future is hidden
+    assert (words["C14"], words["C16"]) == ("does not hold", "holds in part")  # heads read all; the future is hidden
 
 
 @pytest.mark.parametrize("name", list(CLAIMS))
@@ -135,85 +132,6 @@ def test_what_a_model_cannot_be_asked_is_left_open_with_the_reason() -> None:
     assert "two heads" in ruling.sentence
 
 
-def test_a_divided_embedding_is_seen() -> None:
-    model = Transformer(50, width=16, n_layers=1, n_heads=4, length=32, causal=True).eval()
-    attention = model.blocks[0].attention
-    for layer in (attention.query, attention.key, attention.value):
-        own = torch.zeros_like(layer.weight)
-        for head in range(4):
-            own[4 * head : 4 * head + 4, 4 * head : 4 * head + 4] = torch.randn(4, 4)
-        layer.weight.data = own
-    measured = Division().measure(make_subject(model))
-    assert measured.effect == pytest.approx(0.25)
-    assert measured.numbers["read_overlap"] == pytest.approx(0, abs=1e-12)
-    assert Division().decide(measured.words) == "supported"
-    attention.value.weight.data[4:8] = attention.value.weight.data[:4]  # two heads that read the same
-    again = Division().measure(make_subject(model))
-    assert again.numbers["read_overlap"] == pytest.approx(1 / 6)
-
-
-def test_all_pairs_are_allowed_where_nothing_is_hidden() -> None:
-    model = Transformer(50, width=16, n_layers=2, n_heads=2, length=32).eval()
-    batches = example()[1]
-    padded = [{**batch, "attention_mask": batch["attention_mask"].clone()} for batch in batches]
-    for batch in padded:
-        batch["attention_mask"][:, 20:] = 0
-    ruling = ask_model(make_subject(model, padded), ["C16"]).rulings[0]
-    assert (ruling.verdict, ruling.effect) == ("supported", 1.0)
-    assert "20 tokens" in ruling.sentence
-    causal = ask_model(make_subject(), ["C16"]).rulings[0]
-    assert causal.effect == pytest.approx((32 * 33 / 2) / 32**2)
-
-
-def test_ranks_hold_up_by_hand(subject: Subject) -> None:
-    measured = Integration().measure(subject)
-    model: Any = subject.model
-    outputs: list[Tensor] = []
-    hook = model.blocks[0].attention.output.register_forward_pre_hook(lambda _m, args: outputs.append(args[0]))
-    with torch.no_grad():
-        for batch in subject.batches:
-            model(batch["input_ids"])
-    hook.remove()
-    z = torch.cat(outputs).flatten(0, 1).numpy().astype(np.float64)
-    w = model.blocks[0].attention.output.weight.detach().numpy().astype(np.float64)
-
-    def rank(rows: np.ndarray) -> float:
-        spread = np.linalg.svd(rows - rows.mean(0), compute_uv=False)
-        shares = spread[spread > 1e-12 * spread[0]] / spread.sum()
-        return float(np.exp(-(shares * np.log(shares)).sum()))
-
-    row = measured.table.iloc[0]
-    apart = [z[:, 8 * h : 8 * h + 8] @ w[:, 8 * h : 8 * h + 8].T for h in range(4)]
-    assert row["side_by_side"] == pytest.approx(rank(np.concatenate(apart, axis=1)), rel=1e-4)
-    assert row["projected"] == pytest.approx(rank(z @ w.T), rel=1e-4)
-    assert row["one"] == pytest.approx(np.mean([rank(own) for own in apart]), rel=1e-4)
-
-
-def test_an_edge_is_cut_as_a_mask_would_cut_it() -> None:
-    """One layer, one head: hiding a key from one query is what the mask of the model itself can do."""
-    torch.manual_seed(0)
-    model = Transformer(50, width=16, n_layers=1, n_heads=1, length=32).eval()
-    subject = make_subject(model)
-    table = Edges().measure(subject).table
-    row = table.iloc[0]
-    tokens = next(own for document, own in single_rows(subject, 8) if document == row["document"])
-    query, n_tokens = int(row["query"]), tokens["input_ids"].shape[1]
-    with torch.no_grad():
-        block: Any = model.blocks[0]
-        x = model.tokens(tokens["input_ids"]) + model.positions(torch.arange(n_tokens))
-        weights = block.attention.weigh(*block.attention.project(block.attention_norm(x))[:2])[0, 0, query]
-        whole = model(tokens["input_ids"]).last_hidden_state
-        effects = []
-        for key in range(n_tokens):
-            mask = torch.ones(1, 1, n_tokens, n_tokens, dtype=torch.bool)
-            mask[0, 0, query, key] = False
-            y = x + block.attention(block.attention_norm(x), mask)
-            cut = model.norm(y + block.feedforward(block.feedforward_norm(y)))
-            effects.append(float((cut - whole).norm()))
-    ranks = (np.argsort(np.argsort(values)) for values in (weights.numpy(), np.array(effects)))
-    assert row["rho"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
-
-
 @pytest.mark.slow
 def test_the_reference_is_asked_everything(tmp_path: Any) -> None:
     made = ask_reference(tmp_path / "sweep", quick=True)
@@ -240,31 +158,8 @@ def test_without_an_interval_nothing_is_decided(name: str) -> None:
     own, rows = example()
     one = [{**batch, "document": torch.zeros(len(batch["input_ids"]), dtype=torch.int64)} for batch in rows]
     ruling = ask_model(make_subject(own, one), [name]).rulings[0]
-    assert ruling.verdict == "not decided here"
-    assert "nothing is decided" in ruling.sentence
+    assert ruling.verdict.told() == "not decided (more documents, for an interval)"
     assert np.isfinite(ruling.effect) == (name != "C9")  # fits are tried on other documents, and there are none
-
-
-def test_sharp_weights_are_no_mask() -> None:
-    torch.manual_seed(0)
-    model = Transformer(50, width=16, n_layers=1, n_heads=1, length=32).eval()
-    attention: Any = model.blocks[0].attention
-    attention.query.weight.data *= 200
-    ruling = ask_model(make_subject(model), ["C16"]).rulings[0]
-    assert (ruling.verdict, ruling.effect) == ("supported", 1.0)
-
-
-def test_ranks_do_not_change_where_the_model_does_not() -> None:
-    model, _ = example()
-    before = Integration().measure(make_subject(model)).table
-    attention: Any = model.blocks[0].attention
-    for head, factor in enumerate((10.0, 0.1, 3.0, 1.0)):
-        own = slice(8 * head, 8 * head + 8)
-        attention.value.weight.data[own] *= factor
-        attention.value.bias.data[own] *= factor
-        attention.output.weight.data[:, own] /= factor
-    after = Integration().measure(make_subject(model)).table
-    pd.testing.assert_frame_equal(before, after, rtol=1e-3)
 
 
 def test_twins_are_no_diversity() -> None:
@@ -281,19 +176,8 @@ def test_twins_are_no_diversity() -> None:
 def test_one_head_divides_nothing() -> None:
     model = Transformer(50, width=16, n_layers=1, n_heads=1, length=32).eval()
     ruling = ask_model(make_subject(model), ["C14"]).rulings[0]
-    assert ruling.verdict == "not decided here"
-    assert "two heads" in ruling.sentence
-
-
-def test_weights_alone_correlate_with_cuts_in_any_direction(subject: Subject) -> None:
-    """A cut moves the output by w / (1 − w) times something: exchanged, that something is another key's."""
-    measured = Edges().measure(subject)
-    assert 0 < measured.numbers["shuffled"] < 1
-    assert (measured.table["rho_shuffled"] != measured.table["rho"]).any()
-    assert measured.over.endswith("documents")
-    order = _derangement(9, np.random.default_rng(0))
-    assert sorted(order) == list(range(9))
-    assert (order != np.arange(9)).all()
+    assert ruling.verdict.word == "not decided"
+    assert "two heads" in ruling.sentence.en
 
 
 def test_a_claim_that_was_not_asked_is_no_ruling(asked: Rulings) -> None:
