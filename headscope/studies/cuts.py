@@ -104,16 +104,17 @@ class Place:
         lengths: np.ndarray = (self.values.double().cpu() @ weight.T).norm(dim=1).numpy()
         return lengths
 
-    def cut(self, subject: Subject, order: Int[np.ndarray, " key"] | None = None) -> Cuts:
+    def cut(self, subject: Subject, orders: Sequence[Int[np.ndarray, " key"]]) -> list[Cuts]:
         """What cutting each edge does: the key's weight becomes 0, and the others sum to 1 again.
 
         Args:
             subject: the model.
-            order: for each key, that whose value the cut is made with; its own without it.
+            orders: for each key, that whose value the cut is made with; every edge is cut once for each of them.
         """
-        weight = self.weights[:, None]
-        values = self.values if order is None else self.values[torch.from_numpy(order)]
-        moved = (self.z - weight * values) / (1 - weight)  # without the key, the others sharing its weight
+        # without the key, the others sharing its weight
+        weight = self.weights.repeat(len(orders))[:, None]
+        values = self.values[torch.from_numpy(np.concatenate(orders))]
+        moved = (self.z - weight * values) / (1 - weight)
         metric, row = subject.judged_by, with_kept(subject.model, subject.anatomy, self.row)
         # all at once, or one by one where a metric is measured so
         size = _CHUNK // len(list(metric.parts([_repeated(row, _CHUNK)])))
@@ -132,7 +133,8 @@ class Place:
                 harm = metric.measure(after, many, intact) - value
                 lengths.append(change[: len(some)].numpy())
                 targets.append(harm[: len(some)].detach().double().cpu().numpy())
-        return Cuts(np.concatenate(lengths), np.concatenate(targets))
+        parts = (np.split(np.concatenate(some), len(orders)) for some in (lengths, targets))
+        return [Cuts(*one) for one in zip(*parts, strict=True)]
 
     def _replacing(self, moved: Float[Tensor, "row value_dim"]) -> Any:
         """What puts another output of the head in place of its own at the query, another one in each row."""

@@ -212,7 +212,7 @@ class Edges(ModelClaim):
 def _ranks(subject: Subject, place: Place, weight: Tensor, rng: np.random.Generator) -> dict[str, Any]:
     """One query's row of the table: rank correlations of its weights with what cuts do."""
     weights = place.weights.double().cpu().numpy()
-    own, other = place.cut(subject), place.cut(subject, exchanged(len(weights), rng))
+    own, other = place.cut(subject, [np.arange(len(weights)), exchanged(len(weights), rng)])
     ranks = {
         "own": _spearman(weights, own.length), "other": _spearman(weights, other.length),
         "length": _spearman(weights * place.lengths(weight), own.length),
