@@ -25,6 +25,7 @@ __all__ = [
     "FAILS",
     "HOLDS",
     "KINDS",
+    "ROUNDING",
     "SEEDS_DRAWN",
     "VERDICTS",
     "WORKED",
@@ -53,6 +54,7 @@ KINDS: Mapping[str, Both] = {
     "architecture": Both("architecture: a fact of this model", "構造(モデルごとに決まっている事実)"),
     "experiment": Both("experiment: only measuring tells", "実験(測らなければ分からない)"),
 }
+ROUNDING = 1e-3  # counts and ranks that are the same but for rounding differ by less, as a share
 EXACT = "exact"  # what a number is over that repeats to the last bit
 SEEDS_DRAWN = Both(
     "Faint marks: training seeds, where there are several; large marks: their mean.",

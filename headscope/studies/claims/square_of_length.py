@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from headscope._support.formatting import count, number, percent
 from headscope.reporting.figures import cost_terms
 from headscope.studies.bilingual import Both, joined
-from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, CostClaim, Measured, Verdict, undecided
+from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, ROUNDING, CostClaim, Measured, Verdict, undecided
 from headscope.studies.growing import Terms, growth, terms
 
 __all__ = ["SquareOfLength"]
@@ -18,7 +18,6 @@ __all__ = ["SquareOfLength"]
 _TOKENS = 10  # the paper's example
 _CLOSE = 0.05  # terms that miss a cost by more than that share of it say nothing of it
 _NAMES = {"flops": Both("operations", "演算量"), "bytes": Both("bytes of memory", "メモリのバイト数")}
-_ROUNDING = 1e-3  # operations are counted by their leading terms: what differs by less is the same
 
 
 @CLAIMS.register("C5")
@@ -113,7 +112,7 @@ class SquareOfLength(CostClaim):
         against = growth(own)
         for row in against[against["quantity"] == "seconds"].to_dict("records"):
             numbers |= {f"{row['kernel']}_seconds{end}": 2.0 ** row[f"last{end}"] for end in ("", "_low", "_high")}
-        told = operations.gap < _ROUNDING and pairs < 1 + _ROUNDING
+        told = operations.gap < ROUNDING and pairs < 1 + ROUNDING
         effect = pairs * _TOKENS**2 if told else nan
         return Measured(effect, EXACT, {**numbers, "pairs": pairs, "gap": operations.gap}, own)
 
@@ -121,11 +120,11 @@ class SquareOfLength(CostClaim):
         pairs, gap = words["pairs"], words["gap"]
         if isnan(pairs):
             return undecided(Both("three lengths", "3つ以上の長さが必要"))
-        if gap >= _ROUNDING:
+        if gap >= ROUNDING:
             return undecided(Both("counts that three terms fit", "3つの項で表せる演算量が必要"))
-        if pairs >= 1 + _ROUNDING:
+        if pairs >= 1 + ROUNDING:
             return undecided(Both("counts of the maps alone", "マップだけの演算量が必要"))
-        return HOLDS if pairs > 1 - _ROUNDING else FAILS
+        return HOLDS if pairs > 1 - ROUNDING else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
         if isnan(words["pairs"]):
@@ -208,10 +207,10 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
     size = fixed + linear * words["longest"] + square * words["longest"] ** 2
     sizes = (fixed, linear * words["longest"], square * words["longest"] ** 2)
     formula = " + ".join(
-        f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > _ROUNDING * size
+        f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > ROUNDING * size
     ).replace("+ −", "− ")
-    off = Both("", "") if gap < _ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
-    if share < _ROUNDING:
+    off = Both("", "") if gap < ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
+    if share < ROUNDING:
         return Both(
             f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; nothing grows with the square.",
             f"{name.ja}{with_maps.ja}は{formula}{off.ja}で、二乗で増える部分はありません。",
