@@ -198,7 +198,7 @@ class Analysis(Shown):
         return cls(anatomy, scores, pairs, candidates, removal, verdict, about["facts"], claims)
 
 
-_FORMAT = 3  # of a saved analysis
+_FORMAT = 3  # of a saved analysis; in 2 replaceability was of the whole contribution, and 1 chose heads in another way
 
 
 def _check_format(folder: Path, about: Mapping[str, Any]) -> None:

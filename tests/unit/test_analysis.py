@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_damaged_analysis_is_refused(run: hs.Analysis, tmp_path: Path) -> None
         hs.Analysis.load(tmp_path / "run")
     with pytest.raises(StorageError, match="nowhere"):
         hs.Analysis.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("older", [1, 2])
+def test_a_run_whose_numbers_meant_something_else_is_refused(run: hs.Analysis, tmp_path: Path, older: int) -> None:
+    """In format 2 replaceability was of the whole contribution; its numbers would stand under the name of another."""
+    about = run.save(tmp_path / "out" / "run") / "analysis.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"format": older}))
+    with pytest.raises(StorageError, match=rf"another version .*format {older}.*headscope analyze .*out --force"):
+        hs.Analysis.load(tmp_path / "out")
 
 
 def _copied(model: nn.Module, run: hs.Analysis, layer: int, source: int, target: int) -> nn.Module:
