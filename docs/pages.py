@@ -191,7 +191,7 @@ def _default(option: Any) -> str:
         return _plain(option.show_default)
     if option.required:
         return "needed"
-    nothing = option.default is None or option.default is False
+    nothing = option.default is None or option.default is False or option.default == ""  # and not 0
     return "" if nothing else f"`{option.default}`"
 
 

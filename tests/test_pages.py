@@ -37,6 +37,12 @@ def test_without_a_card_there_is_no_page(
         pages.cards(registry)
 
 
+def test_defaults_of_options_are_shown_zero_too_and_nothing_where_there_is_none() -> None:
+    shown = PIECES["commands"]()
+    assert re.search(r"^\| `--seed` \| .* \| `0` \|$", shown, flags=re.MULTILINE)
+    assert re.search(r"^\| `--null` \| .* \|  \|$", shown, flags=re.MULTILINE)
+
+
 def test_coverage_is_shown_as_it_was_found(tmp_path: Path) -> None:
     pages = beside("pages")
     row = {"documents": 10, "tokens_per_dimension": 20, "intervals": 100, "error": 0.01}

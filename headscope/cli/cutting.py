@@ -31,7 +31,8 @@ class Wanted:
     heads: Heads = None
     share: Share = None
     run: Annotated[
-        Path | None, typer.Option(help="a saved analysis that knows the costs; else one is made", show_default=False)
+        Path | None,
+        typer.Option(help="a saved analysis to read costs from; without it one is made", show_default=False),
     ] = None
 
     @property
@@ -65,17 +66,21 @@ def plan_(
     share: Share = None,
     score: Annotated[
         str | None,
-        typer.Option(help="decides in place of measured costs: ablation, gradient, norm, needed", show_default=False),
+        typer.Option(
+            help="choose by this score in place of measured costs: ablation, gradient, norm, needed", show_default=False
+        ),
     ] = None,
-    uniform: Annotated[bool, typer.Option("--uniform", help="with --score: as many heads in each layer")] = False,
-    keep_per_layer: Annotated[int, typer.Option(help="with --score: heads that each layer keeps at least")] = 1,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="with --score: the same number of heads from each layer")
+    ] = False,
+    keep_per_layer: Annotated[int, typer.Option(help="with --score: how many heads each layer keeps at least")] = 1,
     out: Annotated[Path, typer.Option(help="plan file (JSON)")] = Path("plan.json"),
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose how many heads to remove, from the costs that an analysis measured. Needs no model.
 
-    The heads go in the order of their measured effects, as many as the budget allows; without an option, as many as the
+    Heads go in the order of their measured effects, as many as the budget allows. Without an option, as many go as the
     analysis itself chose.
 
     Example: headscope plan report --max-loss-rise 1% --out plan.json

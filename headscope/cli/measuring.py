@@ -52,8 +52,8 @@ def analyze_(
 ) -> None:
     """Measure every head of a model and write the report.
 
-    Effects are kept in OUT.unfinished as they are measured, and the folder goes once the report stands: interrupted,
-    the same command goes on from there. Under a metric of your own nothing is kept.
+    If it is interrupted, the same command goes on: effects are kept in OUT.unfinished until the report is written.
+    Under a metric of your own nothing is kept.
 
     Example: headscope analyze ./my-model --text notes.txt --out report
     """
@@ -69,8 +69,8 @@ def similarity_(
     of: Annotated[
         str | None,
         typer.Option(
-            help=f"what is compared: {compared('likeness/measures')}; one of several measures that compares no such "
-            "thing compares its own",
+            help=f"what is compared: {compared('likeness/measures')}; of several measures, one that does not "
+            "compare it takes its own default",
             show_default="the first that the measure compares",
         ),
     ] = None,

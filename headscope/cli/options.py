@@ -92,29 +92,31 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object inst
 Metric = Annotated[
     str,
     typer.Option(
-        help="auto, loss, mlm, kl, drift, error, cross_entropy, or package.module:function of your own, which takes "
-        "(output, batch) and gives a value for each row, lower = better",
+        help="auto, loss, mlm, kl, drift, error, cross_entropy; or package.module:function of your own: it takes "
+        "(output, batch) and gives one number a row, lower = better",
     ),
 ]
 Tokens = Annotated[
     int | None,
-    typer.Option(min=1, help="tokens that scores by a metric, as ablation, take of the text", show_default="by size"),
+    typer.Option(
+        min=1, help="tokens of the text on which ablation, gradient and needed are measured", show_default="by size"
+    ),
 ]
 Name = Annotated[
     str, typer.Option("--name", help="what to call the model in tables and on pages", show_default="its own name")
 ]
-Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that do not count (sinks)")]
+Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each window that are left out (sinks)")]
 
 Null = Annotated[
     str,
     typer.Option(
-        help="untrained: the same of an untrained copy of the model stands beside (redundancy alone)",
+        help="untrained: put the numbers of an untrained copy of the model beside likeness and replaceability",
         show_default=False,
     ),
 ]
-Memory = Annotated[str, typer.Option(help="what sums may take; the rest is done in several passes")]
+Memory = Annotated[str, typer.Option(help="memory for sums; what does not fit is done in several passes")]
 Intervals = Annotated[
-    bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as they take")
+    bool, typer.Option("--intervals", help="with --scope model: make intervals, in as many passes as memory asks for")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps …")]
 MaxLossRise = Annotated[
@@ -135,7 +137,8 @@ class Loading:
         bool, typer.Option("--trust-remote-code", help="run code that a hub model brings with it")
     ] = False
     describe: Annotated[
-        Path | None, typer.Option("--describe", help="YAML file that tells where attention is that is not recognised")
+        Path | None,
+        typer.Option("--describe", help="YAML file that says where attention is, where it is not recognised"),
     ] = None
 
     def load(self, model: str | Path) -> "Loaded":

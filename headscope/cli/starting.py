@@ -36,7 +36,8 @@ def demo(
 ) -> None:
     """Analyse a real model that comes as a package, on text that comes with Python.
 
-    Interrupted, the same command goes on from what OUT.unfinished keeps, a folder that goes once the report stands.
+    If it is interrupted, the same command goes on: what was measured is kept in OUT.unfinished until the report is
+    written.
 
     Example: headscope demo
     """
@@ -76,9 +77,9 @@ def _forecast(model: str, loaded: "Loaded", unfinished: Path) -> str:
 def inspect(model: Model, loading: Loading = Loading(), as_json: AsJson = False) -> None:
     """Print where a model's attention heads are.
 
-    route: how attention was found; registry is transformers' own dispatch, handwritten is PyTorch's operations.
-    heads apart: whether single heads can be told apart, and so switched off. cut: whether removing them may be tried; a
-    cut is proven each time.
+    The column "route" says how attention was found: registry, by transformers' own dispatch; handwritten, by PyTorch's
+    operations; described, by --describe. "heads apart" says whether single heads can be told apart, and so switched
+    off. "cut" says whether a cut may be tried; each cut is proven when it is made.
 
     Example: headscope inspect ./my-model
     """

@@ -66,7 +66,7 @@ class Story(Sampling):
     ] = "1%"
     ablation_tokens: Tokens = None
     passes: Annotated[
-        int, typer.Option(min=0, help="forward passes that random sets of heads may take; five sets at the least")
+        int, typer.Option(min=0, help="forward passes for random sets of heads; at least five sets are measured")
     ] = 240
     null: Null = ""
 

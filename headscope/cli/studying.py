@@ -83,7 +83,8 @@ class Sweeping:
 def headcount(sweeping: Sweeping, reading: Reading = Reading(), as_json: AsJson = False) -> None:
     """Train the same small transformer with few heads and with many: how many does a task want?
 
-    Once with the width shared among the heads, and once with heads of fixed size. Interrupted, it goes on where it was.
+    It trains once with the width shared among the heads, and once with heads of fixed size. If it is interrupted, the
+    same command goes on.
 
     Example: headscope headcount --quick --out heads
     """
@@ -140,25 +141,27 @@ def claims_(
         ),
     ] = None,
     claim: Annotated[list[str] | None, typer.Option(help=f"{_CLAIMS}; repeatable [default: all]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="minutes: what needs the whole sweep is not decided")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="takes minutes; claims that need the whole sweep are not decided")
+    ] = False,
     sweep_folder: Annotated[
         Path | None,
         typer.Option(
             "--sweep",
-            help="folder of `headscope headcount`, whose runs are taken",
+            help="a folder that `headscope headcount` wrote; its runs are taken",
             show_default="OUT-sweep, or OUT-quick-sweep",
         ),
     ] = None,
     costs: Annotated[
         Path | None,
-        typer.Option(help="folder of analyses/cost_scaling.py, whose timings are taken: of a GPU, say"),
+        typer.Option(help="a folder that analyses/cost_scaling.py wrote; its timings are taken, of a GPU for instance"),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="what the model is called on the pages", show_default="as it was named")
     ] = None,
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="ask nothing, but put the results of earlier calls on one page a claim; repeatable"),
+        typer.Option(help="measure nothing; put the results of earlier calls together, a page a claim; repeatable"),
     ] = None,
     metric: Metric = "auto",
     reading: Reading = Reading(),
@@ -173,8 +176,9 @@ def claims_(
 ) -> None:
     """Measure the claims of a Japanese paper that explains multi-head attention, and say which hold.
 
-    Of a model: those that can be asked of one that is trained. Without one: all, of a small transformer that is trained
-    for it, which takes hours, nearly all of them for the sweep over numbers of heads; --quick takes minutes.
+    With MODEL, the claims are measured that can be asked of a trained model. Without it, all are measured on a small
+    transformer that is trained for it. That takes hours, nearly all for the sweep over numbers of heads; --quick takes
+    minutes.
 
     Example: headscope claims --quick --out claims
     """
