@@ -100,10 +100,9 @@ def test_help_names_what_registries_hold() -> None:
     assert defaults["seeds"] == f"{Settings().seeds}, or {Settings.quick().seeds} with --quick"
     assert defaults["heads"] == "1,2,4,…,64"
     assert (Settings().heads[:3], Settings().heads[-1]) == ((1, 2, 4), 64)
+    assert told("analyze", "metric") == ("auto", *METRICS)
     (metrics,) = (one.help for one in COMMANDS["analyze"].params if one.name == "metric")
-    assert metrics.startswith(
-        f"auto, {', '.join(METRICS)}, or package.module:function of your own, which takes (output"
-    )
+    assert "; or package.module:function of your own: it takes (output, batch)" in metrics
 
 
 def test_wrong_usage_is_exit_code_2(run: Run, folder: Path, tmp_path: Path) -> None:
