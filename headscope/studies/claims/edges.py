@@ -1,13 +1,14 @@
 """C15: the attention weight says how important one token is to another."""
 
 from collections.abc import Mapping
-from math import ceil, isnan
+from math import ceil, inf, isnan
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
+from scipy.stats import t as student
 from torch import Tensor
 
 from headscope._support.formatting import count
@@ -18,7 +19,7 @@ from headscope.studies.bilingual import NOTHING, Both
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part, undecided
 from headscope.studies.cuts import LEAST_KEYS, Place, exchanged, single_rows
 from headscope.studies.subjects import Subject
-from headscope.uncertainty.intervals import Spread, mean_spread
+from headscope.uncertainty.intervals import LEVEL, Spread, mean_spread
 
 __all__ = ["Edges"]
 
@@ -159,7 +160,7 @@ class Edges(ModelClaim):
         low, high = spread.interval()
         means, target = dict(zip(_RANKS, spread.centre.tolist(), strict=True)), _RANKS.index("target")
         numbers = {name: means[name] for name in _RANKS[1:]} | {
-            **dict(zip(_TARGET_ENDS, (float(low[target]), float(high[target])), strict=True)),
+            **dict(zip(_TARGET_ENDS, (max(float(low[target]), -1.0), min(float(high[target]), 1.0)), strict=True)),
             "distance": float(subject.judged_by.is_distance), "queries": float(len(table)),
             "keys": float(table["keys"].mean()), "documents": float(table["document"].nunique()),
         }  # fmt: skip
@@ -238,9 +239,10 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _more(words: Mapping[str, float]) -> Both:
-    """How many documents would tell the difference from the size: half-widths fall with the root of their number."""
-    away, half = abs(words["effect"] - _SIZE), (words["high"] - words["low"]) / 2
-    needed = words["documents"] * (half / away) ** 2 if away else _MANY + 1
+    """How many documents would tell the difference from the size: errors fall with the root of their number."""
+    documents, away, half = words["documents"], abs(words["effect"] - _SIZE), (words["high"] - words["low"]) / 2
+    now, then = student.ppf((1 + LEVEL) / 2, [documents - 1, inf])  # with few documents an error is stretched further
+    needed = documents * (half * then / now / away) ** 2 if away else inf
     if needed > _MANY:
         return Both(f"more than {_MANY} documents", f"文書{_MANY}件以上が必要")
     return Both(f"about {ceil(needed)} documents", f"文書約{ceil(needed)}件が必要")

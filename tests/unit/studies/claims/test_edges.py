@@ -165,8 +165,9 @@ def planted(effect: float, half: float, target: float = 0.5) -> dict[str, float]
         (planted(0.2, 0.09, target=-0.3), "holds in part (for the output, not the metric)"),
         (planted(0.0, 0.09), "does not hold"),
         (planted(-0.3, 0.1), "does not hold"),
-        (planted(0.0, 0.2), "not decided (about 80 documents)"),
-        (planted(0.2, 0.15), "not decided (about 45 documents)"),
+        (planted(0.0, 0.2), "not decided (about 71 documents)"),  # 20 × (0.2 × 1.960 / 2.093 / 0.1)²
+        (planted(0.2, 0.15), "not decided (about 40 documents)"),
+        (planted(0.05, 0.7) | {"documents": 2.0}, "not decided (about 10 documents)"),  # Student's t is 12.7 there
         (planted(0.1, 0.05), "not decided (more than 1000 documents)"),
         (planted(0.09, 0.2), "not decided (more than 1000 documents)"),
     ],
