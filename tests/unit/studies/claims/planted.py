@@ -50,6 +50,6 @@ def same_numbers(words: Both) -> bool:
 
     Japanese writes small numbers as digits where English has words: "one head" is 1ヘッド, "three terms" 3つの項.
     """
-    japanese = re.sub(r"(?<![\d.])[1-9](?=ヘッド|つ|回)", "", words.ja)
+    japanese = re.sub(r"(?<![\d.])[1-9](?=ヘッド|つ|回|個のヘッド)", "", words.ja)
     found = [sorted(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?%?", text)) for text in (words.en, japanese)]
     return found[0] == found[1] and words.en.endswith(".") and words.ja.endswith("。")

@@ -1,6 +1,5 @@
 """C9: decided from planted numbers; untrained models are not said to have learnt it; a copy is named."""
 
-import re
 from collections.abc import Iterator
 from math import nan
 from typing import Any
@@ -16,6 +15,7 @@ from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
+from tests.unit.studies.claims.planted import same_numbers
 
 PRESENT = {
     "heads": 12.0, "above": 3.0, "below": 4.0, "across": 5.0, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.5,
@@ -56,11 +56,8 @@ def test_what_training_did_is_told_by_untrained_copies(change: dict[str, float],
 
 
 def test_both_languages_have_the_same_numbers() -> None:
-    for told in (Alike().say(PRESENT), Alike().follow(PRESENT)):
-        assert re.findall(r"\d+(?:\.\d+)?%|L\dH\d", told.en)
-        assert sorted(re.findall(r"-?\d+(?:\.\d+)?%|L\dH\d", told.en)) == sorted(
-            re.findall(r"-?\d+(?:\.\d+)?%|L\dH\d", told.ja)
-        )
+    assert same_numbers(Alike().say(PRESENT))
+    assert same_numbers(Alike().follow(PRESENT))
 
 
 def untrained_subjects(seeds: int) -> Iterator[Subject]:

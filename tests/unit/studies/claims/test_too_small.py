@@ -49,7 +49,7 @@ def test_each_task_is_told_with_the_size_at_which_the_fall_begins() -> None:
 def test_what_it_takes_to_decide_is_told_with_the_tasks_that_are_open() -> None:
     verdict = CLAIM.decide(CLAIM.measure(runs({**STILL, **UNTOLD}, seeds={"c": 6})).words)
     assert verdict.told() == "not decided (12 seeds or more for c)"
-    assert verdict.told("ja") == "未判定 (cにはシード12個以上が必要)"
+    assert verdict.told("ja") == "未判定(cにはシード12個以上が必要)"
 
 
 def test_a_task_is_judged_by_all_its_seeds() -> None:
