@@ -8,7 +8,7 @@ import pandas as pd
 from headscope.errors import InputError
 from headscope.studies.headcount.measuring import MEASURED
 from headscope.studies.headcount.results import Sweep
-from headscope.studies.headcount.settings import Case, Settings
+from headscope.studies.headcount.settings import ARMS, Case, Settings
 from headscope.studies.tasks import WIDTH
 
 __all__ = ["joined", "pieces_of"]
@@ -58,23 +58,30 @@ def joined(earlier: Sweep, later: Sweep) -> Sweep:
         earlier, later: sweeps of which the later took up the earlier.
     """
     tables: dict[str, pd.DataFrame] = {}
-    for name in ("runs", "rates", "removal"):
-        before, after = getattr(earlier, name), getattr(later, name)
-        keys = [key for key in ("task", "arm", "n_heads", "head_dim", "seed", "learning_rate") if key in after]
-        keys = [key for key in keys if name != "runs" or key not in ("head_dim", "learning_rate")]
-        known = pd.MultiIndex.from_frame(after[keys].drop_duplicates())
-        kept = before[~pd.MultiIndex.from_frame(before[keys]).isin(known)]
-        table = pd.concat([kept, after], ignore_index=True) if len(kept) else after
-        tables[name] = table.sort_values(_order(table), kind="stable", ignore_index=True)
     before, after = earlier.facts["settings"], later.facts["settings"]
+    tasks = _both(before["tasks"], after["tasks"])
+    for name in ("runs", "rates", "removal"):
+        old, new = getattr(earlier, name), getattr(later, name)
+        keys = [key for key in ("task", "arm", "n_heads", "head_dim", "seed", "learning_rate") if key in new]
+        keys = [key for key in keys if name != "runs" or key not in ("head_dim", "learning_rate")]
+        known = pd.MultiIndex.from_frame(new[keys].drop_duplicates())
+        kept = old[~pd.MultiIndex.from_frame(old[keys]).isin(known)]
+        table = pd.concat([kept, new], ignore_index=True) if len(kept) else new
+        tables[name] = _ordered(table, tasks)
     seeds = int(tables["runs"].groupby("task")["seed"].nunique().min())
-    settings = {**after, "seeds": seeds, **{name: _both(before[name], after[name]) for name in ("tasks", "heads")}}
+    settings = {**after, "seeds": seeds, "tasks": tasks, "heads": sorted(_both(before["heads"], after["heads"]))}
     facts = {**later.facts, "settings": settings, "earlier": _made(earlier.facts)}
     return Sweep(**tables, facts=facts)
 
 
-def _order(table: pd.DataFrame) -> list[str]:
-    return [name for name in ("task", "arm", "n_heads", "head_dim", "seed") if name in table]
+def _ordered(table: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:
+    """Tasks and arms in the order in which sweeps tell them, then by numbers."""
+    places = {"task": tasks, "arm": [*ARMS]}
+    by = [name for name in ("task", "arm", "n_heads", "head_dim", "seed") if name in table]
+    return table.sort_values(
+        by, key=lambda own: own.map(places[str(own.name)].index) if own.name in places else own, kind="stable",
+        ignore_index=True,
+    )  # fmt: skip
 
 
 def _both(before: list[Any], after: list[Any]) -> list[Any]:
