@@ -98,8 +98,6 @@ if TYPE_CHECKING:
     from headscope.studies.bilingual import Both as Both
     from headscope.studies.claims import (
         CLAIMS as CLAIMS,
-        FAILS as FAILS,
-        HOLDS as HOLDS,
         CostClaim as CostClaim,
         Measured as Measured,
         ModelClaim as ModelClaim,
@@ -165,7 +163,7 @@ _PLACES = {
     "reporting.sections": "SECTIONS Section",
     "studies.tasks": "TASKS Learner Task",
     "studies.bilingual": "Both",
-    "studies.claims": "CLAIMS FAILS HOLDS CostClaim Measured ModelClaim SweepClaim Verdict in_part undecided",
+    "studies.claims": "CLAIMS CostClaim Measured ModelClaim SweepClaim Verdict in_part undecided",
     "studies.subjects": "Subject",
     "effects.metrics": "Metric",
     "statistics.moments": "Moments",
