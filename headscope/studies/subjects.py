@@ -17,8 +17,9 @@ from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.errors import AnatomyError, ModelError
+from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.heads import HeadId
+from headscope.likeness.nulls import random_tokens, unmoved_layers
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES, Rating
 from headscope.scoring.scores.replaceability import rate_replaceability
@@ -138,8 +139,21 @@ class Subject:
     @cached_property
     def maps(self) -> Mapping[int, Sequence[PairSums]]:
         """Jensen-Shannon divergences of the maps of each layer's heads, by block of documents, over a sample."""
+        return self._maps_on(self.map_sample)
+
+    @cached_property
+    def random_maps(self) -> Mapping[int, Sequence[PairSums]]:
+        """The same on random tokens; only layers whose maps tokens can change, and none of a model that takes none."""
+        try:
+            drawn = random_tokens(self.model, self.anatomy, self.map_sample, self.seed)
+        except InputError:
+            return {}
+        unmoved = unmoved_layers(self.model, self.anatomy, self.map_sample, drawn)
+        return {layer: blocks for layer, blocks in self._maps_on(drawn).items() if layer not in unmoved}
+
+    def _maps_on(self, batches: Sequence[Batch]) -> Mapping[int, Sequence[PairSums]]:
         alike = PatternDivergence()
-        observe(self.model, self.map_sample, [alike], anatomy=self.anatomy.having("pattern"))
+        observe(self.model, batches, [alike], anatomy=self.anatomy.having("pattern"))
         return by_layer(alike.compute())
 
     @cached_property

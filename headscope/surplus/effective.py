@@ -11,7 +11,7 @@ from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.likeness.measures.pattern_js import map_agreement
 from headscope.statistics.moments import Moments
 from headscope.statistics.pair_sums import PairSums
-from headscope.uncertainty.intervals import Spread, jackknife
+from headscope.uncertainty.intervals import Spread, jackknife, jackknife_spread
 
 __all__ = ["effective_heads", "effective_maps", "effective_rank", "effective_spread", "vendi"]
 
@@ -77,13 +77,16 @@ def effective_maps(blocks: Sequence[PairSums]) -> Spread:
 
     Returns:
         No unit, in [1, N], with the delete-m jackknife over the blocks: 1 = all heads look alike at every query; N = no
-        two ever look at the same key.
+        two ever look at the same key; NaN where no query was summed.
 
     Source: Martins et al. 2009, Journal of Machine Learning Research 10, pp. 935-975, proposition 6 (ln 2 − JS is a
         positive definite kernel); Friedman and Dieng 2023, arXiv:2210.02410, definition 3.1.
     """
+    filled = [block for block in blocks if block.n]
+    if not filled:
+        return jackknife_spread(np.asarray(np.nan), [], [])
     return jackknife(
-        lambda left: np.asarray(vendi(map_agreement(reduce(add, left)))), blocks, [block.n for block in blocks]
+        lambda left: np.asarray(vendi(map_agreement(reduce(add, left)))), filled, [block.n for block in filled]
     )
 
 

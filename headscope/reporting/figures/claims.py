@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, frameless, styled
+from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, styled
 
 __all__ = ["layer_dots", "layer_panels", "sorted_dots"]
 
@@ -93,7 +93,7 @@ def layer_panels(table: pd.DataFrame, panels: Mapping[str, tuple[Mapping[str, st
         known = {name: words for name, words in series.items() if table[name].notna().any()}
         layer_dots(table, known, label=label if ax is axes[0] else "", lines={"rule": rule}, ax=ax)
         ax.set_ylim(0, 1.04)
-        ax.annotate(title, (1, 1.02), xycoords="axes fraction", ha="right", va="bottom", color=INK, fontsize=9.5)
+        ax.set_xlabel(f"layer ({title})")
     return figure
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.errors import HeadscopeError, InputError
-from headscope.likeness.comparing import similarity
+from headscope.errors import InputError
 from headscope.likeness.measures.cka import Cka
 from headscope.reporting.figures import count_curves, layer_panels
 from headscope.statistics.moments import Moments
@@ -29,7 +28,7 @@ from headscope.studies.claims import (
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.subjects import Subject
-from headscope.surplus.effective import effective_maps, effective_spread, vendi
+from headscope.surplus.effective import effective_maps, effective_spread
 from headscope.uncertainty.intervals import Spread
 
 __all__ = ["Diversity"]
@@ -125,7 +124,8 @@ class Diversity(ModelClaim):
             raise InputError("no layer has two heads to compare")
         maps = subject.maps
         table = pd.DataFrame([_row(subject, layer, maps.get(layer, ())) for layer in layers])
-        table = table.merge(_random(subject), on="layer", how="left").assign(**_untrained(subject, layers))
+        random = [float(effective_maps(subject.random_maps.get(layer, ())).centre) for layer in layers]
+        table = table.assign(maps_random=random, **_untrained(subject, layers))
         passed = {f"{name}_fit": float((table[name] == 1).sum()) for name in _PASS}
         effect, low, high = (float(table[f"share{end}"].mean()) for end in _ENDS)
         numbers = {
@@ -231,7 +231,7 @@ def _row(subject: Subject, layer: int, maps: Sequence[PairSums]) -> dict[str, fl
     whole = Moments.total(blocks)
     n_heads = len(whole.dims)
     effective = _ends(effective_spread(blocks))
-    looks = _ends(effective_maps(maps)) if maps else (nan, nan, nan)
+    looks = _ends(effective_maps(maps))
     share = [(end - 1) / (n_heads - 1) for end in effective]
     alike = Cka().compare({"moments": whole})[np.triu_indices(n_heads, 1)]
     return {
@@ -253,25 +253,6 @@ def _passes(ends: Sequence[float], least: float) -> float:
 def _ends(spread: Spread) -> tuple[float, float, float]:
     low, high = spread.interval()
     return float(spread.centre), float(low), float(high)
-
-
-def _random(subject: Subject) -> pd.DataFrame:
-    """How many different maps each layer has on random tokens, on a few rows; NaN where there are none."""
-    try:
-        alike = similarity(subject.model, [subject.few], "pattern_js", anatomy=subject.anatomy, seed=subject.seed)
-    except HeadscopeError:
-        alike = None
-    matrix = None if alike is None else alike.nulls.get("random_tokens")
-    layers = np.array(
-        [head.layer for head in subject.anatomy.heads] if alike is None else [h.layer for h in alike.heads]
-    )
-    rows = []
-    for layer in np.unique(layers):
-        own = layers == layer
-        square = None if matrix is None else matrix[np.ix_(own, own)]
-        known = square is not None and not np.isnan(square).any()
-        rows.append({"layer": int(layer), "maps_random": vendi(square) if known and square is not None else nan})
-    return pd.DataFrame(rows)
 
 
 def _untrained(subject: Subject, layers: Sequence[int]) -> dict[str, list[float]]:
