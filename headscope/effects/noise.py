@@ -1,4 +1,4 @@
-"""Noise: what a push of a head's length in a random direction does, to hold against what removing the head does."""
+"""Noise: what a push of a head's length in another direction does, to hold against what removing the head does."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,9 +30,9 @@ def noise_effects(
 ) -> Effects:
     """The effect of noise in place of a removal: each head's contribution moved as far as removing it would move it.
 
-    At every position a random vector is added to the head's contribution, among those that the head can write, as long
-    as the contribution itself. A head whose removal costs no more than that is needed for its size, and not for what it
-    says.
+    The contribution, turned by a right angle in random planes of the directions that the head can write, is added to
+    it: at every position as long as the contribution itself, and by the same turn at all of them, so that pushes add up
+    over positions as removals do. A head whose removal costs no more than that may be needed for its size alone.
 
     Args:
         model, batches, metric, anatomy, progress: see `headscope.effects.sweep.head_effects`.
@@ -49,7 +49,7 @@ def noise_effects(
 def with_noise(
     model: nn.Module, anatomy: Anatomy, head: HeadId, weights: Float64[Tensor, "width value_dim"], seed: int
 ) -> Iterator[None]:
-    """While open, noise is added to what one head hands to the output projection; the same each time it is opened.
+    """While open, noise is added to what one head hands to the output projection; the same turn each time.
 
     Args:
         model, anatomy: see `noise_effects`.
@@ -61,16 +61,23 @@ def with_noise(
     assert site.output is not None
     columns: Sequence[int] = site.output.heads[site.heads.index(head)]
     generator = torch.Generator().manual_seed(hash((seed, head.layer, head.head)) % 2**63)
+    lengths = torch.linalg.qr(weights.double())[1]  # of z, as long as the contribution is
+    turned = torch.linalg.pinv(lengths) @ _right_angle(len(lengths), generator) @ lengths
 
     def replace(entering: Tensor) -> Tensor:
         entering = entering.clone()
         own = entering[..., columns]
-        drawn = torch.randn(own.shape, generator=generator).to(own.device, torch.float32)
-        out = weights.to(own.device, torch.float32)
-        length = (own.float() @ out.T).norm(dim=-1, keepdim=True)
-        reach = (drawn @ out.T).norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-        entering[..., columns] = own + (drawn * (length / reach)).to(own.dtype)
+        entering[..., columns] = own + (own.float() @ turned.T.to(own.device, torch.float32)).to(own.dtype)
         return entering
 
     with transform_outputs(model, anatomy, {head.layer: replace}):
         yield
+
+
+def _right_angle(size: int, generator: torch.Generator) -> Float64[Tensor, "size size"]:
+    """A map that turns every vector by a right angle, but for one direction where their number is odd."""
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    turn = torch.eye(size, dtype=torch.float64)
+    for first in range(0, size - 1, 2):
+        turn[first : first + 2, first : first + 2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    return basis @ turn @ basis.T

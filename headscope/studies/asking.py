@@ -95,7 +95,7 @@ def ask_reference(
             command = f"{timing} && {_command('', name, quick, costs)}"
         made = rule(name, claim, partial(sources.of, claim), command)
         if isinstance(claim, SweepClaim) and made.verdict.word != "not decided" and not sources.sweep.decisive:
-            made = replace(made, verdict=undecided(_WHOLE_SWEEP))
+            made = replace(made, verdict=undecided(_WHOLE_SWEEP), numbers={})
         rulings.append(made)
         if progress is not None:
             progress("claims", 1, len(names))

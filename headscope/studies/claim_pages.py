@@ -7,7 +7,7 @@ from headscope._support.folders import new_file
 from headscope._support.formatting import MISSING, interval, markdown_table, number
 from headscope.reporting.figures import styling
 from headscope.studies.bilingual import LANGUAGES, NOTHING, Both, Language
-from headscope.studies.claims import CLAIMS, KINDS, Claim, claim_named
+from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, Claim, Verdict, claim_named
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.provenance import made_of, measured_on, subject_name
 from headscope.studies.rulings import Ruling, Rulings
@@ -18,38 +18,43 @@ _TITLE = Both("The paper's claims, measured", "論文の主張を測る")
 _INTRODUCTION = Both(
     "What the paper says, claim by claim, and what came of measuring it. The paper is the Japanese text on multi-head "
     "attention that this project began with and quotes in its documentation. It is not Vaswani et al. 2017 "
-    "([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced multi-head attention. Each verdict follows "
-    "from the numbers by a rule. A claim's page tells the rule, how far it reaches and the command that measures it "
-    "again. The documentation of the studies tells how the rules changed.",
+    "([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced multi-head attention. Each verdict "
+    "follows from the numbers by a rule. A claim's page tells the rule, how far it reaches and the command that "
+    "measures it again. docs/studies.md tells how the rules changed.",
     "論文が述べる主張を一つずつ測定し、その結果をまとめました。ここでいう論文とは、"
-    "マルチヘッドアテンションを解説した日本語の文章で、"
-    "このプロジェクトの出発点です(原文はこのプロジェクトの文書に引用しています)。"
-    "マルチヘッドアテンションを提案したVaswaniら(2017、"
+    "マルチヘッドアテンションを解説した日本語の文章で、このプロジェクトの出発点です(原文はdocs/paper.ja.mdに"
+    "引用しています)。マルチヘッドアテンションを提案したVaswaniら(2017、"
     "[arXiv:1706.03762](https://arxiv.org/abs/1706.03762))とは別の文章です。判定は、数値に基準を当てはめて導きます。"
-    "基準、適用範囲、測り直すためのコマンドは各主張のページにあります。"
-    "基準の変更の経緯は調査スクリプトの説明にあります。",
+    "基準、適用範囲、測り直すためのコマンドは各主張のページにあります。基準の変更の経緯は、文書の「Studies」"
+    "(docs/studies.md、英語)にあります。",
 )
 _LEGEND = Both(
     "**Holds**: it came out as the paper says. **Holds in part**: the brackets say where. **Does not hold**: it came "
     "out otherwise. **Not decided**: the brackets say what it would take. What the paper says *can* happen holds once "
     "it "
     "has been shown clearly in trained models; its page says where it begins.",
-    "**成り立つ**:論文の記述どおりの結果になった。**一部で成り立つ**:どこで成り立つかを括弧内に示す。"
-    "**成り立たない**:異なる結果に"
-    "なった。**未判定**:判定に必要なものを括弧内に示す。「可能性がある」「場合がある」という記述は、"
-    "学習済みモデルで明確に一度示せれば"
-    "成り立つとし、どこから起きるかを各ページに示します。",
+    "**成り立つ**:論文の記述どおりの結果になりました。**一部で成り立つ**:どこで成り立つかを括弧内に示します。"
+    "**成り立たない**:異なる結果になりました。**未判定**:判定に必要なものを括弧内に示します。「可能性がある」"
+    "「場合がある」という記述は、学習済みモデルで明確に一度示せれば成り立つとし、"
+    "どこから起きるかを各ページに示します。",
 )
 _WORDS = Both(
-    "z is a head's output before the output projection, head_dim its dimensions. A map is a head's weights for all "
-    "pairs of tokens. Two kernels compute attention: eager writes every map out, sdpa never does. Loss is in nats "
-    "(natural logarithms). Drift is 1 − the cosine of the model's pooled output with its own before heads were "
-    "removed.",
-    "zは出力射影を通す前の各ヘッドの出力、head_dimはその次元数です。マップは全トークンの組に対するヘッドの重みです。"
-    "アテンションの"
-    "計算方式(カーネル)は2通りで、eagerはマップをすべてメモリに書き出し、sdpaは書き出しません。"
-    "損失の単位はnat(自然対数)です。"
-    "driftは、ヘッドを除く前後のモデル出力(プーリング後)のコサイン類似度を1から引いた値です。",
+    "The width is that of the embedding. z is a head's output before the output projection, head_dim its dimensions. "
+    "A head's contribution is what it adds to the layer's output, z through its part of the projection; the head "
+    "writes it, as is also said. A map is a head's attention weights for all pairs of tokens. Two kernels compute "
+    "attention: eager writes every map out, sdpa never does. Loss is in nats (natural logarithms). Drift is 1 − the "
+    "cosine of the model's pooled output with its own before heads were removed: 0 is no change. A training seed is "
+    "that of the random numbers that a model's first weights are drawn with. An interval tells how far a number would "
+    "move with other texts, or other seeds: made in this way, 95 of 100 hold the true value.",
+    "幅は埋め込み次元のことです。zは出力射影(論文のいう、連結された行列にかける線形変換)を通す前の各ヘッドの出力、"
+    "head_dimはその次元数です。寄与は、1個のヘッドの出力をその線形変換に通したもの(そのヘッドが層の出力に足す分)で、"
+    "「ヘッドが書き込む」とも言います。論文の「アテンションスコア」(ソフトマックス後の値)を、"
+    "ここでは「アテンションの重み」、それを全トークンの組について並べた表を「マップ」と呼びます。"
+    "アテンションの計算方式(カーネル)は2通りで、eagerはマップをすべてメモリに書き出し、sdpaは書き出しません。"
+    "損失の単位はnat(自然対数)です。driftは、文全体を1つのベクトルにまとめたモデル出力が、"
+    "ヘッドを除く前後でどれだけ変わったかを表し、1−コサイン類似度です(0なら同じ)。学習シードは、"
+    "重みの初期値などを決める乱数の種です。区間は、測るテキストや学習シードを取り替えたときに数値がどの程度動くかを"
+    "表す幅です。95%区間は、同じ手順を繰り返せば100回のうちおよそ95回は真の値を含みます。",
 )
 _BOX_OF = ("C6", "C9", "C12")
 _BOX = Both(
@@ -58,21 +63,21 @@ _BOX = Both(
     "two heads can be unlike. C9 asks what *all* the others of a layer give together, once weights are adjusted to it: "
     "many unlike heads can make up a good part of one. C12 takes one head away and adjusts nothing: the model then "
     "misses even what others could have given. So heads can differ, be partly replaceable and matter, all at once.",
-    "> **C6・C9・C12が矛盾しない理由。** 3つは別のことを尋ねています。C6はヘッドを2個ずつ比べます。"
-    "2個のヘッドは互いに異なっていて"
-    "構いません。C9は、同じ層の残り*すべて*を使い、重みを調整すれば、"
-    "そのヘッドの出力をどこまで再現できるかを尋ねます。互いに異なる"
-    "ヘッドでも、集まれば1個のかなりの部分を再現できます。C12は1個を除くだけで、何も調整しません。"
-    "他のヘッドで補えたはずの分も失われ"
-    "ます。したがって、ヘッドは互いに異なり、一部は代替でき、しかも除けば影響が出る、ということが同時に成り立ちます。",
+    "> **C6・C9・C12が矛盾しない理由。** 3つは別々の問いです。C6はヘッドを2個ずつ比べます。"
+    "2個のヘッドは互いに異なっていて構いません。C9は、同じ層の残り*すべて*を使い、重みを調整すれば、"
+    "そのヘッドの出力をどこまで再現できるかを調べます。互いに異なるヘッドでも、"
+    "集まれば1個のかなりの部分を再現できます。C12は1個を除くだけで、何も調整しません。"
+    "他のヘッドで補えたはずの分も失われます。したがって、ヘッドは互いに異なり、一部は代替でき、"
+    "しかも除けば影響が出る、ということが同時に成り立ちます。",
 )
 _SEEDS = Both(
     "Over several training seeds: of their mean; its half-width is √(a² + b²), with a that of 95% over the seeds and b "
     "that of a single model's interval.",
-    "学習シードが複数あるときは平均の区間で、半幅は√(a² + b²)(aはシード間の95%区間の半幅、bは1モデルの区間の半幅)。",
+    "学習シードが複数あるときは、シードによるばらつきと、1つのモデルを測るときのばらつきの両方を含む区間です(半幅は、"
+    "それぞれの95%区間の半幅aとbから√(a²+b²))。",
 )
 _MEANS, _OUT = Both("What this means", "要点"), Both("What came out", "測定結果")
-_HEAD = Both("model,verdict,number,interval,measured on", "モデル,判定,数値,区間,測定対象")
+_HEAD = Both("model,verdict,number,interval,measured on", "モデル,判定,数値,区間,測定の単位")
 _NUMBER = Both("Number", "数値")
 _INTERVAL = Both("Interval", "区間")
 _KIND, _RULE = Both("Kind of claim", "主張の種類"), Both("The rule", "判定基準")
@@ -172,8 +177,8 @@ def index_page(made: Sequence[Rulings], language: Language = "en") -> str:
     other = "[日本語](index.ja.md)" if language == "en" else "[English](index.md)"
     parts = [
         f"# {_TITLE.of(language)}", other, _INTRODUCTION.of(language),
-        markdown_table(_INDEX.of(language).split(","), rows), _LEGEND.of(language),
-        *([_BOX.of(language)] if {*_BOX_OF} <= {*names} else []), _WORDS.of(language),
+        markdown_table(_INDEX.of(language).split(","), rows), _LEGEND.of(language), _WORDS.of(language),
+        *([_BOX.of(language)] if {*_BOX_OF} <= {*names} else []),
     ]  # fmt: skip
     for one in made:
         told = made_of(one, [claim_named(ruling.claim) for ruling in one.rulings]).of(language)
@@ -217,17 +222,29 @@ def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]], *, short: bool = False)
     """
     told = {}
     for language in LANGUAGES:
-        each: dict[str, list[str]] = {}
+        each: dict[Verdict, list[str]] = {}
         for one, ruling in rulings:
-            each.setdefault(ruling.verdict.told(language), []).append(subject_name(one.subject, language))
-        comma = ", " if language == "en" else "、"
-        told[language] = comma.join(
-            f"**{verdict}**: {comma.join(names)}" if language == "en" else f"**{verdict}**:{comma.join(names)}"
-            for verdict, names in each.items()
-        )
+            each.setdefault(ruling.verdict, []).append(subject_name(one.subject, language))
+        told[language] = (_each_en if language == "en" else _each_ja)(each)
     if short:
-        return Both(told["en"].replace(", **", "; **"), told["ja"].replace("、**", "。**"))
-    return Both(f"{_HERE.en}: {told['en'].replace(', **', '; **')}.", f"{_HERE.ja}は、{told['ja']}。")
+        return Both(told["en"], told["ja"])
+    return Both(f"{_HERE.en}: {told['en']}.", f"{_HERE.ja}:{told['ja']}。")
+
+
+def _each_en(each: Mapping[Verdict, list[str]]) -> str:
+    parts = []
+    for verdict, names in each.items():
+        where = f" ({verdict.where.en})" if verdict.where else ""
+        parts.append(f"**{VERDICTS[verdict.word].en}**{where}: {', '.join(names)}")
+    return "; ".join(parts)
+
+
+def _each_ja(each: Mapping[Verdict, list[str]]) -> str:
+    parts = []
+    for verdict, names in each.items():
+        where = f"({verdict.where.ja})" if verdict.where else ""
+        parts.append(f"{'、'.join(names)}では **{VERDICTS[verdict.word].ja}**{where}")
+    return "、".join(parts)
 
 
 def _quote(claim: Claim, language: Language) -> str:

@@ -13,7 +13,10 @@ from headscope.studies.rulings import Rulings
 
 __all__ = ["made_of", "measured_on", "subject_name"]
 
-_REFERENCE = "学習用の小さな因果Transformer(Pythonの文書で次のバイトを予測)"
+_REFERENCE = re.compile(
+    r"(\d+) causal layers, (\d+) wide, of (\d+) heads of (\d+) dimensions, "
+    r"trained for (\d+) steps at a learning rate of ([\d.]+) .*"
+)
 _TEXTS = {
     "of it, held out": "(同じ文書のうち学習に使っていない部分)",
     "of the documentation that Python brings": "(Python付属の文書)",
@@ -26,8 +29,8 @@ _OVER = {
     r"(\d+) passages?": "文章{}件",
     r"(\d+) layers?": "{}層",
     r"(\d+) rounds?": "計時{}回",
-    r"(\d+) heads? removed": "ヘッド{}個を除去",
-    "exact": "厳密",
+    r"(\d+) heads? removed": "ヘッド{}個(1個ずつ除去)",
+    "exact": "数えた値(誤差なし)",
 }
 
 
@@ -86,11 +89,23 @@ def _subject(name: str, facts: Mapping[str, Any]) -> Both:
     known = facts["model"] in DEMO_MODELS
     install = f" (installed with `{how_to_install(facts['model'])}`)" if known else ""
     en = f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
-    about = _REFERENCE if name == REFERENCE else facts["about"]
+    about = _about_ja(name, facts["about"])
     install = f"(`{how_to_install(facts['model'])}`で入る)" if known else ""
     where, seed = _TEXTS.get(facts.get("text", ""), ""), str(facts["seed"]).replace(" to ", "〜")
     text = f"テキストは文書{facts['documents']}件{where}"
     return Both(en, f"{about}{install}。{text}、評価指標は{facts['metric']}{unit}、シード{seed}。")
+
+
+def _about_ja(name: str, about: str) -> str:
+    """The reference in Japanese; a named model as it is."""
+    found = _REFERENCE.fullmatch(about) if name.startswith(REFERENCE) else None
+    if found is None:
+        return about
+    layers, width, heads, dims, steps, rate = found.groups()
+    return (
+        f"このために学習した小さな因果Transformer({layers}層、幅{width}、{dims}次元のヘッド{heads}個。"
+        f"学習率{rate}で{steps}ステップ、Pythonの文書で次のバイトを予測)"
+    )
 
 
 def _layers(facts: Mapping[str, Any]) -> Both:
@@ -100,9 +115,9 @@ def _layers(facts: Mapping[str, Any]) -> Both:
     return Both(
         f"One layer without a mask, {width} wide: against length with {heads} heads of {width // heads} dimensions, "
         f"against heads at {length} tokens, with {fixed} dimensions a head where they are fixed; {rounds} rounds.",
-        f"マスクのない幅{width}の1層。長さについては{width // heads}次元のヘッド{heads}個で、"
-        f"ヘッド数については{length}トークンで"
-        f"計時した(次元を固定する場合は{fixed}次元)。計時は{rounds}回。",
+        f"マスクのない、幅{width}のアテンション1層。長さを変える測定は{width // heads}次元のヘッド{heads}個、"
+        f"ヘッド数を変える測定は{length}トークンで行いました(1ヘッドの次元を固定する条件では{fixed}次元)。"
+        f"それぞれ{rounds}回計時しました。",
     )
 
 

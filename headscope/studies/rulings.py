@@ -15,7 +15,7 @@ from headscope._support.shown import Shown
 from headscope._support.tabular import read_table, write_table
 from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
 from headscope.studies.bilingual import NOTHING, Both
-from headscope.studies.claims import EXACT, Measured, SweepClaim, Verdict, claim_named, undecided
+from headscope.studies.claims import CLAIMS, EXACT, Measured, SweepClaim, Verdict, claim_named, undecided
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]
@@ -47,6 +47,7 @@ class Ruling:
         follows: what was found of what readers infer from the claim.
         command: what shows it.
         table: what the figure is drawn from.
+        numbers: that verdict and sentences were made of, by name; none where the claim could not be asked.
     """
 
     claim: str
@@ -63,6 +64,7 @@ class Ruling:
     command: str
     follows: Both = NOTHING
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -134,7 +136,8 @@ class Rulings(Shown):
         """`save` into a folder that may be there already."""
         folder.mkdir(exist_ok=True)
         about = {"subject": self.subject, "facts": dict(self.facts)}
-        write_table(folder, "claims", self.to_frame(), about)
+        numbers = {one.claim: {name: _none(value) for name, value in one.numbers.items()} for one in self.rulings}
+        write_table(folder, "claims", self.to_frame(), {**about, "numbers": numbers})
         (folder / _TABLES).mkdir(exist_ok=True)
         for ruling in self.rulings:
             if not ruling.table.empty:
@@ -144,12 +147,18 @@ class Rulings(Shown):
     def load(cls, folder: str | Path) -> Self:
         """Read back what `save` wrote; floats return bit-equal.
 
+        Verdicts and sentences are made anew from the saved numbers, by today's rules and in today's words.
+
         Raises:
             StorageError: it is no such folder, or a part of it is spoilt.
         """
         frame, about = read_claims(Path(folder))
         tables = Path(folder) / _TABLES
-        rulings = tuple(_ruling(row, _behind(tables, row["claim"])) for row in frame.to_dict("records"))
+        numbers: Mapping[str, Mapping[str, float | None]] = about.get("numbers", {})
+        rulings = tuple(
+            _retold(_ruling(row, _behind(tables, row["claim"]), numbers.get(row["claim"], {})))
+            for row in frame.to_dict("records")
+        )
         return cls(about["subject"], rulings, about["facts"])
 
 
@@ -188,22 +197,12 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
             sentence=Both(str(error), f"測定できませんでした:{error}"),
         )  # fmt: skip
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
-    words = measured.words
-    sentence = claim.say(words)
-    if len(each) > 1:
-        sentence = _over_seeds(len(each)) + sentence
-    untold = claim.interval and (isnan(measured.low) or isnan(measured.high))
-    return Ruling(
-        **about,
-        verdict=undecided(_MORE_DOCUMENTS) if untold else claim.decide(words),
-        effect=measured.effect,
-        low=measured.low,
-        high=measured.high,
-        over=measured.over,
-        sentence=sentence,
-        follows=claim.follow(words),
-        table=measured.table,
-    )
+    made = Ruling(
+        **about, verdict=undecided(_MORE_DOCUMENTS), effect=measured.effect, low=measured.low, high=measured.high,
+        over=measured.over, sentence=NOTHING, table=measured.table,
+        numbers={**measured.words, "seeds": float(len(each))},
+    )  # fmt: skip
+    return _retold(made)
 
 
 def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -213,7 +212,8 @@ def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         StorageError: there are none, or they are spoilt.
     """
     frame, about = read_table(folder, "claims", {*_COLUMNS}, _WORDS)
-    return frame.fillna(dict.fromkeys(_WORDS, "")), about
+    # a column of words that are all empty is read as one of numbers
+    return frame.astype(dict.fromkeys(_WORDS, object)).fillna(dict.fromkeys(_WORDS, "")), about
 
 
 def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
@@ -244,10 +244,15 @@ def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     return Measured(middle, over, numbers, table, low, high)
 
 
-def _over_seeds(seeds: int) -> Both:
+def _over_seeds(seeds: int, claim: Any) -> Both:
+    if not claim.interval:
+        return Both(
+            f"In {seeds} models, trained with other seeds:", f"学習シードを変えて学習した{seeds}個のモデルの結果です。"
+        )
     return Both(
-        f"Over {seeds} training seeds (means; of largest values the largest):",
-        f"学習シード{seeds}個の平均(最大値についてはその最大)では、",
+        f"Means of {seeds} models, trained with other seeds (counts are means too; of largest values the largest is "
+        "told):",
+        f"学習シードを変えて学習した{seeds}個のモデルの平均です(個数も平均、最大値は{seeds}個のうち最大の値)。",
     )
 
 
@@ -259,11 +264,32 @@ def _row(ruling: Ruling) -> dict[str, Any]:
     return row | {_IN_JAPANESE[name]: part.ja for name, part in parts.items()}
 
 
-def _ruling(row: Mapping[str, Any], table: pd.DataFrame) -> Ruling:
+def _retold(ruling: Ruling) -> Ruling:
+    """With verdict and sentences made from its numbers; as it is where it has none, or the claim is not known."""
+    if not ruling.numbers or ruling.claim not in CLAIMS:
+        return ruling
+    claim, words = claim_named(ruling.claim), dict(ruling.numbers)
+    seeds = int(words.pop("seeds"))
+    sentence = claim.say(words)
+    untold = claim.interval and (isnan(ruling.low) or isnan(ruling.high))
+    return replace(
+        ruling,
+        verdict=undecided(_MORE_DOCUMENTS) if untold else claim.decide(words),
+        sentence=_over_seeds(seeds, claim) + sentence if seeds > 1 else sentence,
+        follows=claim.follow(words),
+    )
+
+
+def _none(value: float) -> float | None:
+    return None if isnan(value) else float(value)
+
+
+def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, float | None]) -> Ruling:
     """The other way round."""
     where, sentence, follows = (Both(row[name], row[ja]) for name, ja in _IN_JAPANESE.items())
     own = {name: row[name] for name in _COLUMNS if name not in {*_IN_JAPANESE, *_IN_JAPANESE.values(), "verdict"}}
-    return Ruling(**own, verdict=Verdict(row["verdict"], where), sentence=sentence, follows=follows, table=table)
+    verdict, known = Verdict(row["verdict"], where), {name: nan if v is None else v for name, v in numbers.items()}
+    return Ruling(**own, verdict=verdict, sentence=sentence, follows=follows, table=table, numbers=known)
 
 
 def _gather(name: str, values: Sequence[float]) -> float:

@@ -15,6 +15,7 @@ from headscope.heads import HeadId
 from headscope.planning.rises import Rise
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
 from headscope.scoring.scores import Rating
+from headscope.statistics.moments import Moments
 from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part, undecided
 from headscope.studies.headcount.results import Sweep
@@ -55,23 +56,23 @@ class Alike(ModelClaim):
     )
     measured: ClassVar[Both] = Both(
         "Of every head, the share of what varies in its contribution that a linear map of its layer's other heads "
-        "gives, fitted on one half of the documents and judged on the other (ridge regression; `headscope.importance`, "
-        "replaceability). A constant that a head always writes needs no other head, and is told apart from it. Three "
-        "things stand beside it. Chance: the same head beside what the others wrote in other documents. An untrained "
-        "copy: the same model with weights drawn anew, on the same text; what is given there, architecture and text "
-        "give alone. And how many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 where the "
-        "metric is a distance to the intact model; ordered and judged on the same text, so that it is rather too many.",
+        "gives, fitted on one half of the documents and judged on the other (ridge regression; "
+        "`headscope.importance`, replaceability). A constant that a head always writes needs no other head, and is "
+        "told apart from it. Three things stand beside it. Chance: the same head beside what the others wrote in "
+        "other documents; below 0 the fit does worse than a constant, as fits on little text do. An untrained copy: "
+        "the same model with weights drawn anew, on the same text; what is given there, architecture, initialisation "
+        "and text give alone. And how many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 "
+        "where the metric is a distance to the intact model; ordered and judged on the same text, so that it is "
+        "rather too many.",
         "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形写像で再現できる割合を測ります。"
-        "文書の半分で当てはめ、残り半分で"
-        "評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
-        "ヘッドが常に書き込む定数には他のヘッドが要らないので、"
-        "別に数えます。比較対象は3つです。偶然の水準は、"
-        "残りのヘッドを別の文書での出力に取り替えて同じことをした値です。未学習の"
-        "複製は、同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値で、"
-        "構造とテキストだけで決まる分を表します。最後は、"
+        "文書の半分で当てはめ、残り半分で評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
+        "ヘッドが常に書き込む定数には他のヘッドが要らないので、別に数えます。比較対象は3つです。偶然の水準は、"
+        "残りのヘッドを別の文書での出力に取り替えて同じことをした値です。負の値は、"
+        "定数で答えるよりも外れたことを表します(テキストが少ないときに起こります)。未学習の複製は、"
+        "同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値で、"
+        "構造と初期値とテキストだけで決まる分を表します。最後は、"
         "調整なしに損失1%(無傷のモデルとの距離で測る場合は0.01)の増加でまとめて除けるヘッド数です。"
-        "順位付けと評価に同じテキスト"
-        "を使うため、やや多めに出ます。",
+        "順位付けと評価に同じテキストを使うため、やや多めに出ます。",
     )
     unit: ClassVar[Both] = Both(
         "share of heads of which the others give more than half of what varies",
@@ -82,15 +83,13 @@ class Alike(ModelClaim):
         "文書についてのブートストラップ95%区間(全ヘッド一括)",
     )
     rule: ClassVar[Both] = Both(
-        "it holds if the mean head's share is clear of 0 and of chance, and of two heads at least the others give more "
-        "than half, each with its whole interval; it does not if the mean is not above 0 or not above chance, with its "
-        "whole interval; where the mean alone is clear it holds in part. The paper says that it can be: one trained "
-        "model shows that it does, two settle it",
-        "全ヘッドの平均が0と偶然の水準を区間ごと上回り、半分超を再現できるヘッドが区間ごと2個以上あれば成り立ち、"
-        "平均が区間ごと"
-        "0または偶然の水準以下なら成り立たず、平均だけが上回れば一部で成り立つ。論文は「ことがある」と述べるので、"
-        "学習済みモデル"
-        "1つで示せれば成り立ち、2つで確定とする",
+        "it holds if the mean head's share is clear of 0 and of chance, the others give more than half of two heads "
+        "at least, and the mean is not clearly below that of untrained copies; it does not if the mean is not above 0 "
+        "or not above chance; it holds in part where the mean is clear and one of the other two fails. Clear is: by "
+        "the whole interval",
+        "全ヘッドの平均の区間全体が0と偶然の水準を上回り、区間全体が半分を超えるヘッドが2個以上あり、"
+        "平均が未学習の複製を明らかに下回らなければ成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
+        "平均だけが上回れば一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "Every head from low to high; bars: 95% over documents. The dotted line is one half. Crosses: chance. Pluses: "
@@ -135,13 +134,20 @@ class Alike(ModelClaim):
             **_means(rating.spread, [one.replaced.spread for one in subject.untrained]),
             **_foremost(table),
             "removable": nan if subject.evidence is not None else _removable(subject),
+            "distance": float(subject.judged_by.is_distance),
+            "tokens": _tokens_per_dimension(subject),
         }  # fmt: skip
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         beyond = [0.0, *([] if isnan(words["chance"]) else [words["chance"]])]
         if words["mean_low"] > max(beyond):
-            return HOLDS if words["above"] >= _FEWEST else in_part(Both("a part of each head", "各ヘッドの一部分だけ"))
+            if words["above"] < _FEWEST:
+                return in_part(Both("a part of each head", "各ヘッドの一部分だけ"))
+            less = Both(
+                f"others give {words['mean']:.0%}, less than untrained", f"再現は{words['mean']:.0%}で未学習より低い"
+            )
+            return in_part(less) if words["more_high"] < 0 else HOLDS
         if words["mean_high"] <= max(beyond):
             return FAILS
         return undecided(Both("more text", "テキストが足りない"))
@@ -153,22 +159,26 @@ class Alike(ModelClaim):
         heads = f"{words['heads']:g}"
         chance = NOTHING
         if not isnan(words["chance"]):
-            chance = Both(f", by chance {words['chance']:.0%}", f"(偶然の水準は{words['chance']:.0%})")
+            by_chance = f"{words['chance']:.0%}".replace("-", "−")
+            chance = Both(
+                f"; heads of other documents give {by_chance}",
+                f"(別の文書でのヘッドからは{by_chance})",
+            )
         given = Both(
             f"The others give {mean} ({low} to {high}) of what varies in a head on average{chance.en}.",
             f"残りのヘッドから再現できるのは、変動の平均{mean}({low}〜{high})です{chance.ja}。",
         )
         counted = Both(
-            f"Of {heads} heads they give more than half of {above} with the whole interval, less of {below}, and "
-            f"{across} cannot be told.",
-            f"{heads}個のヘッドのうち、区間ごと半分を超えるのは{above}個、下回るのは{below}個、"
-            f"どちらとも言えないのは{across}個です。",
+            f"Of {heads} heads the whole interval lies above one half for {above}, below it for {below}, and spans it "
+            f"for {across}.",
+            f"{heads}個のヘッドのうち、95%区間全体が半分を超えるのは{above}個、下回るのは{below}個、"
+            f"半分をまたぐのは{across}個です。",
         )
         together = Both(
             f"A constant alone gives {constant} of all that a head writes, constant and others together {restored}.",
             f"定数だけで各ヘッドの出力全体の{constant}、定数と残りのヘッドを合わせて{restored}が得られます。",
         )
-        return joined([given, counted, _named(words), together])
+        return joined([given, counted, _named(words), together, _amount(words)])
 
     def follow(self, words: Mapping[str, float]) -> Both:
         learnt, gone = NOTHING, NOTHING
@@ -176,9 +186,16 @@ class Alike(ModelClaim):
             learnt = _learnt(words)
         if not isnan(words["removable"]):
             share = f"{words['removable']:.0%}"
+            cost = (
+                Both("a drift of 0.01", "driftを0.01")
+                if words["distance"]
+                else Both("1% of the loss", "損失の増加を1%")
+            )
             gone = Both(
-                f"{share} of the heads can go together as they are, at a cost of 1%.",
-                f"調整なしに1%の低下でまとめて除けるのは、ヘッドの{share}です。",
+                f"{share} of the heads can go together as they are at a cost of {cost.en}, on the text that ordered "
+                "them.",
+                f"調整なしで、{cost.ja}以内に抑えてまとめて除けるのは、"
+                f"ヘッドの{share}です(順位を決めたテキストで測った値)。",
             )
         return joined([learnt, gone])
 
@@ -189,11 +206,11 @@ class Alike(ModelClaim):
         kept = sweep.runs.assign(needed=sweep.runs["n_heads"] * (1 - sweep.runs["removable"]))
         table = mean_table(kept, "needed", lambda mean: f"{mean:.3g}")
         told = Both(
-            "Heads of a layer that cannot be removed together at a cost of 1% of what was learnt, by the number of "
-            "heads that it was trained with; ordered on other rows than it is judged on, means over seeds:",
-            "学習できた量の1%の低下までまとめて除いたあとに残るヘッド数(層あたり、学習時のヘッド数ごと)。"
-            "除く順番と評価には別の"
-            "データを使い、学習シードで平均した:",
+            "Heads of a layer that stay when as many are removed together as cost 1% of what was learnt, by the "
+            "number of heads that it was trained with. They are ordered on other rows than they are judged on; means "
+            "over seeds:",
+            "学習できた量の1%を失うまでヘッドをまとめて除いたとき、最後に残るヘッド数を示します(1層あたり、"
+            "学習時のヘッド数ごと、学習シードの平均)。除く順番を決めるデータと評価するデータは別です。",
         )
         figures = {
             "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
@@ -265,6 +282,19 @@ def _foremost(table: pd.DataFrame) -> dict[str, float]:
     return {"which_layer": float(first["layer"]), "which_head": float(first["head"]), **ends}
 
 
+def _amount(words: Mapping[str, float]) -> Both:
+    """How much text it was, and what more would do."""
+    tokens = f"{words['tokens']:.0f}"
+    return Both(
+        f"The text has {tokens} tokens for each dimension of a layer. With more text fits are better and the others "
+        "give "
+        "more; intervals hold over other texts of this length.",
+        f"テキストは層の1次元あたり{tokens}トークンです。テキストが多いほど当てはめが良くなり、再現率は上がります。"
+        "区間は、同じ長さの別の"
+        "テキストで測ったときの幅です。",
+    )
+
+
 def _named(words: Mapping[str, float]) -> Both:
     """The head that the others give most of, in words; nothing where there are several training seeds."""
     if isnan(words["which_layer"]):
@@ -280,23 +310,31 @@ def _named(words: Mapping[str, float]) -> Both:
 def _learnt(words: Mapping[str, float]) -> Both:
     """What training did to it."""
     untrained, mean = f"{words['untrained']:.0%}", f"{words['mean']:.0%}"
-    beside = Both(f"In untrained copies the others give {untrained} on average", f"未学習の複製では平均{untrained}です")
+    beside = Both(f"In untrained copies the others give {untrained} on average", f"未学習の複製では平均{untrained}")
     if words["more_low"] > 0:
         did = Both(
-            f", here {mean}: training made heads redundant.", f"。ここでは{mean}で、学習がヘッドを冗長にしました。"
+            f"; in the trained model they give {mean}, clearly more: training made heads redundant.",
+            f"ですが、学習後は{mean}と明らかに高い値です。学習がヘッドを冗長にしました。",
         )
     elif words["more_high"] < 0:
         did = Both(
-            f", here {mean}: architecture and text make heads alike, and training set them apart.",
-            f"。ここでは{mean}で、ヘッドを似せているのは構造とテキストであり、"
-            "学習はむしろヘッドを互いに異ならせました。",
+            f"; in the trained model they give {mean}, clearly less: architecture, initialisation and text make heads "
+            "alike, and after training they differ more.",
+            f"ですが、学習後は{mean}と明らかに低い値です。ヘッドを似せているのは構造と初期値とテキストで、"
+            "学習後はむしろヘッド同士の違いが大きくなっています。",
         )
     else:
         did = Both(
-            f", here {mean}: whether training changed it cannot be told.",
-            f"。ここでは{mean}で、学習による変化があったかは判断できません。",
+            f"; in the trained model they give {mean}: whether training changed it cannot be told.",
+            f"で、学習後は{mean}です。学習による変化があったかは判断できません。",
         )
     return Both(beside.en + did.en, beside.ja + did.ja)
+
+
+def _tokens_per_dimension(subject: Subject) -> float:
+    """Positions over the dimensions of a layer, the fewest of all layers: what fits are made of, in both halves."""
+    wholes = [Moments.total(blocks) for blocks in subject.moments.values()]
+    return min(whole.n / sum(whole.dims) for whole in wholes)
 
 
 def _removable(subject: Subject) -> float:

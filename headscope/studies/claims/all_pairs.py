@@ -22,7 +22,7 @@ __all__ = ["AllPairs"]
 
 _HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the type, or this
 _NUMBERS = ("least_allowed", "least_met", "span")
-_EARLIER = Both("with earlier tokens only", "自分より前のトークンとのみ")
+_EARLIER = Both("with earlier tokens only", "自分自身と前のトークンとのみ")
 
 
 @CLAIMS.register("C16")

@@ -36,6 +36,7 @@ __all__ = ["Diversity"]
 _HALF = 0.5  # of the way from all alike to no two alike: more unlike than alike
 _SEVERAL = 2.0  # different maps: more than one side to see from
 _ENDS = ("", "_low", "_high")
+_SIDES = (Both("outputs", "出力"), Both("maps", "マップ"))
 _PASS = ["outputs_pass", "maps_pass"]  # 1 = it does, 0 = it does not, ½ = it cannot be told
 
 
@@ -75,7 +76,7 @@ class Diversity(ModelClaim):
         "マップについてはランダムなトークンでの値も示します。",
     )
     unit: ClassVar[Both] = Both(
-        "outputs: effective heads beyond one, over heads beyond one, mean over layers",
+        "outputs: (effective heads − 1) / (heads − 1), mean over layers",
         "出力の(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)",
     )
     interval: ClassVar[Both] = Both(
@@ -85,9 +86,9 @@ class Diversity(ModelClaim):
         "it holds if in every layer outputs come to at least half of the way and maps to at least two different ones "
         "(of fewer than three heads: to half of the way), each with its whole interval; it does not if no layer has "
         "either; else it holds in part, and the layers are named",
-        "すべての層で、区間ごと、出力が半分以上かつマップが2種類以上(ヘッドが3個未満なら半分以上)であれば成り立ち、"
-        "どの層でも"
-        "どちらも満たさなければ成り立たず、それ以外は一部で成り立つ(満たさない層を示す)",
+        "すべての層で、出力が半分以上かつマップが2種類以上(ヘッドが3個未満なら半分以上)であり、"
+        "どちらも区間の下端で満たせば成り立つ。どの層でもどちらも満たさなければ成り立たない。"
+        "それ以外は一部で成り立つ(満たさない層を示す)",
     )
     drawn: ClassVar[Both] = (
         Both(
@@ -145,29 +146,37 @@ class Diversity(ModelClaim):
             return FAILS
         if not words["outputs_pass_fit"] and not words["maps_pass_fit"]:
             return undecided(Both("more text", "テキストが足りない"))
-        outputs, maps = (f"{words[name]:.3g}" for name in ("outputs_pass_fit", "maps_pass_fit"))
-        return in_part(
-            Both(
-                f"outputs in {outputs}, maps in {maps} of {layers:g} layers",
-                f"{layers:g}層のうち出力は{outputs}層、マップは{maps}層",
+        parts = []
+        for what, name in zip(_SIDES, _PASS, strict=True):
+            fit, open_ = words[f"{name}_fit"], [layer for layer, passes in _layers(words, name) if 0 < passes < 1]
+            untold = Both(f", {len(open_)} not told", f"、{len(open_)}層は未判定") if open_ else NOTHING
+            parts.append(
+                Both(
+                    f"{what.en} in {fit:.3g} of {layers:g} layers{untold.en}",
+                    f"{what.ja}は{layers:g}層中{fit:.3g}層{untold.ja}",
+                )
             )
-        )
+        return in_part(joined(parts, "; ", "、"))
 
     def say(self, words: Mapping[str, float]) -> Both:
         heads, effective, maps = (f"{words[name]:.3g}" for name in ("heads", "effective", "maps"))
         share, cka = f"{words['effect']:.0%}", f"{words['cka']:.2f}"
         counted = Both(
-            f"By their outputs the {heads} heads of a layer are worth {effective} different ones ({share} of the way; "
-            f"mean CKA of two heads {cka}), by their maps {maps}.",
-            f"層の{heads}個のヘッドは、出力では互いに異なる{effective}個分({share}、2ヘッド間の平均CKAは{cka})、"
-            f"マップでは{maps}個分"
-            "に相当します。",
+            f"By their outputs the {heads} heads of a layer are worth {effective} different ones: {share} of the way "
+            f"from all alike to no two alike, with a mean CKA of two heads of {cka}. By their maps they are worth "
+            f"{maps}.",
+            f"層の{heads}個のヘッドは、出力では互いに異なる{effective}個分(すべて同じを0%、"
+            f"すべて異なるを100%とすると{share})、マップでは{maps}個分に相当します。"
+            f"2個のヘッドの出力の似ている度合い(CKA、最大1)は平均{cka}です。",
         )
         beside = NOTHING
         if not isnan(words["maps_random"]):
             random = f"{words['maps_random']:.3g}"
             beside = Both(
-                f"On random tokens maps are worth {random}.", f"ランダムなトークンではマップは{random}個分です。"
+                f"On random tokens maps are worth {random}: as far as the two agree, heads differ in where they look, "
+                "and not by what the text says.",
+                f"意味のないランダムなトークンでは、マップは{random}個分です。両者が近いほど、"
+                "マップの違いは文章の内容ではなく、見る位置の違いによるものです。",
             )
         return joined([counted, beside, _failing(words)])
 
@@ -266,17 +275,30 @@ def _untrained(subject: Subject, layers: Sequence[int]) -> dict[str, list[float]
     return found
 
 
+def _layers(words: Mapping[str, float], name: str) -> list[tuple[str, float]]:
+    """Each layer, and whether it passes; over seeds, in how many of them."""
+    start = f"{name} of layer "
+    return [(key.removeprefix(start), passes) for key, passes in words.items() if key.startswith(start)]
+
+
 def _failing(words: Mapping[str, float]) -> Both:
-    """The layers that do not pass, by name."""
+    """The layers that do not pass, and those of which it cannot be told, by name."""
     found = []
-    for what, name in zip((Both("outputs", "出力"), Both("maps", "マップ")), _PASS, strict=True):
-        start = f"{name} of layer "
-        layers = [key.removeprefix(start) for key, passes in words.items() if key.startswith(start) and passes < 1]
-        if layers:
-            told = Both(", ".join(layers), "、".join(layers))
-            plural = "s" * (len(layers) > 1)
-            found.append(Both(f"layer{plural} {told.en} by {what.en}", f"{what.ja}では層{told.ja}"))
+    for what, name in zip(_SIDES, _PASS, strict=True):
+        for clear in (True, False):
+            layers = [layer for layer, passes in _layers(words, name) if (passes == 0 if clear else 0 < passes < 1)]
+            if layers:
+                told = Both(", ".join(layers), "、".join(layers))
+                how = (
+                    Both("below the line", "基準に届かない")
+                    if clear
+                    else Both("not told from the line", "基準をまたぐ")
+                )
+                plural = "s" * (len(layers) > 1)
+                found.append(
+                    Both(f"by {what.en} layer{plural} {told.en} {how.en}", f"{what.ja}で{how.ja}のは層{told.ja}")
+                )
     if not found:
         return NOTHING
     several = joined(found, "; ", "、")
-    return Both(f"The rule is not surely met in {several.en}.", f"基準を確実には満たさないのは、{several.ja}です。")
+    return Both(f"{several.en[:1].upper()}{several.en[1:]}.", f"{several.ja}です。")

@@ -142,8 +142,7 @@ class Division(ModelClaim):
         return Both(
             f"A head's weights read {read} of the {width} dimensions of the width; of an embedding that is divided it "
             f"would be {share}.",
-            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取る。"
-            f"埋め込みが分割されているなら{share}になるはずである。",
+            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取る。埋め込みが分割されているなら{share}になるはずです。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:

@@ -28,7 +28,8 @@ _MANY = 1000  # documents: more are not counted up
 _PLACES = ["document", "layer", "head", "query", "keys"]
 _LOSS = Both("the loss", "損失")
 _TARGET_ENDS = ("least_target", "largest_target")
-_RANKS = ["difference", "own", "other", "length", "target", "target_other"]
+_RANKS = ["difference", "own", "other", "length", "target", "target_other", "target_size"]
+_ORDERS = 0.5  # rank correlation from which on the weights put effects in order for the most part
 
 
 @CLAIMS.register("C15")
@@ -48,41 +49,38 @@ class Edges(ModelClaim):
         "missed more: more than others would be if they stood there with the same weights. If so, then the weight "
         "tells "
         "which tokens matter for what they are; if not, then it tells only how much of a token is taken.",
-        "クエリが見ているトークンを1つずつ取り除き、重みの大きいトークンほど影響が大きいか、"
-        "しかも同じ重みで別のトークンがそこにあった場合よりも大きいかを調べます。"
-        "そうであれば、重みはどのトークンが内容として重要かを示しており、"
-        "そうでなければ、重みはトークンをどれだけ取り込むかを示しているだけです。",
+        "クエリが見ているトークンへのつながりを1本ずつ切り、アテンションの重みの大きいトークンほど影響が大きいか、"
+        "しかも同じ重みで別のトークンがそこにあった場合よりも大きいかを調べます。そうであれば、"
+        "重みはどのトークンが内容として重要かを示しており、そうでなければ、"
+        "重みはトークンをどれだけ取り込むかを示しているだけです。",
     )
     measured: ClassVar[Both] = Both(
         "Heads and queries are drawn by seed. Each edge of a query is cut in turn: the key's weight becomes 0, the "
-        "others "
-        "are made to sum to 1 again, and the model is run to its end. The effect is the length of the change of the "
-        "model's output. Spearman's rank correlation, over the keys of the query, tells whether larger weights have "
-        "larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186). "
-        "Some of that is arithmetic: a head's output z is the weighted mean of values v, so cutting a key of weight w "
-        "moves z by w / (1 − w) · (z − v), further for a larger w whatever v is. So each cut is made once more with "
-        "the "
-        "same weight and the value of another key, drawn by seed. What is left when that correlation is taken from the "
-        "first, query by query, is what the weight says of the very token that it is given to. "
-        "A difference of 0.1 is the least that counts: it is a change of order in 3 to 8 of 100 pairs of keys. "
-        "The same weights are also held against the change of what the model is judged by: its loss, where it has one, "
-        "which rises where the token was of use and falls where it did harm; else the distance (drift) to its intact "
-        "output. Weight × length of what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told "
-        "beside.",
+        "others are made to sum to 1 again, and the model is run to its end. The effect is the length of the change "
+        "of the model's output. Spearman's rank correlation, over the keys of the query, tells whether larger weights "
+        "have larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186). Some of that is "
+        "arithmetic: a head's output z is the weighted mean of values v, so cutting a key of weight w moves z by w / "
+        "(1 − w) · (z − v), further for a larger w whatever v is. So each cut is made once more with the same weight "
+        "and the value of another key, drawn by seed. What is left when that correlation is taken from the first, "
+        "query by query, is what the weight says of the very token that it is given to. A difference of 0.1 is the "
+        "least that counts: it is a change of order in 3 to 14 of 100 pairs of keys. The same weights are also held "
+        "against the change of what the model is judged by: its loss, where it has one, which rises where the token "
+        "was of use and falls where it did harm; else the distance (drift) to its intact output. Weight × length of "
+        "what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told beside.",
         "ヘッドとクエリはシードで選びます。1つのクエリについて、見ているキーを1つずつ切断します。"
         "そのキーの重みを0にし、残りの重みを合計1に直して、モデルを最後まで実行します。"
         "効果はモデルの出力の変化の大きさです。重みの大きいキーほど効果が大きいかを、"
         "クエリのキーについてのスピアマンの順位相関で表します(問いはJain・Wallace 2019、arXiv:1902.10186による)。"
-        "ただし、その一部は計算上必ず生じます。ヘッドの出力zはバリューvの加重平均なので、重みwのキーを切断すると"
-        "zはw/(1−w)·(z−v)だけ動き、vが何であってもwが大きいほど大きく動くからです。"
-        "そこで、同じ重みのまま、シードで選んだ別のキーのバリューを使った切断も行います。"
+        "ただし、その一部は計算上必ず生じます。ヘッドの出力zはバリューvの加重平均なので、"
+        "重みwのキーを切断するとzはw/(1−w)·(z−v)だけ動き、vが何であってもwが大きいほど大きく動くからです。そこで、"
+        "同じ重みのまま、シードで選んだ別のキーのバリューを使った切断も行います。"
         "この相関を最初の相関からクエリごとに引いた差が、"
-        "重みの付いたトークンそのものについて重みが示していることです。"
-        "差は0.1以上を意味のある大きさとします。これは、キーの組100のうち3〜8組の順序が入れ替わる程度です。"
-        "さらに、同じ重みと、モデルの評価指標の変化との順位相関も求めます。評価指標は、損失があれば損失で、"
-        "役に立っていたトークンを切れば上がり、害になっていたトークンを切れば下がります。"
-        "損失がなければ、元の出力との距離(drift)です。"
-        "参考として、重み×バリューの寄与の大きさ(Kobayashiら 2020、arXiv:2004.10102)の相関も示します。",
+        "重みの付いたトークンそのものについて重みが示していることです。差は0.1以上を意味のある大きさとします。これは、"
+        "キーの組100のうち3〜14組の順序が入れ替わる程度です。さらに、同じ重みと、"
+        "モデルの評価指標の変化との順位相関も求めます。評価指標は、損失があれば損失で、"
+        "役に立っていたトークンを切れば上がり、害になっていたトークンを切れば下がります。損失がなければ、"
+        "元の出力との距離(drift)です。参考として、重み×バリューの寄与の大きさ(Kobayashiら 2020、arXiv:2004.10102)"
+        "の相関も示します。",
     )
     unit: ClassVar[Both] = Both(
         "rank correlation of weight and effect, less that of the same weights with other keys' values",
@@ -91,13 +89,14 @@ class Edges(ModelClaim):
     interval: ClassVar[Both] = Both("95%, over documents", "文書についての95%区間")
     rule: ClassVar[Both] = Both(
         "it holds if the difference is above 0.1 and the rank correlation of the weight with the effect on the loss "
-        "(or "
-        "distance) is above 0.1, both with their whole intervals; it does not hold if the whole interval of the "
-        "difference is below 0.1; else it holds in part, for the output alone, or is not decided where the interval of "
-        "the difference spans 0.1",
+        "(or distance) is above 0.1, both by their whole intervals; where the difference is below 0.1 so, it holds in "
+        "part, for how far the output moves, if weights put the effects in order (a correlation above one half), and "
+        "does not hold if they do not; where the interval of the difference spans 0.1 it is not decided; else it "
+        "holds in part, for the output alone",
         "差と、重みと損失(または距離)への効果との順位相関が、ともに区間全体で0.1を超えるなら成り立つ。"
-        "差の区間全体が0.1を下回るなら成り立たない。それ以外は、出力についてだけ一部で成り立つ。"
-        "差の区間が0.1をまたぐなら未判定とする",
+        "差の区間全体が0.1を下回る場合は、重みが切断効果の順序を決めていれば(相関が0.5超)"
+        "出力が動く大きさについてのみ一部で成り立ち、そうでなければ成り立たない。差の区間が0.1をまたぐなら未判定、"
+        "それ以外は出力についてのみ一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "A dot is a query. The first two rows: the rank correlation with cuts of its own edges, and with another key's "
@@ -122,15 +121,15 @@ class Edges(ModelClaim):
     )
     limits: ClassVar[Both] = Both(
         "The difference can be no larger than what the arithmetic leaves: 1 less the correlation with other keys' "
-        'values. Where that one is above 0.9, no weights could pass, and "does not hold" means that weights are '
-        "already "
-        "told apart by their size alone. A distance is a length as well, so it rises with the weight by the same "
+        "values. Where that one is above 0.9, no weights could pass: the order of the effects already follows from the "
+        "size of the weights, which is no evidence that tokens were told apart. A distance is a length as well, so it "
+        "rises with the weight by the same "
         "arithmetic; a loss need not. Single edges, in rows of 48 tokens at the most. Ranks among a query's own keys: "
         "it "
         "says nothing of one head against another.",
         "差の上限は、計算上生じる分を除いた残り、つまり1から別のキーのバリューによる相関を引いた値です。"
-        "その相関が0.9を超えていれば、どのような重みでも基準を満たせません。このときの「成り立たない」は、"
-        "切断の効果の順序が重みの大きさだけで決まっていることを意味します。"
+        "その相関が0.9を超えていれば、どのような重みでも基準を満たせません。"
+        "このとき切断効果の順序は重みの大きさだけで決まっており、トークンの内容を見分けた証拠にはなりません。"
         "距離も大きさの一種なので、同じ計算によって重みとともに増えますが、損失はそうとは限りません。"
         "最長48トークンの行で、切断は1つずつ行います。順位はクエリ自身のキーの間のもので、"
         "ヘッド同士の比較については何も示しません。",
@@ -161,6 +160,7 @@ class Edges(ModelClaim):
         means, target = dict(zip(_RANKS, spread.centre.tolist(), strict=True)), _RANKS.index("target")
         numbers = {name: means[name] for name in _RANKS[1:]} | {
             **dict(zip(_TARGET_ENDS, (max(float(low[target]), -1.0), min(float(high[target]), 1.0)), strict=True)),
+            "least_own": float(low[_RANKS.index("own")]),
             "distance": float(subject.judged_by.is_distance), "queries": float(len(table)),
             "keys": float(table["keys"].mean()), "documents": float(table["document"].nunique()),
         }  # fmt: skip
@@ -169,7 +169,11 @@ class Edges(ModelClaim):
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["high"] < _SIZE:
-            return FAILS
+            return (
+                in_part(Both("for how far the output moves", "出力が動く大きさについてのみ"))
+                if _orders(words)
+                else FAILS
+            )
         if words["low"] <= _SIZE:
             return undecided(_more(words))
         if words["least_target"] > _SIZE:
@@ -178,21 +182,19 @@ class Edges(ModelClaim):
 
     def say(self, words: Mapping[str, float]) -> Both:
         queries, keys = f"{words['queries']:.0f}", f"{words['keys']:.0f}"
-        names = ("own", "other", "length", "effect", "target", "target_other")
-        own, other, by_length, effect, target, target_other = (_signed(words[name]) for name in names)
+        names = ("own", "other", "length", "effect", "target", "target_other", "target_size")
+        own, other, by_length, effect, target, target_other, size = (_signed(words[name]) for name in names)
         judged = Both("the distance to its intact output", "元の出力との距離") if words["distance"] else _LOSS
         ends, target_ends = _between(words["low"], words["high"]), _between(*(words[name] for name in _TARGET_ENDS))
         return Both(
             f"Over {queries} queries of {keys} keys on average, the weight's rank correlation with the effect of "
-            "cutting "
-            f"is {own}. With another key's value it is {other}, so the difference is {effect}{ends.en}. With the "
-            "effect "
-            f"on {judged.en} it is {target}{target_ends.en}; with another key's value, {target_other}. "
-            f"Weight × length of the value comes to {by_length}.",
+            f"cutting is {own}. With another key's value it is {other}, so the difference is {effect}{ends.en}. With "
+            f"the effect on {judged.en} it is {target}{target_ends.en}; with another key's value, {target_other}; "
+            f"with its size, whichever way it goes, {size}. Weight × length of the value comes to {by_length}.",
             f"{queries}個のクエリ(キーは平均{keys}個)で、重みと切断効果の順位相関は{own}です。"
             f"別のキーのバリューを使うと{other}なので、差は{effect}{ends.ja}です。"
-            f"{judged.ja}への効果との順位相関は{target}{target_ends.ja}で、"
-            f"別のキーのバリューでは{target_other}です。重み×バリューの大きさとの順位相関は{by_length}です。",
+            f"{judged.ja}への効果との順位相関は{target}{target_ends.ja}で、別のキーのバリューでは{target_other}、"
+            f"増減を問わない大きさとでは{size}です。重み×バリューの大きさとの順位相関は{by_length}です。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
@@ -210,6 +212,10 @@ class Edges(ModelClaim):
         return figure_of(paired_dots(table, rows, means, sizes=sizes, label=label, noun="query"))
 
 
+def _orders(words: Mapping[str, float]) -> bool:
+    return words["least_own"] > _ORDERS
+
+
 def _ranks(subject: Subject, place: Place, weight: Tensor, rng: np.random.Generator) -> dict[str, Any]:
     """One query's row of the table: rank correlations of its weights with what cuts do."""
     weights = place.weights.double().cpu().numpy()
@@ -218,6 +224,7 @@ def _ranks(subject: Subject, place: Place, weight: Tensor, rng: np.random.Genera
         "own": _spearman(weights, own.length), "other": _spearman(weights, other.length),
         "length": _spearman(weights * place.lengths(weight), own.length),
         "target": _spearman(weights, own.target), "target_other": _spearman(weights, other.target),
+        "target_size": _spearman(weights, np.abs(own.target)),
     }  # fmt: skip
     return {
         "layer": place.site.layer, "head": place.site.head_ids[place.head], "query": place.query, "keys": len(weights),

@@ -22,7 +22,9 @@ from headscope.uncertainty.resampling import share_above
 
 __all__ = ["EveryHead"]
 
-_MOVES = Both("embeddings move, the task hardly suffers", "埋め込みは動くがタスクの誤りはほぼ増えない")
+_FELT = Both("removal is felt, more than noise:", "除去の影響はある。ノイズを超えるのは")
+_IDLE = Both("embeddings move, the task hardly suffers", "埋め込みは動くがタスクの誤りはほぼ増えない")
+_UNTOLD = Both("embeddings move, the task cannot tell", "埋め込みは動くがタスクでは判断できない")
 _SIZE = 0.001  # of the intact model's loss; of a distance, itself
 _TASK_SIZE = 0.001  # of pairs of passages that are taken wrong
 
@@ -41,44 +43,41 @@ class EveryHead(ModelClaim):
     means: ClassVar[Both] = Both(
         "A head matters if the model does worse when that head alone is switched off. How many do depends on how much "
         "worse is called worse, so the figure shows the share of heads for every size.",
-        "そのヘッドだけを切ったときにモデルの結果が悪くなれば、そのヘッドは重要です。"
-        "どれだけ悪くなれば重要と呼ぶかで個数が変わる"
-        "ので、図には基準の大きさごとのヘッドの割合を示します。",
+        "そのヘッドだけを除いたときにモデルの結果が悪くなれば、そのヘッドは重要です。"
+        "どれだけ悪くなれば重要と呼ぶかで個数が変わるので、図には基準の大きさごとのヘッドの割合を示します。",
     )
     measured: ClassVar[Both] = Both(
         "Every head is switched off alone, exactly, and the metric taken again on the same text, a sample where there "
         "is much of it, as each head takes a forward pass (Michel et al. 2019, arXiv:1905.10650). A head matters if "
         "that costs more than 0.1% of the loss, or 0.001 where the metric is a distance to the intact model. Noise "
-        "stands beside it: a random vector as long as the head's contribution, of those that the head can write, is "
-        "added to it at each position. A head whose removal costs no more than noise is needed for its size, and not "
-        "for what it says. Encoders judged by a distance are given a task that a reader knows as well: of two "
-        "passages, "
-        "one from the same document and one from another, how often is the stranger's embedding the nearer one?",
-        "ヘッドを1個ずつ厳密に切り、同じテキストで評価指標を測り直します(1ヘッドにつき順伝播1回なので、"
-        "テキストが多いときは標本を"
-        "使います。Michelら 2019、arXiv:1905.10650)。損失が0.1%(無傷のモデルとの距離で測る場合は0.001)"
-        "を超えて悪化すれば重要と"
-        "します。比較対象はノイズです。そのヘッドが書き込める方向から、"
-        "寄与と同じ長さの乱数ベクトルを各位置で加えます。除去の影響が"
-        "ノイズ以下なら、必要なのは寄与の大きさであって中身ではありません。"
-        "距離で測るエンコーダでは身近なタスクでも測ります。同じ文書の"
-        "文章と別の文書の文章を1つずつ取り、別の文書のほうを近いと取り違える割合です。",
+        "stands beside it: the head's contribution turned at random, within the directions that the head can write, "
+        "is added to it, at every position as long as the contribution itself. A head whose removal costs no more "
+        "than that may be needed for its size alone. Encoders judged by a distance are given a task that a reader "
+        "knows as well: of two passages, one from the same document and one from another, how often is the stranger's "
+        "embedding the nearer one?",
+        "ヘッドを1個ずつ除き(出力を0にする)、同じテキストで評価指標を測り直します(1ヘッドにつき順伝播1回なので、"
+        "テキストが多いときは一部を抜き出します。表の文書数はその数です。Michelら 2019、arXiv:1905.10650)。"
+        "損失が0.1%(無傷のモデルとの距離で測る場合は0.001)を超えて悪化すれば重要とします。比較のため、ヘッドの寄与を、"
+        "そのヘッドが書き込める方向の中でランダムに回転させて加えたときの影響も測ります(ノイズと呼びます。"
+        "長さはどの位置でも寄与と同じ)。除いた影響がこれを上回らなければ、そのヘッドの中身が必要だとまでは言えません。"
+        "距離で測るエンコーダでは身近なタスクでも測ります。同じ文書の文章と別の文書の文章を1つずつ取り、"
+        "別の文書のほうを近いと取り違える割合です。",
     )
-    unit: ClassVar[Both] = Both("share of heads that matter", "重要なヘッドの割合")
+    unit: ClassVar[Both] = Both(
+        "share of heads whose mean cost is above the size",
+        "影響の平均が基準の大きさを超えるヘッドの割合(区間が基準をまたぐヘッドも含む)",
+    )
     interval: ClassVar[Both] = Both(
         "95%, by the bootstrap over documents, all heads together",
         "文書についてのブートストラップ95%区間(全ヘッド一括)",
     )
     rule: ClassVar[Both] = Both(
-        "it holds if no head lies below the size with its whole interval, at least half lie above it so, removing "
-        "costs clearly less than noise for no more heads than it costs clearly more, and where a task was given at "
-        "least half of the heads are clearly needed for it; it does not if more heads lie "
-        "below the size than above it; else it holds in part",
-        "区間ごと基準の大きさを下回るヘッドがなく、半数以上が区間ごと上回り、"
-        "除去の影響がノイズを明確に下回るヘッド数が明確に上回る"
-        "ヘッド数以下で、タスクがあれば半数以上のヘッドが明確に必要であるとき成り立ち、"
-        "下回るヘッドのほうが上回るヘッドより多ければ成り立たず、"
-        "それ以外は一部で成り立つ",
+        "it holds if no head lies below the size by its whole interval, at least half lie above it so, for at least "
+        "half removing costs clearly more than noise, and where a task was given at least half are clearly needed for "
+        "it; it does not if more heads lie below the size than above it; else it holds in part",
+        "95%区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
+        "半数以上で除いた影響がノイズを明らかに上回り、タスクがあれば半数以上が明らかに必要であるとき成り立ち、"
+        "下回るヘッドのほうが上回るヘッドより多ければ成り立たず、それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
@@ -124,16 +123,16 @@ class EveryHead(ModelClaim):
         return Measured(effect, documents, {**numbers, **noise, **task}, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
+        half = words["heads"] / 2
         if words["below"] > words["above"]:
             return FAILS
-        loud = not isnan(words["quieter"]) and words["quieter"] > words["louder"]
-        if not words["below"] and 2 * words["above"] >= words["heads"] and not loud:
-            idle = not isnan(words["task_above"]) and 2 * words["task_above"] < words["heads"]
-            return in_part(_MOVES) if idle else HOLDS
-        if loud:
-            return in_part(Both("no more than noise would", "ノイズを超えない"))
-        share = f"{words['above']:.3g} of {words['heads']:.3g} heads", f"{words['heads']:.3g}個中{words['above']:.3g}個"
-        return in_part(Both(*share))
+        if words["below"] or words["above"] < half:
+            return in_part(_counted(words["above"], words["heads"]))
+        if words["louder"] < half:
+            return in_part(joined([_FELT, _counted(words["louder"], words["heads"])]))
+        if words["task_above"] < half:
+            return in_part(_IDLE if words["task_below"] >= half else _UNTOLD)
+        return HOLDS
 
     def say(self, words: Mapping[str, float]) -> Both:
         above, below, across = (f"{words[name]:.3g}" for name in ("above", "below", "across"))
@@ -142,12 +141,10 @@ class EveryHead(ModelClaim):
         else:
             size, largest = Both(f"{_SIZE:.1%} of the loss", f"損失の{_SIZE:.1%}"), f"{words['largest']:.2%}"
         counted = Both(
-            f"Switched off alone, {above} of {words['heads']:g} heads cost more than {size.en} with the whole "
-            "interval, "
-            f"{below} less, and {across} cannot be told; the costliest costs {largest}.",
-            f"1個だけ切ったとき、{words['heads']:g}個のうち区間ごと{size.ja}を超えるのは{above}個、"
-            f"下回るのは{below}個、どちらとも"
-            f"言えないのは{across}個です。最大の影響は{largest}です。",
+            f"Switched off alone, {above} of {words['heads']:g} heads cost more than {size.en} by their whole "
+            f"interval, {below} less, and {across} cannot be told; the costliest costs {largest}.",
+            f"1個だけ除いたとき、{words['heads']:g}個のうち95%区間全体が{size.ja}を超えるのは{above}個、"
+            f"下回るのは{below}個、どちらとも言えないのは{across}個です。影響が最も大きいヘッドでは{largest}でした。",
         )
         helped = NOTHING
         if not words["distance"] and words["helped"]:
@@ -158,6 +155,10 @@ class EveryHead(ModelClaim):
     def draw(self, table: pd.DataFrame) -> Figure:
         unit = "".join(table["unit"].dropna().unique())  # read back, "" is NaN
         return share_curves(table, unit=unit or "drift", task="same document or not" if "task" in table else "")
+
+
+def _counted(some: float, every: float) -> Both:
+    return Both(f"{some:.3g} of {every:.3g} heads", f"{every:.3g}個中{some:.3g}個")
 
 
 def _noise(subject: Subject) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -190,21 +191,24 @@ def _beside_noise(words: Mapping[str, float]) -> Both:
         return NOTHING
     louder, quieter = (f"{words[name]:.3g}" for name in ("louder", "quieter"))
     return Both(
-        f"Removing costs clearly more than noise of the same length for {louder} heads, clearly less for {quieter}.",
-        f"同じ長さのノイズと比べると、除去の影響が明確に大きいヘッドは{louder}個、"
-        f"明確に小さいヘッドは{quieter}個です。",
+        f"Removing costs clearly more than noise of the same length for {louder} heads, clearly less for {quieter}, "
+        "and for the others it cannot be told.",
+        f"同じ長さのノイズを加えた場合と比べると、除いた影響のほうが明らかに大きいヘッドは{louder}個、"
+        f"明らかに小さいヘッドは{quieter}個で、残りは判断できません。",
     )
 
 
 def _in_the_task(words: Mapping[str, float]) -> Both:
     if isnan(words["task_intact"]):
         return NOTHING
-    above, heads = f"{words['task_above']:.3g}", f"{words['heads']:g}"
+    above, below, across = (f"{words[f'task_{name}']:.3g}" for name in ("above", "below", "across"))
+    heads = f"{words['heads']:g}"
     intact, largest = f"{words['task_intact']:.1%}", f"{words['task_largest'] * 100:.2f}"
     return Both(
-        f"Told to find the passage of the same document, the intact model errs in {intact} of the pairs; without one "
-        f"head it errs clearly more for {above} of {heads} heads, at most by {largest} points.",
+        f"Told to find the passage of the same document, the intact model errs in {intact} of the pairs. Without one "
+        f"head it errs clearly more for {above} of {heads} heads, surely not for {below}, and for {across} it cannot "
+        f"be told; the largest rise is {largest} points.",
         f"同じ文書の文章を選ぶタスクでは、無傷のモデルが取り違える組は{intact}です。"
-        f"1個除いて明確に増えるのは{heads}個中{above}個"
-        f"で、増加は最大{largest}ポイントです。",
+        f"1個除いて明らかに増えるのは{heads}個中{above}個、増えないのは{below}個、判断できないのは{across}個で、"
+        f"増加は最大{largest}ポイントです。",
     )

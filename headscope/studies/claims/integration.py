@@ -84,16 +84,15 @@ class Integration(ModelClaim):
     )
     drawn: ClassVar[Both] = Both("Effective ranks in each layer.", "層ごとの有効ランク。") + SEEDS_DRAWN
     follows: ClassVar[Both] = Both(
-        "Readers infer that the projection adds something to the concatenation. It cannot: a linear map makes no new "
-        "directions. It sums what the heads write, and where two heads write into directions that they share (C14), "
-        "the "
-        "sum varies in fewer directions than the heads side by side. Richer than one head does not mean richer than "
-        "the "
-        "concatenation.",
-        "射影が連結に何かを付け加える、と読まれがちですが、そうではありません。線形変換は新しい方向を作りません。"
-        "射影はヘッドが書き込むものを足し合わせるだけで、"
-        "2個のヘッドが共有する方向に書き込めば(C14)、和の方向は並べたときより少なくなります。"
-        "1個のヘッドより豊かであることは、連結より豊かであることを意味しません。",
+        "Readers infer that the projection adds something to the concatenation. It makes no dimension that the heads "
+        "do not have; effective rank may go either way. It sums what the heads write, and where two heads write into "
+        "directions that they share (C14), the sum varies in fewer directions than the heads side by side. Richer "
+        "than one head does not mean richer than the concatenation.",
+        "射影が連結に何かを付け加える、と読まれがちですが、そうではありません。"
+        "線形変換はヘッドにない次元を作りません(有効ランクは増えることも減ることもあります)。"
+        "射影はヘッドが書き込むものを足し合わせるだけで、2個のヘッドが共有する方向に書き込めば(C14)、"
+        "和の方向は並べたときより少なくなります。1個のヘッドより豊かであることは、"
+        "連結より豊かであることを意味しません。",
     )
     limits: ClassVar[Both] = Both(
         "Counts directions of variation on this text; it does not ask whether they are of use. It is a low bar: heads "

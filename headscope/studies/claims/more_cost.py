@@ -73,18 +73,18 @@ class MoreCost(CostClaim):
     drawn: ClassVar[Both] = Both(
         "Times what one head takes. Filled marks and full lines: eager; hollow marks and broken lines: sdpa; "
         "operations are the same with both. Bands: 95% over rounds of timing.",
-        "1ヘッドの場合に対する倍率。塗りつぶしと実線はeager、白抜きと破線はsdpa(演算量はほぼ同じ)。"
+        "1ヘッドの場合に対する倍率。塗りつぶしと実線はeager、白抜きと破線はsdpa(演算量はどちらも同じ)。"
         "帯は計時の繰り返しについての95%区間。",
     )
     limits: ClassVar[Both] = Both(
         "One layer of attention; a whole model dilutes it. That operations do not grow at fixed width follows from "
-        "how attention is defined: the products are the same, cut otherwise. Memory grows there with the maps, one "
-        "for each head, where they are written out. Times are those of the machine named, on that day: another day "
-        "gives others, beyond the interval.",
+        "how attention is defined: the products are the same, cut otherwise. Most memory grows there with the maps, "
+        "one for each head, where they are written out; without them it can grow a little in training. Times are "
+        "those of the machine named, on that day: another day gives others, beyond the interval.",
         "アテンション1層の値です。モデル全体では差が薄まります。幅を固定したときに演算量が増えないのは、"
-        "アテンションの定義から従います。同じ積を別の切り方で計算するだけだからです。そこでメモリが増えるのは、"
-        "ヘッドごとに1枚のマップを書き出す場合です。時間は記載した環境でのその日の値で、別の日には区間の外の値にも"
-        "なります。",
+        "アテンションの定義から従います。同じ積を別の切り方で計算するだけだからです。そこでメモリが大きく増えるのは、"
+        "ヘッドごとに1枚のマップを書き出す場合です。書き出さない場合でも、学習時に少し増えることがあります。"
+        "時間は記載した環境でのその日の値で、別の日には区間の外の値にもなります。",
     )
 
     def measure(self, costs: pd.DataFrame) -> Measured:
@@ -112,8 +112,9 @@ class MoreCost(CostClaim):
         for arm, (everywhere, somewhere) in each.items():
             found = joined([*everywhere, *somewhere], ", ", "・")
             if found and _ARMS[arm] not in whole:
-                parts.append(Both(f"{_ARMS[arm].en}: {found.en}", f"{_ARMS[arm].ja}では{found.ja}"))
-        return in_part(joined([*whole, *parts], "; ", "、")) if whole or parts else FAILS
+                parts.append(Both(f"{found.en} at {_ARMS[arm].en}", f"{_ARMS[arm].ja}では{found.ja}"))
+        every = [Both(f"all at {arm.en}", f"{arm.ja}ではすべて") for arm in whole]
+        return in_part(joined([*every, *parts], "; ", "、")) if whole or parts else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
         width, head_dim = (_arm(words, arm) for arm in _ARMS)

@@ -48,8 +48,7 @@ class ScaledScores(MadeAgain):
     )
     limits: ClassVar[Both] = Both(
         "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says.",
-        "数行のテキストで測った値です。スコアに上限を設けるモデルや、シンクを加えるモデルは、"
-        "式にない処理をしています。",
+        "数行のテキストで測った値です。内積に上限を設けるモデルや、シンクを加えるモデルは、式にない処理をしています。",
     )
 
     def compare(self, subject: Subject) -> Iterator[dict[str, float]]:

@@ -68,9 +68,10 @@ class Several(SweepClaim):
         "on which heads do nothing but look. Kinds of task count equally in the mean, maps of several lengths as one "
         "kind.",
         "幅をヘッドで分け合う条件では、ヘッド数によらずパラメータ数・演算量・トークン数が同じです。タスクごとに、"
-        "1ヘッドの誤差を、ほかのヘッド数のうち最良のものの誤差と比べます。どれが最良かは、シードごとに残りのシードで"
-        "選びます。「学習できた量」、タスク、学習率はC7と同じです。ヘッドが見る以外のことをしないmapsも含みます。"
-        "平均ではタスクの種類を等しく扱い、長さの異なるmapsは1種類と数えます。",
+        "1ヘッドの誤差を、ほかのヘッド数のうち最良のものの誤差と比べます。どれが最良かは、"
+        "シードごとに残りのシードで選びます。「学習できた量」、タスク、学習率はC7と同じです。マップを作るだけで、"
+        "バリューも出力も使わないタスク(maps)も含みます。平均ではタスクの種類を等しく扱い、"
+        "長さの異なるmapsは1種類と数えます。",
     )
     unit: ClassVar[Both] = Both(
         "error of one head beyond the best other number, share of what is learnt, mean over kinds of task",
@@ -122,7 +123,8 @@ class Several(SweepClaim):
         if better and not as_good + left:
             return HOLDS
         if better:
-            return in_part(_amounts(words, better))
+            amounts = _amounts(words, better)
+            return in_part(Both(f"one head loses {amounts.en}", f"1ヘッドで失う割合:{amounts.ja}"))
         return undecided(more_seeds(words)) if left else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:

@@ -61,18 +61,23 @@ class TooSmall(SweepClaim):
         "below chance the best number of heads errs. The number in the table is a mean over kinds of task, maps of "
         "several lengths as one kind; what is said of a task rests on all its seeds. Learning rates are chosen for "
         "each task and arm at the fewest, the middle and the most heads, on data and a seed of their own, and taken "
-        "over by the numbers between. For attention maps theory says where: scores of head_dim dimensions have that "
-        "rank at the most, and a head_dim no less than the length is enough for any map (Bhojanapalli et al. 2020, "
-        "arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole row.",
-        "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、1ヘッドの次元を固定する場"
-        "合の2通りです。タスクは、4つの検索を同時に行うもの(lookups)、いくつかの長さのアテンションマップ(maps)、"
-        "文章の次のバイト(language)、手書き数字(digits)です。「学習できた量」は、偶然の水準から、"
-        "最良のヘッド数での誤差を引いた値です。表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と"
-        "数えます。タスクごとの記述には、そのタスクの全シードを使います。学習率は、タスクと条件ごとに、"
-        "最少・中間・最多のヘッド数で、専用のデータとシードを使って選び、その間のヘッド数は最も近い"
-        "ものの値を使います。マップについては理論上の限界が分かっています。head_dim次元のスコアのラン"
-        "クは高々head_dimで、head_dimが長さ以上なら、どのマップも表せます(Bhojanapalli et al. 2020, "
-        "arXiv:2002.07028)。行全体に同じ値を足してもソフトマックスは変わらないため、1だけ小さくても足ります。",
+        "over by the nearest of the numbers between. For attention maps theory says where: scores of head_dim "
+        "dimensions have that rank at the most, and a head_dim no less than the length is enough for any map "
+        "(Bhojanapalli et al. 2020, arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole "
+        "row.",
+        "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、"
+        "1ヘッドの次元を固定する場合の2通りです。タスクは4種類です。lookupsは、キーと値の組16個の中から、"
+        "指定された4個のキーの値を同時に答えます。mapsは、ランダムに作った8〜64トークンのマップを、"
+        "各ヘッドがどこまで再現できるかを測ります。languageは英文の次のバイト、digitsは手書き数字を当てます。"
+        "「偶然の水準」は、何も学ばずに答えたときの誤差です(mapsでは、全トークンを均等に見るマップの誤差)。"
+        "「学習できた量」は、偶然の水準から、最良のヘッド数での誤差を引いた値です。"
+        "表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と数えます。タスクごとの記述には、"
+        "そのタスクの全シードを使います。学習率は、タスクと条件ごとに、最少・中間・最多のヘッド数で、"
+        "専用のデータとシードを使って選び、その間のヘッド数は最も近いものの値を使います。"
+        "マップについては理論上の限界が分かっています。クエリとキーの内積の表(ソフトマックス前)"
+        "のランク(互いに独立な行の数)は、head_dimを超えません。head_dimが長さ以上なら、"
+        "どのマップも表せます(Bhojanapalliら2020、arXiv:2002.07028)。"
+        "ソフトマックスは行全体に同じ値を足しても変わらないため、head_dimは長さより1小さくても足ります。",
     )
     unit: ClassVar[Both] = Both(
         f"error with heads of {_PAPER} dimensions, the paper's example, beyond that with the best other number at "

@@ -1,7 +1,5 @@
 """Trends: what a sweep says of likeness and of quality as heads become more, in a sentence for each."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -11,6 +9,12 @@ from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["more_alike", "quality"]
 
+_ARMS = {"width": Both("at fixed width", "幅固定"), "head_dim": Both("at fixed head_dim", "head_dim固定")}
+_QUALITY = {
+    "worse": Both("falls", "下がる"),
+    "as good": Both("stays", "変わらない"),
+    "undecided": Both("cannot be told", "判断できない"),
+}
 _WAYS = {"rises": "上がる", "falls": "下がる", "cannot be told": "どちらとも言えない"}
 
 
@@ -21,8 +25,7 @@ def more_alike(runs: pd.DataFrame) -> Both:
         runs: see `headscope.studies.headcount.results.Sweep`; those with a `cka`.
     """
     told = []
-    arms = {"width": Both("at fixed width", "幅を固定"), "head_dim": Both("at fixed head_dim", "head_dimを固定")}
-    for arm, where in arms.items():
+    for arm, where in _ARMS.items():
         found = {str(task): _trend(own) for task, own in runs[runs["arm"] == arm].groupby("task", sort=False)}
         each = {way: [task for task, trend in found.items() if trend == way] for way in _WAYS}
         parts = [
@@ -30,39 +33,41 @@ def more_alike(runs: pd.DataFrame) -> Both:
         ]
         if parts:
             several = joined(parts, ", ", "、")
-            told.append(Both(f"{where.en} it {several.en}", f"{where.ja}すると{several.ja}"))
+            told.append(Both(f"{where.en} it {several.en}", f"{where.ja}:{several.ja}"))
     if not told:
         return NOTHING
-    several = joined(told, "; ", "、")
+    several = joined(told, "; ", "。")
     return Both(
-        f"**Do heads get more alike as they become more?** Mean CKA of two heads, from the fewest to the most: "
-        f"{several.en}.",
-        "**ヘッドを増やすと互いに似てくるか。** 2ヘッド間の平均CKAは、ヘッド数を最少から最多にしたとき、"
-        f"{several.ja}。",
+        "**Do heads get more alike as they become more?** Mean CKA of two heads (1: alike up to rotation and scale), "
+        f"from the fewest to the most: {several.en}.",
+        "**ヘッドを増やすと互いに似てくるか。** 2個のヘッドの平均CKA(最大1)は、ヘッド数を最少から最多にしたとき、"
+        f"次のように変わりました。{several.ja}。",
     )
 
 
 def quality(shapes: pd.DataFrame) -> Both:
-    """Whether quality fails to rise with more heads: the most heads against the best other number, at fixed width.
+    """Whether quality fails to rise with more heads: the most heads against the best other number, in either arm.
 
     Args:
         shapes: see `headscope.studies.headcount.shapes.shapes`.
     """
-    own = shapes[shapes["arm"] == "width"]
-    words = {"worse": Both("falls", "下がる"), "as good": Both("stays", "変わらない"),
-             "undecided": Both("cannot be told", "判断できない")}  # fmt: skip
-    parts = []
-    for is_so, way in words.items():
-        tasks: Sequence[str] = own.loc[own["many_is"] == is_so, "task"].tolist()
-        if tasks:
-            parts.append(Both(f"{way.en} ({', '.join(tasks)})", f"{way.ja}({'、'.join(tasks)})"))
-    several = joined(parts, ", ", "、")
+    told = []
+    for arm, where in _ARMS.items():
+        own = shapes[shapes["arm"] == arm]
+        each = {way: own.loc[own["many_is"] == is_so, "task"].tolist() for is_so, way in _QUALITY.items()}
+        parts = [
+            Both(f"{way.en} ({', '.join(tasks)})", f"{way.ja}({'、'.join(tasks)})")
+            for way, tasks in each.items()
+            if tasks
+        ]
+        if parts:
+            several = joined(parts, ", ", "、")
+            told.append(Both(f"{where.en} it {several.en}", f"{where.ja}:{several.ja}"))
+    every = joined(told, "; ", "。")
     return Both(
-        "**Does quality fail to rise?** With the most heads in place of the best other number, at fixed width, "
-        "quality "
-        f"{several.en}.",
-        "**性能が上がらないことはあるか。** 幅を固定して最多のヘッド数にすると、"
-        f"他の最良のヘッド数に比べて性能は{several.ja}。",
+        f"**Does quality fail to rise?** With the most heads in place of the best other number, {every.en}.",
+        "**性能が上がらないことはあるか。** 最多のヘッド数にすると、"
+        f"ほかのヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。",
     )
 
 

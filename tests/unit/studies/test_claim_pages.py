@@ -87,8 +87,8 @@ def test_the_index_groups_equal_verdicts() -> None:
     second = replace(second, rulings=tuple(replace(one, verdict=HOLDS) for one in second.rulings[:2]))
     index = index_page([first, second])
     row = next(line for line in index.splitlines() if line.startswith("| [C1](C1.md)"))
-    assert row.endswith("| **holds in part (encoders only)**: reference; **holds**: minilm |")
-    assert "| **一部で成り立つ(エンコーダのみ)**:参照モデル |" in index_page([first], "ja")
+    assert row.endswith("| **holds in part** (encoders only): reference; **holds**: minilm |")
+    assert "| 参照モデルでは **一部で成り立つ**(エンコーダのみ) |" in index_page([first], "ja")
     assert max(line.count("|") for line in index.splitlines()) == 3, "two columns: a phone shows them"
 
 
@@ -102,7 +102,7 @@ def test_the_box_stands_where_its_three_claims_do() -> None:
 
 def test_the_index_in_japanese_names_the_machine() -> None:
     written = index_page([made(costs=COSTS).asked_with("", name="reference on H100")], "ja")
-    assert "**参照モデル(H100)**: マスクのない幅512の1層。" in written
+    assert "**参照モデル(H100)**: マスクのない、幅512のアテンション1層。" in written
     assert "計時した環境はtorch 2.13, a processor。" in written
     assert "on H100" not in written
     whole = index_page([made(subject=SUBJECT, sweep=SWEEP)], "ja")
@@ -112,10 +112,16 @@ def test_the_index_in_japanese_names_the_machine() -> None:
 @pytest.mark.parametrize(
     ("over", "ja"),
     [
-        ("5 seeds", "シード5個"), ("5 to 10 seeds", "シード5〜10個"), ("1 document", "文書1件"), ("exact", "厳密"),
-        ("24 layers", "24層"), ("10 rounds", "計時10回"), ("8 heads removed", "ヘッド8個を除去"), ("what?", "what?"),
+        ("5 seeds", "シード5個"),
+        ("5 to 10 seeds", "シード5〜10個"),
+        ("1 document", "文書1件"),
+        ("exact", "数えた値(誤差なし)"),
+        ("24 layers", "24層"),
+        ("10 rounds", "計時10回"),
+        ("8 heads removed", "ヘッド8個(1個ずつ除去)"),
+        ("what?", "what?"),
     ],
-)  # fmt: skip
+)
 def test_what_numbers_are_over_in_japanese(over: str, ja: str) -> None:
     assert measured_on(over, "ja") == ja
     assert measured_on(over, "en") == over

@@ -1,5 +1,6 @@
 """Rulings: verdicts by their rules from planted numbers, pooled over training seeds, and what leaves a claim open."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from headscope.errors import InterruptedWorkError, StorageError
 from headscope.studies.bilingual import Both
-from headscope.studies.claims import HOLDS, Measured, claim_named
+from headscope.studies.claims import FAILS, HOLDS, Measured, claim_named
 from headscope.studies.rulings import Ruling, Rulings, own_folder, pool, rule
 from tests.unit.studies.claims.planted import ARMS, FLAT, runs
 
@@ -58,3 +59,17 @@ def test_over_seeds_neither_spread_is_hidden() -> None:
     assert (unknown.low, unknown.high) == (0.5, 0.5)
     assert apart.table["training_seed"].tolist() == [0, 1, 2]
     assert apart.numbers == pytest.approx({"more": 0.5, "largest": 0.6, "least": 0.4})
+
+
+def test_saved_results_are_told_by_todays_rules_and_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = runs({("maps-8", arm): FLAT for arm in ARMS} | {("b", arm): FLAT for arm in ARMS})
+    made = Rulings("a", (rule("C11", claim_named("C11"), lambda: [maps], ""),), {})
+    made.save(tmp_path / "a")
+    assert Rulings.load(tmp_path / "a")["C11"].sentence == made["C11"].sentence
+    monkeypatch.setattr(
+        type(claim_named("C11")), "say", lambda self, words: Both(f"{words['effect']:.3f}.", "新しい文。")
+    )
+    monkeypatch.setattr(type(claim_named("C11")), "decide", lambda self, words: FAILS)
+    again = Rulings.load(tmp_path / "a")["C11"]
+    assert (again.verdict, again.sentence) == (FAILS, Both(f"{made['C11'].effect:.3f}.", "新しい文。"))
+    assert again.effect == made["C11"].effect

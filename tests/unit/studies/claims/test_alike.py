@@ -20,7 +20,8 @@ from tests.unit.studies.claims.planted import same_numbers
 PRESENT = {
     "heads": 12.0, "above": 3.0, "below": 4.0, "across": 5.0, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.5,
     "chance": -0.2, "constant": 0.2, "restored": 0.5, "untrained": 0.8, "more": -0.4, "more_low": -0.5,
-    "more_high": -0.3, "which_layer": 1.0, "which_head": 4.0, "top": 0.9, "top_low": 0.85, "removable": 0.07,
+    "more_high": 0.3, "which_layer": 1.0, "which_head": 4.0, "top": 0.9, "top_low": 0.85, "removable": 0.07,
+    "distance": 0.0, "tokens": 74.0,
 }  # fmt: skip
 
 
@@ -34,6 +35,8 @@ PRESENT = {
         ({"mean_low": -0.4, "mean_high": -0.01}, "does not hold"),
         ({"mean_low": 0.1, "mean_high": 0.2, "chance": 0.25}, "does not hold"),
         ({"chance": nan}, "holds"),
+        ({"untrained": nan, "more_low": nan, "more_high": nan}, "holds"),
+        ({"more_high": -0.1}, "holds in part"),
     ],
 )
 def test_it_is_decided_against_nothing_and_chance(change: dict[str, float], word: str) -> None:
@@ -43,16 +46,16 @@ def test_it_is_decided_against_nothing_and_chance(change: dict[str, float], word
 @pytest.mark.parametrize(
     ("change", "en", "ja"),
     [
-        ({}, "training set them apart", "互いに異ならせました"),
+        ({"more_high": -0.3}, "after training they differ more", "違いが大きくなっています"),
         ({"more_low": 0.1, "more_high": 0.3}, "training made heads redundant", "学習がヘッドを冗長にしました"),
-        ({"more_high": 0.1}, "cannot be told", "判断できません"),
+        ({}, "cannot be told", "判断できません"),
     ],
 )
 def test_what_training_did_is_told_by_untrained_copies(change: dict[str, float], en: str, ja: str) -> None:
     told = Alike().follow({**PRESENT, **change})
     assert en in told.en
     assert ja in told.ja
-    assert "training" not in Alike().follow({**PRESENT, "untrained": nan}).en
+    assert "train" not in Alike().follow({**PRESENT, "untrained": nan}).en
 
 
 def test_both_languages_have_the_same_numbers() -> None:
@@ -166,5 +169,5 @@ def test_trends_are_named_by_task() -> None:
     assert "上がる(a)、下がる(b)" in told.ja
     shapes = pd.DataFrame({"task": ["a", "b", "c"], "arm": "width", "many_is": ["worse", "as good", "undecided"]})
     said = quality(shapes)
-    assert "quality falls (a), stays (b), cannot be told (c)." in said.en
-    assert "性能は下がる(a)、変わらない(b)、判断できない(c)。" in said.ja
+    assert "at fixed width it falls (a), stays (b), cannot be told (c)." in said.en
+    assert "幅固定:下がる(a)、変わらない(b)、判断できない(c)。" in said.ja

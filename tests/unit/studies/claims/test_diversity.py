@@ -32,7 +32,7 @@ def words(outputs: list[float], maps: list[float]) -> dict[str, float]:
     [
         ([1, 1], [1, 1], "holds"),
         ([0, 0], [0, 0], "does not hold"),
-        ([1, 0], [1, 1], "holds in part (outputs in 1, maps in 2 of 2 layers)"),
+        ([1, 0], [1, 1], "holds in part (outputs in 1 of 2 layers; maps in 2 of 2 layers)"),
         ([0.5, 0], [0, 0], "not decided (more text)"),
     ],
 )
@@ -42,9 +42,14 @@ def test_every_layer_must_pass_by_both(outputs: list[float], maps: list[float], 
 
 def test_layers_that_fail_are_named() -> None:
     said = Diversity().say(words([1.0, 0.0, 0.5], [1.0, 1.0, 0.0]))
-    assert said.en.endswith("The rule is not surely met in layers 1, 2 by outputs; layer 2 by maps.")
-    assert said.ja.endswith("出力では層1、2、マップでは層2です。")
-    assert "not surely" not in Diversity().say(words([1.0], [1.0])).en
+    told = (
+        "By outputs layer 1 below the line; by outputs layer 2 not told from the line; by maps layer 2 below the line."
+    )
+    assert said.en.endswith(told)
+    assert said.ja.endswith(
+        "出力で基準に届かないのは層1、出力で基準をまたぐのは層2、マップで基準に届かないのは層2です。"
+    )
+    assert "the line" not in Diversity().say(words([1.0], [1.0])).en
 
 
 def test_over_seeds_a_layer_that_fails_in_one_is_named() -> None:
@@ -52,7 +57,7 @@ def test_over_seeds_a_layer_that_fails_in_one_is_named() -> None:
         Measured(0.6, "16 documents", {k: v for k, v in words([1.0, own], [1.0, 1.0]).items() if k != "effect"})
         for own in (1.0, 0.0)
     ]
-    assert "layer 1 by outputs" in Diversity().say(pool(seeds).words).en
+    assert "By outputs layer 1 not told from the line" in Diversity().say(pool(seeds).words).en
 
 
 def test_what_is_enough_for_few_heads() -> None:

@@ -48,7 +48,7 @@ def test_layers_decide(name: str) -> None:
     assert claim.decide(planted(6.0)) == HOLDS
     assert claim.decide(planted(0.0)) == FAILS
     some = claim.decide(planted(4.0))
-    assert (some.told(), some.told("ja")) == ("holds in part (4 of 6 layers)", "一部で成り立つ (6層中4層)")
+    assert (some.told(), some.told("ja")) == ("holds in part (4 of 6 layers)", "一部で成り立つ(6層中4層)")
 
 
 @pytest.mark.parametrize("name", NAMES)

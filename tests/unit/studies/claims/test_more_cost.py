@@ -44,11 +44,11 @@ def costs(width: dict[str, Any], head_dim: dict[str, Any]) -> pd.DataFrame:
         (
             {"seconds": 1.0, "bytes eager": 1.0},
             GROWS,
-            "holds in part (fixed head_dim; fixed width: time, memory (eager))",
+            "holds in part (all at fixed head_dim; time, memory (eager) at fixed width)",
         ),
-        ({}, {"flops": 1.0}, "holds in part (fixed head_dim: operations)"),
+        ({}, {"flops": 1.0}, "holds in part (operations at fixed head_dim)"),
         ({"seconds": 0.03}, {}, "does not hold"),  # × 1.09
-        ({"seconds": 0.05}, {}, "holds in part (fixed width: time)"),  # × 1.15
+        ({"seconds": 0.05}, {}, "holds in part (time at fixed width)"),  # × 1.15
     ],
 )
 def test_arms_are_told_apart(width: Any, head_dim: Any, verdict: str) -> None:

@@ -18,8 +18,8 @@ CLAIM: Any = claim_named("C11")
     [
         (BETTER, "holds"),
         (MAPS, "does not hold"),  # tasks on which heads only look count too
-        ({**BETTER, **MAPS}, "holds in part (a 44.4%)"),
-        ({**BETTER, **UNTOLD}, "holds in part (a 44.4%)"),
+        ({**BETTER, **MAPS}, "holds in part (one head loses a 44.4%)"),
+        ({**BETTER, **UNTOLD}, "holds in part (one head loses a 44.4%)"),
         (UNTOLD, "not decided (10 seeds or more for c)"),
         ({**MAPS, **UNTOLD}, "not decided (10 seeds or more for c)"),
     ],
