@@ -84,7 +84,10 @@ _KIND, _RULE = Both("Kind of claim", "主張の種類"), Both("The rule", "判�
 _FOLLOWS, _MEASURED = Both("What follows", "ここから言えること"), Both("How it is measured", "測定方法")
 _REACHES = Both("How far it reaches", "適用範囲")
 _TRAINED = Both("Trained with few heads and with many", "ヘッド数を変えて学習した結果")
-_LINES = Both("Lines: means over training seeds; bands: their 95% intervals.", "線は学習シードの平均、帯は95%区間。")
+_LINES = Both(
+    "Lines: means over training seeds; bands, where there are any: their 95% intervals.",
+    "線は学習シードの平均、帯(ある場合)は95%区間。",
+)
 _PAPER = Both("the paper, abridged, under", "論文より(要約)")
 _HERE = Both("Measured here", "今回の結果")
 _ALL = Both("All claims", "主張の一覧")

@@ -243,5 +243,14 @@ def _arm_legend(figure: Figure, runs: pd.DataFrame) -> None:
 
 
 def _shades(n: int) -> list[str]:
-    every = [COLOURS["needed"], COLOURS["backed up"], COLOURS["redundant"], COLOURS["idle"], "#7a5ac2", "#c0407e"]
+    every = [
+        COLOURS["needed"],
+        COLOURS["backed up"],
+        COLOURS["redundant"],
+        COLOURS["idle"],
+        "#7a5ac2",
+        "#c0407e",
+        "#8f8a6a",
+        "#2f95d0",
+    ]
     return [every[place % len(every)] for place in range(n)]

@@ -289,9 +289,8 @@ def _amount(words: Mapping[str, float]) -> Both:
         f"The text has {tokens} tokens for each dimension of a layer. With more text fits are better and the others "
         "give "
         "more; intervals hold over other texts of this length.",
-        f"テキストは層の1次元あたり{tokens}トークンです。テキストが多いほど当てはめが良くなり、再現率は上がります。"
-        "区間は、同じ長さの別の"
-        "テキストで測ったときの幅です。",
+        f"テキストは層の次元1つあたり{tokens}トークンです。テキストが多いほど当てはめが良くなり、再現率は上がります。"
+        "区間は、同じ長さの別のテキストで測ったときの幅です。",
     )
 
 

@@ -77,7 +77,7 @@ def test_weights_of_very_different_sizes_tell_nothing_but_their_size() -> None:
     measured = ask(Planted(6.0, (1, 1)))
     assert measured.numbers["own"] > 0.95
     assert measured.numbers["other"] > 0.95
-    assert CLAIM.decide(measured.words).told() == "does not hold"
+    assert CLAIM.decide(measured.words).told() == "holds in part (for how far the output moves)"
 
 
 def test_small_weights_on_what_counts_for_more_do_not_hold() -> None:
@@ -154,7 +154,7 @@ def test_a_loss_of_the_models_own_is_taken_row_by_row() -> None:
 
 def planted(effect: float, half: float, target: float = 0.5) -> dict[str, float]:
     words = {"effect": effect, "low": effect - half, "high": effect + half, "documents": 20.0}
-    return words | {"least_target": target - 0.05, "target": target}
+    return words | {"least_target": target - 0.05, "target": target, "least_own": 0.4}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +165,7 @@ def planted(effect: float, half: float, target: float = 0.5) -> dict[str, float]
         (planted(0.2, 0.09, target=-0.3), "holds in part (for the output, not the metric)"),
         (planted(0.0, 0.09), "does not hold"),
         (planted(-0.3, 0.1), "does not hold"),
+        (planted(0.0, 0.09) | {"least_own": 0.6}, "holds in part (for how far the output moves)"),
         (planted(0.0, 0.2), "not decided (about 71 documents)"),  # 20 × (0.2 × 1.960 / 2.093 / 0.1)²
         (planted(0.2, 0.15), "not decided (about 40 documents)"),
         (planted(0.05, 0.7) | {"documents": 2.0}, "not decided (about 10 documents)"),  # Student's t is 12.7 there
