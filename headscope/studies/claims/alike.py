@@ -171,7 +171,7 @@ class Alike(ModelClaim):
         counted = Both(
             f"Of {heads} heads the whole interval lies above one half for {above}, below it for {below}, and spans it "
             f"for {across}.",
-            f"{heads}個のヘッドのうち、95%区間全体が半分を超えるのは{above}個、下回るのは{below}個、"
+            f"{heads}個のヘッドのうち、区間全体が半分を超えるのは{above}個、下回るのは{below}個、"
             f"半分をまたぐのは{across}個です。",
         )
         together = Both(

@@ -75,7 +75,7 @@ class EveryHead(ModelClaim):
         "it holds if no head lies below the size by its whole interval, at least half lie above it so, for at least "
         "half removing costs clearly more than noise, and where a task was given at least half are clearly needed for "
         "it; it does not if more heads lie below the size than above it; else it holds in part",
-        "95%区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
+        "区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
         "半数以上で除いた影響がノイズを明らかに上回り、タスクがあれば半数以上が明らかに必要であるとき成り立ち、"
         "下回るヘッドのほうが上回るヘッドより多ければ成り立たず、それ以外は一部で成り立つ",
     )
@@ -143,7 +143,7 @@ class EveryHead(ModelClaim):
         counted = Both(
             f"Switched off alone, {above} of {words['heads']:g} heads cost more than {size.en} by their whole "
             f"interval, {below} less, and {across} cannot be told; the costliest costs {largest}.",
-            f"1個だけ除いたとき、{words['heads']:g}個のうち95%区間全体が{size.ja}を超えるのは{above}個、"
+            f"1個だけ除いたとき、{words['heads']:g}個のうち区間全体が{size.ja}を超えるのは{above}個、"
             f"下回るのは{below}個、どちらとも言えないのは{across}個です。影響が最も大きいヘッドでは{largest}でした。",
         )
         helped = NOTHING
