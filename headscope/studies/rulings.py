@@ -163,6 +163,7 @@ class Rulings(Shown):
 
 
 _ANOTHER_MODEL = Both("a model that can be asked", "測定できるモデルが必要")
+_OTHER_RUNS = Both("other training runs", "別の学習結果が必要")
 _MORE_DOCUMENTS = Both("more documents, for an interval", "区間を求めるには文書が足りない")
 
 
@@ -193,7 +194,7 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
     except HeadscopeError as error:
         nothing = float("nan")
         return Ruling(
-            **about, verdict=undecided(_ANOTHER_MODEL), effect=nothing, low=nothing, high=nothing, over="",
+            **about, verdict=undecided(_ANOTHER_MODEL if claim.of_a_model else _OTHER_RUNS), effect=nothing, low=nothing, high=nothing, over="",
             sentence=Both(str(error), f"測定できませんでした:{error}"),
         )  # fmt: skip
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))

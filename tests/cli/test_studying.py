@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -79,10 +78,10 @@ def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "claims"
     code, said, err = run("claims", EXAMPLE, "--quick", "--claim", "c14", "--claim", "C1", "--out", out)
     assert (code, err) == (0, "")
-    assert "not supported" in said
+    assert "does not hold" in said
     made = Rulings.load(out)
     assert [ruling.claim for ruling in made.rulings] == ["C1", "C14"]
-    assert (made["C14"].effect, made["C14"].verdict) == (1.0, "not supported")
+    assert (made["C14"].effect, made["C14"].verdict.word) == (1.0, "does not hold")
     assert (
         made["C14"].command
         == f"headscope claims {EXAMPLE} --claim C14 --quick --out claims-C14-headscope-models-reference-example"
@@ -95,10 +94,10 @@ def test_claims_of_a_model(run: Run, tmp_path: Path) -> None:
     assert "Timed on" not in page  # nothing of it was
     assert "documents that came with it" in page
     assert "[C14](C14.md)" in (out / "index.md").read_text("utf-8")
-    assert "支持されない" in (out / "index.ja.md").read_text("utf-8")
+    assert "成り立たない" in (out / "index.ja.md").read_text("utf-8")
     code, said, _ = run("claims", EXAMPLE, "--quick", "--claim", "C1", "--out", out, "--force", "--json")
     assert code == 0
-    assert json.loads(said)["claims"][EXAMPLE][0]["verdict"] == "supported"
+    assert json.loads(said)["claims"][EXAMPLE][0]["verdict"] == "holds"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_a_taste_decides_nothing_about_numbers_of_heads(run: Run, tmp_path: Path
     code, said, err = run("claims", "--quick", "--claim", "C7", "--claim", "C10", "--out", out)
     assert (code, err) == (0, "")
     made = Rulings.load(out)
-    assert [ruling.verdict for ruling in made.rulings] == ["not decided here"] * 2
-    assert np.isfinite(made["C7"].effect)
+    assert [ruling.verdict.word for ruling in made.rulings] == ["not decided"] * 2
+    assert all(ruling.sentence.en and ruling.verdict.where.ja for ruling in made.rulings)
     assert (tmp_path / "claims-quick-sweep" / "work.json").exists()
-    assert "not decided here" in said
+    assert "not decided" in said
