@@ -193,8 +193,9 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         raise  # nothing that the claim or the model is to blame for
     except HeadscopeError as error:
         nothing = float("nan")
+        takes = undecided(_ANOTHER_MODEL if claim.of_a_model else _OTHER_RUNS)
         return Ruling(
-            **about, verdict=undecided(_ANOTHER_MODEL if claim.of_a_model else _OTHER_RUNS), effect=nothing, low=nothing, high=nothing, over="",
+            **about, verdict=takes, effect=nothing, low=nothing, high=nothing, over="",
             sentence=Both(str(error), f"測定できませんでした:{error}"),
         )  # fmt: skip
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
