@@ -249,11 +249,12 @@ def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
 def _over_seeds(seeds: int, claim: Any) -> Both:
     if not claim.interval:
         return Both(
-            f"In {seeds} models, trained with other seeds:", f"学習シードを変えて学習した{seeds}個のモデルの結果です。"
+            f"In each of {seeds} models, trained with different seeds:",
+            f"学習シードを変えて学習した{seeds}個のモデルの結果です。",
         )
     return Both(
-        f"Means of {seeds} models, trained with other seeds (counts are means too; of largest values the largest is "
-        "told):",
+        f"Means of {seeds} models, trained with different seeds (counts are means too; of largest values the largest "
+        "is told):",
         f"学習シードを変えて学習した{seeds}個のモデルの平均です(個数も平均、最大値は{seeds}個のうち最大の値)。",
     )
 
