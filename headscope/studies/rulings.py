@@ -13,7 +13,7 @@ import pandas as pd
 from headscope._support.folders import new_folder
 from headscope._support.shown import Shown
 from headscope._support.tabular import read_table, write_table
-from headscope.errors import HeadscopeError, InterruptedWorkError, StorageError
+from headscope.errors import HeadscopeError, InputError, InterruptedWorkError, StorageError
 from headscope.studies.bilingual import NOTHING, Both
 from headscope.studies.claims import CLAIMS, EXACT, Measured, SweepClaim, Verdict, claim_named, undecided
 from headscope.uncertainty.intervals import mean_spread
@@ -163,6 +163,7 @@ class Rulings(Shown):
 
 
 _ANOTHER_MODEL = Both("a model that can be asked", "測定できるモデルが必要")
+_OTHER_TEXT = Both("more or other text", "別のテキストか、より多くのテキストが必要")
 _OTHER_RUNS = Both("other training runs", "別の学習結果が必要")
 _MORE_DOCUMENTS = Both("more documents, for an interval", "区間を求めるには文書が足りない")
 
@@ -193,7 +194,8 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         raise  # nothing that the claim or the model is to blame for
     except HeadscopeError as error:
         nothing = float("nan")
-        takes = undecided(_ANOTHER_MODEL if claim.of_a_model else _OTHER_RUNS)
+        own = _OTHER_TEXT if isinstance(error, InputError) else _ANOTHER_MODEL
+        takes = undecided(own if claim.of_a_model else _OTHER_RUNS)
         return Ruling(
             **about, verdict=takes, effect=nothing, low=nothing, high=nothing, over="",
             sentence=Both(str(error), f"測定できませんでした:{error}"),

@@ -27,7 +27,9 @@ def share_curves(table: pd.DataFrame, *, unit: str, task: str = "") -> Figure:
     figure = Figure(figsize=(8.4 if task else 5.6, 3.4), layout="constrained")
     axes = figure.subplots(1, 2 if task else 1, squeeze=False)[0]
     noise = table["noise"].to_numpy(np.float64) if "noise" in table else np.empty(0)
-    _draw(axes[0], table, "effect", f"cost of removing the head, {unit}", noise)
+    _draw(
+        axes[0], table, "effect", f"cost of removing the head, {unit}" if unit else "cost of removing the head", noise
+    )
     if np.isfinite(noise).any():
         x, y = _exceeding(noise)
         axes[0].step(x, y, color=MUTED, linestyle="--", linewidth=1.4, where="pre", label="noise of its length")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from headscope.effects.sweep import group_effects
-from headscope.errors import AnatomyError
+from headscope.errors import AnatomyError, InputError
 from headscope.heads import HeadId
 from headscope.planning.rises import Rise
 from headscope.reporting.figures import count_curves, figure_of, removal_curves, sorted_dots
@@ -23,7 +23,7 @@ from headscope.studies.headcount.telling import mean_table
 from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.shares import count_beyond
 from headscope.studies.subjects import Subject
-from headscope.uncertainty.intervals import LEVEL, Spread, jackknife_spread
+from headscope.uncertainty.intervals import LEVEL, ONE_DOCUMENT, Spread, jackknife_spread
 from headscope.uncertainty.resampling import share_above
 from headscope.verdict.preparation import Budget
 
@@ -125,6 +125,8 @@ class Alike(ModelClaim):
         rating = subject.replaced
         assert rating.spread is not None
         table = _rows(subject, rating)
+        if table.empty and subject.n_documents < 2:
+            raise InputError(ONE_DOCUMENT)
         if table.empty:
             raise AnatomyError("no head of this model varies beside others of its layer, so none can be given by them")
         effect, low, high = share_above(rating.spread, _MOST_OF_IT, seed=subject.seed)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope.errors import InputError
+from headscope.errors import AnatomyError
 from headscope.likeness.measures.cka import Cka
 from headscope.reporting.figures import count_curves, layer_panels
 from headscope.statistics.moments import Moments
@@ -122,7 +122,7 @@ class Diversity(ModelClaim):
     def measure(self, subject: Subject) -> Measured:
         layers = [layer for layer, blocks in subject.moments.items() if len(Moments.total(blocks).dims) > 1]
         if not layers:
-            raise InputError("no layer has two heads to compare")
+            raise AnatomyError("no layer has two heads to compare")
         maps = subject.maps
         table = pd.DataFrame([_row(subject, layer, maps.get(layer, ())) for layer in layers])
         random = [float(effective_maps(subject.random_maps.get(layer, ())).centre) for layer in layers]

@@ -154,7 +154,7 @@ class EveryHead(ModelClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         unit = "".join(table["unit"].dropna().unique())  # read back, "" is NaN
-        return share_curves(table, unit=unit or "drift", task="same document or not" if "task" in table else "")
+        return share_curves(table, unit=unit, task="same document or not" if "task" in table else "")
 
 
 def _counted(some: float, every: float) -> Both:
