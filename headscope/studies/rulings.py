@@ -136,7 +136,8 @@ class Rulings(Shown):
         """`save` into a folder that may be there already."""
         folder.mkdir(exist_ok=True)
         about = {"subject": self.subject, "facts": dict(self.facts)}
-        numbers = {one.claim: {name: _none(value) for name, value in one.numbers.items()} for one in self.rulings}
+        # JSON has no NaN and no infinity: numbers stand there as text
+        numbers = {one.claim: {name: repr(float(value)) for name, value in one.numbers.items()} for one in self.rulings}
         write_table(folder, "claims", self.to_frame(), {**about, "numbers": numbers})
         (folder / _TABLES).mkdir(exist_ok=True)
         for ruling in self.rulings:
@@ -154,7 +155,7 @@ class Rulings(Shown):
         """
         frame, about = read_claims(Path(folder))
         tables = Path(folder) / _TABLES
-        numbers: Mapping[str, Mapping[str, float | None]] = about.get("numbers", {})
+        numbers: Mapping[str, Mapping[str, str]] = about.get("numbers", {})
         rulings = tuple(
             _retold(_ruling(row, _behind(tables, row["claim"]), numbers.get(row["claim"], {})))
             for row in frame.to_dict("records")
@@ -285,15 +286,11 @@ def _retold(ruling: Ruling) -> Ruling:
     )
 
 
-def _none(value: float) -> float | None:
-    return None if isnan(value) else float(value)
-
-
-def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, float | None]) -> Ruling:
+def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, str]) -> Ruling:
     """The other way round."""
     where, sentence, follows = (Both(row[name], row[ja]) for name, ja in _IN_JAPANESE.items())
     own = {name: row[name] for name in _COLUMNS if name not in {*_IN_JAPANESE, *_IN_JAPANESE.values(), "verdict"}}
-    verdict, known = Verdict(row["verdict"], where), {name: nan if v is None else v for name, v in numbers.items()}
+    verdict, known = Verdict(row["verdict"], where), {name: float(value) for name, value in numbers.items()}
     return Ruling(**own, verdict=verdict, sentence=sentence, follows=follows, table=table, numbers=known)
 
 
