@@ -209,7 +209,7 @@ def test_a_notebook_shows_warnings_sentence_main_figure_and_the_page_s_columns(r
     assert shown.count("src=") == shown.count('src="data:image/png;base64,') == 1
     assert len(shown) < 150_000
     assert [*table] == re.findall("<th>(.*?)</th>", shown)
-    assert len(table.columns) == 7
+    assert len(table.columns) == 8
     assert not {"rank", "norm", "stand_in_cka"} & set(table)
     assert plt.get_fignums() == []
 
