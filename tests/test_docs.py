@@ -126,7 +126,8 @@ def test_a_claim_measured_again_says_what_its_page_says() -> None:
         assert (ruling.verdict, ruling.sentence) == (shown.verdict, shown.sentence)
         assert ruling.effect == pytest.approx(shown.effect, rel=1e-9)
         pd.testing.assert_frame_equal(ruling.table, shown.table, check_dtype=False)  # what the figure is drawn from
-        assert ruling.sentence in (CLAIMED / f"{ruling.claim}.md").read_text("utf-8")
+        assert ruling.sentence.en in (CLAIMED / f"{ruling.claim}.md").read_text("utf-8")
+        assert ruling.sentence.ja in (CLAIMED / f"{ruling.claim}.ja.md").read_text("utf-8")
 
 
 def test_every_claim_is_in_the_site(site: Path) -> None:
