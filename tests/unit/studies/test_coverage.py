@@ -93,5 +93,5 @@ def test_moments_are_of_the_texts_that_were_drawn() -> None:
     (rows,) = list(world.documents([30], rng))
     noise = np.random.default_rng(5)
     noise.standard_normal((1, len(world.root)))
-    np.testing.assert_allclose(rows, noise.standard_normal((30, len(world.root))) @ world.root.T)
+    np.testing.assert_allclose(rows, world.mean + noise.standard_normal((30, len(world.root))) @ world.root.T)
     assert torch.is_tensor(world.weights[0])
