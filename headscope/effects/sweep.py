@@ -129,7 +129,7 @@ def group_effects(
     """
     silent = [partial(silence, model, anatomy, anatomy.find(group), fills) for group in groups]
     told = tuple(tuple(group) for group in groups)
-    changes = Changes(told, silent, "zero" if fills is None else "mean", [fills] if fills else [])
+    changes = Changes(told, silent, "zero" if fills is None else "mean", fills)
     return change_effects(model, batches, metric, anatomy, changes, progress)
 
 
@@ -147,7 +147,7 @@ class Changes:
     groups: tuple[tuple[HeadId, ...], ...]
     contexts: Sequence[Callable[[], AbstractContextManager[None]]]
     mode: str
-    about: Sequence[Any] = ()
+    about: Any = None
 
 
 def change_effects(
@@ -168,7 +168,7 @@ def change_effects(
         NumericalError: the metric is NaN or infinite for the intact model.
     """
     contexts = changes.contexts
-    about = [metric, [list(map(str, group)) for group in changes.groups], *(changes.about or [None])]
+    about = [metric, [list(map(str, group)) for group in changes.groups], changes.about]
     step = partial(_told, progress, len(contexts) * n_steps(batches))
     run = Steady(model)
     intact_rows, effect_rows, documents, tokens = [], [], [], []

@@ -6,7 +6,7 @@ from pathlib import Path
 from headscope._support.folders import new_file
 from headscope._support.formatting import MISSING, interval, markdown_table, number
 from headscope.reporting.figures import styling
-from headscope.studies.bilingual import LANGUAGES, NOTHING, Both, Language
+from headscope.studies.bilingual import LANGUAGES, NOTHING, Both, Language, joined
 from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, Claim, Verdict, claim_named
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.provenance import made_of, measured_on, subject_name
@@ -223,31 +223,21 @@ def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]], *, short: bool = False)
         rulings: each with its subject.
         short: without the words that make it a sentence.
     """
-    told = {}
-    for language in LANGUAGES:
-        each: dict[Verdict, list[str]] = {}
-        for one, ruling in rulings:
-            each.setdefault(ruling.verdict, []).append(subject_name(one.subject, language))
-        told[language] = (_each_en if language == "en" else _each_ja)(each)
-    if short:
-        return Both(told["en"], told["ja"])
-    return Both(f"{_HERE.en}: {told['en']}.", f"{_HERE.ja}:{told['ja']}。")
+    each: dict[Verdict, list[str]] = {}
+    for one, ruling in rulings:
+        each.setdefault(ruling.verdict, []).append(one.subject)
+    every = joined((_told(verdict, subjects) for verdict, subjects in each.items()), "; ", "、")
+    return every if short else Both(f"{_HERE.en}: {every.en}.", f"{_HERE.ja}:{every.ja}。")
 
 
-def _each_en(each: Mapping[Verdict, list[str]]) -> str:
-    parts = []
-    for verdict, names in each.items():
-        where = f" ({verdict.where.en})" if verdict.where else ""
-        parts.append(f"**{VERDICTS[verdict.word].en}**{where}: {', '.join(names)}")
-    return "; ".join(parts)
-
-
-def _each_ja(each: Mapping[Verdict, list[str]]) -> str:
-    parts = []
-    for verdict, names in each.items():
-        where = f"({verdict.where.ja})" if verdict.where else ""
-        parts.append(f"{'、'.join(names)}では **{VERDICTS[verdict.word].ja}**{where}")
-    return "、".join(parts)
+def _told(verdict: Verdict, subjects: Sequence[str]) -> Both:
+    """One verdict, and on whom; only its word is bold, since what follows a bracket is not seen as bold's end."""
+    word, where = VERDICTS[verdict.word], verdict.where
+    names = joined((Both(one, subject_name(one, "ja")) for one in subjects), ", ", "、")
+    return Both(
+        f"**{word.en}**{f' ({where.en})' if where else ''}: {names.en}",
+        f"{names.ja}では **{word.ja}**{f'({where.ja})' if where else ''}",
+    )
 
 
 def _quote(claim: Claim, language: Language) -> str:

@@ -10,7 +10,6 @@ import torch
 from headscope._support.running import evaluating, run_model
 from headscope.effects.ablation import silence
 from headscope.effects.metrics import Drift
-from headscope.heads import HeadId
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch
@@ -25,7 +24,7 @@ _FEWEST = 8  # documents that have two
 _SIZE = 16  # rows that run together
 
 
-def same_document_effects(subject: Subject, heads: Sequence[HeadId]) -> tuple[float, Spread] | None:
+def same_document_effects(subject: Subject) -> tuple[float, Spread] | None:
     """How often the intact model takes a stranger for the nearer passage, and how much more often without each head.
 
     For every passage, the share of (a passage of the same document, one of another) of which the stranger's embedding
@@ -33,11 +32,10 @@ def same_document_effects(subject: Subject, heads: Sequence[HeadId]) -> tuple[fl
 
     Args:
         subject: an encoder judged by drift, whose embeddings are compared.
-        heads: removed one at a time.
 
     Returns:
-        The intact share; and (head,) what is added to it, with the spread over documents. None where the metric is not
-        drift, or fewer than eight documents have two passages.
+        The intact share; and (head,) what is added to it without each head that can be told apart, with the spread over
+        documents. None where the metric is not drift, or fewer than eight documents have two passages.
     """
     metric = subject.judged_by
     rows = pairs_of_passages(subject.batches, subject.seed, _ROWS // 3 if subject.quick else _ROWS)
@@ -46,7 +44,7 @@ def same_document_effects(subject: Subject, heads: Sequence[HeadId]) -> tuple[fl
     documents = np.concatenate([batch["document"].numpy() for batch in rows])
     intact = mistaken(_embeddings(subject, metric, rows), documents)
     without = []
-    for head in heads:
+    for head in subject.anatomy.apart.heads:
         with silence(subject.model, subject.anatomy, subject.anatomy.find([head])):
             without.append(mistaken(_embeddings(subject, metric, rows), documents) - intact)
     return float(intact.mean()), mean_spread(np.stack(without), documents)

@@ -18,7 +18,6 @@ from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
 from headscope.errors import AnatomyError, InputError, ModelError
-from headscope.heads import HeadId
 from headscope.likeness.nulls import random_tokens, unmoved_layers
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES, Rating
@@ -130,11 +129,6 @@ class Subject:
         if self.evidence is not None and "replaceability" in self.evidence.left_out:
             raise AnatomyError(self.evidence.left_out["replaceability"])
         return rate_replaceability(self.moments, self.swapped, output_weights(self.model, self.anatomy.apart))
-
-    @property
-    def apart(self) -> tuple[HeadId, ...]:
-        """Heads whose contributions can be told apart, in the order of `replaced`."""
-        return self.anatomy.apart.heads
 
     @cached_property
     def maps(self) -> Mapping[int, Sequence[PairSums]]:

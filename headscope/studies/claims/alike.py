@@ -230,11 +230,11 @@ class Alike(ModelClaim):
 
 def _rows(subject: Subject, rating: Rating) -> pd.DataFrame:
     """A row a head that varies."""
-    columns = rating.every_column()
+    columns, heads = rating.every_column(), subject.anatomy.apart.heads
     table = pd.DataFrame(
         {
-            "layer": [head.layer for head in subject.apart],
-            "head": [head.head for head in subject.apart],
+            "layer": [head.layer for head in heads],
+            "head": [head.head for head in heads],
             "replaceability": rating.score,
             "replaceability_low": rating.low,
             "replaceability_high": rating.high,

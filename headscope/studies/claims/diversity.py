@@ -27,6 +27,7 @@ from headscope.studies.claims import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
+from headscope.studies.layers import Layer, kind_of, named, of_layers
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_maps, effective_spread
 from headscope.uncertainty.intervals import Spread
@@ -134,7 +135,7 @@ class Diversity(ModelClaim):
             "both": float((table[_PASS] == 1).all(axis=1).sum()),
             "neither": float((table[_PASS] == 0).all(axis=1).sum()),
             **{name: float(table[name].mean()) for name in _MEANS},
-            **{f"{name} of layer {row['layer']}": row[name] for row in table.to_dict("records") for name in _PASS},
+            **{named(name, layer): passes for name in _PASS for layer, passes in _passing(subject, table, name)},
         }  # fmt: skip
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
 
@@ -148,8 +149,8 @@ class Diversity(ModelClaim):
             return undecided(Both("more text", "テキストが足りない"))
         parts = []
         for what, name in zip(_SIDES, _PASS, strict=True):
-            fit, open_ = words[f"{name}_fit"], [layer for layer, passes in _layers(words, name) if 0 < passes < 1]
-            untold = Both(f", {len(open_)} not told", f"、{len(open_)}層は未判定") if open_ else NOTHING
+            fit, spanning = words[f"{name}_fit"], sum(0 < passes < 1 for passes in of_layers(words, name).values())
+            untold = Both(f", {spanning} not told", f"、{spanning}層は未判定") if spanning else NOTHING
             parts.append(
                 Both(
                     f"{what.en} in {fit:.3g} of {layers:g} layers{untold.en}",
@@ -275,10 +276,10 @@ def _untrained(subject: Subject, layers: Sequence[int]) -> dict[str, list[float]
     return found
 
 
-def _layers(words: Mapping[str, float], name: str) -> list[tuple[str, float]]:
-    """Each layer, and whether it passes; over seeds, in how many of them."""
-    start = f"{name} of layer "
-    return [(key.removeprefix(start), passes) for key, passes in words.items() if key.startswith(start)]
+def _passing(subject: Subject, table: pd.DataFrame, name: str) -> list[tuple[Layer, float]]:
+    """Each layer, and whether it passes."""
+    kinds = {site.layer: kind_of(site) for site in subject.anatomy.sites}
+    return [(Layer(kinds[layer], layer), float(passes)) for layer, passes in table.set_index("layer")[name].items()]
 
 
 def _failing(words: Mapping[str, float]) -> Both:
@@ -286,7 +287,8 @@ def _failing(words: Mapping[str, float]) -> Both:
     found = []
     for what, name in zip(_SIDES, _PASS, strict=True):
         for clear in (True, False):
-            layers = [layer for layer, passes in _layers(words, name) if (passes == 0 if clear else 0 < passes < 1)]
+            every = of_layers(words, name).items()
+            layers = [str(layer.number) for layer, passes in every if (passes == 0 if clear else 0 < passes < 1)]
             if layers:
                 told = Both(", ".join(layers), "、".join(layers))
                 how = (

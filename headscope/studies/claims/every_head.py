@@ -175,7 +175,7 @@ def _noise(subject: Subject) -> tuple[dict[str, float], dict[str, np.ndarray]]:
 def _task(subject: Subject) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The task of documents, where the model takes it: how often it errs, and how many heads it needs."""
     names = ("task_intact", "task_above", "task_below", "task_across", "task_largest")
-    found = None if subject.evidence is not None else same_document_effects(subject, subject.apart)
+    found = None if subject.evidence is not None else same_document_effects(subject)
     if found is None:
         return dict.fromkeys(names, nan), {}
     intact, spread = found

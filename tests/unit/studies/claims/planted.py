@@ -1,13 +1,11 @@
 """Sweeps whose truth is known: errors of small models that were never trained."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from headscope.studies.bilingual import Both
 from headscope.studies.headcount import Sweep
 
 ARMS = ("width", "head_dim")
@@ -43,13 +41,3 @@ def runs(
     ]  # fmt: skip
     settings: dict[str, Any] = {"seeds": 5, "share": 1.0, "rates": [0.001, 0.01], "width": width}
     return Sweep(pd.DataFrame(rows), pd.DataFrame(), pd.DataFrame(), {"settings": settings})
-
-
-def same_numbers(words: Both) -> bool:
-    """Whether both languages tell the same numbers, in whatever order, and end as sentences do.
-
-    Japanese writes small numbers as digits where English has words: "one head" is 1ヘッド, "three terms" 3つの項.
-    """
-    japanese = re.sub(r"(?<![\d.])[1-9](?=ヘッド|つ|回|個のヘッド)", "", words.ja)
-    found = [sorted(re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?%?", text)) for text in (words.en, japanese)]
-    return found[0] == found[1] and words.en.endswith(".") and words.ja.endswith("。")

@@ -15,7 +15,9 @@ from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
-from tests.unit.studies.claims.planted import same_numbers
+from headscope.text.batches import row_lengths
+from headscope.uncertainty.blocks import Blocks
+from tests.words import same_numbers
 
 PRESENT = {
     "heads": 12.0, "above": 3.0, "below": 4.0, "across": 5.0, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.5,
@@ -118,36 +120,30 @@ def test_of_twenty_untrained_models_one_at_the_most_is_said_to_have_learnt_it() 
 def test_what_the_others_give_equals_least_squares_by_hand() -> None:
     subject = next(untrained_subjects(1))
     found = measured(Alike(), Subject("reference", subject.model, subject.batches, "kl", draws=0))
-    head = found.table.iloc[3]
-    z: dict[int, list[np.ndarray]] = {}
-    captured = [subject.look("z", batch=inputs(batch)) for batch in subject.batches]
-    documents = np.concatenate([np.repeat(b["document"].numpy(), b["input_ids"].shape[1]) for b in subject.batches])
-    kept = np.concatenate([b["attention_mask"].numpy().ravel() if "attention_mask" in b else
-                           np.ones(b["input_ids"].numel(), int) for b in subject.batches]).astype(bool)  # fmt: skip
-    z = {0: [one[0].z.transpose(1, 2).flatten(2).flatten(0, 1).double().numpy() for one in captured]}
-    rows = np.concatenate(z[0])[kept]
-    parts = documents[kept]
-    blocks = _dealt(subject)
-    side = np.array([blocks[document] % 2 for document in parts.tolist()])
-    out = subject.model.blocks[0].attention.output.weight.detach().double().numpy()  # type: ignore[union-attr,index]
-    own, w = slice(24, 32), out[:, 24:32]
+    rows, documents = [], []
+    for batch in subject.batches:
+        z = subject.look("z", batch=inputs(batch))[0].z.transpose(1, 2).flatten(2)  # (row, position, heads × dims)
+        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+        rows.append(z[mask].double().numpy())
+        documents.append(batch["document"][:, None].expand(mask.shape)[mask].numpy())
+    z, own = np.concatenate(rows), slice(24, 32)  # of head 3
+    block = _dealt(subject)
+    side = np.array([block[document] % 2 for document in np.concatenate(documents).tolist()])
+    first: Any = subject.model.blocks[0]  # type: ignore[union-attr,index]
+    out = first.attention.output.weight.detach().double().numpy()[:, own]
     missed = varying = 0.0
     for half in (0, 1):
-        fit, judge = rows[side == half], rows[side != half]
-        mean = fit.mean(0)
-        x, y = np.delete(fit - mean, own, axis=1), (fit - mean)[:, own]
-        slope = np.linalg.lstsq(x, y, rcond=None)[0]
-        guess = np.delete(judge - mean, own, axis=1) @ slope
-        missed += (((judge - mean)[:, own] - guess) @ w.T).__pow__(2).sum()
-        varying += ((judge - mean)[:, own] @ w.T).__pow__(2).sum()
-    assert head["replaceability"] == pytest.approx(1 - missed / varying, abs=0.02)
+        fit, judge = z[side == half], z[side != half]
+        fit, judge = fit - fit.mean(0), judge - fit.mean(0)
+        slope = np.linalg.lstsq(np.delete(fit, own, axis=1), fit[:, own], rcond=None)[0]
+        left = judge[:, own] - np.delete(judge, own, axis=1) @ slope
+        missed += float(np.square(left @ out.T).sum())
+        varying += float(np.square(judge[:, own] @ out.T).sum())
+    assert found.table.iloc[3]["replaceability"] == pytest.approx(1 - missed / varying, abs=0.02)
 
 
 def _dealt(subject: Subject) -> dict[int, int]:
     """The block that each document was dealt to, by the place of the block among those that hold anything."""
-    from headscope.text.batches import row_lengths
-    from headscope.uncertainty.blocks import Blocks
-
     blocks, found = Blocks(), {}
     for batch in subject.batches:
         placed = blocks.place(batch["document"], row_lengths(batch))

@@ -14,7 +14,7 @@ from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
 from tests.families import build_any
 from tests.models import build
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM = AllPairs()
 

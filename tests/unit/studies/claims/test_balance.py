@@ -12,7 +12,8 @@ from headscope.studies.claim_pages import page
 from headscope.studies.claims import claim_named
 from headscope.studies.headcount.regret import least_worst, regrets
 from headscope.studies.rulings import Rulings, rule
-from tests.unit.studies.claims.planted import FLAT, LONG, OPTIMUM, VARYING, runs, same_numbers
+from tests.unit.studies.claims.planted import FLAT, LONG, OPTIMUM, VARYING, runs
+from tests.words import same_numbers
 
 CLAIM: Any = claim_named("C10")
 FEW, MANY = {1: 0.1, 4: 0.3, 16: 0.6}, {1: 0.6, 4: 0.2, 16: 0.1}

@@ -20,8 +20,8 @@ def words(outputs: list[float], maps: list[float]) -> dict[str, float]:
         "maps_pass_fit": float(maps.count(1.0)),
         "both": float(sum(pair == (1.0, 1.0) for pair in each)),
         "neither": float(sum(pair == (0.0, 0.0) for pair in each)),
-        **{f"outputs_pass of layer {layer}": own for layer, (own, _) in enumerate(each)},
-        **{f"maps_pass of layer {layer}": own for layer, (_, own) in enumerate(each)},
+        **{f"outputs_pass:causal:{layer}": own for layer, (own, _) in enumerate(each)},
+        **{f"maps_pass:causal:{layer}": own for layer, (_, own) in enumerate(each)},
         "heads": 8.0, "effective": 5.0, "maps": 3.0, "effect": 0.6, "cka": 0.2, "maps_random": 2.5,
         "untrained": 1.5, "untrained_maps": 1.1,
     }  # fmt: skip

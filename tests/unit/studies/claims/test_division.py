@@ -14,7 +14,7 @@ from headscope.studies.claims.division import Division, overlap
 from headscope.studies.layers import Layer, only
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM = Division()
 

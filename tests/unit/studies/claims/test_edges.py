@@ -15,7 +15,7 @@ from headscope.studies.claims.edges import Edges
 from headscope.studies.cuts import exchanged, single_rows
 from headscope.studies.rulings import pool
 from headscope.studies.subjects import Subject
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM = Edges()
 

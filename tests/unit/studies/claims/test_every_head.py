@@ -109,12 +109,12 @@ def test_the_task_of_documents_sees_what_a_head_is_for() -> None:
     torch.manual_seed(0)
     model = Transformer(vocabulary=64, width=16, n_layers=1, n_heads=2, length=8, causal=False).eval()
     subject = Subject("encoder", model, text_of(16, 3), "drift", quick=True)
-    found = same_document_effects(subject, subject.anatomy.heads)
+    found = same_document_effects(subject)
     assert found is not None
     intact, spread = found
     assert 0 <= intact < 0.2  # documents share no token
     assert spread.centre.shape == (2,)
-    assert same_document_effects(Subject("encoder", model, text_of(16, 3), "kl"), subject.anatomy.heads) is None
+    assert same_document_effects(Subject("encoder", model, text_of(16, 3), "kl")) is None
 
 
 def test_the_figure_shows_noise_and_the_task_where_they_were_measured() -> None:

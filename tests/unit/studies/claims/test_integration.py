@@ -14,7 +14,7 @@ from headscope.studies.layers import Layer, named
 from headscope.studies.rulings import rule
 from headscope.studies.subjects import Subject
 from tests.families import build_any
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM = Integration()
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from headscope.studies.claims import claim_named
 from headscope.studies.headcount import Sweep
 from headscope.studies.scaling import KERNELS, MODES
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM: Any = claim_named("C8")
 GROWS: dict[str, float] = {"seconds": 1.0, "bytes": 1.0, "flops": 1.0}  # powers of the number of heads

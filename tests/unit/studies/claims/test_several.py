@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from headscope.studies.claims import claim_named
-from tests.unit.studies.claims.planted import ARMS, FLAT, LONG, OPTIMUM, VARYING, runs, same_numbers
+from tests.unit.studies.claims.planted import ARMS, FLAT, LONG, OPTIMUM, VARYING, runs
+from tests.words import same_numbers
 
 BETTER = {("a", "width"): OPTIMUM, ("a", "head_dim"): LONG}
 MAPS = {("maps-8", arm): FLAT for arm in ARMS}

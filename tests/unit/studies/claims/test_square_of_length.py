@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from headscope.studies.claims import claim_named
 from headscope.studies.growing import terms
 from headscope.studies.scaling import Scaling, scale_costs
-from tests.unit.studies.claims.planted import same_numbers
+from tests.words import same_numbers
 
 CLAIM: Any = claim_named("C5")
 HEADS, SIZE = 4, 8

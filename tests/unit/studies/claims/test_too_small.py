@@ -8,7 +8,8 @@ import pytest
 from headscope.errors import InputError
 from headscope.studies.claims import claim_named
 from headscope.studies.headcount.shapes import falls
-from tests.unit.studies.claims.planted import ARMS, FLAT, LONG, OPTIMUM, VARYING, runs, same_numbers
+from tests.unit.studies.claims.planted import ARMS, FLAT, LONG, OPTIMUM, VARYING, runs
+from tests.words import same_numbers
 
 FALLS = {("maps-8", "width"): OPTIMUM, ("maps-8", "head_dim"): LONG}
 STILL = {("b", arm): FLAT for arm in ARMS}
