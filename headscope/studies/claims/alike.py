@@ -30,6 +30,7 @@ from headscope.verdict.preparation import Budget
 __all__ = ["Alike"]
 
 _MOST_OF_IT = 0.5  # of what varies in a head, that the rest of its layer gives
+_UNTRAINED = Both("untrained copies to hold it against", "比べるための未学習の複製が必要")
 _FEWEST = 2  # heads of which the others give most: likeness takes two
 
 
@@ -85,11 +86,11 @@ class Alike(ModelClaim):
     rule: ClassVar[Both] = Both(
         "it holds if the mean head's share is clear of 0 and of chance, the others give more than half of two heads "
         "at least, and the mean is not clearly below that of untrained copies; it does not if the mean is not above 0 "
-        "or not above chance; it holds in part where the mean is clear and one of the other two fails. Clear is: by "
-        "the whole interval",
+        "or not above chance; it holds in part where the mean is clear and one of the other two fails, and is not "
+        "decided without untrained copies. Clear is: by the whole interval",
         "全ヘッドの平均の区間全体が0と偶然の水準を上回り、区間全体が半分を超えるヘッドが2個以上あり、"
         "平均が未学習の複製を明らかに下回らなければ成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
-        "平均だけが上回れば一部で成り立つ",
+        "平均だけが上回れば一部で成り立つ。未学習の複製がなければ未判定とする",
     )
     drawn: ClassVar[Both] = Both(
         "Every head from low to high; bars: 95% over documents. The dotted line is one half. Crosses: chance. Pluses: "
@@ -149,7 +150,9 @@ class Alike(ModelClaim):
             less = Both(
                 f"others give {words['mean']:.0%}, less than untrained", f"再現は{words['mean']:.0%}で未学習より低い"
             )
-            return in_part(less) if words["more_high"] < 0 else HOLDS
+            if words["more_high"] < 0:
+                return in_part(less)
+            return HOLDS if not isnan(words["untrained"]) else undecided(_UNTRAINED)
         if words["mean_high"] <= max(beyond):
             return FAILS
         return undecided(Both("more text", "テキストが足りない"))

@@ -13,7 +13,7 @@ from headscope.effects.noise import noise_effects
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import share_curves
 from headscope.studies.bilingual import NOTHING, Both, joined
-from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part
+from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part, undecided
 from headscope.studies.same_document import same_document_effects
 from headscope.studies.shares import count_beyond, head_rows
 from headscope.studies.subjects import Subject
@@ -22,6 +22,7 @@ from headscope.uncertainty.resampling import share_above
 
 __all__ = ["EveryHead"]
 
+_NOISE = Both("noise to hold it against", "比べるためのノイズの測定が必要")
 _FELT = Both("removal is felt, more than noise:", "除去の影響はある。ノイズを超えるのは")
 _IDLE = Both("embeddings move, the task hardly suffers", "埋め込みは動くがタスクの誤りはほぼ増えない")
 _UNTOLD = Both("embeddings move, the task cannot tell", "埋め込みは動くがタスクでは判断できない")
@@ -74,10 +75,12 @@ class EveryHead(ModelClaim):
     rule: ClassVar[Both] = Both(
         "it holds if no head lies below the size by its whole interval, at least half lie above it so, for at least "
         "half removing costs clearly more than noise, and where a task was given at least half are clearly needed for "
-        "it; it does not if more heads lie below the size than above it; else it holds in part",
+        "it; it does not if more heads lie below the size than above it, and is not decided where noise was not "
+        "measured; else it holds in part",
         "区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
         "半数以上で除いた影響がノイズを明らかに上回り、タスクがあれば半数以上が明らかに必要であるとき成り立ち、"
-        "下回るヘッドのほうが上回るヘッドより多ければ成り立たず、それ以外は一部で成り立つ",
+        "下回るヘッドのほうが上回るヘッドより多ければ成り立たない。ノイズを測っていなければ未判定、"
+        "それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
@@ -128,6 +131,8 @@ class EveryHead(ModelClaim):
             return FAILS
         if words["below"] or words["above"] < half:
             return in_part(_counted(words["above"], words["heads"]))
+        if isnan(words["louder"]):
+            return undecided(_NOISE)
         if words["louder"] < half:
             return in_part(joined([_FELT, _counted(words["louder"], words["heads"])]))
         if words["task_above"] < half:

@@ -37,7 +37,7 @@ PRESENT = {
         ({"mean_low": -0.4, "mean_high": -0.01}, "does not hold"),
         ({"mean_low": 0.1, "mean_high": 0.2, "chance": 0.25}, "does not hold"),
         ({"chance": nan}, "holds"),
-        ({"untrained": nan, "more_low": nan, "more_high": nan}, "holds"),
+        ({"untrained": nan, "more_low": nan, "more_high": nan}, "not decided"),
         ({"more_high": -0.1}, "holds in part"),
     ],
 )

@@ -27,7 +27,7 @@ COUNTS = {
     ("change", "told"),
     [
         ({}, "holds"),
-        ({"louder": nan, "quieter": nan}, "holds"),
+        ({"louder": nan, "quieter": nan}, "not decided (noise to hold it against)"),
         ({"below": 1.0}, "holds in part (8 of 10 heads)"),
         ({"above": 4.0, "across": 6.0}, "holds in part (4 of 10 heads)"),
         ({"above": 2.0, "below": 3.0}, "does not hold"),
