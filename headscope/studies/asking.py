@@ -63,6 +63,8 @@ def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
     facts = {**subject.facts, "versions": versions(), "date": today(), "machine": place, "quick": subject.quick}
+    if why := subject.why_not_untrained:
+        facts["why_not_untrained"] = why
     return Rulings(subject.name, tuple(rulings), facts)
 
 

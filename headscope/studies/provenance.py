@@ -56,6 +56,8 @@ def made_of(one: Rulings, claims: Iterable[Claim]) -> Both:
     )
     if CostClaim in kinds:
         parts.append(Both(f"Timed on {facts['machine']}.", f"計時した環境は{facts['machine']}。"))
+    if ModelClaim in kinds and (why := facts.get("why_not_untrained")):
+        parts.append(Both(f"Untrained copies are missing: {why}.", f"未学習の複製は作れませんでした({why})。"))
     if facts.get("quick"):
         parts.append(Both("A quick look: fewer seeds, less text.", "簡易測定(シードもテキストも少ない)。"))
     return joined(parts)

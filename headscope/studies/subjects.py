@@ -155,14 +155,23 @@ class Subject:
         """Rows for what maps are made for."""
         return sample_batches(self.batches, _MAP_TOKENS // 4 if self.quick else _MAP_TOKENS, self.seed)
 
-    @cached_property
+    @property
     def untrained(self) -> tuple["Subject", ...]:
         """The same model before training, drawn several times, on the same text; none where nobody can draw it."""
+        return self._untrained[0]
+
+    @property
+    def why_not_untrained(self) -> str:
+        """Why nobody can draw it; "" where somebody can, or where it was not asked for yet."""
+        return self._untrained[1] if "_untrained" in vars(self) else ""
+
+    @cached_property
+    def _untrained(self) -> tuple[tuple["Subject", ...], str]:
         try:
             made = [untrained_copy(self.model, self.seed + 1 + number) for number in range(self.draws)]
-        except ModelError:
-            return ()
-        return tuple(replace(self, model=model, evidence=None, known=self.anatomy, draws=0) for model in made)
+        except ModelError as error:
+            return (), str(error)
+        return tuple(replace(self, model=model, evidence=None, known=self.anatomy, draws=0) for model in made), ""
 
     @cached_property
     def moments(self) -> Mapping[int, Sequence[Moments]]:

@@ -16,6 +16,7 @@ from headscope.models.reference import Transformer, example
 from headscope.reporting.figures import styling
 from headscope.studies.asking import ask_model, ask_reference, names_of
 from headscope.studies.claims import CLAIMS, KINDS, VERDICTS, ModelClaim, claim_named
+from headscope.studies.provenance import made_of
 from headscope.studies.rulings import Rulings
 from headscope.studies.scaling import scale_model
 from headscope.studies.subjects import Subject
@@ -221,3 +222,15 @@ def test_contributions_sum_to_what_any_kind_of_projection_puts_out() -> None:
         assert made.effect < 1e-5
     with pytest.raises(AnatomyError, match="it is no module of its own"):
         CLAIMS["C4"]().measure(Subject("small", _Sequences(only=True).eval(), ids))
+
+
+def test_why_there_are_no_untrained_copies_is_told() -> None:
+    model, rows = example()
+    model.blocks[0].own = nn.Parameter(torch.ones(3))  # which no module knows how to draw
+    made = ask_model(Subject("small", model, rows, "kl", quick=True), ["C6", "C9"])
+    assert "blocks.0.own" in made.facts["why_not_untrained"]
+    assert made["C9"].verdict.told() in ("not decided (untrained copies to hold it against)", "not decided (more text)")
+    told = made_of(made, [claim_named("C9")])
+    assert "Untrained copies are missing: " in told.en
+    assert "blocks.0.own" in told.ja
+    assert "missing" not in made_of(ask_model(make_subject(), ["C6"]), [claim_named("C6")]).en
