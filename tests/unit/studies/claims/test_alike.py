@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student
 
 from headscope._support.untrained import untrained_copy
-from headscope.studies.claims.alike import Alike
+from headscope.studies.claims.alike import Alike, _means
 from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.text.batches import row_lengths
 from headscope.uncertainty.blocks import Blocks
+from headscope.uncertainty.intervals import Spread, mean_spread
 from tests.words import same_numbers
 
 PRESENT = {
@@ -63,6 +65,22 @@ def test_what_training_did_is_told_by_untrained_copies(change: dict[str, float],
 def test_both_languages_have_the_same_numbers() -> None:
     assert same_numbers(Alike().say(PRESENT))
     assert same_numbers(Alike().follow(PRESENT))
+
+
+def test_a_model_is_held_against_what_a_further_copy_would_come_to() -> None:
+    """A prediction interval: copies vary among themselves, and all of them with the text."""
+
+    def heads(values: list[float], error: float) -> Spread:
+        blocks = np.array([[value + step for value in values] for step in (-error, error, -error, error)])
+        return mean_spread(blocks.T, np.arange(4))
+
+    found = _means(heads([0.4, 0.6], 0.03), [heads([one, one], 0.0) for one in (0.7, 0.8, 0.9)])
+    text = np.std([0.47, 0.53, 0.47, 0.53], ddof=1) / 2  # of the mean head, over four blocks
+    half = np.hypot(student.ppf(0.975, 2) * 0.1 * np.sqrt(1 + 1 / 3), student.ppf(0.975, 3) * text)
+    assert (found["mean"], found["untrained"]) == pytest.approx((0.5, 0.8))
+    assert (found["more_low"], found["more_high"]) == pytest.approx((-0.3 - half, -0.3 + half))
+    alone = _means(heads([0.4, 0.6], 0.03), [])
+    assert np.isnan([alone["untrained"], alone["more_low"]]).all()
 
 
 def untrained_subjects(seeds: int) -> Iterator[Subject]:

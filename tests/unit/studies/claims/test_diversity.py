@@ -72,6 +72,10 @@ def test_effective_maps_count_maps_that_share_no_key() -> None:
         np.exp(-(np.log(1 / 3) + 2 * np.log(2 / 3)) / 3)
     )
     assert float(effective_maps([alone, alone]).centre) == pytest.approx(3.0)
+    alike = PairSums(np.zeros((3, 3)), 40)  # half of the queries look alike: every two maps agree by one half
+    values = np.array([2 / 3, 1 / 6, 1 / 6])
+    assert float(effective_maps([alone, alike]).centre) == pytest.approx(np.exp(-(values * np.log(values)).sum()))
+    assert np.isnan(effective_maps([]).centre)
 
 
 def test_agreement_of_maps_is_a_kernel() -> None:

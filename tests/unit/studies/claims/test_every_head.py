@@ -86,6 +86,11 @@ def test_pairs_are_counted_as_by_hand() -> None:
     np.testing.assert_allclose(mistaken(embeddings, documents), want)
 
 
+def test_ties_of_pairs_count_half() -> None:
+    same = np.array([[1.0, 0.0]] * 4)
+    np.testing.assert_array_equal(mistaken(same, np.array([0, 0, 1, 1])), np.full(4, 0.5))
+
+
 def text_of(documents: int, rows: int) -> list[dict[str, torch.Tensor]]:
     """Every document has tokens of its own."""
     generator = torch.Generator().manual_seed(0)
