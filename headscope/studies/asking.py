@@ -1,5 +1,6 @@
 """Asking: claims put to the reference or to a named model, each with the evidence that it takes."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property, partial
@@ -169,6 +170,6 @@ class _Sources:
 
 def _command(model: str, claim: str, quick: bool, costs: str = "") -> str:
     """What asks the reference ("") or a model one claim, into a folder that no other command on its page writes to."""
-    options = [f"--costs {costs}"] if costs else []
-    parts = ["headscope claims", *([model] if model else []), *options, f"--claim {claim}"]
-    return " ".join([*parts, *(["--quick"] if quick else []), f"--out {own_folder(claim, model or REFERENCE)}"])
+    options = [*([model] if model else []), *(["--costs", costs] if costs else []), "--claim", claim]
+    options += [*(["--quick"] if quick else []), "--out", own_folder(claim, model or REFERENCE)]
+    return shlex.join(["headscope", "claims", *options])

@@ -29,7 +29,7 @@ def test_similarity_prints_and_writes_every_measure_asked(run: Run, folder: Path
     assert (table["of"], table["facts"]["scope"]) == ("z", "model")
     rows = table["rows"]
     assert len(rows) == 16 * 15 // 2
-    assert set(rows[0]) == {"head_a", "head_b", "value", "low", "high", "n_documents", "n_tokens"}
+    assert set(rows[0]) == {"head_a", "head_b", "value", "low", "high", "chance", "n_documents", "n_tokens"}
 
 
 def test_similarity_of_two_models(run: Run, folder: Path, text: Path, tmp_path: Path) -> None:

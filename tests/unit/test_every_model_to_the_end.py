@@ -106,14 +106,14 @@ def test_claims_stand_beside_random_tokens_whatever_these_are_called() -> None:
         _Gpt().eval(), batches={"idx": TOKENS}, budget=hs.Budget(ablation_tokens=16, passes=0, claims=True)
     )
     (diversity,) = run.claims.query("claim == 'C6'").to_dict("records")
-    assert "Their maps are alike by" in diversity["sentence"]
-    assert "on random tokens by" in diversity["sentence"]
+    assert "By their maps they are worth" in diversity["sentence"]
+    assert "On random tokens maps are worth" in diversity["sentence"]
 
 
 def test_a_claim_about_all_layers_stands_beside_random_tokens_in_all_of_them_or_in_none() -> None:
     batch = {"input_ids": TOKENS.clamp(min=4), "pixel_values": PICTURES}
-    sentence = ask_model(Subject("two towers", _clip(), [batch]), ["C6"]).rulings[0].sentence
-    assert "Their maps are alike by" in sentence
+    sentence = ask_model(Subject("two towers", _clip(), [batch]), ["C6"]).rulings[0].sentence.en
+    assert "By their maps they are worth" in sentence
     assert "random tokens" not in sentence
 
 

@@ -135,6 +135,7 @@ class Diversity(ModelClaim):
             "both": float((table[_PASS] == 1).all(axis=1).sum()),
             "neither": float((table[_PASS] == 0).all(axis=1).sum()),
             **{name: float(table[name].mean()) for name in _MEANS},
+            **{name: float(table.loc[table["maps"].notna(), name].mean(skipna=False)) for name in _MAPS_BESIDE},
             **{named(name, layer): passes for name in _PASS for layer, passes in _passing(subject, table, name)},
         }  # fmt: skip
         return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
@@ -226,7 +227,8 @@ class Diversity(ModelClaim):
         return layer_panels(per_head, panels, label="effective number over heads")
 
 
-_MEANS = ("effective", "cka", "maps", "maps_random", "untrained", "untrained_maps")
+_MEANS = ("effective", "cka", "maps", "untrained")
+_MAPS_BESIDE = ("maps_random", "untrained_maps")  # in every layer with maps, or in none: means of the same layers
 _BESIDE = ("effective", "untrained", "untrained_maps", "maps")
 
 
@@ -291,14 +293,10 @@ def _failing(words: Mapping[str, float]) -> Both:
             layers = [str(layer.number) for layer, passes in every if (passes == 0 if clear else 0 < passes < 1)]
             if layers:
                 told = Both(", ".join(layers), "、".join(layers))
-                how = (
-                    Both("below the line", "基準に届かない")
-                    if clear
-                    else Both("not told from the line", "基準をまたぐ")
-                )
-                plural = "s" * (len(layers) > 1)
+                how = Both("below the line", "基準に届かない") if clear else Both("across the line", "基準をまたぐ")
+                lies = "layers {} lie" if len(layers) > 1 else "layer {} lies"
                 found.append(
-                    Both(f"by {what.en} layer{plural} {told.en} {how.en}", f"{what.ja}で{how.ja}のは層{told.ja}")
+                    Both(f"by {what.en} {lies.format(told.en)} {how.en}", f"{what.ja}で{how.ja}のは層{told.ja}")
                 )
     if not found:
         return NOTHING

@@ -111,10 +111,12 @@ def test_within_layers_little_memory_takes_more_passes() -> None:
     model, batches = build_any("gpt2"), models.make_batches("gpt2")
     whole = hs.similarity(model, batches)
     site = hs.discover(model).sites[0]
-    alone = 1.4 * 13 * 8.0 * (site.n_heads * (site.head_dim + 1)) ** 2  # with both halves of pairs of documents
-    few = hs.similarity(model, batches, memory=1.01 * alone)
-    np.testing.assert_array_equal(few.matrix, whole.matrix)
-    np.testing.assert_array_equal(few.low, whole.low)
+    alone = 13 * 8.0 * (site.n_heads * (site.head_dim + 1)) ** 2
+    for room, told in ((1.4 * alone, True), (alone, False)):  # with both halves of pairs of documents, and without
+        few = hs.similarity(model, batches, memory=1.01 * room)
+        np.testing.assert_array_equal(few.matrix, whole.matrix)
+        np.testing.assert_array_equal(few.low, whole.low)
+        assert ("chance" in few.nulls) == told
     with pytest.raises(InputError, match="layer 0 alone takes"):
         hs.similarity(model, batches, memory=0.9 * alone)
 

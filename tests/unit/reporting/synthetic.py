@@ -1,7 +1,7 @@
 """Analyses made up from a seed: what the report sees, without a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,8 @@ def analysis(
     def table(name: str, score: np.ndarray, error: np.ndarray, unit: str, tokens: int) -> HeadTable:
         return HeadTable(name, unit, heads, score, score - error, score + error, {"documents": 640, "tokens": tokens})
 
-    needed = np.maximum(importance, 0) * (1 - np.clip(replaceability, 0, 1))
+    restored = {"constant": np.full(len(heads), 0.4), "restored": 0.4 + 0.6 * replaceability}
+    needed = np.maximum(importance, 0) * (1 - np.clip(restored["restored"], 0, 1))
     norm = rng.lognormal(0.4, 0.5, len(heads))
     gradient = np.abs(importance) * rng.lognormal(0, 0.3, len(heads))
     scores = {
@@ -120,6 +121,7 @@ def analysis(
         "replaceability": table("replaceability", replaceability, np.full(len(heads), 0.03), "", 66304),
         "needed": table("needed", needed, np.full(len(heads), NAN), unit, 2048),
     }
+    scores["replaceability"] = replace(scores["replaceability"], columns=restored)
     pairs = {name: _pairs(name, heads, rng, cross_layer, missing) for name in ("cka", "cosine")}
     lines = draw_lines(importance)
     stand_ins = {

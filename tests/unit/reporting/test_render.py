@@ -260,7 +260,7 @@ def test_the_budget_is_told_as_a_number_beside_the_share_that_was_asked_for(tmp_
     assert "the chosen heads may cost 0.0300 together, asked for as 1%" in page.text
     page = Page(render(analysis(max_loss_rise=0.03), tmp_path / "number"))
     assert "the chosen heads may cost 0.0300 together" in page.text
-    assert "asked for" not in page.text
+    assert "together, asked for as" not in page.text
 
 
 def test_without_statistics_the_page_is_made_of_effects(run: SyntheticAnalysis, tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def test_every_layer_must_pass_by_both(outputs: list[float], maps: list[float], 
 def test_layers_that_fail_are_named() -> None:
     said = Diversity().say(words([1.0, 0.0, 0.5], [1.0, 1.0, 0.0]))
     told = (
-        "By outputs layer 1 below the line; by outputs layer 2 not told from the line; by maps layer 2 below the line."
+        "By outputs layer 1 lies below the line; by outputs layer 2 lies across the line; by maps layer 2 lies below "
     )
-    assert said.en.endswith(told)
+    assert said.en.endswith(f"{told}the line.")
     assert said.ja.endswith(
         "出力で基準に届かないのは層1、出力で基準をまたぐのは層2、マップで基準に届かないのは層2です。"
     )
@@ -57,7 +57,7 @@ def test_over_seeds_a_layer_that_fails_in_one_is_named() -> None:
         Measured(0.6, "16 documents", {k: v for k, v in words([1.0, own], [1.0, 1.0]).items() if k != "effect"})
         for own in (1.0, 0.0)
     ]
-    assert "By outputs layer 1 not told from the line" in Diversity().say(pool(seeds).words).en
+    assert "By outputs layer 1 lies across the line" in Diversity().say(pool(seeds).words).en
 
 
 def test_what_is_enough_for_few_heads() -> None:
