@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from headscope._support.formatting import markdown_table
 
-__all__ = ["LANGUAGES", "NOTHING", "Both", "Language", "joined", "tables"]
+__all__ = ["LANGUAGES", "NOTHING", "Both", "Language", "first_sentence", "joined", "tables"]
 
 Language = Literal["en", "ja"]
 LANGUAGES: tuple[Language, ...] = ("en", "ja")
@@ -50,6 +50,16 @@ def joined(parts: Iterable[Both], en: str = " ", ja: str = "") -> Both:
     """
     every = [part for part in parts if part]
     return Both(en.join(part.en for part in every), ja.join(part.ja for part in every))
+
+
+def first_sentence(text: Both) -> Both:
+    """The first sentence of several.
+
+    >>> first_sentence(Both("It is 0.5. That is half.", "0.5です。半分です。"))
+    Both(en='It is 0.5.', ja='0.5です。')
+    """
+    en, ja = text.en.partition(". ")[0], text.ja.partition("。")[0]
+    return Both(f"{en.removesuffix('.')}.", f"{ja}。") if text else NOTHING
 
 
 def tables(head: Sequence[Both], rows: Iterable[Sequence[Both | str]]) -> Both:

@@ -89,7 +89,6 @@ _LINES = Both(
     "線は学習シードの平均、帯(ある場合)は95%区間。",
 )
 _PAPER = Both("the paper, abridged, under", "論文より(要約)")
-_HERE = Both("Measured here", "今回の結果")
 _ALL = Both("All claims", "主張の一覧")
 _INDEX = Both("claim,verdict", "主張,判定")
 _DPI = 110
@@ -145,7 +144,7 @@ def page(
     parts = [
         f"# {name}: {claim.about.of(language)}",
         around,
-        f"## {_MEANS.of(language)}\n\n{(claim.means + _verdicts(rulings)).of(language)}",
+        f"## {_MEANS.of(language)}\n\n{claim.means.of(language)}\n\n{_short(claim, rulings, language)}",
         _quote(claim, language),
         f"## {_OUT.of(language)}",
         _table(rulings, language),
@@ -175,7 +174,7 @@ def index_page(made: Sequence[Rulings], language: Language = "en") -> str:
     rows = []
     for name in names:
         claim = claim_named(name)
-        verdicts = _verdicts(list(_rulings(name, made)), short=True)
+        verdicts = _verdicts(list(_rulings(name, made)))
         rows.append((f"[{name}]({_file(name, language)}) {claim.about.of(language)}", verdicts.of(language)))
     other = "[日本語](index.ja.md)" if language == "en" else "[English](index.md)"
     parts = [
@@ -216,18 +215,30 @@ def _around(name: str, names: Sequence[str], language: Language) -> str:
     return " · ".join(links)
 
 
-def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]], *, short: bool = False) -> Both:
+def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]]) -> Both:
     """Which verdict whom: equal ones together.
 
     Args:
         rulings: each with its subject.
-        short: without the words that make it a sentence.
     """
     each: dict[Verdict, list[str]] = {}
     for one, ruling in rulings:
         each.setdefault(ruling.verdict, []).append(one.subject)
-    every = joined((_told(verdict, subjects) for verdict, subjects in each.items()), "; ", "、")
-    return every if short else Both(f"{_HERE.en}: {every.en}.", f"{_HERE.ja}:{every.ja}。")
+    return joined((_told(verdict, subjects) for verdict, subjects in each.items()), "; ", "、")
+
+
+def _short(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> str:
+    """What came out of each subject, in a sentence."""
+    lines = []
+    for one, ruling in rulings:
+        word, where = VERDICTS[ruling.verdict.word], ruling.verdict.where
+        told = claim.headline(ruling.numbers) if ruling.numbers else NOTHING
+        line = Both(
+            f"- {one.subject}: **{word.en}**{f' ({where.en})' if where else ''}. {told.en}",
+            f"- {subject_name(one.subject, 'ja')}:**{word.ja}**{f'({where.ja})' if where else ''}。{told.ja}",
+        )
+        lines.append(line.of(language).rstrip())
+    return "\n".join(lines)
 
 
 def _told(verdict: Verdict, subjects: Sequence[str]) -> Both:

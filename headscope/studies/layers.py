@@ -1,12 +1,18 @@
 """Layers as claims tell of them: numbers of single layers, kinds of layers, and which of them something is true of."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from math import isnan
 from typing import NamedTuple
 
-from headscope.sites import Site
-from headscope.studies.bilingual import Both
+import pandas as pd
 
-__all__ = ["Layer", "by_kind", "kind_of", "kinds_in", "layers_named", "named", "of_layers", "only"]
+from headscope._support.formatting import MISSING
+from headscope.sites import Site
+from headscope.studies.bilingual import Both, tables
+
+__all__ = [
+    "Layer", "by_kind", "kind_of", "kinds_in", "layer_table", "layers_named", "named", "of_layers", "only",
+]  # fmt: skip
 
 _KINDS = {
     "encoder": Both("encoder", "エンコーダ"),
@@ -65,6 +71,32 @@ def kinds_in(layers: Collection[Layer]) -> list[str]:
     """The kinds that there are, in a fixed order."""
     there = {layer.kind for layer in layers}
     return [kind for kind in _KINDS if kind in there]
+
+
+def layer_table(
+    table: pd.DataFrame, columns: Mapping[str, Both], words: Callable[[float], str], *, by: str = "layer"
+) -> Both:
+    """A row a layer in Markdown: what an average over layers hides; over training seeds their mean.
+
+    Args:
+        table: as it is drawn, a row a layer (and seed).
+        columns: heads of the columns, by their names in the table; the first is that of `by`.
+        words: how a number is written.
+        by: the column of layers.
+
+    >>> layers = pd.DataFrame({"layer": [0, 0, 1], "span": [0.25, 0.75, 0.25]})
+    >>> print(layer_table(layers, {"layer": Both("layer", "層"), "span": Both("span", "範囲")}, "{:.0%}".format).ja)
+    | 層 | 範囲 |
+    | --- | --- |
+    | 0 | 50% |
+    | 1 | 25% |
+    """
+    means = table.groupby(by)[[name for name in columns if name != by]].mean()
+    rows = [
+        [f"{layer:.0f}", *(MISSING if isnan(own) else words(own) for own in row)]
+        for layer, row in zip(means.index, means.to_numpy(), strict=True)
+    ]
+    return tables([*columns.values()], rows)
 
 
 def layers_named(kinds: Collection[str]) -> Both:

@@ -276,14 +276,18 @@ def _retold(ruling: Ruling) -> Ruling:
         return ruling
     claim, words = claim_named(ruling.claim), dict(ruling.numbers)
     seeds = int(words.pop("seeds"))
-    sentence = claim.say(words)
     untold = claim.interval and (isnan(ruling.low) or isnan(ruling.high))
-    return replace(
-        ruling,
-        verdict=undecided(_MORE_DOCUMENTS) if untold else claim.decide(words),
-        sentence=_over_seeds(seeds, claim) + sentence if seeds > 1 else sentence,
-        follows=claim.follow(words),
-    )
+    try:
+        sentence, follows = claim.say(words), claim.follow(words)
+        verdict = undecided(_MORE_DOCUMENTS) if untold else claim.decide(words)
+    except KeyError as missing:
+        raise StorageError(
+            f"{ruling.claim} was measured by an earlier version of headscope, which did not save the number {missing} "
+            "that its sentence needs today; measure it again",
+            shell=ruling.command,
+        ) from missing
+    sentence = _over_seeds(seeds, claim) + sentence if seeds > 1 else sentence
+    return replace(ruling, verdict=verdict, sentence=sentence, follows=follows)
 
 
 def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, str]) -> Ruling:

@@ -45,6 +45,11 @@ def test_every_claim_can_be_put_to_every_model(name: str) -> None:
         assert ruling.verdict.word in VERDICTS
         assert ruling.sentence.en
         assert ruling.sentence.ja
+        if ruling.numbers:
+            headline = CLAIMS[ruling.claim]().headline(ruling.numbers)
+            assert headline.en.endswith(".")
+            assert headline.ja.endswith("。")
+            assert len(headline.en) < 250
         assert bool(ruling.verdict.where) == (ruling.verdict.word in ("holds in part", "not decided"))
     open_here = {ruling.claim for ruling in made.rulings if ruling.verdict.word == "not decided"}
     unasked = {ruling.claim for ruling in made.rulings if not np.isfinite(ruling.effect)}

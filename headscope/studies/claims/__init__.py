@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope._support.registry import Registry
-from headscope.studies.bilingual import NOTHING, Both, Language
+from headscope.studies.bilingual import NOTHING, Both, Language, first_sentence
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.subjects import Subject
 
@@ -205,6 +205,10 @@ class Claim(ABC):
     @abstractmethod
     def say(self, words: Mapping[str, float]) -> Both:
         """What was found, in a sentence with its numbers."""
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        """What was found, in one sentence that a student understands: the first of `say` by default."""
+        return first_sentence(self.say(words))
 
     def follow(self, words: Mapping[str, float]) -> Both:
         """What was found of what readers infer; nothing by default."""

@@ -65,7 +65,7 @@ class Alike(ModelClaim):
         "and text give alone. And how many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 "
         "where the metric is a distance to the intact model; ordered and judged on the same text, so that it is "
         "rather too many.",
-        "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形写像で再現できる割合を測ります。"
+        "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形変換で再現できる割合を測ります。"
         "文書の半分で当てはめ、残り半分で評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
         "ヘッドが常に書き込む定数には他のヘッドが要らないので、別に数えます。比較対象は3つです。偶然の水準は、"
         "残りのヘッドを別の文書での出力に取り替えて同じことをした値です。負の値は、"
@@ -112,7 +112,7 @@ class Alike(ModelClaim):
         "read the same keys and values, as in Gemma 3 270M, their outputs lie in the same few dimensions by "
         "architecture: what the others give is high there before any training, so a high share decides nothing about "
         "learning. Quality against the number of heads is asked under C7 and C11.",
-        "1つの層の中の線形写像だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
+        "1つの層の中の線形変換だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
         "実際より低く出ます(層の次元あたり"
         "約10トークンでも不足)。Gemma 3 270Mのように同じ層の全クエリヘッドが1組のキーとバリューを共有する場合、"
         "出力は構造上同じ"
@@ -223,7 +223,7 @@ class Alike(ModelClaim):
             "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
         }
         tables = joined([more_alike(own), quality(sweep.shapes), told], "\n\n", "\n\n")
-        return joined([tables, Both(table, table)], "\n\n", "\n\n"), figures
+        return joined([tables, table], "\n\n", "\n\n"), figures
 
     def draw(self, table: pd.DataFrame) -> Figure:
         beside = {"chance": "chance", "untrained": "untrained copies"}

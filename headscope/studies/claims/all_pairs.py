@@ -1,6 +1,6 @@
 """C16: every token relates to every other token of the sequence."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +11,19 @@ from torch import Tensor
 
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.sites import Site
-from headscope.studies.bilingual import Both, joined
+from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
-from headscope.studies.layers import Layer, by_kind, kind_of, kinds_in, layers_named, named, of_layers, only
+from headscope.studies.layers import (
+    Layer,
+    by_kind,
+    kind_of,
+    kinds_in,
+    layer_table,
+    layers_named,
+    named,
+    of_layers,
+    only,
+)
 from headscope.studies.subjects import Subject
 from headscope.text.batches import Batch, kept_positions
 from headscope.watching.observation import Captured
@@ -78,12 +88,12 @@ class AllPairs(ModelClaim):
         "Readers infer that each head takes the whole sequence into account. It can where nothing is hidden, and no "
         "weight is exactly 0 then; but most weights are next to nothing. The effective span says how much of what it "
         "may see a head really looks at. A causal model hides the future by design, as it is to tell it: of T tokens' "
-        "pairs it allows (T + 1) / 2T, about half.",
+        "pairs it allows (T + 1) / (2T), about half.",
         "各ヘッドがシーケンス全体を考慮している、と読まれがちです。隠されたものがなければそれは可能で、"
         "重みがちょうど0になることもありません。しかし、ほとんどの重みはごく小さい値です。"
         "見ることのできる範囲のうち実際にどれだけを見ているかは、有効な範囲が示します。"
         "因果モデルは次のトークンを予測するために、設計として未来を隠しています。"
-        "Tトークンの組のうち許されるのは(T + 1) / 2Tで、およそ半分です。",
+        "Tトークンの組のうち許されるのは(T + 1) / (2T)で、およそ半分です。",
     )
     limits: ClassVar[Both] = Both(
         "At the lengths of the text: a window that is longer than the text hides nothing here, and its layer is called "
@@ -142,19 +152,33 @@ class AllPairs(ModelClaim):
         return joined(
             Both(
                 f"In {layers_named([kind]).en} a query's weights are as wide as an even look at {np.mean(spans):.0%} "
-                "of "
-                "the keys that it may see.",
-                f"{layers_named([kind]).ja}では、クエリの重みの広がりは、見ることのできるキーの{np.mean(spans):.0%}を"
-                "均等に見るのと同じです。",
+                f"of the keys that it may see{_range(spans).en}.",
+                f"{layers_named([kind]).ja}では、クエリの重みの広がりは、見ることのできるキーの{np.mean(spans):.0%}"
+                f"{_range(spans).ja}を均等に見るのと同じです。",
             )
             for kind, spans in by_kind(words, "span").items()
         )
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        columns = {
+            "layer": Both("layer", "層"), "allowed": Both("pairs allowed", "許される組"),
+            "span": Both("effective span", "有効な範囲"),
+        }  # fmt: skip
+        return layer_table(table, columns, "{:.0%}".format)
 
     def draw(self, table: pd.DataFrame) -> Figure:
         kinds = kinds_in([Layer(kind, 0) for kind in table["kind"]])
         series = {kind: f"pairs, {layers_named([kind]).en}" for kind in kinds}
         apart = table.assign(**{kind: table["allowed"].where(table["kind"] == kind) for kind in kinds})
         return figure_of(layer_dots(apart, series | {"span": "effective span"}, label="share", lines={"all": 1.0}))
+
+
+def _range(shares: Sequence[float]) -> Both:
+    """From the layer with the least to that with the most."""
+    if len(shares) < 2:
+        return NOTHING
+    low, high = (f"{end:.0%}" for end in (min(shares), max(shares)))
+    return Both(f" (from layer to layer {low} to {high})", f"(層により{low}〜{high})")
 
 
 def _pairs(own: Captured, batch: Batch) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Balance(SweepClaim):
         "not decided",
         "学習できた量の1%を超えて失えば(区間の下端で)成り立つ。ただし1つのスイープで試す幅は1つなので、"
         "タスクについてのみ一部で成り立つとする。そのヘッド数が、"
-        "どのタスクでもほかの最良のヘッド数と同等なら(誤差の差の区間が、全タスク同時に1%未満)成り立たない。"
+        "どのタスクでも他の最良のヘッド数と同等なら(誤差の差の区間が、全タスク同時に1%未満)成り立たない。"
         "それ以外は未判定",
     )
     drawn: ClassVar[Both] = Both(
@@ -76,7 +76,7 @@ class Balance(SweepClaim):
         "Small models and short training. The worst task is the worst of those here: with other tasks another number "
         "may cost least. Learning rates are chosen at three numbers of heads and taken over by those between.",
         "小さなモデルを短く学習させた結果です。最悪のタスクは、ここで試したタスクの中での最悪です。"
-        "ほかのタスクを加えれば、損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、"
+        "他のタスクを加えれば、損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、"
         "その間のヘッド数にも使います。",
     )
 
@@ -120,8 +120,8 @@ class Balance(SweepClaim):
                 f"学習できた量の{middle}({low}〜{high})を失います。",
             ),
             Both(
-                f"The fewest heads within 1% of the best: {fewest.en}.",
-                f"最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
+                f"The fewest heads whose mean error is within 1% of the best: {fewest.en}.",
+                f"誤差の平均が最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             ),
         ])  # fmt: skip
 
@@ -140,8 +140,10 @@ class Balance(SweepClaim):
         told = tables(head, rows)
         return Both(
             "What each number of heads costs each task beside the task's own best number, a share of what is learnt, "
-            f"the mean over all its seeds:\n\n{told.en}",
+            "the mean over all its seeds (the number above is of the seeds that all tasks have, and of choices made by "
+            f"the other seeds):\n\n{told.en}",
             "各ヘッド数での損(タスクごとの最良のヘッド数との差、学習できた量に対する割合、全シードの平均)"
-            "を次に示します。"
+            "を次に示します。上の数値は、全タスクに共通するシードだけを使い、ヘッド数を残りのシードで選んだ値なので、"
+            "表とは少し異なります。"
             f"\n\n{told.ja}",
         )

@@ -67,7 +67,7 @@ class Diversity(ModelClaim):
         "2023, arXiv:2210.02410), 1 if all N are alike and N if no two are. For outputs it is told as the way from all "
         "alike to no two alike, (effective − 1) / (N − 1). Beside both stands the same of untrained copies of the "
         "model, on the same text; beside maps that on random tokens too.",
-        "層の中のヘッドを2個ずつ比べます。出力zは線形CKA(Kornblithら 2019、arXiv:1905.00414)、"
+        "層の中のヘッドを2個ずつ比べます。出力zは線形CKA(Kornblithら2019、arXiv:1905.00414)、"
         "マップは行ごとのJensen-Shannon"
         "ダイバージェンス(Lin 1991)で比べます。どちらの類似度行列からも有効数が求まります(固有値のエントロピーの指数、"
         "Friedmanと"
@@ -97,7 +97,7 @@ class Diversity(ModelClaim):
             "documents, of one model. Squares: untrained copies; diamonds: random tokens. Dotted: the rule.",
             "左は出力、右はマップ(いずれも有効数÷ヘッド数)。縦棒は文書についての95%区間(1モデルのとき)、"
             "四角は未学習の複製、"
-            "菱形はランダムなトークン、点線は判定基準。",
+            "ひし形はランダムなトークン、点線は判定基準。",
         )
         + SEEDS_DRAWN
     )
@@ -182,6 +182,14 @@ class Diversity(ModelClaim):
             )
         return joined([counted, beside, _failing(words)])
 
+    def headline(self, words: Mapping[str, float]) -> Both:
+        heads, effective, maps = (f"{words[name]:.3g}" for name in ("heads", "effective", "maps"))
+        return Both(
+            f"The {heads} heads of a layer are worth {effective} different ones by their outputs, and {maps} by their "
+            "maps.",
+            f"層の{heads}個のヘッドは、出力では{effective}個分、マップでは{maps}個分の異なるヘッドに相当します。",
+        )
+
     def follow(self, words: Mapping[str, float]) -> Both:
         if isnan(words["untrained"]):
             return NOTHING
@@ -200,8 +208,8 @@ class Diversity(ModelClaim):
             return NOTHING, {}
         table = mean_table(own, "effective_heads", lambda mean: f"{mean:.3g}")
         told = Both(
-            f"Effective heads of a layer, by the number of heads that it has:\n\n{table}",
-            f"層の有効ヘッド数(ヘッド数ごと):\n\n{table}",
+            f"Effective heads of a layer, by the number of heads that it has:\n\n{table.en}",
+            f"層の有効ヘッド数(ヘッド数ごと):\n\n{table.ja}",
         )
         return told, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
 

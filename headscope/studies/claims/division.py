@@ -16,7 +16,7 @@ from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
-from headscope.studies.layers import Layer, kind_of, named, of_layers, only
+from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers, only
 from headscope.studies.subjects import Subject
 
 __all__ = ["Division", "overlap"]
@@ -60,7 +60,7 @@ class Division(ModelClaim):
         "各ヘッドのクエリ・キー・バリューの重みについて、0でない重みをもつ入力次元の割合を数えます。"
         "埋め込みがh個のヘッドに分割されているなら、この割合は1/hになります。"
         "あわせて、同じ層の2つのヘッドが読み取る部分空間(バリューの重みによる)と"
-        "書き込む部分空間(出力射影の重みによる)の重なりを、主角のコサインの2乗の平均で測ります"
+        "書き込む部分空間(出力射影の重みによる)の重なりを、主角のコサインの二乗の平均で測ります"
         "(Björck・Golub 1973)。共有がなければ0、一致すれば1です。"
         "偶然の水準は、同じ次元のランダムな部分空間2つの重なりの平均で、ヘッドの次元数÷幅です。",
     )
@@ -142,7 +142,8 @@ class Division(ModelClaim):
         return Both(
             f"A head's weights read {read} of the {width} dimensions of the width; of an embedding that is divided it "
             f"would be {share}.",
-            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取る。埋め込みが分割されているなら{share}になるはずです。",
+            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取ります。"
+            f"埋め込みが分割されているなら{share}になるはずです。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
@@ -152,6 +153,16 @@ class Division(ModelClaim):
             f"ヘッドは{width}次元の埋め込みから、{dims}次元のクエリとキー、{values}次元のバリューを作ります。",
         )
         return joined([narrow, *(_overlapping(what, words) for what in _WHAT)])
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        columns = {
+            "layer": Both("layer", "層"), "read": Both("width read", "読み取る入力次元"),
+            "read_overlap": Both("overlap, read", "読み取る部分空間の重なり"),
+            "read_chance": Both("by chance", "偶然の水準"),
+            "write_overlap": Both("overlap, written", "書き込む部分空間の重なり"),
+            "write_chance": Both("by chance", "偶然の水準"),
+        }  # fmt: skip
+        return layer_table(table, columns, "{:.3g}".format)
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}

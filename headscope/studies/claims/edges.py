@@ -79,7 +79,7 @@ class Edges(ModelClaim):
         "キーの組100のうち3〜14組の順序が入れ替わる程度です。さらに、同じ重みと、"
         "モデルの評価指標の変化との順位相関も求めます。評価指標は、損失があれば損失で、"
         "役に立っていたトークンを切れば上がり、害になっていたトークンを切れば下がります。損失がなければ、"
-        "元の出力との距離(drift)です。参考として、重み×バリューの寄与の大きさ(Kobayashiら 2020、arXiv:2004.10102)"
+        "元の出力との距離(drift)です。参考として、重み×バリューの寄与の大きさ(Kobayashiら2020、arXiv:2004.10102)"
         "の相関も示します。",
     )
     unit: ClassVar[Both] = Both(
@@ -195,6 +195,15 @@ class Edges(ModelClaim):
             f"別のキーのバリューを使うと{other}なので、差は{effect}{ends.ja}です。"
             f"{judged.ja}への効果との順位相関は{target}{target_ends.ja}で、別のキーのバリューでは{target_other}、"
             f"増減を問わない大きさとでは{size}です。重み×バリューの大きさとの順位相関は{by_length}です。",
+        )
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        own, other = (_signed(words[name]) for name in ("own", "other"))
+        return Both(
+            f"Cutting a token with a larger weight moves the output further (rank correlation {own}); with another "
+            f"token's content under the same weight it is {other}.",
+            f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。"
+            f"同じ重みで中身を別のトークンに替えると、順位相関は{other}です。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

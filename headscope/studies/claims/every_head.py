@@ -57,7 +57,7 @@ class EveryHead(ModelClaim):
         "knows as well: of two passages, one from the same document and one from another, how often is the stranger's "
         "embedding the nearer one?",
         "ヘッドを1個ずつ除き(出力を0にする)、同じテキストで評価指標を測り直します(1ヘッドにつき順伝播1回なので、"
-        "テキストが多いときは一部を抜き出します。表の文書数はその数です。Michelら 2019、arXiv:1905.10650)。"
+        "テキストが多いときは一部を抜き出します。表の文書数はその数です。Michelら2019、arXiv:1905.10650)。"
         "損失が0.1%(無傷のモデルとの距離で測る場合は0.001)を超えて悪化すれば重要とします。比較のため、ヘッドの寄与を、"
         "そのヘッドが書き込める方向の中でランダムに回転させて加えたときの影響も測ります(ノイズと呼びます。"
         "長さはどの位置でも寄与と同じ)。除いた影響がこれを上回らなければ、そのヘッドの中身が必要だとまでは言えません。"
@@ -156,6 +156,20 @@ class EveryHead(ModelClaim):
             count = f"{words['helped']:.3g}"
             helped = Both(f"Removing {count} of them lowers the loss.", f"除くと損失が下がるヘッドは{count}個です。")
         return joined([counted, helped, _beside_noise(words), _in_the_task(words)])
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        heads, above = f"{words['heads']:g}", f"{words['above']:.3g}"
+        louder = f"{words['louder']:.3g}"
+        noise = NOTHING
+        if not isnan(words["louder"]):
+            noise = Both(
+                f", and more than adding noise of the same length for {louder}",
+                f"、同じ長さのノイズを加えるより悪くなるのは{louder}個",
+            )
+        return Both(
+            f"Taking one head away alone makes the result clearly worse for {above} of {heads} heads{noise.en}.",
+            f"1個だけ除いてモデルの結果が明らかに悪くなるのは{heads}個中{above}個{noise.ja}です。",
+        )
 
     def draw(self, table: pd.DataFrame) -> Figure:
         unit = "".join(table["unit"].dropna().unique())  # read back, "" is NaN

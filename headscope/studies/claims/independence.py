@@ -14,6 +14,7 @@ from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.bilingual import NOTHING, Both
 from headscope.studies.claims import CLAIMS, WORKED, Measured, ModelClaim, Verdict, in_layers
+from headscope.studies.layers import layer_table
 from headscope.studies.subjects import Subject
 
 __all__ = ["Independence"]
@@ -142,6 +143,16 @@ class Independence(ModelClaim):
             f"With a head removed, the maps of later layers move by a total variation of {moved} on average.",
             f"ヘッドを除くと、後の層のマップは全変動距離で平均{moved}変わります。",
         )
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        behind = table.loc[table["behind"] >= 0]
+        each = behind.groupby("behind")["variation"].agg(["mean", "min", "max"]).reset_index()
+        columns = {
+            "behind": Both("layers after the removed head's", "除いた層から何層後か"),
+            "mean": Both("total variation, mean", "全変動距離の平均"), "min": Both("least", "最小"),
+            "max": Both("most", "最大"),
+        }  # fmt: skip
+        return layer_table(each, columns, number, by="behind")
 
     def draw(self, table: pd.DataFrame) -> Figure:
         moved = table.loc[table["behind"] >= 0, ["behind", "variation"]]

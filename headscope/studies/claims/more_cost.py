@@ -8,22 +8,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from headscope._support.formatting import count
 from headscope.reporting.figures import cost_times
-from headscope.studies.bilingual import Both, joined, tables
+from headscope.studies.bilingual import NOTHING, Both, joined, tables
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, CostClaim, Measured, Verdict, in_part
 from headscope.studies.growing import growth
 from headscope.studies.headcount.results import Sweep
+from headscope.studies.headcount.telling import ARMS
 from headscope.studies.scaling import KERNELS, MODES
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["MoreCost"]
 
 _MORE = 1.1  # times as much: less than that is no more
-_ARMS = {"width": Both("fixed width", "幅固定"), "head_dim": Both("fixed head_dim", "head_dim固定")}
 _MODES_JA = {"inference": "推論", "training": "学習"}
 _QUANTITIES = {
     "flops": Both("operations", "演算量"), "bytes": Both("memory", "メモリ"), "seconds": Both("time", "時間"),
 }  # fmt: skip
+_PARAMETERS = Both("parameters", "パラメータ数")
 _STEP = {"parameters": "parameters", "flops": "operations", "memory": "memory", "seconds": "time"}  # of a learner
 
 
@@ -97,27 +99,27 @@ class MoreCost(CostClaim):
             for place, value in times[f"times{end}"].items()
         }
         inner = own.assign(inner=own["n_heads"] * own["head_dim"]).groupby(["arm", "n_heads"])["inner"].first()
-        numbers |= {f"{arm}_parameters": float(inner[arm].iloc[-1] / inner[arm].iloc[0]) for arm in _ARMS}
+        numbers |= {f"{arm}_parameters": float(inner[arm].iloc[-1] / inner[arm].iloc[0]) for arm in ARMS}
         numbers |= {"fewest": float(own["n_heads"].min()), "most": float(own["n_heads"].max())}
         first = grown.loc[("width", "inference", "eager", "seconds")]
         middle, low, high = (float(first[f"times{end}"]) for end in ("", "_low", "_high"))
         return Measured(middle, f"{int(first['rounds'])} rounds", numbers, own, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        each = {arm: _growing(words, arm) for arm in _ARMS}
-        whole = [_ARMS[arm] for arm, (everywhere, _) in each.items() if len(everywhere) == len(_QUANTITIES)]
-        if len(whole) == len(_ARMS):
+        each = {arm: _growing(words, arm) for arm in ARMS}
+        whole = [ARMS[arm] for arm, (everywhere, _) in each.items() if len(everywhere) == len(_QUANTITIES)]
+        if len(whole) == len(ARMS):
             return HOLDS
         parts = []
         for arm, (everywhere, somewhere) in each.items():
             found = joined([*everywhere, *somewhere], ", ", "・")
-            if found and _ARMS[arm] not in whole:
-                parts.append(Both(f"{found.en} at {_ARMS[arm].en}", f"{_ARMS[arm].ja}では{found.ja}"))
+            if found and ARMS[arm] not in whole:
+                parts.append(Both(f"{found.en} at {ARMS[arm].en}", f"{ARMS[arm].ja}では{found.ja}"))
         every = [Both(f"all at {arm.en}", f"{arm.ja}ではすべて") for arm in whole]
         return in_part(joined([*every, *parts], "; ", "、")) if whole or parts else FAILS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        width, head_dim = (_arm(words, arm) for arm in _ARMS)
+        width, head_dim = (_arm(words, arm) for arm in ARMS)
         most, fewest = (f"{words[name]:g}" for name in ("most", "fewest"))
         return Both(
             f"In inference, {most} heads in place of {fewest} take at fixed width {width.en}; at fixed head_dim they "
@@ -127,14 +129,34 @@ class MoreCost(CostClaim):
             f"{head_dim.ja}になります(括弧内はマップを書き出さない場合、sdpa)。",
         )
 
+    def headline(self, words: Mapping[str, float]) -> Both:
+        most, fewest = (f"{words[name]:g}" for name in ("most", "fewest"))
+        arms = [_eager(words, arm) for arm in ARMS]
+        return Both(
+            f"With {most} heads in place of {fewest}, cut out of the same width, inference takes {arms[0].en}; with "
+            f"heads of the same size each, {arms[1].en}.",
+            f"推論では、ヘッド数を{fewest}から{most}にすると、同じ幅を分ける場合は{arms[0].ja}、"
+            f"同じサイズのヘッドを足す場合は{arms[1].ja}になります。",
+        )
+
     def tabled(self, table: pd.DataFrame) -> Both:
-        own = growth(table)
+        own, fewest = growth(table), int(table["n_heads"].min())
         rows: list[list[Both | str]] = []
-        for arm, quantity in product(_ARMS, _QUANTITIES):
+        for arm, quantity in product(ARMS, _QUANTITIES):
             part = own[(own["arm"] == arm) & (own["quantity"] == quantity)].set_index(["mode", "kernel"])
-            rows.append([_ARMS[arm], _QUANTITIES[quantity], *(_cell(part.loc[run]) for run in product(MODES, KERNELS))])
+            cells = []
+            for mode, kernel in product(MODES, KERNELS):
+                curve = table[(table["arm"] == arm) & (table["mode"] == mode) & (table["kernel"] == kernel)]
+                cells.append(_cell(part.loc[(mode, kernel)], _begun(curve, quantity)))
+            rows.append([ARMS[arm], _QUANTITIES[quantity], *cells])
         runs = [Both(f"{mode}, {kernel}", f"{_MODES_JA[mode]}、{kernel}") for mode, kernel in product(MODES, KERNELS)]
-        return tables([Both("arm", "条件"), Both("what grows", "項目"), *runs], rows)
+        told = tables([Both("arm", "条件"), Both("what grows", "項目"), *runs], rows)
+        note = Both(
+            f"The most heads over {count(fewest, 'head')}; in square brackets the number of heads from which on more "
+            f"than {_MORE:g} times is taken.",
+            f"最多のヘッド数の、{fewest}ヘッドに対する倍率。角括弧は、{_MORE:g}倍を超え始めるヘッド数。",
+        )
+        return joined([told, note], "\n\n", "\n\n")
 
     def draw(self, table: pd.DataFrame) -> Figure:
         return cost_times(_layer_times(table))
@@ -151,24 +173,46 @@ class MoreCost(CostClaim):
 
 def _arm(words: Mapping[str, float], arm: str) -> Both:
     """What one arm takes in inference: eager, and in brackets sdpa where that is another number."""
-    parts = [_factor(Both("the parameters", "パラメータ数"), *[words[f"{arm}_parameters"]] * 2)]
+    found = {_PARAMETERS: (words[f"{arm}_parameters"],) * 2}
     for quantity, name in _QUANTITIES.items():
-        times = (words[f"{arm}_inference_{kernel}_{quantity}"] for kernel in KERNELS)
-        parts.append(_factor(Both(f"the {name.en}", name.ja), *times))
+        eager, sdpa = (words[f"{arm}_inference_{kernel}_{quantity}"] for kernel in KERNELS)
+        found[name] = eager, sdpa
+    return _factors(found)
+
+
+def _eager(words: Mapping[str, float], arm: str) -> Both:
+    """The same with maps written out alone, and without parameters."""
+    taken = {name: words[f"{arm}_inference_{KERNELS[0]}_{quantity}"] for quantity, name in _QUANTITIES.items()}
+    return _factors({name: (own, own) for name, own in taken.items()})
+
+
+def _factors(found: Mapping[Both, tuple[float, float]]) -> Both:
+    """How many times as much of each; what stays the same first."""
+    told = {name: tuple(f"{value:.3g}" for value in pair) for name, pair in found.items()}
+    parts, same = [], [name for name, pair in told.items() if {*pair} == {"1"}]
+    if same:
+        names = joined(same, " and ", "と")
+        parts.append(Both(f"the same {names.en}", f"{names.ja}は変わらず"))
+    for name, (first, second) in told.items():
+        if name in same:
+            continue
+        beside = Both(f" (× {second})", f"({second}倍)") if first != second else NOTHING
+        parts.append(Both(f"× {first}{beside.en} the {name.en}", f"{name.ja}が{first}倍{beside.ja}"))
     return joined(parts, ", ", "、")
 
 
-def _factor(name: Both, eager: float, sdpa: float) -> Both:
-    first, second = f"{eager:.3g}", f"{sdpa:.3g}"
-    if first == second:
-        return Both(f"× {first} {name.en}", f"{name.ja}が{first}倍")
-    return Both(f"× {first} (× {second}) {name.en}", f"{name.ja}が{first}倍({second}倍)")
+def _begun(curve: pd.DataFrame, quantity: str) -> int | None:
+    """The number of heads from which on, by the whole interval, clearly more is taken than by the fewest."""
+    times = [*_times(curve.pivot(index="round", columns="n_heads", values=quantity), "", "", quantity)]
+    flat = [row["n_heads"] for row in times if row["low"] <= _MORE]
+    return min((row["n_heads"] for row in times if row["n_heads"] > max(flat)), default=None)
 
 
-def _cell(row: pd.Series) -> str:
-    """Times, with the interval where there is one to tell."""
+def _cell(row: pd.Series, begun: int | None) -> str:
+    """Times, with the interval where there is one to tell, and from how many heads on it grows."""
     middle, low, high = (f"{row[f'times{end}']:.3g}" for end in ("", "_low", "_high"))
-    return f"× {middle}" if low == high else f"× {middle} ({low} to {high})"
+    told = f"× {middle}" if low == high else f"× {middle} ({low} to {high})"
+    return told if begun is None else f"{told} [{begun}]"
 
 
 def _growing(words: Mapping[str, float], arm: str) -> tuple[list[Both], list[Both]]:

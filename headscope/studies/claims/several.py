@@ -34,7 +34,7 @@ from headscope.studies.headcount.outcomes import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import most_against_one, pooled, shapes
-from headscope.studies.headcount.telling import amount
+from headscope.studies.headcount.telling import BONFERRONI, amount
 
 __all__ = ["Several"]
 
@@ -68,14 +68,14 @@ class Several(SweepClaim):
         "on which heads do nothing but look. Kinds of task count equally in the mean, maps of several lengths as one "
         "kind.",
         "幅をヘッドで分け合う条件では、ヘッド数によらずパラメータ数・演算量・トークン数が同じです。タスクごとに、"
-        "1ヘッドの誤差を、ほかのヘッド数のうち最良のものの誤差と比べます。どれが最良かは、"
+        "1ヘッドの誤差を、他のヘッド数のうち最良のものの誤差と比べます。どれが最良かは、"
         "シードごとに残りのシードで選びます。「学習できた量」、タスク、学習率はC7と同じです。マップを作るだけで、"
         "バリューも出力も使わないタスク(maps)も含みます。平均ではタスクの種類を等しく扱い、"
         "長さの異なるmapsは1種類と数えます。",
     )
     unit: ClassVar[Both] = Both(
         "error of one head beyond the best other number, share of what is learnt, mean over kinds of task",
-        "1ヘッドの誤差が、ほかのヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの種類の平均)",
+        "1ヘッドの誤差が、他のヘッド数のうち最良の誤差を上回る分(学習できた量に対する割合、タスクの種類の平均)",
     )
     interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
     rule: ClassVar[Both] = Both(
@@ -100,7 +100,7 @@ class Several(SweepClaim):
         "most by the look-ups, a task that asks for four looks at once. Of a map that was drawn at random one head "
         "with enough dimensions can do all; prose and digits are nearer to what models are used for.",
         "小さなモデルを短く学習させた結果です。層が多ければ、1層に1ヘッドでも複数の箇所を見られます。"
-        "平均に最も影響するのはlookupsで、同時に4か所を見る必要があるタスクです。無作為に作ったマップは、"
+        "平均に最も影響するのはlookupsで、同時に4か所を見る必要があるタスクです。ランダムに作ったマップは、"
         "次元が足りていれば1個のヘッドで表せます。実際の用途に近いのはlanguageとdigitsです。",
     )
 
@@ -134,7 +134,7 @@ class Several(SweepClaim):
             Both(
                 f"With one head a layer error is {middle} ({low} to {high}) of what is learnt above that of the best "
                 "other number of heads, with as many parameters.",
-                f"1ヘッドの誤差は、パラメータ数が同じほかのヘッド数のうち最良のものより、学習できた量の{middle}"
+                f"1ヘッドの誤差は、パラメータ数が同じ他のヘッド数のうち最良のものより、学習できた量の{middle}"
                 f"({low}〜{high})だけ大きくなります。",
             )
         ]
@@ -153,8 +153,8 @@ class Several(SweepClaim):
         most, worse = f"{words['most']:g}", [task for task, told in of_tasks(words, _MOST).items() if told]
         parts = [
             Both(
-                f"The fewest heads within 1% of the best: {fewest.en}.",
-                f"最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
+                f"The fewest heads whose mean error is within 1% of the best: {fewest.en}.",
+                f"誤差の平均が最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             )
         ]
         if worse:
@@ -177,7 +177,7 @@ class Several(SweepClaim):
             Both("task", "タスク"), Both("one head loses", "1ヘッドでの損失"),
             Both("heads within 1% of the best", "最良から1%以内のヘッド数"), Both("seeds", "シード"),
         ]  # fmt: skip
-        return tables(head, rows)
+        return joined([tables(head, rows), BONFERRONI], "\n\n", "\n\n")
 
 
 def _amounts(words: Mapping[str, float], tasks: list[str]) -> Both:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from headscope._support.formatting import count, number, percent
 from headscope.reporting.figures import cost_terms
-from headscope.studies.bilingual import Both, joined
+from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, ROUNDING, CostClaim, Measured, Verdict, undecided
 from headscope.studies.growing import Terms, growth, terms
 
@@ -48,7 +48,8 @@ class SquareOfLength(CostClaim):
         "at once are fitted alike, with maps written out (eager) and never (sdpa; Dao et al. 2022, arXiv:2205.14135). "
         "Seconds are taken in turns in one process, many rounds.",
         "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。参照モデルでは1層のアテンションだけ、"
-        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を繰り返したものです。数えた値を、"
+        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を、必要な長さになるまで繰り返したものです。"
+        "数えた値を、"
         "長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
         "につき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。全ヘッド・全層についての合"
         "計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。同時に必要な最大バイト数も"
@@ -100,7 +101,12 @@ class SquareOfLength(CostClaim):
     def measure(self, costs: pd.DataFrame) -> Measured:
         own = _inference(costs)
         lengths = sorted(own["length"].unique())
-        numbers = {"longest": float(lengths[-1]), "before": float(lengths[-2]), "whole": float(_part(own) == "model")}
+        numbers = {
+            "shortest": float(lengths[0]),
+            "longest": float(lengths[-1]),
+            "before": float(lengths[-2]),
+            "whole": float(_part(own) == "model"),
+        }
         if len(lengths) < 3:
             return Measured(nan, EXACT, {**numbers, "pairs": nan, "gap": nan}, own)
         fitted = _fitted(own)
@@ -137,16 +143,17 @@ class SquareOfLength(CostClaim):
                 f"b is {words['pairs']:.4g} times what all pairs take; the three terms miss the counts by "
                 f"{words['gap']:.2%} at most. The fit cannot tell the pairs from what else is computed.",
                 f"bは全ての組に必要な演算量の{words['pairs']:.4g}倍で、3つの項と演算量のずれは最大{words['gap']:.2%}"
-                "です。この当てはめでは、組の計算とほかの計算を区別できません。",
+                "です。この当てはめでは、組の計算と他の計算を区別できません。",
             )
-        pairs = number(round(words["effect"], 3))
+        pairs, shortest, longest = number(round(words["effect"], 3)), words["shortest"], words["longest"]
+        most = count(round(words["pairs"] * longest**2))
         return Both(
-            f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of "
-            f"{_TOKENS} × {_TOKENS}; at {words['longest']:,.0f} tokens "
-            f"{count(round(words['pairs'] * words['longest'] ** 2))}.",
-            f"{_TOKENS}トークンでは、1つのヘッドがクエリとキーの組を{pairs}個"
-            f"({_TOKENS}×{_TOKENS}組のうち)計算します。{words['longest']:,.0f}トークンでは"
-            f"{count(round(words['pairs'] * words['longest'] ** 2))}個です。",
+            f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of {_TOKENS} × {_TOKENS}; at "
+            f"{longest:,.0f} tokens {most}. Operations were counted at {shortest:,.0f} to {longest:,.0f} tokens; what "
+            f"is told of {_TOKENS} follows from the terms that fit them.",
+            f"{_TOKENS}トークンでは、1つのヘッドがクエリとキーの組を{pairs}個({_TOKENS}×{_TOKENS}組のうち)計算します。"
+            f"{longest:,.0f}トークンでは{most}個です。演算量を数えた長さは{shortest:,.0f}〜{longest:,.0f}トークンで、"
+            f"{_TOKENS}トークンでの組の数は、そこに当てはめた式から求めた値です。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
@@ -215,11 +222,13 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
             f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; nothing grows with the square.",
             f"{name.ja}{with_maps.ja}は{formula}{off.ja}で、二乗で増える部分はありません。",
         )
+    counted = words["shortest"] <= crossing <= words["longest"]
+    beyond = NOTHING if counted else Both(" (by the fit: no such length was counted)", "(測った長さの外で、式による値)")
     return Both(
         f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; the term of T² overtakes that of T at "
-        f"{count(round(crossing))} tokens and is {percent(share)} of all at {longest}.",
-        f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{count(round(crossing))}トークンでTの項を超え、"
-        f"{longest}トークンでは全体の{percent(share)}を占めます。",
+        f"{count(round(crossing))} tokens{beyond.en} and is {percent(share)} of all at {longest}.",
+        f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{count(round(crossing))}トークン{beyond.ja}で"
+        f"Tの項を超え、{longest}トークンでは全体の{percent(share)}を占めます。",
     )
 
 

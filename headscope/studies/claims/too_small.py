@@ -25,7 +25,7 @@ from headscope.studies.headcount.outcomes import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import falls, pooled, shapes
-from headscope.studies.headcount.telling import amount
+from headscope.studies.headcount.telling import BONFERRONI, amount
 
 __all__ = ["TooSmall"]
 
@@ -82,7 +82,7 @@ class TooSmall(SweepClaim):
     unit: ClassVar[Both] = Both(
         f"error with heads of {_PAPER} dimensions, the paper's example, beyond that with the best other number at "
         "fixed width, share of what is learnt, mean over kinds of task",
-        f"{_PAPER}次元のヘッド(論文の例)の誤差が、幅を固定したときのほかのヘッド数のうち最良の誤差を上回る分"
+        f"{_PAPER}次元のヘッド(論文の例)の誤差が、幅を固定したときの他のヘッド数のうち最良の誤差を上回る分"
         "(学習できた量に対する割合、タスクの種類の平均)",
     )
     interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
@@ -102,11 +102,18 @@ class TooSmall(SweepClaim):
         "Small models and short training. The paper's example, 32 heads of 16 dimensions, is of a width of 512; here "
         "the same size of a head is that of fewer heads, which may lose for being too few as well (C11). Where heads "
         "of fixed size are too small for a task themselves, as 8 dimensions for long maps, the task is hard with any "
-        "number of them: more heads do not make up for their size.",
+        "number of them: more heads do not make up for their size. Where error begins to rise at heads larger than "
+        "the fixed 8 dimensions, as many of fixed size are smaller and err more; what they show there is that their "
+        "number alone does not raise error. Fixed size costs parameters too: on prose, where many heads of fixed size "
+        "cannot be told from the best, size and parameters are not told apart.",
         "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、ここでは同じ次元のヘッドの"
         "数がそれより少なくなり、少なすぎることによる損失(C11)も含まれることがあります。長いマップに対する8次元の"
         "ように、固定したサイズ自体がタスクに対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。"
-        "数を増やしても、小ささは補えません。",
+        "数を増やしても、小ささは補えません。8次元より大きいヘッドで誤差が増え始めるタスクでは、"
+        "同数の8次元のヘッドはさらに小さく、誤差も大きくなります。そこで示せるのは、"
+        "数が増えただけでは誤差は増えないことです。また、固定サイズではヘッドとともにパラメータも増えます。"
+        "固定サイズの多数のヘッドと最良との差が判断できないlanguageでは、"
+        "小ささの影響とパラメータ数の影響を切り分けられません。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
@@ -155,6 +162,17 @@ class TooSmall(SweepClaim):
         )
         return joined([lost, _begun(words), _unmoved(words)])
 
+    def headline(self, words: Mapping[str, float]) -> Both:
+        small, wide = (percent(words[name]) for name in ("small", "wide"))
+        sizes = [int(words[name]) for name in ("most", "smallest", "fixed")]
+        most, (tiny, fixed) = count(sizes[0], "head"), (count(n, "dimension") for n in sizes[1:])
+        return Both(
+            f"Cut out of the same width, {most} of {tiny} lose {small} of what is learnt; {most} of {fixed} lose "
+            f"{wide}.",
+            f"同じ幅を分けた{sizes[1]}次元のヘッド{sizes[0]}個では学習できた量の{small}を失いますが、"
+            f"{sizes[2]}次元のヘッド{sizes[0]}個で失うのは{wide}です。",
+        )
+
     def draw(self, table: pd.DataFrame) -> Figure:
         return count_curves(table)
 
@@ -162,16 +180,23 @@ class TooSmall(SweepClaim):
         found, ends = falls(table).set_index("task"), shapes(table).set_index(["arm", "task"])
         head = [
             Both("task", "タスク"), Both("rises from head_dim", "誤差が増え始めるhead_dim"),
+            Both("error there", "そこでの誤差"), Both("of as many of fixed size", "同数の固定サイズでの誤差"),
             Both("smallest heads lose", "最小のヘッドでの損失"),
             Both("as many of fixed size lose", "同数の固定サイズでの損失"),
             Both("seeds", "シード"),
         ]  # fmt: skip
         rows = []
         for task, row in found.iterrows():
-            begun = f"{row['head_dim']:.0f}" if row["is"] == "falls" else MISSING
+            begun = [MISSING] * 3
+            if row["is"] == "falls":
+                begun = [f"{row['head_dim']:.0f}", percent(row["error"]), percent(row["error_fixed"])]
             lost = (amount(ends.loc[(arm, task)], "many") for arm in ("width", "head_dim"))
-            rows.append((str(task), begun, *lost, str(row["seeds"])))
-        return tables(head, rows)
+            rows.append((str(task), *begun, *lost, str(row["seeds"])))
+        told = tables(head, rows)
+        note = Both(
+            f"Errors are shares of chance. {BONFERRONI.en}", f"誤差は偶然の水準に対する割合です。{BONFERRONI.ja}"
+        )
+        return joined([told, note], "\n\n", "\n\n")
 
     def beside(self, sweep: Sweep) -> tuple[Both, Mapping[str, Figure]]:
         figures = {"score_rank": count_curves(sweep.runs, "score_rank", label="rank of scores")}
@@ -193,7 +218,7 @@ class TooSmall(SweepClaim):
         sentence = Both(
             "How far attention maps drawn at random are from being matched, as a share of a uniform map's divergence: "
             f"{told.en}.",
-            f"無作為に作ったマップと学習したマップのずれ(一様なマップのずれに対する割合)は、{told.ja}です。",
+            f"ランダムに作ったマップと学習したマップのずれ(一様なマップのずれに対する割合)は、{told.ja}です。",
         )
         return sentence, {**figures, "bound": figure_of(map_bound(sweep.runs))}
 

@@ -138,7 +138,8 @@ def falls(runs: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row for each task: task, seeds; is, "falls" where it does at any number of heads, "as good" where at fixed
         width the most heads are as good as the best, or lose no more than as many of fixed size, else "undecided";
-        heads and head_dim, the fewest heads at which it falls and their size, NaN where it does not.
+        heads and head_dim, the fewest heads at which it falls and their size; error and error_fixed, the mean errors of
+        so many heads in either arm as shares of chance. NaN where it does not fall.
     """
     rows = []
     level = 1 - (1 - LEVEL) / (runs["task"].nunique() * runs["n_heads"].nunique())
@@ -151,12 +152,14 @@ def falls(runs: pd.DataFrame) -> pd.DataFrame:
             words.append({_told(values, level) for values in (more, more - _more(beside, place) / learnt(fixed))})
         best = heads[int(errors.mean(0).argmin())]
         fallen = [n for n, told in zip(heads, words, strict=True) if n > best and told == {"worse"}]
-        sizes = dict(zip(shared["n_heads"], shared["head_dim"], strict=True))
-        rows.append({
-            "task": task, "seeds": len(errors),
-            "is": "falls" if fallen else "as good" if "as good" in words[-1] else "undecided",
-            "heads": fallen[0] if fallen else np.nan, "head_dim": sizes[fallen[0]] if fallen else np.nan,
-        })  # fmt: skip
+        found = dict.fromkeys(("heads", "head_dim", "error", "error_fixed"), np.nan)
+        if fallen:
+            place, chance = heads.index(fallen[0]), float(shared["chance"].iloc[0])
+            size = float(shared.loc[shared["n_heads"] == fallen[0], "head_dim"].iloc[0])
+            means = errors.mean(0)[place] / chance, beside.mean(0)[place] / chance
+            found = dict(zip(found, (fallen[0], size, *means), strict=True))
+        told = "falls" if fallen else "as good" if "as good" in words[-1] else "undecided"
+        rows.append({"task": task, "seeds": len(errors), "is": told, **found})
     return pd.DataFrame(rows)
 
 

@@ -5,10 +5,20 @@ from typing import Any
 
 import pandas as pd
 
-from headscope._support.formatting import MISSING, markdown_table, percent
+from headscope._support.formatting import MISSING, percent
 from headscope.reporting.figures.style import ARM_NAMES
+from headscope.studies.bilingual import Both, tables
 
-__all__ = ["amount", "difference", "mean_table"]
+__all__ = ["ARMS", "BONFERRONI", "amount", "difference", "mean_table"]
+
+ARMS = {name: Both(en, ja) for (name, en), ja in zip(ARM_NAMES.items(), ("幅固定", "head_dim固定"), strict=True)}
+
+BONFERRONI = Both(
+    "Intervals in the table hold for all tasks together (95%, Bonferroni), those of the sentence above for its one "
+    "number, over the seeds that all tasks have.",
+    "表の区間は全タスクについて同時に成り立つ95%区間(ボンフェローニ)です。上の文の区間は、"
+    "全タスクに共通するシードによる1つの数値についてのものです。",
+)
 
 
 def difference(row: Mapping[str, Any], end: str) -> str:
@@ -34,7 +44,7 @@ def amount(row: Mapping[str, Any], end: str) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> str:
+def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> Both:
     """Means over seeds in Markdown: a row for each task and arm, a column for each number of heads.
 
     Args:
@@ -43,16 +53,16 @@ def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) ->
         words: how a mean is written.
 
     >>> runs = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 2], "x": [0.2, 0.4, 0.5]})
-    >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}"))
+    >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}").en)
     | task | arm | 1 | 2 |
     | --- | --- | --- | --- |
     | a | fixed width | 0.3 | 0.5 |
     """
     own = runs[runs[value].notna()]
     heads = sorted(own["n_heads"].unique())
-    rows = []
+    rows: list[list[Both | str]] = []
     for (task, arm), part in own.groupby(["task", "arm"], sort=False):
         means = part.groupby("n_heads")[value].mean()
         cells = (words(float(means[n])) if n in means else MISSING for n in heads)
-        rows.append((str(task), ARM_NAMES[str(arm)], *cells))
-    return markdown_table(("task", "arm", *(str(n) for n in heads)), rows)
+        rows.append([str(task), ARMS[str(arm)], *cells])
+    return tables([Both("task", "タスク"), Both("arm", "条件"), *(Both(str(n), str(n)) for n in heads)], rows)

@@ -5,11 +5,11 @@ import pandas as pd
 
 from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.headcount.shapes import errors_of
+from headscope.studies.headcount.telling import ARMS
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["more_alike", "quality"]
 
-_ARMS = {"width": Both("at fixed width", "幅固定"), "head_dim": Both("at fixed head_dim", "head_dim固定")}
 _QUALITY = {
     "worse": Both("falls", "下がる"),
     "as good": Both("stays", "変わらない"),
@@ -25,7 +25,7 @@ def more_alike(runs: pd.DataFrame) -> Both:
         runs: see `headscope.studies.headcount.results.Sweep`; those with a `cka`.
     """
     told = []
-    for arm, where in _ARMS.items():
+    for arm, where in ARMS.items():
         found = {str(task): _trend(own) for task, own in runs[runs["arm"] == arm].groupby("task", sort=False)}
         each = {way: [task for task, trend in found.items() if trend == way] for way in _WAYS}
         parts = [
@@ -33,7 +33,7 @@ def more_alike(runs: pd.DataFrame) -> Both:
         ]
         if parts:
             several = joined(parts, ", ", "、")
-            told.append(Both(f"{where.en} it {several.en}", f"{where.ja}:{several.ja}"))
+            told.append(Both(f"at {where.en} it {several.en}", f"{where.ja}:{several.ja}"))
     if not told:
         return NOTHING
     several = joined(told, "; ", "。")
@@ -52,7 +52,7 @@ def quality(shapes: pd.DataFrame) -> Both:
         shapes: see `headscope.studies.headcount.shapes.shapes`.
     """
     told = []
-    for arm, where in _ARMS.items():
+    for arm, where in ARMS.items():
         own = shapes[shapes["arm"] == arm]
         each = {way: own.loc[own["many_is"] == is_so, "task"].tolist() for is_so, way in _QUALITY.items()}
         parts = [
@@ -62,12 +62,12 @@ def quality(shapes: pd.DataFrame) -> Both:
         ]
         if parts:
             several = joined(parts, ", ", "、")
-            told.append(Both(f"{where.en} it {several.en}", f"{where.ja}:{several.ja}"))
+            told.append(Both(f"at {where.en} it {several.en}", f"{where.ja}:{several.ja}"))
     every = joined(told, "; ", "。")
     return Both(
         f"**Does quality fail to rise?** With the most heads in place of the best other number, {every.en}.",
         "**性能が上がらないことはあるか。** 最多のヘッド数にすると、"
-        f"ほかのヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。",
+        f"他のヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。",
     )
 
 

@@ -67,6 +67,19 @@ def test_demo_models_come_with_how_they_are_installed() -> None:
     assert "pip install" not in page("C1", [made(**SUBJECT)])
 
 
+def test_what_it_means_tells_what_came_out_in_a_sentence_for_each_subject() -> None:
+    numbers = {"effect": 1.0, "layers": 2.0, "heads": 8.0, "effective": 5.0, "cka": 0.2, "maps": 3.0}
+    asked = made(subject=SUBJECT)
+    told = replace(asked.rulings[0], claim="C6", numbers=numbers | {"maps_random": 2.0})
+    of_it = replace(asked, rulings=(told,))
+    line = "- reference: **holds in part** (encoders only). The 8 heads of a layer are worth 5 different ones by"
+    assert line in page("C6", [of_it, replace(of_it, subject="minilm")])
+    assert "- minilm: **holds in part** (encoders only). The 8 heads" in page("C6", [replace(of_it, subject="minilm")])
+    assert "- 参照モデル:**一部で成り立つ**(エンコーダのみ)。層の8個のヘッドは" in page("C6", [of_it], language="ja")
+    open_ = replace(of_it, rulings=(replace(told, numbers={}),))
+    assert "- reference: **holds in part** (encoders only).\n" in page("C6", [open_])
+
+
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_both_pages_are_of_the_same_numbers(language: Any) -> None:
     asked = made(subject=SUBJECT, costs=COSTS, sweep=SWEEP)

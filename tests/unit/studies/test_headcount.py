@@ -234,7 +234,7 @@ def test_means_by_number_of_heads_are_told_for_each_task_and_arm() -> None:
     one = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 8], "x": [0.1, 0.3, 0.5]})
     other = one.assign(arm="head_dim", x=[0.0, 0.0, 1.0])
     nothing, less = one.assign(task="b", x=np.nan), one.assign(task="c", n_heads=8)
-    table = mean_table(pd.concat([one, other, nothing, less]), "x", lambda mean: f"{mean:.0%}")
+    table = mean_table(pd.concat([one, other, nothing, less]), "x", lambda mean: f"{mean:.0%}").en
     assert table.splitlines()[2:] == [
         "| a | fixed width | 20% | 50% |",
         "| a | fixed head_dim | 0% | 100% |",

@@ -1,5 +1,6 @@
 """Rulings: verdicts by their rules from planted numbers, pooled over training seeds, and what leaves a claim open."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,13 @@ def test_saved_results_are_told_by_todays_rules_and_words(tmp_path: Path, monkey
     again = Rulings.load(tmp_path / "a")["C11"]
     assert (again.verdict, again.sentence) == (FAILS, Both(f"{made['C11'].effect:.3f}.", "新しい文。"))
     assert again.effect == made["C11"].effect
+
+
+def test_a_number_that_an_earlier_version_did_not_save_is_asked_for(tmp_path: Path) -> None:
+    maps = runs({("maps-8", arm): FLAT for arm in ARMS} | {("b", arm): FLAT for arm in ARMS})
+    ruling = rule("C11", claim_named("C11"), lambda: [maps], "headscope claims --claim C11 --out again")
+    numbers = {name: value for name, value in ruling.numbers.items() if name != "most"}
+    Rulings("a", (replace(ruling, numbers=numbers),), {}).save(tmp_path / "a")
+    with pytest.raises(StorageError, match=r"C11 was measured by an earlier version.* 'most'") as stopped:
+        Rulings.load(tmp_path / "a")
+    assert "headscope claims --claim C11 --out again" in stopped.value.on_command_line

@@ -95,3 +95,16 @@ def test_the_figure_holds_what_stands_beside() -> None:
     assert measured.table[["untrained", "untrained_maps", "maps_random"]].notna().all(axis=None)
     labels = {text.get_text() for ax in Diversity().draw(measured.table).axes for text in ax.get_legend().get_texts()}
     assert labels == {"trained", "untrained copies", "random tokens"}
+
+
+def test_maps_of_all_layers_stand_beside_random_tokens_in_all_of_them_or_in_none() -> None:
+    model, rows = example()
+    subject = Subject("small", model, rows, "kl", quick=True)
+    every = Diversity().measure(subject)
+    assert every.words["maps_random"] == pytest.approx(every.table["maps_random"].mean())
+    whole = dict(subject.random_maps)
+    subject.__dict__["random_maps"] = {layer: whole[layer] for layer in [*whole][1:]}  # what was worked out already
+    some = Diversity().measure(subject)
+    assert some.table["maps_random"].notna().any()
+    assert np.isnan(some.words["maps_random"])
+    assert "random tokens" not in Diversity().say(some.words).en

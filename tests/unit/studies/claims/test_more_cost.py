@@ -60,7 +60,8 @@ def test_arms_are_told_apart(width: Any, head_dim: Any, verdict: str) -> None:
 def test_one_sentence_tells_what_grows_in_each_arm() -> None:
     words = CLAIM.measure(costs({"seconds": 0.5, "bytes eager": 1.0}, GROWS)).words
     said = CLAIM.say(words)
-    assert "at fixed width × 1 the parameters, × 1 the operations, × 16 (× 1) the memory, × 4 the time;" in said.en
+    assert "at fixed width the same parameters and operations, × 16 (× 1) the memory, × 4 the time;" in said.en
+    assert "パラメータ数と演算量は変わらず、メモリが16倍(1倍)、時間が4倍" in said.ja
     assert "at fixed head_dim they take × 16 the parameters, × 16 the operations, × 16 the memory" in said.en
     assert said.en.count(". ") == 0
 
@@ -71,10 +72,26 @@ def test_the_table_has_both_modes_and_kernels() -> None:
     assert rows[0] == ["arm", "what grows", "inference, eager", "inference, sdpa", "training, eager", "training, sdpa"]
     assert rows[2:5] == [
         ["fixed width", "operations", *["× 1"] * 4],
-        ["fixed width", "memory", "× 16", "× 1", "× 16", "× 1"],
-        ["fixed width", "time", *["× 4"] * 4],
+        ["fixed width", "memory", "× 16 [4]", "× 1", "× 16 [4]", "× 1"],
+        ["fixed width", "time", *["× 4 [4]"] * 4],
     ]
     assert "| 幅固定 | メモリ |" in told.ja
+
+
+def test_growth_begins_where_it_is_clear_from_there_on() -> None:
+    slow = costs({}, {})
+    slow["seconds"] = slow["n_heads"].map({1: 10.0, 4: 10.9, 16: 20.0})
+    assert "| fixed width | time | × 2 [16] |" in CLAIM.tabled(slow).en
+    slow["seconds"] = slow["n_heads"].map({1: 10.0, 4: 20.0, 16: 10.9})
+    assert "| fixed width | time | × 1.09 |" in CLAIM.tabled(slow).en
+
+
+def test_the_headline_leaves_kernels_and_parameters_out() -> None:
+    told = CLAIM.headline(CLAIM.measure(costs({"seconds": 0.5, "bytes eager": 1.0}, GROWS)).words)
+    assert told.en.startswith(
+        "With 16 heads in place of 1, cut out of the same width, inference takes the same operations, × 16 the memory, "
+    )
+    assert "同じ幅を分ける場合は演算量は変わらず、メモリが16倍、時間が4倍、" in told.ja
 
 
 def test_learners_of_all_tasks_are_one_figure() -> None:

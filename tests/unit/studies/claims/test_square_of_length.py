@@ -51,6 +51,8 @@ def test_pairs_are_read_off_counted_operations(operations: Any, verdict: str) ->
     assert np.isfinite(measured.effect) == (not verdict.startswith("not"))
     assert same_numbers(CLAIM.say(measured.words))
     assert same_numbers(CLAIM.follow(measured.words))
+    counted = "Operations were counted at 16 to 128 tokens"
+    assert (counted in CLAIM.say(measured.words).en) == (not verdict.startswith("not"))
     if verdict == "holds":
         assert measured.effect == pytest.approx(100)
 
@@ -70,7 +72,11 @@ def test_the_pair_of_a_whole_model_is_that_of_all_its_layers() -> None:
 
 def test_what_is_inferred_is_told_with_the_length_where_the_square_takes_over() -> None:
     told = CLAIM.follow(CLAIM.measure(costs(lambda t: 640 * t + PAIR * t**2)).words)
-    assert "640·T + 128·T²; the term of T² overtakes that of T at 5 tokens and is 96.2% of all at 128." in told.en
+    assert "640·T + 128·T²; the term of T² overtakes that of T at 5 tokens (by the fit: no such" in told.en
+    assert "length was counted) and is 96.2% of all at 128." in told.en
+    within = CLAIM.follow(CLAIM.measure(costs(lambda t: 30 * PAIR * t + PAIR * t**2)).words)
+    assert "overtakes that of T at 30 tokens and is" in within.en
+    assert "30トークンでTの項を超え" in within.ja
     assert "Bytes of memory (eager): 100·T; nothing grows with the square." in told.en
     assert "from 64 to 128 tokens time grew × 4.00 (eager; 4.00 to 4.00)" in told.en
     rough = CLAIM.follow(CLAIM.measure(costs(lambda t: PAIR * t**2, bytes_=lambda t: 2.0**t)).words)

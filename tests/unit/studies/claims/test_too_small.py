@@ -43,8 +43,14 @@ def test_each_task_is_told_with_the_size_at_which_the_fall_begins() -> None:
     assert "It does not on b. It is not decided on c (5 seeds)." in said.en
     assert "head_dimは、4(early)、1(late)です。" in said.ja
     table = CLAIM.tabled(measured.table)
-    assert [line.split(" | ")[1] for line in table.en.splitlines()[2:]] == ["1", "4", "–", "–"]
+    rows = [line.split(" | ") for line in table.en.splitlines()[2:6]]
+    assert [row[1] for row in rows] == ["1", "4", "–", "–"]
+    assert [row[2] for row in rows[2:]] == ["–", "–"]
+    of_chance = [float(cell.rstrip("%")) for row in rows[:2] for cell in row[2:4]]  # and of as many of fixed size
+    assert of_chance == pytest.approx([50, 10, 30, 10], abs=0.5)
+    assert table.en.endswith("over the seeds that all tasks have.")
     assert table.en.count("\n") == table.ja.count("\n")
+    assert CLAIM.headline(measured.words).en.startswith("Cut out of the same width, 16 heads of 1 dimension lose")
 
 
 def test_what_it_takes_to_decide_is_told_with_the_tasks_that_are_open() -> None:
