@@ -16,6 +16,7 @@ from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
     "ASIDE",
+    "BY_ROW",
     "LABELS",
     "accepts",
     "arguments",
@@ -38,6 +39,9 @@ __all__ = [
 
 ASIDE = ("document", "kept")
 """What a batch may hold that is read by headscope alone."""
+
+BY_ROW = ("adapter_names", "alora_offsets")
+"""What PEFT reads to run rows, or positions, of one batch under adapters of their own."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -119,8 +123,16 @@ def withheld(model: nn.Module, batch: Mapping[str, Any]) -> tuple[str, ...]:
 
     A forward that takes any argument is given all; where it says which these may be, as transformers' models do, labels
     only if they are among them.
+
+    Raises:
+        InputError: the batch asks for several adapters at once.
     """
     known = arguments(model)
+    if mixed := [name for name in BY_ROW if name not in known and batch.get(name) is not None]:
+        raise InputError(
+            f"the batches hold {mixed[0]!r}: heads are told for one adapter at a time, as their weights are others "
+            "under another; give the rows of each adapter by themselves, after model.set_adapter(NAME)"
+        )
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
     listed = {
         name for kind in get_args(getattr(rest, "annotation", None)) for name in getattr(kind, "__annotations__", ())

@@ -181,7 +181,8 @@ def head_table(score: Score, unit: str, seen: dict[str, Any], anatomy: Anatomy, 
 
     columns = [spread_out(values) for values in (rating.score, rating.low, rating.high)]
     further = {name: spread_out(values) for name, values in rating.every_column().items()}
-    facts = {**facts, **rating.facts}
+    cautions = [own["caution"] for own in (facts, rating.facts) if "caution" in own]
+    facts = {**facts, **rating.facts, **({"caution": "; ".join(cautions)} if cautions else {})}
     if rating.spread is not None and np.isfinite(rating.spread.freedom).any():
         facts["freedom"] = _brief(spread_out(np.broadcast_to(rating.spread.freedom, rating.score.shape)))
     if why := why_no_interval(facts.get("documents", 0), score.least_documents):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headscope._support.around import around
-from headscope._support.running import unwrapped
+from headscope._support.running import BY_ROW, unwrapped
 from headscope.anatomy import ROUTES, Call, Place
 from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
@@ -52,7 +52,8 @@ def watch(
 
     Raises:
         UnknownNameError: a tensor that does not exist.
-        AnatomyError: contributions were asked of a site whose heads are mixed before the projection.
+        AnatomyError: contributions were asked of a site whose heads are mixed before the projection; or, when it ends,
+            of rows that ran under adapters of their own.
     """
     unknown = [name for name in want if name not in TENSORS]
     if unknown:
@@ -70,7 +71,14 @@ def watch(
         for route in sorted({site.route for site in sites}):
             own = [Place(modules[site.module_name], site.spelling) for site in sites if site.route == route]
             stack.enter_context(ROUTES[route]().listen(model, watcher.after_attention, own))
-        yield
+        try:
+            yield
+        except Exception as error:
+            if watcher.mixed:
+                raise AnatomyError(watcher.mixed, **_OTHERWISE) from error
+            raise
+    if watcher.mixed:
+        raise AnatomyError(watcher.mixed, **_OTHERWISE)
 
 
 def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
@@ -111,6 +119,7 @@ class _Watcher:
     _turned: dict[int, Tensor] = field(default_factory=dict)
     _ahead: dict[tuple[nn.Module, str], list[Site]] = field(default_factory=dict)
     _whole: bool = False
+    mixed: str = ""
 
     def __post_init__(self) -> None:
         modules = dict(self.model.named_modules())
@@ -192,9 +201,26 @@ class _Watcher:
         for own in by_site.values():
             site, tensors = own[0][0], joined([tensors for _, tensors, _ in own])
             z = torch.cat([call.z for _, _, call in own], dim=2) if len(own) > 1 else own[0][2].z
-            if self.want & _FROM_OUTPUT:
+            if self.want & _FROM_OUTPUT and self._one_adapter(site):
                 self._add_written(site, tensors, z, features_last(entering, axes))
             self.receive(site, tensors)
+
+    def _one_adapter(self, site: Site) -> bool:
+        """Whether all rows run under the active adapter, whose weights are read; else it is noted why not.
+
+        Nothing is raised here: PEFT leaves its own hooks on a model whose forward raises.
+        """
+        assert site.output is not None
+        for hook in self.model.get_submodule(site.output.module)._forward_pre_hooks.values():
+            given = getattr(hook, "keywords", {})  # PEFT hands them over by a hook that it puts on for the call
+            if mixed := [name for name in BY_ROW if given.get(name) is not None]:
+                self.mixed = (
+                    f"layer {site.layer} ({site.output.module}): rows ran under adapters of their own ({mixed[0]}), "
+                    "and contributions would be read with the weights of the active one; run the rows of each adapter by "
+                    "themselves, after model.set_adapter(NAME)"
+                )
+                return False
+        return True
 
     def _add_written(self, site: Site, tensors: SiteTensors, z: Tensor, entering: Tensor) -> None:
         gated = _by_head(entering, site, z) if site.rows else z

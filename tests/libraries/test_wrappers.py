@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.errors import StorageError, SurgeryError
+from headscope.errors import AnatomyError, InputError, StorageError, SurgeryError
 from headscope.models.demo import demo_model
 from headscope.scoring.rating import importance
 from headscope.surgery import load, prune, save
@@ -66,6 +66,30 @@ def test_adapters_count_and_heads_keep_their_numbers(cut: list[str], tmp_path: P
     adapted.save_pretrained(tmp_path / "adapters")
     again = pytest.importorskip("peft").PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapters")
     assert torch.equal(again.eval()(**_BATCH).logits, adapted(**_BATCH).logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_under_adapters_of_their_own_are_refused_where_weights_are_read() -> None:
+    peft, adapted = pytest.importorskip("peft"), _adapted(_llama())
+    adapted.add_adapter("other", peft.LoraConfig(target_modules="all-linear", r=4, init_lora_weights=False))
+    adapted.eval()
+    names = [["default", "other"][row % 2] for row in range(len(_BATCH["input_ids"]))]
+    with pytest.raises(InputError, match=r"'adapter_names': heads are told for one adapter at a time.*set_adapter"):
+        importance(adapted, [{**_BATCH, "adapter_names": names}], score="norm")
+    with pytest.raises(AnatomyError, match=r"rows ran under adapters of their own \(adapter_names\)"), capture(adapted):
+        adapted(**_BATCH, adapter_names=names)
+    with pytest.raises(AnatomyError, match="rows ran under adapters"), capture(adapted) as seen:
+        adapted(**_BATCH, adapter_names=names)
+        seen[0].contribution.sum()
+    with capture(adapted, want=("z", "pattern")) as seen:
+        adapted(**_BATCH, adapter_names=names)
+    rows = []
+    for row, name in enumerate(names):  # what each row gives by itself
+        adapted.set_adapter(name)
+        with capture(adapted) as alone:
+            adapted(**{key: value[row : row + 1] for key, value in _BATCH.items()})
+        rows.append(alone[1].z)
+    torch.testing.assert_close(seen[1].z, torch.cat(rows), atol=1e-5, rtol=1e-4)
 
 
 def _sentences() -> Any:

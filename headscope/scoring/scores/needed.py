@@ -65,9 +65,16 @@ class Needed(Score):
         """See the class."""
         each = (1 + LEVEL) / 2
         importance = effect_spread(seen["effects"])
-        restored = seen["replaceability"].beside["restored"]
+        replaced = seen["replaceability"]
+        restored = replaced.beside["restored"]
         (least, most), (worst, best) = importance.interval(each), restored.interval(each)
-        return Rating(needed(importance.centre, restored.centre), needed(least, best), needed(most, worst))
+        facts = (
+            {"caution": f"too high where restored is {replaced.facts['caution']}"}
+            if "caution" in replaced.facts
+            else {}
+        )
+        ends = needed(least, best), needed(most, worst)
+        return Rating(needed(importance.centre, restored.centre), *ends, facts=facts)
 
 
 def needed(importance: Floats, restored: Floats) -> Floats:

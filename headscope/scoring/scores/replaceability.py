@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 Weights = Sequence[Float64[Tensor, "width dim"]]
 
 _SHARES = ("replaceability", "constant", "restored")
+_LITTLE = 0.1  # of what varies: fits that lose more than that where there is nothing to find have too little text
 
 
 @SCORES.register("replaceability")
@@ -75,7 +76,8 @@ class Replaceability(Score):
         "since a constant needs no other head: 85% of what one head of MiniLM writes is a constant. An untrained model "
         "scores high too (MiniLM: 0.75 to 0.87): set it beside its untrained copy. It needs text: MiniLM's median head "
         "comes to 0.17 on 18 tokens for each of its layer's dimensions, to 0.45 on 74, to 0.55 on 272. Little text "
-        "makes it too low, and its interval does not mend that; compare numbers of as much text.",
+        "makes it too low, and its interval does not mend that: `chance`, which more text brings to 0, shows by how much "
+        "(facts, caution). Compare numbers of as much text.",
         source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
     )
 
@@ -106,6 +108,8 @@ def rate_replaceability(
     chance = [_chance(swapped.get(layer, ()), weights, ridge) for layer, weights in sorted(output_weights.items())]
     columns, without = {"chance": np.concatenate(chance)}, why_no_chance(sorted(output_weights), swapped)
     facts = {"why_no_chance": without} if without else {}
+    if lost := _lost(columns["chance"]):
+        facts["caution"] = lost
     return Rating.from_spread(spreads.pop("replaceability"), columns, spreads, **facts)
 
 
@@ -143,6 +147,20 @@ def _chance(halves: Sequence[Swapped], weights: Weights, ridge: float) -> Floats
         for fit, judge in (halves, halves[::-1])
     ]
     return np.asarray(_sum(parts).shares()[0])
+
+
+def _lost(chance: Floats) -> str:
+    """What little text costs the fits, in words; "" where it costs next to nothing.
+
+    Where heads share nothing, endless text would bring the fits to 0: how far they stay below is what text is missing.
+    """
+    known = chance[~np.isnan(chance)]
+    if not len(known) or known.mean() >= -_LITTLE:
+        return ""
+    return (
+        f"too low for want of text: beside heads of other documents, with which a head shares nothing, the same fits "
+        f"come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
+    )
 
 
 def _sum(parts: Sequence[Energies]) -> Energies:

@@ -25,6 +25,16 @@ def test_every_score_covers_every_head_and_says_what_it_saw(score: str) -> None:
     np.testing.assert_array_equal(again.score, table.score)
 
 
+def test_little_text_is_a_caution_of_what_is_fitted_and_of_what_is_made_of_it() -> None:
+    model, batches = models.build("llama"), models.make_batches("llama")
+    replaced, needed, norm = (
+        hs.importance(model, batches, score=name).facts for name in ("replaceability", "needed", "norm")
+    )
+    assert "too low for want of text" in replaced["caution"]
+    assert needed["caution"] == f"too high where restored is {replaced['caution']}"
+    assert "caution" not in norm
+
+
 def test_a_setting_reaches_the_engine() -> None:
     model, batches = models.build("gpt2"), models.make_batches("gpt2")
     zero = hs.importance(model, batches, score=hs.Ablation(mode="zero"))

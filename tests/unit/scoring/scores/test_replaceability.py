@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from headscope.scoring.scores.replaceability import Replaceability
+from headscope.scoring.scores.replaceability import Replaceability, _lost
 from headscope.statistics.grouped import by_layer
 from headscope.statistics.moments import Moments
 from headscope.statistics.prediction import RIDGE, best_stand_in, fit_stand_ins, judge_stand_ins
@@ -162,3 +162,11 @@ def test_layers_keep_their_order_whatever_the_order_of_the_mapping():
         forward.score,
         Replaceability().rate({"moments": turned, "swapped_moments": {}, "output_weights": weights}).score,
     )
+
+
+def test_what_little_text_costs_is_told_from_chance():
+    nan = np.nan
+    assert _lost(np.array([-0.4, -0.2, nan])).startswith("too low for want of text")
+    assert "come to -30% on average in place of 0%" in _lost(np.array([-0.4, -0.2, nan]))
+    assert _lost(np.array([-0.05, 0.02])) == ""
+    assert _lost(np.array([nan, nan])) == ""
