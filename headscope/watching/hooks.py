@@ -216,8 +216,8 @@ class _Watcher:
             if mixed := [name for name in BY_ROW if given.get(name) is not None]:
                 self.mixed = (
                     f"layer {site.layer} ({site.output.module}): rows ran under adapters of their own ({mixed[0]}), "
-                    "and contributions would be read with the weights of the active one; run the rows of each adapter by "
-                    "themselves, after model.set_adapter(NAME)"
+                    "and contributions would be read with the weights of the active one; run the rows of each adapter "
+                    "by themselves, after model.set_adapter(NAME)"
                 )
                 return False
         return True

@@ -76,8 +76,8 @@ class Replaceability(Score):
         "since a constant needs no other head: 85% of what one head of MiniLM writes is a constant. An untrained model "
         "scores high too (MiniLM: 0.75 to 0.87): set it beside its untrained copy. It needs text: MiniLM's median head "
         "comes to 0.17 on 18 tokens for each of its layer's dimensions, to 0.45 on 74, to 0.55 on 272. Little text "
-        "makes it too low, and its interval does not mend that: `chance`, which more text brings to 0, shows by how much "
-        "(facts, caution). Compare numbers of as much text.",
+        "makes it too low, and its interval does not mend that: `chance`, which more text brings to 0, shows by how "
+        "much (facts, caution). Compare numbers of as much text.",
         source="Our own definition; the regression is that of least-squares repair, e.g. OSSCAR, arXiv:2403.12983.",
     )
 
