@@ -37,7 +37,7 @@ def share_curves(table: pd.DataFrame, *, unit: str, task: str = "") -> Figure:
     axes[0].set_ylabel("share of heads that cost more")
     axes[0].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2, fontsize=8.5)
     if task:
-        _draw(axes[1], table, "task", f"pairs more that are taken wrong\n({task})")
+        _draw(axes[1], table, "task", f"rise in the share of pairs taken wrong\n({task})")
     return figure
 
 

@@ -84,10 +84,11 @@ class EveryHead(ModelClaim):
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
-        "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule.",
+        "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule. Where there "
+        "is a second panel, the size is how much the share of pairs taken wrong rises in the task.",
         "影響がある大きさを超えるヘッドの割合を、大きさを変えて示した(横軸は対数)。"
         "帯は各ヘッドの95%区間の両端で数えた割合、破線は"
-        "同じ長さのノイズ、点線は判定基準の大きさ。",
+        "同じ長さのノイズ、点線は判定基準の大きさ。右の図がある場合、横軸はタスクで取り違える組の割合の増加。",
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that no head can be left out. That does not follow: a head alone costs little where others do "
