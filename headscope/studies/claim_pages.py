@@ -20,13 +20,15 @@ _INTRODUCTION = Both(
     "attention that this project began with and quotes in its documentation. It is not Vaswani et al. 2017 "
     "([arXiv:1706.03762](https://arxiv.org/abs/1706.03762)), who introduced multi-head attention. Each verdict "
     "follows from the numbers by a rule. A claim's page tells the rule, how far it reaches and the command that "
-    "measures it again. docs/studies.md tells how the rules changed.",
+    "measures it again. The README's numbers of MiniLM differ a little from those here: they are of documents that "
+    "heads were not chosen on. docs/studies.md tells how the rules changed.",
     "論文が述べる主張を一つずつ測定し、その結果をまとめました。ここでいう論文とは、"
     "マルチヘッドアテンションを解説した日本語の文章で、このプロジェクトの出発点です(原文はdocs/paper.ja.mdに"
     "引用しています)。マルチヘッドアテンションを提案したVaswaniら(2017、"
     "[arXiv:1706.03762](https://arxiv.org/abs/1706.03762))とは別の文章です。判定は、数値に基準を当てはめて導きます。"
-    "基準、適用範囲、測り直すためのコマンドは各主張のページにあります。基準の変更の経緯は、文書の「Studies」"
-    "(docs/studies.md、英語)にあります。",
+    "基準、適用範囲、測り直すためのコマンドは各主張のページにあります。READMEにあるMiniLMの値は、"
+    "ヘッドの選択に使っていない文書で測ったものなので、ここの値とは少し異なります。基準の変更の経緯は、"
+    "文書の「Studies」(docs/studies.md、英語)にあります。",
 )
 _LEGEND = Both(
     "**Holds**: it came out as the paper says. **Holds in part**: the brackets say where. **Does not hold**: it came "
@@ -39,22 +41,31 @@ _LEGEND = Both(
     "どこから起きるかを各ページに示します。",
 )
 _WORDS = Both(
-    "The width is that of the embedding. z is a head's output before the output projection, head_dim its dimensions. "
-    "A head's contribution is what it adds to the layer's output, z through its part of the projection; the head "
-    "writes it, as is also said. A map is a head's attention weights for all pairs of tokens. Two kernels compute "
-    "attention: eager writes every map out, sdpa never does. Loss is in nats (natural logarithms). Drift is 1 − the "
-    "cosine of the model's pooled output with its own before heads were removed: 0 is no change. A training seed is "
-    "that of the random numbers that a model's first weights are drawn with. An interval tells how far a number would "
-    "move with other texts, or other seeds: made in this way, 95 of 100 hold the true value.",
-    "幅は埋め込み次元のことです。zは出力射影(論文のいう、連結された行列にかける線形変換)を通す前の各ヘッドの出力、"
-    "head_dimはその次元数です。寄与は、1個のヘッドの出力をその線形変換に通したもの(そのヘッドが層の出力に足す分)で、"
-    "「ヘッドが書き込む」とも言います。論文の「アテンションスコア」(ソフトマックス後の値)を、"
-    "ここでは「アテンションの重み」、それを全トークンの組について並べた表を「マップ」と呼びます。"
-    "アテンションの計算方式(カーネル)は2通りで、eagerはマップをすべてメモリに書き出し、sdpaは書き出しません。"
-    "損失の単位はnat(自然対数)です。driftは、文全体を1つのベクトルにまとめたモデル出力が、"
-    "ヘッドを除く前後でどれだけ変わったかを表し、1−コサイン類似度です(0なら同じ)。学習シードは、"
+    "The width is that of the embedding. In a causal layer a token sees itself and those before it, in an encoder "
+    "layer all. z is a head's output before the output projection, head_dim its dimensions. A head's contribution is "
+    "what it adds to the layer's output, z through its part of the projection; the head writes it, as is also said. A "
+    "map is a head's attention weights for all pairs of tokens. Two kernels compute attention: eager writes every map "
+    "out, sdpa never does. Loss is in nats (natural logarithms). Drift is 1 − the cosine of the model's pooled output "
+    "with its own before heads were removed: 0 is no change. An untrained copy is the same model with weights drawn "
+    "anew. What is learnt, on a task, is how far below chance the best number of heads errs; the tasks are look-ups "
+    "of 4 of 16 pairs (lookups), maps drawn at random, of 8 to 64 tokens (maps-8 to maps-64), the next byte of prose "
+    "(language) and handwritten digits (digits). A training seed is that of the random numbers that a model's first "
+    "weights are drawn with. An interval tells how far a number would move with other texts, or other seeds: it is "
+    "meant to hold the true value in 95 of 100, and docs/coverage.md counts how often intervals over documents did.",
+    "幅は埋め込み次元のことです。因果層では各トークンが自分とそれより前だけを見ます。エンコーダ層では全部を見ます。"
+    "zは出力射影(論文のいう、連結された行列にかける線形変換)を通す前の各ヘッドの出力、head_dimはその次元数です。"
+    "寄与は、1個のヘッドの出力をその線形変換に通したもの(そのヘッドが層の出力に足す分)で、「ヘッドが書き込む」"
+    "とも言います。論文の「アテンションスコア」(ソフトマックス後の値)を、ここでは「アテンションの重み」、"
+    "それを全トークンの組について並べた表を「マップ」と呼びます。アテンションの計算方式(カーネル)は2通りで、"
+    "eagerはマップをすべてメモリに書き出し、sdpaは書き出しません。損失の単位はnat(自然対数)です。driftは、"
+    "文全体を1つのベクトルにまとめたモデル出力が、ヘッドを除く前後でどれだけ変わったかを表し、"
+    "1−コサイン類似度です(0なら同じ)。未学習の複製は、同じ構造で重みだけを初期化し直したモデルです。学習できた量は、"
+    "でたらめに答えたときの誤差から、最良のヘッド数での誤差を引いた値です。タスクは、"
+    "16組の中から4個のキーの値を答えるlookups、ランダムに作った8〜64トークンのマップを再現するmaps-8〜maps-64、"
+    "英文の次のバイトを当てるlanguage、手書き数字を当てるdigitsです。学習シードは、"
     "重みの初期値などを決める乱数の種です。区間は、測るテキストや学習シードを取り替えたときに数値がどの程度動くかを"
-    "表す幅です。95%区間は、同じ手順を繰り返せば100回のうちおよそ95回は真の値を含みます。",
+    "表す幅です。95%区間は、同じ手順を100回繰り返せば95回ほど真の値を含むように作ったものです。"
+    "文書についての区間が実際に含んだ割合は、docs/coverage.md(英語)で数えています。",
 )
 _BOX_OF = ("C6", "C9", "C12")
 _BOX = Both(
@@ -77,7 +88,7 @@ _SEEDS = Both(
     "それぞれの95%区間の半幅aとbから√(a²+b²))。",
 )
 _MEANS, _OUT = Both("What this means", "要点"), Both("What came out", "測定結果")
-_HEAD = Both("model,verdict,number,interval,measured on", "モデル,判定,数値,区間,測定の単位")
+_HEAD = Both("model,verdict,number,interval,measured on", "モデル,判定,数値,区間,測った対象と数")
 _NUMBER = Both("Number", "数値")
 _INTERVAL = Both("Interval", "区間")
 _KIND, _RULE = Both("Kind of claim", "主張の種類"), Both("The rule", "判定基準")
@@ -88,6 +99,24 @@ _LINES = Both(
     "Lines: means over training seeds; bands, where there are any: their 95% intervals.",
     "線は学習シードの平均、帯(ある場合)は95%区間。",
 )
+_SHOWN = {
+    "bound": Both(
+        "How far the maps that heads make stay from those they were to match, as a share of a uniform map's distance.",
+        "ヘッドのマップと、再現すべきマップとのずれ(一様なマップのずれに対する割合)。横軸はhead_dim÷マップの長さ。",
+    ),
+    "cka": Both("Mean CKA of two heads of a layer.", "同じ層の2個のヘッドのCKAの平均。"),
+    "effective_heads": Both("Effective heads of a layer, by outputs.", "層の有効ヘッド数(出力)。"),
+    "removable": Both("Heads of a layer that cannot go at that cost.", "そのコストでは除けないヘッドの数(1層あたり)。"),
+    "removal": Both(
+        "Error with a share of the heads removed together, a colour a number of heads, fixed width.",
+        "ヘッドをまとめて除いたときの誤差。横軸は除いた割合、色は学習時のヘッド数(幅固定)。",
+    ),
+    "score_rank": Both(
+        "Rank of a head's scores (QKᵀ), which head_dim bounds: what a head too small lacks.",
+        "ヘッドのQKᵀのランク。head_dimを超えられないことが、小さすぎるヘッドの限界になる。",
+    ),
+    "step": Both("A step of training, as times what one head takes.", "学習の1ステップ(1ヘッドの場合に対する倍率)。"),
+}
 _PAPER = Both("the paper, abridged, under", "論文より(要約)")
 _ALL = Both("All claims", "主張の一覧")
 _INDEX = Both("claim,verdict", "主張,判定")
@@ -147,11 +176,11 @@ def page(
         f"## {_MEANS.of(language)}\n\n{claim.means.of(language)}\n\n{_short(claim, rulings, language)}",
         _quote(claim, language),
         f"## {_OUT.of(language)}",
-        _table(rulings, language),
         _sentences([unit, *ends, *([_SEEDS.of(language)] if several and ends else [])], language),
+        _table(claim, rulings, language),
     ]
     for one, ruling in rulings:
-        parts.append(f"### {subject_name(one.subject, language)}\n\n{ruling.sentence.of(language)}")
+        parts.append(f"### {subject_name(one.subject, claim).of(language)}\n\n{ruling.sentence.of(language)}")
         if not ruling.table.empty:
             figure = f"![{name}, {one.subject}](figures/{_figure(name, one)})"
             parts.append(f"{figure}\n\n*{claim.drawn.of(language)}*")
@@ -174,7 +203,7 @@ def index_page(made: Sequence[Rulings], language: Language = "en") -> str:
     rows = []
     for name in names:
         claim = claim_named(name)
-        verdicts = _verdicts(list(_rulings(name, made)))
+        verdicts = _verdicts(claim, list(_rulings(name, made)))
         rows.append((f"[{name}]({_file(name, language)}) {claim.about.of(language)}", verdicts.of(language)))
     other = "[日本語](index.ja.md)" if language == "en" else "[English](index.md)"
     parts = [
@@ -182,9 +211,7 @@ def index_page(made: Sequence[Rulings], language: Language = "en") -> str:
         markdown_table(_INDEX.of(language).split(","), rows), _LEGEND.of(language), _WORDS.of(language),
         *([_BOX.of(language)] if {*_BOX_OF} <= {*names} else []),
     ]  # fmt: skip
-    for one in made:
-        told = made_of(one, [claim_named(ruling.claim) for ruling in one.rulings]).of(language)
-        parts.append(f"**{subject_name(one.subject, language)}**: {told}")
+    parts += [line.of(language) for one in made for line in _subjects(one)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -215,15 +242,16 @@ def _around(name: str, names: Sequence[str], language: Language) -> str:
     return " · ".join(links)
 
 
-def _verdicts(rulings: Sequence[tuple[Rulings, Ruling]]) -> Both:
+def _verdicts(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]]) -> Both:
     """Which verdict whom: equal ones together.
 
     Args:
+        claim: that was asked.
         rulings: each with its subject.
     """
-    each: dict[Verdict, list[str]] = {}
+    each: dict[Verdict, list[Both]] = {}
     for one, ruling in rulings:
-        each.setdefault(ruling.verdict, []).append(one.subject)
+        each.setdefault(ruling.verdict, []).append(subject_name(one.subject, claim))
     return joined((_told(verdict, subjects) for verdict, subjects in each.items()), "; ", "、")
 
 
@@ -231,20 +259,37 @@ def _short(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: La
     """What came out of each subject, in a sentence."""
     lines = []
     for one, ruling in rulings:
-        word, where = VERDICTS[ruling.verdict.word], ruling.verdict.where
+        word, where, name = VERDICTS[ruling.verdict.word], ruling.verdict.where, subject_name(one.subject, claim)
         told = claim.headline(ruling.numbers) if ruling.numbers else NOTHING
+        models = ruling.numbers.get("seeds", 1)
+        of = Both(f" ({models:g} models)", f"({models:g}個)") if models > 1 and claim.of_a_model else NOTHING
         line = Both(
-            f"- {one.subject}: **{word.en}**{f' ({where.en})' if where else ''}. {told.en}",
-            f"- {subject_name(one.subject, 'ja')}:**{word.ja}**{f'({where.ja})' if where else ''}。{told.ja}",
+            f"- {name.en}{of.en}: **{word.en}**{f' ({where.en})' if where else ''}. {told.en}",
+            f"- {name.ja}{of.ja}:**{word.ja}**{f'({where.ja})' if where else ''}。{told.ja}",
         )
         lines.append(line.of(language).rstrip())
     return "\n".join(lines)
 
 
-def _told(verdict: Verdict, subjects: Sequence[str]) -> Both:
+def _subjects(one: Rulings) -> list[Both]:
+    """Who was asked what, a line for each kind of claim."""
+    kinds: dict[Both, list[Claim]] = {}
+    for ruling in one.rulings:
+        claim = claim_named(ruling.claim)
+        kinds.setdefault(subject_name(one.subject, claim), []).append(claim)
+    lines = []
+    for name, claims in kinds.items():
+        told, asked = made_of(one, claims), [CLAIMS.name_of(claim) for claim in claims]
+        lines.append(
+            Both(f"**{name.en}** ({', '.join(asked)}): {told.en}", f"**{name.ja}**({'、'.join(asked)}):{told.ja}")
+        )
+    return lines
+
+
+def _told(verdict: Verdict, subjects: Sequence[Both]) -> Both:
     """One verdict, and on whom; only its word is bold, since what follows a bracket is not seen as bold's end."""
     word, where = VERDICTS[verdict.word], verdict.where
-    names = joined((Both(one, subject_name(one, "ja")) for one in subjects), ", ", "、")
+    names = joined(subjects, ", ", "、")
     return Both(
         f"**{word.en}**{f' ({where.en})' if where else ''}: {names.en}",
         f"{names.ja}では **{word.ja}**{f'({where.ja})' if where else ''}",
@@ -258,11 +303,11 @@ def _quote(claim: Claim, language: Language) -> str:
     return f"> {claim.says.en}\n>\n> {claim.says.ja}\n>\n> — {_PAPER.en} {heading}"
 
 
-def _table(rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> str:
+def _table(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> str:
     rows = [
         (
-            subject_name(one.subject, language), f"**{ruling.verdict.told(language)}**", number(ruling.effect),
-            _ends(ruling, language), measured_on(ruling.over, language) or MISSING,
+            subject_name(one.subject, claim).of(language), f"**{ruling.verdict.told(language)}**",
+            number(ruling.effect), _ends(ruling, language), measured_on(ruling.over, language) or MISSING,
         )
         for one, ruling in rulings
     ]  # fmt: skip
@@ -286,21 +331,25 @@ def _beside(name: str, beside: Both, figures: Sequence[str], language: Language)
     """What training with few heads and many adds."""
     if not figures:
         return []
-    shown = [f"![{name}, {title}](figures/{name}-{title}.png)" for title in figures]
+    shown = [
+        f"![{name}, {title}](figures/{name}-{title}.png)\n\n*{(_SHOWN[title] + _LINES).of(language)}*"
+        for title in figures
+    ]
     command = (
         f"```sh\nheadscope headcount --out heads\nheadscope claims --sweep heads --claim {name} --out "
         f"claims-{name}-heads\n```"
     )
     return [
-        f"### {_TRAINED.of(language)}", *([beside.of(language)] if beside else []), *shown, f"*{_LINES.of(language)}*",
-        command,
+        f"### {_TRAINED.of(language)}", *([beside.of(language)] if beside else []), *shown, command,
     ]  # fmt: skip
 
 
 def _following(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: Language) -> list[str]:
     """What readers infer, and what came of it."""
     found: Mapping[str, str] = {
-        subject_name(one.subject, language): ruling.follows.of(language) for one, ruling in rulings if ruling.follows
+        subject_name(one.subject, claim).of(language): ruling.follows.of(language)
+        for one, ruling in rulings
+        if ruling.follows
     }
     if not claim.follows and not found:
         return []

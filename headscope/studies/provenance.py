@@ -17,9 +17,13 @@ _REFERENCE = re.compile(
     r"(\d+) causal layers, (\d+) wide, of (\d+) heads of (\d+) dimensions, "
     r"trained for (\d+) steps at a learning rate of ([\d.]+) .*"
 )
+_THE_MODEL = Both(REFERENCE, "参照モデル")
+_REFERENCES: tuple[tuple[Any, Both], ...] = (
+    (CostClaim, Both("timed layer", "計測用の層")), (SweepClaim, Both("sweep", "スイープ")),
+)  # fmt: skip
 _TEXTS = {
-    "of it, held out": "(同じ文書のうち学習に使っていない部分)",
-    "of the documentation that Python brings": "(Python付属の文書)",
+    "of it, held out": "(Pythonのドキュメントのうち学習に使っていない部分)",
+    "of the documentation that Python brings": "(Pythonに付属するドキュメント)",
     "of the text that was named": "(指定されたテキスト)",
     "that came with it": "(モデルに付属)",
 }
@@ -63,14 +67,21 @@ def made_of(one: Rulings, claims: Iterable[Claim]) -> Both:
     return joined(parts)
 
 
-def subject_name(subject: str, language: Language) -> str:
-    """A subject as pages call it; in Japanese "reference on H100" is 参照モデル(H100)."""
-    if language == "en" or not subject.startswith(REFERENCE):
-        return subject
-    place = subject.removeprefix(REFERENCE).strip(" ,").removeprefix("on ")
+def subject_name(subject: str, claim: Claim) -> Both:
+    """A subject as pages call it: what stands for the reference is another thing for each kind of claim.
+
+    Args:
+        subject: "reference", perhaps with a place behind it, as "reference on H100"; or a model's name, which is kept.
+        claim: that it was asked.
+    """
+    if not subject.startswith(REFERENCE):
+        return Both(subject, subject)
+    behind = subject.removeprefix(REFERENCE)
+    place = behind.strip(" ,").removeprefix("on ")
     if wide := re.fullmatch(r"(\d+) wide", place):
         place = f"幅{wide[1]}"
-    return f"参照モデル({place})" if place else "参照モデル"
+    name = next((words for kind, words in _REFERENCES if isinstance(claim, kind)), _THE_MODEL)
+    return Both(f"{name.en}{behind}", f"{name.ja}({place})" if place else name.ja)
 
 
 def measured_on(over: str, language: Language) -> str:
@@ -106,7 +117,7 @@ def _about_ja(name: str, about: str) -> str:
     layers, width, heads, dims, steps, rate = found.groups()
     return (
         f"このために学習した小さな因果Transformer({layers}層、幅{width}、{dims}次元のヘッド{heads}個。"
-        f"学習率{rate}で{steps}ステップ、Pythonの文書で次のバイトを予測)"
+        f"学習率{rate}で{steps}ステップ、Pythonのドキュメントで次のバイトを予測)"
     )
 
 
@@ -132,7 +143,7 @@ def _trained(facts: Mapping[str, Any]) -> Both:
         f"Small transformers, {width} wide, each trained for it: {tasks} tasks ({', '.join(own['tasks'])}), {first} to "
         f"{last} heads, at fixed width and with {fixed} dimensions a head, {seeds} seeds or more; trained by "
         f"{facts['date']} with {_versions(facts)}.",
-        f"幅{width}の小さなTransformerをこのために学習。{tasks}タスク({'、'.join(own['tasks'])})、"
+        f"このために学習した、幅{width}の小さなTransformer(スイープ)です。{tasks}タスク({'、'.join(own['tasks'])})、"
         f"{first}〜{last}ヘッド、"
         f"幅を固定した場合と1ヘッド{fixed}次元に固定した場合、シード{seeds}個以上。"
         f"学習は{facts['date']}まで({_versions(facts)})。",

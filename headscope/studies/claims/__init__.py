@@ -164,7 +164,7 @@ class Claim(ABC):
         about: what it is about, in a few words.
         says: what the paper says, abridged.
         where_ja: heading of the paper that it stands under; several with 」と「 between.
-        means: what is asked and what an answer would mean, in two sentences that a student understands.
+        means: what is asked and what an answer would mean, in two or three sentences that a student understands.
         measured: how it is measured, with the source of each measure.
         unit: what the effect is.
         interval: what the ends of the effect's interval mean; nothing where the effect is a count or a largest

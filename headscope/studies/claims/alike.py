@@ -21,6 +21,7 @@ from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim,
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.headcount.trends import more_alike, quality
+from headscope.studies.layers import layer_table
 from headscope.studies.shares import count_beyond
 from headscope.studies.subjects import Subject
 from headscope.uncertainty.intervals import LEVEL, ONE_DOCUMENT, Spread, jackknife_spread
@@ -48,23 +49,25 @@ class Alike(ModelClaim):
     )
     where_ja: ClassVar[str] = "ヘッド数が多すぎる場合の問題点"
     means: ClassVar[Both] = Both(
-        "A head is redundant as far as the other heads of its layer, put together, give what it gives. It is asked how "
-        "much of what varies in a head they give on texts that nothing was fitted on: 100% is a copy, 0% is no more "
-        "than a constant gives.",
+        "A head is redundant as far as the other heads of its layer, put together, give what it gives. It is asked "
+        "how much of what varies in a head they give on texts that nothing was fitted on: 100% is a copy, 0% is no "
+        "more than a constant gives. Whether heads get more alike as they become more, and whether quality fails to "
+        "rise, is answered further down, under what was trained with few heads and with many.",
         "同じ層の残りのヘッドを合わせればそのヘッドの出力を再現できるとき、その分だけ冗長です。"
-        "当てはめに使っていないテキスト"
-        "で、ヘッドの出力の変動のうち何%を残りのヘッドから再現できるかを測ります(100%なら複製、0%なら定数と同じ)。",
+        "当てはめに使っていないテキストで、ヘッドの出力の変動のうち何%を残りのヘッドから再現できるかを測り"
+        "ます(100%なら複製、0%なら定数と同じ)。ヘッドを増やすと互いに似てくるか、性能が上がらないかは、"
+        "下の「ヘッド数を変えて学習した結果」で答えます。",
     )
     measured: ClassVar[Both] = Both(
         "Of every head, the share of what varies in its contribution that a linear map of its layer's other heads "
         "gives, fitted on one half of the documents and judged on the other (ridge regression; "
         "`headscope.importance`, replaceability). A constant that a head always writes needs no other head, and is "
         "told apart from it. Three things stand beside it. Chance: the same head beside what the others wrote in "
-        "other documents; below 0 the fit does worse than a constant, as fits on little text do. An untrained copy: "
-        "the same model with weights drawn anew, on the same text; what is given there, architecture, initialisation "
-        "and text give alone. And how many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 "
-        "where the metric is a distance to the intact model; ordered and judged on the same text, so that it is "
-        "rather too many.",
+        "other documents; below 0 the fit does worse than a constant, as fits on little text do. Untrained copies: "
+        "the same model with weights drawn anew, several times, on the same text; the mean is held against what a "
+        "further copy would come to; what is given there, architecture, initialisation and text give alone. And how "
+        "many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 where the metric is a "
+        "distance to the intact model; ordered and judged on the same text, so that it is rather too many.",
         "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形変換で再現できる割合を測ります。"
         "文書の半分で当てはめ、残り半分で評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
         "ヘッドが常に書き込む定数には他のヘッドが要らないので、別に数えます。比較対象は3つです。偶然の水準は、"
@@ -72,7 +75,7 @@ class Alike(ModelClaim):
         "定数で答えるよりも外れたことを表します(テキストが少ないときに起こります)。未学習の複製は、"
         "同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値で、"
         "構造と初期値とテキストだけで決まる分を表します。最後は、"
-        "調整なしに損失1%(無傷のモデルとの距離で測る場合は0.01)の増加でまとめて除けるヘッド数です。"
+        "調整なしに損失1%(元のモデルとの距離で測る場合は0.01)の増加でまとめて除けるヘッド数です。"
         "順位付けと評価に同じテキストを使うため、やや多めに出ます。",
     )
     unit: ClassVar[Both] = Both(
@@ -86,11 +89,12 @@ class Alike(ModelClaim):
     rule: ClassVar[Both] = Both(
         "it holds if the mean head's share is clear of 0 and of chance, the others give more than half of two heads "
         "at least, and the mean is not clearly below that of untrained copies; it does not if the mean is not above 0 "
-        "or not above chance; it holds in part where the mean is clear and one of the other two fails, and is not "
-        "decided without untrained copies. Clear is: by the whole interval",
-        "全ヘッドの平均の区間全体が0と偶然の水準を上回り、区間全体が半分を超えるヘッドが2個以上あり、"
-        "平均が未学習の複製を明らかに下回らなければ成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
-        "平均だけが上回れば一部で成り立つ。未学習の複製がなければ未判定とする",
+        "or not above chance; it holds in part where the mean is clear and one of the other two fails, or both, and "
+        "is not decided without untrained copies. Clear is: by the whole interval",
+        "次の3つをすべて満たせば成り立つ。(1)全ヘッドの平均の区間全体が0と偶然の水準を上回る、(2)"
+        "区間全体が半分を超えるヘッドが2個以上ある、(3)平均が未学習の複製を明らかに下回らない。(1)だけを満たし、(2)"
+        "と(3)の一方または両方を満たさなければ一部で成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
+        "未学習の複製がなければ未判定とする",
     )
     drawn: ClassVar[Both] = Both(
         "Every head from low to high; bars: 95% over documents. The dotted line is one half. Crosses: chance. Pluses: "
@@ -107,18 +111,20 @@ class Alike(ModelClaim):
         "分は未学習の複製と比べて初めて分かり、残りのヘッドで再現できる分も、修復(重みの調整)をして初めて得られます。",
     )
     limits: ClassVar[Both] = Both(
-        "Linear maps within one layer. With little text fits carry over badly, and less is given than could be: about "
-        "ten tokens for each dimension of the layer are too few for the most of it. Where all query heads of a layer "
-        "read the same keys and values, as in Gemma 3 270M, their outputs lie in the same few dimensions by "
-        "architecture: what the others give is high there before any training, so a high share decides nothing about "
-        "learning. Quality against the number of heads is asked under C7 and C11.",
+        "Linear maps within one layer. With little text fits carry over badly, and less is given than could be: the "
+        "median head of MiniLM comes to 0.17 on 18 tokens for each dimension of its layer, to 0.45 on 74 and to 0.55 "
+        "on 272, so that shares of models are comparable at as much text alone. A chance far below 0 says the same; "
+        "below 0 it adds nothing to the rule. Where all query heads of a layer read the same keys and values, as in "
+        "Gemma 3 270M, their outputs lie in the same few dimensions by architecture: what the others give is high "
+        "there before any training, so a high share decides nothing about learning. Quality against the number of "
+        "heads is asked under C7 and C11.",
         "1つの層の中の線形変換だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
-        "実際より低く出ます(層の次元あたり"
-        "約10トークンでも不足)。Gemma 3 270Mのように同じ層の全クエリヘッドが1組のキーとバリューを共有する場合、"
-        "出力は構造上同じ"
-        "少数の次元に収まります。そのため学習前から再現率が高く、高い値が出ても学習については何も決まりません。"
-        "ヘッド数と性能の関係"
-        "はC7とC11で扱います。",
+        "実際より低く出ます(MiniLMの中央のヘッドは、層の次元あたり18トークンで0.17、74トークンで0.45、"
+        "272トークンで0.55)。モデル同士は、同じだけのテキストで測った値でなければ比べられません。"
+        "偶然の水準が0を大きく下回るのも、テキストが足りないことの表れです(0より低い水準は、判定には影響しません)。"
+        "Gemma 3 270Mのように同じ層の全クエリヘッドが1組のキーとバリューを共有する場合、"
+        "出力は構造上同じ少数の次元に収まります。そのため学習前から再現率が高く、"
+        "高い値が出ても学習については何も決まりません。ヘッド数と性能の関係はC7とC11で扱います。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -145,13 +151,14 @@ class Alike(ModelClaim):
     def decide(self, words: Mapping[str, float]) -> Verdict:
         beyond = [0.0, *([] if isnan(words["chance"]) else [words["chance"]])]
         if words["mean_low"] > max(beyond):
+            short = []
             if words["above"] < _FEWEST:
-                return in_part(Both("a part of each head", "各ヘッドの一部分だけ"))
-            less = Both(
-                f"others give {words['mean']:.0%}, less than untrained", f"再現は{words['mean']:.0%}で未学習より低い"
-            )
+                short.append(Both("a part of each head", "各ヘッドの一部分だけ"))
             if words["more_high"] < 0:
-                return in_part(less)
+                less = f"{words['mean']:.0%}"
+                short.append(Both(f"others give {less}, less than untrained", f"再現は{less}で未学習より低い"))
+            if short:
+                return in_part(joined(short, "; ", "、"))
             return HOLDS if not isnan(words["untrained"]) else undecided(_UNTRAINED)
         if words["mean_high"] <= max(beyond):
             return FAILS
@@ -185,6 +192,26 @@ class Alike(ModelClaim):
         )
         return joined([given, counted, _named(words), together, _amount(words)])
 
+    def headline(self, words: Mapping[str, float]) -> Both:
+        mean, low, high = (f"{words[name]:.0%}" for name in ("mean", "mean_low", "mean_high"))
+        untrained = NOTHING
+        if not isnan(words["untrained"]):
+            untrained = Both(
+                f", in untrained copies {words['untrained']:.0%}", f"、未学習の複製では{words['untrained']:.0%}"
+            )
+        return Both(
+            f"The others give {mean} ({low} to {high}) of what varies in a head on average{untrained.en}.",
+            f"残りのヘッドから再現できるのは、変動の平均{mean}({low}〜{high}){untrained.ja}です。",
+        )
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        columns = {
+            "layer": Both("layer", "層"), "replaceability": Both("others give, mean head", "再現率(ヘッドの平均)"),
+            "chance": Both("chance", "偶然の水準"), "untrained": Both("untrained copies", "未学習の複製"),
+            "constant": Both("a constant gives", "定数で得られる割合"),
+        }  # fmt: skip
+        return layer_table(table, columns, lambda share: f"{share + 0.0:.0%}".replace("-0%", "0%").replace("-", "−"))
+
     def follow(self, words: Mapping[str, float]) -> Both:
         learnt, gone = NOTHING, NOTHING
         if not isnan(words["untrained"]):
@@ -211,11 +238,12 @@ class Alike(ModelClaim):
         kept = sweep.runs.assign(needed=sweep.runs["n_heads"] * (1 - sweep.runs["removable"]))
         table = mean_table(kept, "needed", lambda mean: f"{mean:.3g}")
         told = Both(
-            "Heads of a layer that stay when as many are removed together as cost 1% of what was learnt, by the "
-            "number of heads that it was trained with. They are ordered on other rows than they are judged on; means "
-            "over seeds:",
-            "学習できた量の1%を失うまでヘッドをまとめて除いたとき、最後に残るヘッド数を示します(1層あたり、"
-            "学習時のヘッド数ごと、学習シードの平均)。除く順番を決めるデータと評価するデータは別です。",
+            "Heads of a layer that stay when as many are removed together as cost 1% of what that model learnt, by "
+            "the number of heads that it was trained with. They are ordered on other rows than they are judged on; "
+            "means over seeds:",
+            "そのモデル自身が学習できた量の1%を失うまでヘッドをまとめて除いたとき、"
+            "最後に残るヘッド数を示します(1層あたり、学習時のヘッド数ごと、学習シードの平均)。"
+            "除く順番を決めるデータと評価するデータは別です。",
         )
         figures = {
             "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),

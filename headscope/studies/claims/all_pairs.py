@@ -62,11 +62,11 @@ class AllPairs(ModelClaim):
         "the other. A layer is called windowed where its mask hides more than the future. The effective span of a head "
         "is the exponential of the entropy of a query's weights, over the number of keys that it may look at; 1 if it "
         "looks at all of them alike.",
-        "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。"
-        "あわせて、2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。"
-        "マスクが未来以外も隠す層は「窓付き」と呼びます。"
-        "ヘッドの有効な範囲は、クエリの重みのエントロピーの指数を、見ることのできるキーの数で割った値です。"
-        "すべてのキーを均等に見ていれば1です。",
+        "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。あわせて、"
+        "2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。マスクが未来以外も隠す層は「窓付き」"
+        "と呼びます。ヘッドの有効な範囲は、クエリのアテンションの重みのエントロピーをHとして、exp(H)"
+        "を見ることのできるキーの数で割った値です。すべてのキーを均等に見ていれば1、"
+        "1つだけを見ていれば1÷キーの数です。",
     )
     unit: ClassVar[Both] = Both("share of pairs allowed, mean over layers", "マスクと窓が許す組の割合(層の平均)")
     rule: ClassVar[Both] = Both(
@@ -86,14 +86,14 @@ class AllPairs(ModelClaim):
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that each head takes the whole sequence into account. It can where nothing is hidden, and no "
-        "weight is exactly 0 then; but most weights are next to nothing. The effective span says how much of what it "
-        "may see a head really looks at. A causal model hides the future by design, as it is to tell it: of T tokens' "
-        "pairs it allows (T + 1) / (2T), about half.",
+        "weight is exactly 0 then; but in many layers most weights are next to nothing. The effective span says how "
+        "much of what it may see a head really looks at. A causal model hides the future by design, as it is to tell "
+        "it: of T tokens' pairs it allows (T + 1) / (2T), about half.",
         "各ヘッドがシーケンス全体を考慮している、と読まれがちです。隠されたものがなければそれは可能で、"
-        "重みがちょうど0になることもありません。しかし、ほとんどの重みはごく小さい値です。"
+        "重みがちょうど0になることもありません。しかし多くの層では、ほとんどの重みはごく小さい値です。"
         "見ることのできる範囲のうち実際にどれだけを見ているかは、有効な範囲が示します。"
-        "因果モデルは次のトークンを予測するために、設計として未来を隠しています。"
-        "Tトークンの組のうち許されるのは(T + 1) / (2T)で、およそ半分です。",
+        "因果モデルは次のトークンを予測するために、設計として未来を隠しています。Tトークンの組のうち許されるのは(T + "
+        "1) / (2T)で、およそ半分です。",
     )
     limits: ClassVar[Both] = Both(
         "At the lengths of the text: a window that is longer than the text hides nothing here, and its layer is called "
@@ -140,10 +140,10 @@ class AllPairs(ModelClaim):
         tokens = f"{words['tokens']:g}"
         return joined(
             Both(
-                f"Of all pairs in rows of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
+                f"Of all pairs in texts of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
                 f"{np.mean(shares):.0%}.",
-                f"最長{tokens}トークンの行のすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)が許すのは"
-                f"{np.mean(shares):.0%}です。",
+                f"長さ{tokens}トークンまでのテキストのすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)"
+                f"が許すのは{np.mean(shares):.0%}です。",
             )
             for kind, shares in by_kind(words, "least_allowed").items()
         )

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from headscope._support.formatting import percent
 from headscope.errors import InputError
 from headscope.reporting.figures import figure_of, regret_curves
-from headscope.studies.bilingual import Both, joined, tables
+from headscope.studies.bilingual import Both, first_sentence, joined, tables
 from headscope.studies.claims import CLAIMS, FAILS, Measured, SweepClaim, Verdict, in_part, undecided
 from headscope.studies.headcount.outcomes import grouped, of_tasks
 from headscope.studies.headcount.regret import least_worst, regrets, suited
@@ -43,13 +43,15 @@ class Balance(SweepClaim):
         "At fixed width every number of heads is held, on each task, against the number that is best there. Its worst "
         "task is the one that loses most. The number in the table is what is lost with the number of heads that costs "
         "least on its worst task. Number, task and the task's own best are chosen, for each seed, by the other seeds: "
-        "were one number the best for all, nothing would be lost on average. Balance with the width is not asked "
-        "here: a sweep has one width.",
+        "were one number the best for all, nothing would be lost on average. Tasks and what is learnt are those of "
+        "C7. Balance with the width is not asked here: a sweep has one width.",
         "幅を固定して、各ヘッド数での誤差を、タスクごとに、そのタスクで最良のヘッド数での誤差と比べます。"
         "損が最も大きいタスクを、そのヘッド数の最悪のタスクと呼びます。表の数値は、"
-        "最悪のタスクでの損が最も小さいヘッド数で失う割合です。ヘッド数、タスク、タスクごとの最良のヘッド数は、"
-        "シードごとに残りのシードで選びます。1つのヘッド数が全タスクで最良であれば、平均の損失は0になります。"
-        "埋め込み次元とのバランスは、ここでは確かめていません(1つのスイープの幅は1つです)。",
+        "最悪のタスクでの損が最も小さいヘッド数で失う割合です。タスクと「学習できた量」はC7と同じです。"
+        "あるシードを評価するときのヘッド数、タスク、タスクごとの最良のヘッド数は、"
+        "そのシード以外の結果から選びます(同じデータで選んで評価するのを避けるため)。"
+        "1個のヘッド数が全タスクで最良であれば、損は平均0になります。埋め込み次元とのバランスは、"
+        "ここでは確かめていません(1つのスイープの幅は1つです)。",
     )
     unit: ClassVar[Both] = Both(
         "lost on its worst task by the number of heads that costs least there, share of what is learnt",
@@ -74,9 +76,13 @@ class Balance(SweepClaim):
     )
     limits: ClassVar[Both] = Both(
         "Small models and short training. The worst task is the worst of those here: with other tasks another number "
-        "may cost least. Learning rates are chosen at three numbers of heads and taken over by those between.",
+        "may cost least. Tasks that must clash are among them: lookups ask for four looks at once, and maps of 64 "
+        "tokens for about as many dimensions; the table tells what is lost on each. Learning rates are chosen at "
+        "three numbers of heads and taken over by those between.",
         "小さなモデルを短く学習させた結果です。最悪のタスクは、ここで試したタスクの中での最悪です。"
-        "他のタスクを加えれば、損の最も小さいヘッド数も変わりえます。学習率は3つのヘッド数で選び、"
+        "他のタスクを加えれば、損の最も小さいヘッド数も変わりえます。"
+        "必然的に両立しないタスクも含まれています(lookupsは同時に4か所を見る必要があり、"
+        "64トークンのマップには約64次元が要ります)。タスクごとの損は表で確かめられます。学習率は3つのヘッド数で選び、"
         "その間のヘッド数にも使います。",
     )
 
@@ -124,6 +130,19 @@ class Balance(SweepClaim):
                 f"誤差の平均が最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             ),
         ])  # fmt: skip
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        if words["low"] <= MARGIN:
+            return first_sentence(self.say(words))
+        lost, common = percent(words["effect"]), f"{words['common']:g}"
+        task = next(iter(of_tasks(words, _WORST)))
+        return Both(
+            f"No number of heads suits every task: even the one that costs least on its worst task, {common}, loses "
+            f"{lost} "
+            f"of what is learnt there ({task}).",
+            f"どのタスクにも良いヘッド数はありません。最悪のタスクでの損が最も小さい{common}個でも、"
+            f"そのタスク({task})で学習できた量の{lost}を失います。",
+        )
 
     def draw(self, table: pd.DataFrame) -> Figure:
         costs = regrets(table)

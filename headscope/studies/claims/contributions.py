@@ -54,8 +54,8 @@ class Contributions(MadeAgain):
         + WORKED
     )
     limits: ClassVar[Both] = Both(
-        "A few rows of text. Layers whose heads are mixed before the projection have no such sum, and are left out.",
-        "数行のテキストで測った値です。射影の前にヘッドを混ぜ合わせる層にはこの和がないため、除いています。",
+        "A few short texts. Layers whose heads are mixed before the projection have no such sum, and are left out.",
+        "数本の短いテキストで測った値です。射影の前にヘッドを混ぜ合わせる層にはこの和がないため、除いています。",
     )
 
     def compare(self, subject: Subject) -> Iterator[dict[str, float]]:
@@ -74,9 +74,10 @@ class Contributions(MadeAgain):
     def found(self, words: Mapping[str, float]) -> Both:
         gap, heads = number(words["effect"]), words["largest_heads"]
         return Both(
-            f"The contributions of up to {heads:g} heads, with the bias, sum to what their layer puts out, to within "
-            f"{gap} of its largest.",
-            f"最大{heads:g}個のヘッドの寄与とバイアスの和と、層の出力との差は、層の最大の出力の{gap}以内です。",
+            f"The contributions of {heads:g} heads and the bias sum to what their layer puts out, to within {gap} of "
+            "its largest.",
+            f"{heads:g}個のヘッドの寄与とバイアスをすべて足した値と、層の出力との差は、"
+            f"その層の出力の絶対値の最大値の{gap}以内です。",
         )
 
 

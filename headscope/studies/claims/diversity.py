@@ -27,7 +27,7 @@ from headscope.studies.claims import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
-from headscope.studies.layers import Layer, kind_of, named, of_layers
+from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_maps, effective_spread
 from headscope.uncertainty.intervals import Spread
@@ -54,26 +54,25 @@ class Diversity(ModelClaim):
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要"
     means: ClassVar[Both] = Both(
         "Twelve heads that all did the same would be worth one head. It is counted how many different ones the heads "
-        "of "
-        "a layer are worth, once by what they put out and once by where they look.",
-        "12個のヘッドがすべて同じことをしていれば、1個分の価値しかありません。"
-        "層のヘッドが互いに異なる何個分に相当するかを、出力と"
-        "注意の向け先(マップ)の両方で数えます。",
+        "of a layer are worth, once by what they put out and once by where they look. The line is half of the way "
+        "from all alike to all different for outputs, and two different ones for maps.",
+        "たとえば12個のヘッドがすべて同じことをしていれば、1個分の価値しかありません。"
+        "層のヘッドが互いに異なる何個分に相当するかを、出力と注意の向け先(マップ)の両方で数えます。基準は、"
+        "出力が「すべて同じ」と「すべて異なる」の中間以上、マップが2個分以上です。",
     )
     measured: ClassVar[Both] = Both(
-        "Outputs z of every two heads of a layer are compared by linear CKA over the text (Kornblith et al. 2019, "
-        "arXiv:1905.00414), maps by the Jensen-Shannon divergence of their rows (Lin 1991). From either matrix of "
-        "likeness follows an effective number: the exponential of the entropy of its eigenvalues (Friedman and Dieng "
-        "2023, arXiv:2210.02410), 1 if all N are alike and N if no two are. For outputs it is told as the way from all "
-        "alike to no two alike, (effective − 1) / (N − 1). Beside both stands the same of untrained copies of the "
-        "model, on the same text; beside maps that on random tokens too.",
-        "層の中のヘッドを2個ずつ比べます。出力zは線形CKA(Kornblithら2019、arXiv:1905.00414)、"
-        "マップは行ごとのJensen-Shannon"
-        "ダイバージェンス(Lin 1991)で比べます。どちらの類似度行列からも有効数が求まります(固有値のエントロピーの指数、"
-        "Friedmanと"
-        "Dieng 2023、arXiv:2210.02410)。N個がすべて同じなら1、どの2個も似ていなければNです。出力については(有効数−1)"
-        "÷(N−1)で"
-        "示します。比較対象として、同じテキストを与えた未学習の複製での値を、"
+        "Outputs z of every two heads of a layer are compared by linear CKA over the text (0 to 1, the same under "
+        "rotation and scale; Kornblith et al. 2019, arXiv:1905.00414), maps by the Jensen-Shannon divergence of their "
+        "rows (Lin 1991). From either matrix of likeness follows an effective number: the exponential of the entropy "
+        "of its eigenvalues (Friedman and Dieng 2023, arXiv:2210.02410), 1 if all N are alike and N if no two are. "
+        "For outputs it is told as the way from all alike to no two alike, (effective − 1) / (N − 1). Beside both "
+        "stands the same of untrained copies of the model, on the same text; beside maps that on random tokens too.",
+        "層の中のヘッドを2個ずつ比べます。出力zは線形CKA(2組の出力の似ている度合いを0〜1で表し、"
+        "回転や拡大では変わらない値。Kornblithら2019、arXiv:1905.00414)、"
+        "マップは行ごとのJensen-Shannonダイバージェンス(Lin 1991)で比べます。"
+        "どちらの類似度行列からも有効数が求まります(固有値のエントロピーをHとしてexp(H)、Friedman・Dieng 2023、"
+        "arXiv:2210.02410)。N個がすべて同じなら1、どの2個も似ていなければNです。出力については(有効数−1)÷(N−1)"
+        "で示します。比較対象として、同じテキストを与えた未学習の複製での値を、"
         "マップについてはランダムなトークンでの値も示します。",
     )
     unit: ClassVar[Both] = Both(
@@ -81,23 +80,26 @@ class Diversity(ModelClaim):
         "出力の(有効ヘッド数−1)÷(ヘッド数−1)(層の平均)",
     )
     interval: ClassVar[Both] = Both(
-        "95% over documents, the mean over layers of each layer's ends", "文書についての95%区間(各層の両端を層で平均)"
+        "over documents, the mean over layers of each layer's 95% ends (at least 95% for the mean)",
+        "文書についての各層の95%区間の両端を層で平均したもの(平均の区間としては95%以上)",
     )
     rule: ClassVar[Both] = Both(
         "it holds if in every layer outputs come to at least half of the way and maps to at least two different ones "
         "(of fewer than three heads: to half of the way), each with its whole interval; it does not if no layer has "
         "either; else it holds in part, and the layers are named",
-        "すべての層で、出力が半分以上かつマップが2種類以上(ヘッドが3個未満なら半分以上)であり、"
+        "すべての層で、出力が半分以上かつマップが2個分以上(ヘッドが3個未満なら半分以上)であり、"
         "どちらも区間の下端で満たせば成り立つ。どの層でもどちらも満たさなければ成り立たない。"
         "それ以外は一部で成り立つ(満たさない層を示す)",
     )
     drawn: ClassVar[Both] = (
         Both(
             "Left: outputs, right: maps, each as an effective number over the number of heads. Bars: 95% over "
-            "documents, of one model. Squares: untrained copies; diamonds: random tokens. Dotted: the rule.",
+            "documents, of one model. Dots: the trained model; squares: untrained copies; diamonds: random tokens. "
+            "Dotted: the rule, for outputs half of the way from all alike to all different, (N + 1) / 2N on this "
+            "axis, for maps two of N heads.",
             "左は出力、右はマップ(いずれも有効数÷ヘッド数)。縦棒は文書についての95%区間(1モデルのとき)、"
-            "四角は未学習の複製、"
-            "ひし形はランダムなトークン、点線は判定基準。",
+            "四角は未学習の複製、ひし形はランダムなトークン、点線は判定基準(出力は「すべて同じ」と「すべて異なる」"
+            "の中間で、この縦軸では(N+1)/(2N)。マップは2個分、つまり2/N。Nはヘッド数)。丸は学習済みのモデル。",
         )
         + SEEDS_DRAWN
     )
@@ -109,14 +111,14 @@ class Diversity(ModelClaim):
         "で確かめます。",
     )
     limits: ClassVar[Both] = Both(
-        "CKA sees linear likeness of outputs on this text, two heads at a time: what no other head has, several may "
-        "have together (C9). Few tokens make heads look more alike than they are. What single heads look at is told by "
-        "`headscope.roles`.",
-        "CKAで分かるのは、このテキストでの出力の線形な類似だけです。また2個ずつの比較なので、"
-        "どの1個にもない情報を複数のヘッドが"
-        "合わせて持つことはあります(C9)。トークンが少ないと実際より似て見えます。"
-        "個々のヘッドが何を見ているかは`headscope.roles`"
-        "で調べられます。",
+        "The two lines are unlike: two different maps of twelve are 9% of the way from all alike to all different, "
+        "where outputs must come half of the way. CKA sees linear likeness of outputs on this text, two heads at a "
+        "time: what no other head has, several may have together (C9). Few tokens make heads look more alike than "
+        "they are. What single heads look at is told by `headscope.roles`.",
+        "2つの基準の厳しさは異なります。12個中2個分のマップは、「すべて同じ」から「すべて異なる」までの9%にすぎず、"
+        "出力には50%を求めています。CKAで分かるのは、このテキストでの出力の線形な類似だけです。"
+        "また2個ずつの比較なので、どの1個にもない情報を複数のヘッドが合わせて持つことはあります(C9)。"
+        "トークンが少ないと実際より似て見えます。個々のヘッドが何を見ているかは`headscope.roles`で調べられます。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -175,10 +177,10 @@ class Diversity(ModelClaim):
         if not isnan(words["maps_random"]):
             random = f"{words['maps_random']:.3g}"
             beside = Both(
-                f"On random tokens maps are worth {random}: as far as the two agree, heads differ in where they look, "
-                "and not by what the text says.",
+                f"On random tokens maps are worth {random}: as many different maps arise without a text that means "
+                "anything, as far as the two agree.",
                 f"意味のないランダムなトークンでは、マップは{random}個分です。両者が近いほど、"
-                "マップの違いは文章の内容ではなく、見る位置の違いによるものです。",
+                "マップの違いは文章の意味がなくても生じるものです。",
             )
         return joined([counted, beside, _failing(words)])
 
@@ -189,6 +191,15 @@ class Diversity(ModelClaim):
             "maps.",
             f"層の{heads}個のヘッドは、出力では{effective}個分、マップでは{maps}個分の異なるヘッドに相当します。",
         )
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        columns = {
+            "layer": Both("layer", "層"), "effective": Both("by outputs", "出力で何個分か"),
+            "effective_low": Both("low end", "区間の下端"), "untrained": Both("untrained", "未学習"),
+            "maps": Both("by maps", "マップで何個分か"), "maps_low": Both("low end", "区間の下端"),
+            "untrained_maps": Both("untrained", "未学習"), "maps_random": Both("random tokens", "ランダムなトークン"),
+        }  # fmt: skip
+        return layer_table(table, columns, "{:.3g}".format)
 
     def follow(self, words: Mapping[str, float]) -> Both:
         if isnan(words["untrained"]):

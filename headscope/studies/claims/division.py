@@ -24,7 +24,7 @@ __all__ = ["Division", "overlap"]
 _NOTHING = 1e-6  # of the longest column: a shorter one reads nothing of its input dimension
 _ROUNDED = 1e-9  # of a share of the width, which is a count over a count
 _WHAT = {
-    "read": Both("The subspaces that two heads of a layer read", "同じ層の2つのヘッドが読み取る部分空間"),
+    "read": Both("The subspaces that two heads of a layer read", "同じ層の2個のヘッドが読み取る部分空間"),
     "write": Both("Those that they write", "書き込む部分空間"),
 }
 
@@ -57,9 +57,9 @@ class Division(ModelClaim):
         "principal angles between them (Björck and Golub 1973), 0 if they share nothing, 1 if they are the same. "
         "Chance "
         "is what two random subspaces of these dimensions overlap by on average: dimensions of the head over width.",
-        "各ヘッドのクエリ・キー・バリューの重みについて、0でない重みをもつ入力次元の割合を数えます。"
+        "各ヘッドのクエリ・キー・バリューの重みについて、0でない重みを持つ入力次元の割合を数えます。"
         "埋め込みがh個のヘッドに分割されているなら、この割合は1/hになります。"
-        "あわせて、同じ層の2つのヘッドが読み取る部分空間(バリューの重みによる)と"
+        "あわせて、同じ層の2個のヘッドが読み取る部分空間(バリューの重みによる)と"
         "書き込む部分空間(出力射影の重みによる)の重なりを、主角のコサインの二乗の平均で測ります"
         "(Björck・Golub 1973)。共有がなければ0、一致すれば1です。"
         "偶然の水準は、同じ次元のランダムな部分空間2つの重なりの平均で、ヘッドの次元数÷幅です。",
@@ -86,13 +86,12 @@ class Division(ModelClaim):
         "picture of "
         "slices is right for the heads' outputs side by side, and wrong for the input. Nor are a head's directions its "
         "own: two heads may read, and write, the same ones.",
-        "各ヘッドに埋め込みの一切れが渡される、という図を思い浮かべがちですが、そうではありません。"
-        "論文自身もクエリ・キー・バリューの生成の箇所で「専用の重み行列を用いて」と述べているとおり、"
-        "各ヘッドは埋め込み全体に対する重み行列をもっています。小さいのは、そこから作られるクエリ・キー・"
-        "バリューのほうです。"
-        "したがって「一切れずつ」という図は、ヘッドの出力を並べたものについては正しく、入力については誤りです。"
-        "また、方向が各ヘッドに専有されているわけでもなく、"
-        "2つのヘッドが同じ方向を読み取ったり、同じ方向に書き込んだりすることもあります。",
+        "各ヘッドに埋め込みの一部分が渡される、という図を思い浮かべがちですが、そうではありません。論文自身もクエリ・"
+        "キー・バリューの生成の箇所で「専用の重み行列を用いて」と述べているとおり、"
+        "各ヘッドは埋め込み全体に対する重み行列を持っています。小さいのは、そこから作られるクエリ・キー・"
+        "バリューのほうです。したがって「切り分ける」という図は、ヘッドの出力を並べたものについては正しく、"
+        "入力については誤りです。また、方向が各ヘッドに専有されているわけでもなく、"
+        "2個のヘッドが同じ方向を読み取ったり、同じ方向に書き込んだりすることもあります。",
     )
     limits: ClassVar[Both] = Both(
         "Weights alone, no text: that a weight is there does not say how much it matters. An overlap above chance says "
@@ -142,8 +141,7 @@ class Division(ModelClaim):
         return Both(
             f"A head's weights read {read} of the {width} dimensions of the width; of an embedding that is divided it "
             f"would be {share}.",
-            f"ヘッドの重みは、幅{width}次元のうち{read}を読み取ります。"
-            f"埋め込みが分割されているなら{share}になるはずです。",
+            f"各ヘッドは入力の幅{width}次元のうち{read}を使っており、埋め込みが分割されているなら{share}のはずです。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:

@@ -26,7 +26,7 @@ __all__ = ["Edges"]
 _SIZE = 0.1  # of a rank correlation; why, `measured` says
 _MANY = 1000  # documents: more are not counted up
 _PLACES = ["document", "layer", "head", "query", "keys"]
-_LOSS = Both("the loss", "損失")
+_LOSS = Both("the loss", "損失の増加")
 _TARGET_ENDS = ("least_target", "largest_target")
 _RANKS = ["difference", "own", "other", "length", "target", "target_other", "target_size"]
 _ORDERS = 0.5  # rank correlation from which on the weights put effects in order for the most part
@@ -74,10 +74,9 @@ class Edges(ModelClaim):
         "ただし、その一部は計算上必ず生じます。ヘッドの出力zはバリューvの加重平均なので、"
         "重みwのキーを切断するとzはw/(1−w)·(z−v)だけ動き、vが何であってもwが大きいほど大きく動くからです。そこで、"
         "同じ重みのまま、シードで選んだ別のキーのバリューを使った切断も行います。"
-        "この相関を最初の相関からクエリごとに引いた差が、"
-        "重みの付いたトークンそのものについて重みが示していることです。差は0.1以上を意味のある大きさとします。これは、"
-        "キーの組100のうち3〜14組の順序が入れ替わる程度です。さらに、同じ重みと、"
-        "モデルの評価指標の変化との順位相関も求めます。評価指標は、損失があれば損失で、"
+        "この相関を最初の相関からクエリごとに引いた差だけが、重みがそのトークンの内容を見分けている証拠になります。"
+        "差は0.1以上を意味のある大きさとします。これは、キーの組100のうち3〜14組の順序が入れ替わる程度です。さらに、"
+        "同じ重みと、モデルの評価指標の変化との順位相関も求めます。評価指標は、損失があれば損失で、"
         "役に立っていたトークンを切れば上がり、害になっていたトークンを切れば下がります。損失がなければ、"
         "元の出力との距離(drift)です。参考として、重み×バリューの寄与の大きさ(Kobayashiら2020、arXiv:2004.10102)"
         "の相関も示します。",
@@ -95,7 +94,7 @@ class Edges(ModelClaim):
         "holds in part, for the output alone",
         "差と、重みと損失(または距離)への効果との順位相関が、ともに区間全体で0.1を超えるなら成り立つ。"
         "差の区間全体が0.1を下回る場合は、重みが切断効果の順序を決めていれば(相関が0.5超)"
-        "出力が動く大きさについてのみ一部で成り立ち、そうでなければ成り立たない。差の区間が0.1をまたぐなら未判定、"
+        "出力が変わる大きさについてのみ一部で成り立ち、そうでなければ成り立たない。差の区間が0.1をまたぐなら未判定、"
         "それ以外は出力についてのみ一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
@@ -105,10 +104,9 @@ class Edges(ModelClaim):
         "the model is judged by. Diamonds: means with their 95% intervals, one for each training seed. Dotted: the "
         "size "
         "of 0.1.",
-        "点は1つのクエリ。上の2行は、自身のバリューによる切断との順位相関と、"
-        "別のキーのバリューによる切断との順位相関で、"
-        "同じクエリを線で結ぶ。3行目はその差、4行目は評価指標への効果との順位相関。"
-        "ひし形は平均と95%区間(学習シードごと)。点線は0.1の大きさ。",
+        "点は1つのクエリ。上の2行は、実際にそのキーを切ったときとの順位相関と、"
+        "別のキーのバリューで切ったときとの順位相関で、同じクエリを線で結ぶ。3行目はその差、"
+        "4行目は評価指標への効果との順位相関。ひし形は平均と95%区間(学習シードごと)。点線は大きさ0.1。",
     )
     follows: ClassVar[Both] = Both(
         "Readers take a bright cell of a map for a token that the model needs. One may say that cutting it moves the "
@@ -170,7 +168,7 @@ class Edges(ModelClaim):
     def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["high"] < _SIZE:
             return (
-                in_part(Both("for how far the output moves", "出力が動く大きさについてのみ"))
+                in_part(Both("for how far the output moves", "出力が変わる大きさについてのみ"))
                 if _orders(words)
                 else FAILS
             )
@@ -192,18 +190,37 @@ class Edges(ModelClaim):
             f"the effect on {judged.en} it is {target}{target_ends.en}; with another key's value, {target_other}; "
             f"with its size, whichever way it goes, {size}. Weight × length of the value comes to {by_length}.",
             f"{queries}個のクエリ(キーは平均{keys}個)で、重みと切断効果の順位相関は{own}です。"
-            f"別のキーのバリューを使うと{other}なので、差は{effect}{ends.ja}です。"
-            f"{judged.ja}への効果との順位相関は{target}{target_ends.ja}で、別のキーのバリューでは{target_other}、"
-            f"増減を問わない大きさとでは{size}です。重み×バリューの大きさとの順位相関は{by_length}です。",
+            f"別のキーのバリューで切ると{other}なので、差は{effect}{ends.ja}です。"
+            f"重みと{judged.ja}の順位相関は{target}{target_ends.ja}で、別のキーのバリューで切ると{target_other}、"
+            f"増減を問わない大きさで比べると{size}です。重み×バリューの大きさと切断効果の順位相関は{by_length}です。",
         )
 
     def headline(self, words: Mapping[str, float]) -> Both:
-        own, other = (_signed(words[name]) for name in ("own", "other"))
+        own, other, effect, loss = (_signed(words[name]) for name in ("own", "other", "effect", "target"))
+        target = NOTHING  # a distance is a length as well, and tells no more
+        if not words["distance"]:
+            target = Both(
+                f"; with the rise of the loss the rank correlation is {loss}", f"損失の増加との順位相関は{loss}です。"
+            )
         return Both(
             f"Cutting a token with a larger weight moves the output further (rank correlation {own}); with another "
-            f"token's content under the same weight it is {other}.",
+            f"token's content under the same weight it is {other}, so the token itself accounts for "
+            f"{effect}{target.en}.",
             f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。"
-            f"同じ重みで中身を別のトークンに替えると、順位相関は{other}です。",
+            f"同じ重みで中身を別のトークンに替えても順位相関は{other}で、差は{effect}です。{target.ja}",
+        )
+
+    def follow(self, words: Mapping[str, float]) -> Both:
+        other, most = _signed(words["other"]), _signed(1 - words["other"])
+        told = Both(
+            f"Other keys' values alone come to {other} here, so that the difference could be {most} at the most.",
+            f"ここでは別のキーのバリューだけで{other}に達するため、差は大きくても{most}です。",
+        )
+        if words["other"] <= 1 - _SIZE:
+            return told
+        return told + Both(
+            "No weights could have passed: it shows what the arithmetic gives, and leaves no room for more.",
+            "どのような重みでも基準を満たせませんでした。計算上生じる分だけで、ほぼ説明がつくということです。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -25,7 +25,7 @@ __all__ = ["EveryHead"]
 _NOISE = Both("noise to hold it against", "比べるためのノイズの測定が必要")
 _FELT = Both("removal is felt, more than noise:", "除去の影響はある。ノイズを超えるのは")
 _IDLE = Both("embeddings move, the task hardly suffers", "埋め込みは動くがタスクの誤りはほぼ増えない")
-_UNTOLD = Both("embeddings move, the task cannot tell", "埋め込みは動くがタスクでは判断できない")
+_UNTOLD = Both("embeddings move, the task cannot tell", "埋め込みは変わるがタスクでは判断できない")
 _SIZE = 0.001  # of the intact model's loss; of a distance, itself
 _TASK_SIZE = 0.001  # of pairs of passages that are taken wrong
 
@@ -58,15 +58,16 @@ class EveryHead(ModelClaim):
         "embedding the nearer one?",
         "ヘッドを1個ずつ除き(出力を0にする)、同じテキストで評価指標を測り直します(1ヘッドにつき順伝播1回なので、"
         "テキストが多いときは一部を抜き出します。表の文書数はその数です。Michelら2019、arXiv:1905.10650)。"
-        "損失が0.1%(無傷のモデルとの距離で測る場合は0.001)を超えて悪化すれば重要とします。比較のため、ヘッドの寄与を、"
-        "そのヘッドが書き込める方向の中でランダムに回転させて加えたときの影響も測ります(ノイズと呼びます。"
-        "長さはどの位置でも寄与と同じ)。除いた影響がこれを上回らなければ、そのヘッドの中身が必要だとまでは言えません。"
-        "距離で測るエンコーダでは身近なタスクでも測ります。同じ文書の文章と別の文書の文章を1つずつ取り、"
+        "損失が0.1%(元のモデルとの距離で測る場合は0.001)を超えて悪化すれば重要とします。比較のため、"
+        "元の寄与は残したまま、それをそのヘッドが書き込める方向の中でランダムに回転させたものを"
+        "足したときの影響も測ります(ノイズと呼びます。長さはどの位置でも寄与と同じ)。"
+        "除いた影響がこれを上回らなければ、そのヘッドの中身が必要だとまでは言えません。距離で測るエンコーダでは、"
+        "良し悪しが分かるタスクでも測ります。同じ文書の文章と別の文書の文章を1つずつ取り、"
         "別の文書のほうを近いと取り違える割合です。",
     )
     unit: ClassVar[Both] = Both(
         "share of heads whose mean cost is above the size",
-        "影響の平均が基準の大きさを超えるヘッドの割合(区間が基準をまたぐヘッドも含む)",
+        "影響の平均が基準の大きさを超えるヘッドの割合(区間が基準をまたいでいても、平均が超えていれば数える)",
     )
     interval: ClassVar[Both] = Both(
         "95%, by the bootstrap over documents, all heads together",
@@ -84,11 +85,13 @@ class EveryHead(ModelClaim):
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
-        "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule. Where there "
-        "is a second panel, the size is how much the share of pairs taken wrong rises in the task.",
+        "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule. On either "
+        "axis heads at or below 0 are out of sight. Where there is a second panel, the size is how much the share of "
+        "pairs taken wrong rises in the task.",
         "影響がある大きさを超えるヘッドの割合を、大きさを変えて示した(横軸は対数)。"
-        "帯は各ヘッドの95%区間の両端で数えた割合、破線は"
-        "同じ長さのノイズ、点線は判定基準の大きさ。右の図がある場合、横軸はタスクで取り違える組の割合の増加。",
+        "帯は各ヘッドの95%区間の両端で数えた割合、破線は同じ長さのノイズ、点線は判定基準の大きさ。"
+        "影響が0以下のヘッドは図の範囲に入らない。学習シードが複数あるときは全モデルのヘッドを合わせた割合。"
+        "右の図がある場合、横軸はタスクで取り違える組の割合の増加。",
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that no head can be left out. That does not follow: a head alone costs little where others do "
@@ -101,7 +104,7 @@ class EveryHead(ModelClaim):
         "A head alone: two that stand in for each other both seem not to matter. By a distance to the intact model no "
         "head can be seen to harm. Switching off sets a head's contribution to zero, which the model never saw.",
         "ヘッドを1個ずつ除いた結果です。互いに代わりになる2個のヘッドは、どちらも重要でないように見えます。"
-        "無傷のモデルとの距離では、"
+        "元のモデルとの距離では、"
         "有害なヘッドは見つけられません。また、寄与を0にした状態はモデルが学習中に経験していないものです。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
@@ -161,15 +164,32 @@ class EveryHead(ModelClaim):
     def headline(self, words: Mapping[str, float]) -> Both:
         heads, above = f"{words['heads']:g}", f"{words['above']:.3g}"
         louder = f"{words['louder']:.3g}"
-        noise = NOTHING
+        noise, task = NOTHING, NOTHING
+        result = Both("moves the output clearly", "出力が明らかに変わる")
+        if not words["distance"]:
+            result = Both("makes the loss clearly higher", "損失が明らかに増える")
+        if not isnan(words["task_above"]):
+            needed = f"{words['task_above']:.3g}"
+            task = Both(f" For the task {needed} are clearly needed.", f"タスクに明らかに必要なのは{needed}個です。")
         if not isnan(words["louder"]):
             noise = Both(
-                f", and more than adding noise of the same length for {louder}",
-                f"、同じ長さのノイズを加えるより悪くなるのは{louder}個",
+                f", and more than adding noise as long as what the head writes for {louder}",
+                f"、寄与と同じ長さでランダムな向きのノイズを足すよりその影響が大きいのは{louder}個",
             )
         return Both(
-            f"Taking one head away alone makes the result clearly worse for {above} of {heads} heads{noise.en}.",
-            f"1個だけ除いてモデルの結果が明らかに悪くなるのは{heads}個中{above}個{noise.ja}です。",
+            f"Taking one head away alone {result.en} for {above} of {heads} heads{noise.en}.{task.en}",
+            f"1個だけ除いて{result.ja}のは{heads}個中{above}個{noise.ja}です。{task.ja}",
+        )
+
+    def tabled(self, table: pd.DataFrame) -> Both:
+        if "task" not in table or (width := (table["task_high"] - table["task_low"]).median()) <= _TASK_SIZE:
+            return NOTHING
+        wide, least = f"{width * 100:.2f}", f"{_TASK_SIZE * 100:g}"
+        return Both(
+            f"In the task the interval of a head's rise is {wide} points wide in the median, and the size that counts "
+            f"is {least}: so few passages cannot tell a single head.",
+            f"タスクでの増加の区間の幅は中央値{wide}ポイントで、基準の{least}ポイントよりはるかに広く、"
+            "この文章の数では1個のヘッドの影響を判断できません。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:
@@ -224,11 +244,12 @@ def _in_the_task(words: Mapping[str, float]) -> Both:
     above, below, across = (f"{words[f'task_{name}']:.3g}" for name in ("above", "below", "across"))
     heads = f"{words['heads']:g}"
     intact, largest = f"{words['task_intact']:.1%}", f"{words['task_largest'] * 100:.2f}"
+    least = f"{_TASK_SIZE * 100:g}"
     return Both(
         f"Told to find the passage of the same document, the intact model errs in {intact} of the pairs. Without one "
-        f"head it errs clearly more for {above} of {heads} heads, surely not for {below}, and for {across} it cannot "
-        f"be told; the largest rise is {largest} points.",
-        f"同じ文書の文章を選ぶタスクでは、無傷のモデルが取り違える組は{intact}です。"
-        f"1個除いて明らかに増えるのは{heads}個中{above}個、増えないのは{below}個、判断できないのは{across}個で、"
-        f"増加は最大{largest}ポイントです。",
+        f"head it errs clearly more (by over {least} points) for {above} of {heads} heads, surely no more than that "
+        f"for {below}, and for {across} it cannot be told; the largest rise is {largest} points.",
+        f"同じ文書の文章を選ぶタスクでは、元のモデルが取り違える組は{intact}です。"
+        f"1個除いて明らかに({least}ポイントを超えて)増えるのは{heads}個中{above}個、それほど増えないのは{below}個、"
+        f"判断できないのは{across}個で、増加は最大{largest}ポイントです。",
     )

@@ -76,10 +76,12 @@ class Independence(ModelClaim):
     limits: ClassVar[Both] = Both(
         "A head is switched off after its map is made: that alone confirms the wiring, and could not show what mixes "
         "queries or keys before. A norm over all heads does, as in OLMo 2. One head of each of up to eight layers, on "
-        "a few rows of text.",
-        "ヘッドを止めるのはそのマップができた後です。止めるだけで分かるのは配線であり、"
-        "その前にクエリやキーが混ざることは分かりません(OLMo 2のように全ヘッドにわたる正規化があると混ざります)。"
-        "最大8層から1個ずつ、数行のテキストで測った値です。",
+        "a few short texts.",
+        "マップができた後でヘッドを除くので、これで確かめられるのは、"
+        "ヘッドの出力が同じ層の他のマップに流れ込まないことだけです。"
+        "マップができる前にクエリやキーが混ざっていても(OLMo 2のように全ヘッドにわたる正規化があると混ざります)、"
+        "この方法では検出できません。そこで、混ざりの有無はモデルの構造から調べて判定に加えます。最大8層から1個ずつ、"
+        "数本の短いテキストで測った値です。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 

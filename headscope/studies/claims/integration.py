@@ -62,9 +62,9 @@ class Integration(ModelClaim):
         "of the entropy of its standard deviations along its main directions (Roy and Vetterli 2007). It is taken of "
         "one head's contribution (the mean over heads), of the contributions of all heads side by side, and of their "
         "sum, which is what the projection makes. Each layer is judged by itself, with its own interval.",
-        "テキスト全体でいくつの方向に変化するかを、共分散の有効ランクで測ります。"
-        "有効ランクは、主方向に沿った標準偏差のエントロピーの指数です(Roy・Vetterli 2007)。"
-        "対象は、1個のヘッドの寄与(ヘッドについての平均)、すべてのヘッドの寄与を並べたもの、"
+        "テキスト全体でいくつの方向に変化するかを、共分散の有効ランクで測ります。有効ランクは、"
+        "主方向に沿った標準偏差のエントロピーをHとしてexp(H)です(Roy・Vetterli 2007)。N方向に均等に散らばればN、"
+        "1方向だけなら1です。対象は、1個のヘッドの寄与(ヘッドについての平均)、すべてのヘッドの寄与を並べたもの、"
         "射影の出力であるそれらの和の3つです。判定は層ごとに、層ごとの区間で行います。",
     )
     unit: ClassVar[Both] = Both(
@@ -72,7 +72,8 @@ class Integration(ModelClaim):
         "射影後の有効ランク÷1ヘッドの有効ランク(層の平均)",
     )
     interval: ClassVar[Both] = Both(
-        "95% over documents, the mean over layers of each layer's ends", "文書についての95%区間(各層の両端の層平均)"
+        "over documents, the mean over layers of each layer's 95% ends (at least 95% for the mean)",
+        "文書についての各層の95%区間の両端を層で平均したもの(平均の区間としては95%以上)",
     )
     rule: ClassVar[Both] = Both(
         "it holds if in every layer the projected sum varies in more directions than one head's contribution, by the "

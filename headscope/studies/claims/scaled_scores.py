@@ -47,8 +47,10 @@ class ScaledScores(MadeAgain):
         + WORKED
     )
     limits: ClassVar[Both] = Both(
-        "A few rows of text. Models that cap their scores, or add a sink, do more than the formula says.",
-        "数行のテキストで測った値です。内積に上限を設けるモデルや、シンクを加えるモデルは、式にない処理をしています。",
+        "A few short texts. Models that cap their scores, or add a sink (which takes weight and is no token), do more "
+        "than the formula says.",
+        "数本の短いテキストで測った値です。内積に上限を設けるモデルや、シンク(どのトークンでもない、重みの受け皿)"
+        "を加えるモデルは、式にない処理をしています。",
     )
 
     def compare(self, subject: Subject) -> Iterator[dict[str, float]]:
@@ -65,8 +67,8 @@ class ScaledScores(MadeAgain):
         return Both(
             f"Maps made again from queries and keys are the model's to within {gap} of a layer's largest weight; their "
             f"rows sum to 1 to within {rows}.",
-            f"クエリとキーから計算し直したマップとモデルのマップの差は、層の最大の重みの{gap}以内です。"
-            f"各行の和と1との差は{rows}以内です。",
+            "クエリとキーから計算し直したマップとモデルのマップの差は、"
+            f"その層のアテンションの重みの最大値の{gap}以内、マップの各行の和と1との差は{rows}以内です。",
         )
 
 

@@ -58,8 +58,8 @@ class Several(SweepClaim):
     means: ClassVar[Both] = Both(
         "The question is how much a model loses if it has one head a layer in place of the best number of them, with "
         "as many parameters. What is lost is what several viewpoints are worth to a task.",
-        "ここで問うのは、パラメータ数を変えずに、1層のヘッドを最良の個数から1個に減らすと、どれだけ性能が失われるかで"
-        "す。失われた分が、そのタスクにとって複数の視点がもつ価値です。",
+        "ここで問うのは、パラメータ数を変えずに、1層のヘッドを最良の個数から1個に減らすと、"
+        "どれだけ性能が失われるかです。失われた分が、そのタスクにとって複数の視点が持つ価値です。",
     )
     measured: ClassVar[Both] = Both(
         "In the arm where heads share the width, parameters, operations and tokens are the same for every number of "
@@ -68,8 +68,8 @@ class Several(SweepClaim):
         "on which heads do nothing but look. Kinds of task count equally in the mean, maps of several lengths as one "
         "kind.",
         "幅をヘッドで分け合う条件では、ヘッド数によらずパラメータ数・演算量・トークン数が同じです。タスクごとに、"
-        "1ヘッドの誤差を、他のヘッド数のうち最良のものの誤差と比べます。どれが最良かは、"
-        "シードごとに残りのシードで選びます。「学習できた量」、タスク、学習率はC7と同じです。マップを作るだけで、"
+        "1ヘッドの誤差を、他のヘッド数のうち最良のものの誤差と比べます。あるシードを評価するときの最良のヘッド数は、"
+        "そのシード以外の結果から選びます。「学習できた量」、タスク、学習率はC7と同じです。マップを作るだけで、"
         "バリューも出力も使わないタスク(maps)も含みます。平均ではタスクの種類を等しく扱い、"
         "長さの異なるmapsは1種類と数えます。",
     )
@@ -92,7 +92,7 @@ class Several(SweepClaim):
     follows: ClassVar[Both] = Both(
         "Readers infer that several heads are better than one. That follows for tasks that need several looks at "
         "once, and up to the number at which heads get too small (C7). It is no rule for all tasks.",
-        "読者は、ヘッドは1個より複数の方が良いと受け取ります。これは、同時に複数の箇所を見る必要があるタスクについて、"
+        "「ヘッドは1個より複数の方が良い」と読まれがちです。これは、同時に複数の箇所を見る必要があるタスクについて、"
         "ヘッドが小さくなりすぎない個数まで(C7)でなら言えます。すべてのタスクに当てはまる規則ではありません。",
     )
     limits: ClassVar[Both] = Both(
@@ -133,9 +133,9 @@ class Several(SweepClaim):
         parts = [
             Both(
                 f"With one head a layer error is {middle} ({low} to {high}) of what is learnt above that of the best "
-                "other number of heads, with as many parameters.",
-                f"1ヘッドの誤差は、パラメータ数が同じ他のヘッド数のうち最良のものより、学習できた量の{middle}"
-                f"({low}〜{high})だけ大きくなります。",
+                "other number of heads, with as many parameters (the mean over kinds of task).",
+                "1ヘッドの誤差は、パラメータ数が同じ他のヘッド数のうち最良のものより、"
+                f"学習できた量の{middle}({low}〜{high})だけ大きくなります(タスクの種類の平均)。",
             )
         ]
         if better:
@@ -143,7 +143,9 @@ class Several(SweepClaim):
             parts.append(Both(f"By task it is above by: {told.en}.", f"タスク別の差は、{told.ja}です。"))
         if as_good:
             told = named(as_good)
-            parts.append(Both(f"On {told.en} one head is as good.", f"{told.ja}では1ヘッドでも同等です。"))
+            parts.append(
+                Both(f"On {told.en} one head is as good or better.", f"{told.ja}では1ヘッドでも同等かそれ以上です。")
+            )
         if told := untold(words):
             parts.append(Both(f"It is not decided on {told.en}.", f"{told.ja}については判定できません。"))
         return joined(parts)
@@ -174,7 +176,7 @@ class Several(SweepClaim):
             for row in shapes(table).to_dict("records")
         ]
         head = [
-            Both("task", "タスク"), Both("one head loses", "1ヘッドでの損失"),
+            Both("task", "タスク"), Both("one head loses", "1ヘッドでの悪化分"),
             Both("heads within 1% of the best", "最良から1%以内のヘッド数"), Both("seeds", "シード"),
         ]  # fmt: skip
         return joined([tables(head, rows), BONFERRONI], "\n\n", "\n\n")

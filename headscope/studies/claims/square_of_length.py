@@ -53,7 +53,7 @@ class SquareOfLength(CostClaim):
         "長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
         "につき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。全ヘッド・全層についての合"
         "計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。同時に必要な最大バイト数も"
-        "同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa; Dao et al. 2022, "
+        "同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa、Daoら2022、"
         "arXiv:2205.14135)の両方が対象です。時間は1つのプロセスの中で長さを交互に変えながら何度も計ります。",
     )
     unit: ClassVar[Both] = Both(
@@ -64,14 +64,15 @@ class SquareOfLength(CostClaim):
         "it holds if the pairs counted are T² a head, to within 0.1%; it does not hold if they are fewer; it is not "
         "decided where three terms do not fit the counts to within 0.1%, or where more than the pairs grows with T²",
         "数えた組が1ヘッドあたりT²個に0.1%以内で一致すれば成り立つ。それより少なければ成り立たない。"
-        "3つの項が演算量に0.1%以内で当てはまらない場合や、組のほかにもT²で増える演算がある場合は判定しない",
+        "演算量を「定数+a·T+b·T²」で0.1%以内に表せない場合や、組のほかにもT²で増える演算がある場合は判定しない",
     )
     drawn: ClassVar[Both] = Both(
         "Dots: what was counted or timed (of time, every round); filled: eager, rings: sdpa. Lines of operations and "
         "memory: the fit, over the lengths that were fitted. Lines of time: the median. The dotted line stands where "
-        "b·T² overtakes a·T.",
-        "点は数えた値または計った値(時間は全ラウンド)。塗りつぶしはeager、白抜きはsdpa。演算量とメモリの線は当ては"
-        "めた式(使った長さの範囲)、時間の線は中央値。縦の点線はb·T²がa·Tを超える長さ。",
+        "the term of T² overtakes that of T, if that is in sight.",
+        "点は数えた値または計った値(時間は繰り返した計時のすべて)。塗りつぶしはeager、白抜きはsdpa。"
+        "演算量とメモリの線は当てはめた式(使った長さの範囲)、時間の線は中央値。縦の点線は、"
+        "トークン数の二乗に比例する項が、トークン数に比例する項を超える長さ(図の範囲にあるとき)。",
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that cost grows with the square of the length. Operations do in the end. A part of them, the "
@@ -79,11 +80,11 @@ class SquareOfLength(CostClaim):
         "linear. Memory grows with the square only where the maps are written out. Times are an illustration: the "
         "interval over the rounds of one day does not hold on another. On one processor three days gave from T^2.7 to "
         "T^3.5 for the same doubling.",
-        "読者は、コストがシーケンス長の二乗で増えると受け取ります。演算量は、十分に長ければそのとおりです。ただし、"
+        "「コストはシーケンス長の二乗で増える」と読まれがちです。演算量は、十分に長ければそのとおりです。ただし、"
         "射影や(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。"
         "メモリが長さの二乗で増えるのは、マップを書き出す場合だけです。時間は参考値です。"
         "1日のうちに繰り返した計時の区間は、別の日には当てはまりません。同じプロセッサで3日計ると、"
-        "長さを2倍にしたときの時間の増え方は、Tの2.7乗から3.5乗まで変わりました。",
+        "長さを2倍にしたときの時間の増え方は、トークン数の2.7乗から3.5乗まで変わりました。",
     )
     limits: ClassVar[Both] = Both(
         "Counted is what is computed, whether or not a mask hides it afterwards: these kernels compute hidden pairs "
@@ -151,7 +152,7 @@ class SquareOfLength(CostClaim):
             f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of {_TOKENS} × {_TOKENS}; at "
             f"{longest:,.0f} tokens {most}. Operations were counted at {shortest:,.0f} to {longest:,.0f} tokens; what "
             f"is told of {_TOKENS} follows from the terms that fit them.",
-            f"{_TOKENS}トークンでは、1つのヘッドがクエリとキーの組を{pairs}個({_TOKENS}×{_TOKENS}組のうち)計算します。"
+            f"{_TOKENS}トークンでは、1個のヘッドがクエリとキーの組を{pairs}個({_TOKENS}×{_TOKENS}組のうち)計算し、"
             f"{longest:,.0f}トークンでは{most}個です。演算量を数えた長さは{shortest:,.0f}〜{longest:,.0f}トークンで、"
             f"{_TOKENS}トークンでの組の数は、そこに当てはめた式から求めた値です。",
         )

@@ -58,11 +58,11 @@ class TooSmall(SweepClaim):
         "The same small transformer is trained with few heads and with many, once with the width shared among them "
         "and once with heads of fixed size. Tasks are four look-ups at once (lookups), attention maps of several "
         "lengths (maps), the next byte of prose (language) and handwritten digits (digits). What is learnt is how far "
-        "below chance the best number of heads errs. The number in the table is a mean over kinds of task, maps of "
-        "several lengths as one kind; what is said of a task rests on all its seeds. Learning rates are chosen for "
-        "each task and arm at the fewest, the middle and the most heads, on data and a seed of their own, and taken "
-        "over by the nearest of the numbers between. For attention maps theory says where: scores of head_dim "
-        "dimensions have that rank at the most, and a head_dim no less than the length is enough for any map "
+        "below chance the best number of heads of the arm errs. The number in the table is a mean over kinds of task, "
+        "maps of several lengths as one kind; what is said of a task rests on all its seeds. Learning rates are "
+        "chosen for each task and arm at the fewest, the middle and the most heads, on data and a seed of their own, "
+        "and taken over by the nearest of the numbers between. For attention maps theory says where: scores of "
+        "head_dim dimensions have that rank at the most, and a head_dim no less than the length is enough for any map "
         "(Bhojanapalli et al. 2020, arXiv:2002.07028); one less is too, as softmax ignores what is added to a whole "
         "row.",
         "同じ小さなTransformerを、ヘッド数を変えて学習させます。幅をヘッドで分け合う場合と、"
@@ -70,7 +70,7 @@ class TooSmall(SweepClaim):
         "指定された4個のキーの値を同時に答えます。mapsは、ランダムに作った8〜64トークンのマップを、"
         "各ヘッドがどこまで再現できるかを測ります。languageは英文の次のバイト、digitsは手書き数字を当てます。"
         "「偶然の水準」は、何も学ばずに答えたときの誤差です(mapsでは、全トークンを均等に見るマップの誤差)。"
-        "「学習できた量」は、偶然の水準から、最良のヘッド数での誤差を引いた値です。"
+        "「学習できた量」は、偶然の水準から、同じ条件の最良のヘッド数での誤差を引いた値です。"
         "表の数値はタスクの種類についての平均で、長さの異なるmapsは1種類と数えます。タスクごとの記述には、"
         "そのタスクの全シードを使います。学習率は、タスクと条件ごとに、最少・中間・最多のヘッド数で、"
         "専用のデータとシードを使って選び、その間のヘッド数は最も近いものの値を使います。"
@@ -99,19 +99,25 @@ class TooSmall(SweepClaim):
     )
     drawn: ClassVar[Both] = CURVES_DRAWN
     limits: ClassVar[Both] = Both(
-        "Small models and short training. The paper's example, 32 heads of 16 dimensions, is of a width of 512; here "
-        "the same size of a head is that of fewer heads, which may lose for being too few as well (C11). Where heads "
-        "of fixed size are too small for a task themselves, as 8 dimensions for long maps, the task is hard with any "
-        "number of them: more heads do not make up for their size. Where error begins to rise at heads larger than "
-        "the fixed 8 dimensions, as many of fixed size are smaller and err more; what they show there is that their "
-        "number alone does not raise error. Fixed size costs parameters too: on prose, where many heads of fixed size "
-        "cannot be told from the best, size and parameters are not told apart.",
-        "小さなモデルを短く学習させた結果です。論文の例(16次元のヘッド32個)は幅512の場合で、ここでは同じ次元のヘッドの"
-        "数がそれより少なくなり、少なすぎることによる損失(C11)も含まれることがあります。長いマップに対する8次元の"
-        "ように、固定したサイズ自体がタスクに対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。"
-        "数を増やしても、小ささは補えません。8次元より大きいヘッドで誤差が増え始めるタスクでは、"
-        "同数の8次元のヘッドはさらに小さく、誤差も大きくなります。そこで示せるのは、"
-        "数が増えただけでは誤差は増えないことです。また、固定サイズではヘッドとともにパラメータも増えます。"
+        "Small models and short training. The size at which a rise is clear is where these seeds tell it: smaller "
+        "rises may begin at larger heads. Learning rates are chosen at the fewest, the middle and the most heads; "
+        "where a number takes its neighbour's, the curve may have a bump (digits at 4 heads). The paper's example, 32 "
+        "heads of 16 dimensions, is of a width of 512; here the same size of a head is that of fewer heads, which may "
+        "lose for being too few as well (C11). Where heads of fixed size are too small for a task themselves, as 8 "
+        "dimensions for long maps, the task is hard with any number of them: more heads do not make up for their "
+        "size. Where error begins to rise at heads larger than the fixed 8 dimensions, as many of fixed size are "
+        "smaller and err more; what they show there is that their number alone does not raise error. Fixed size costs "
+        "parameters too: on prose, where many heads of fixed size cannot be told from the best, size and parameters "
+        "are not told apart.",
+        "小さなモデルを短く学習させた結果です。増加が認められる次元は、このシード数で検出できるところを示します。"
+        "もっと大きいヘッドでも小さな増加は始まっているかもしれません。学習率は最少・中間・最多のヘッド数で選ぶため、"
+        "隣のヘッド数の学習率を使うところで曲線が乱れることがあります(digitsの4ヘッド)。論文の例(16次元のヘッド32個)"
+        "は幅512の場合で、ここでは同じ次元のヘッドの数がそれより少なくなり、少なすぎることによる損失(C11)"
+        "も含まれることがあります。長いマップに対する8次元のように、"
+        "固定したサイズ自体がタスクに対して小さすぎる場合は、ヘッドをいくつにしても誤差が残ります。数を増やしても、"
+        "小ささは補えません。8次元より大きいヘッドで誤差が増え始めるタスクでは、同数の8次元のヘッドはさらに小さく、"
+        "誤差も大きくなります。そこで示せるのは、数が増えただけでは誤差は増えないことです。また、"
+        "固定サイズではヘッドとともにパラメータも増えます。"
         "固定サイズの多数のヘッドと最良との差が判断できないlanguageでは、"
         "小ささの影響とパラメータ数の影響を切り分けられません。",
     )
@@ -155,10 +161,10 @@ class TooSmall(SweepClaim):
         tiny, fixed = (count(n, "dimension") for n in sizes[2:])
         lost = Both(
             f"At fixed width {few} of {_PAPER} dimensions lose {paper.en} of what is learnt, and {most} of {tiny} "
-            f"{small.en}; {most} of {fixed} lose {wide.en}.",
-            f"幅を固定すると、{_PAPER}次元のヘッド{sizes[0]}個では学習できた量の{paper.ja}を、{sizes[2]}次元のヘッド"
-            f"{sizes[1]}個では{small.ja}を失います。{sizes[3]}次元に固定したヘッド{sizes[1]}個で"
-            f"失うのは{wide.ja}です。",
+            f"{small.en}; {most} of {fixed} lose {wide.en} of what the best number of such heads learns.",
+            f"幅を固定すると、{_PAPER}次元のヘッド{sizes[0]}個では学習できた量の{paper.ja}を、"
+            f"{sizes[2]}次元のヘッド{sizes[1]}個では{small.ja}を失います。{sizes[3]}次元に固定したヘッド{sizes[1]}個で"
+            f"失うのは、そのサイズのヘッドの最良の個数で学習できた量の{wide.ja}です。",
         )
         return joined([lost, _begun(words), _unmoved(words)])
 
@@ -167,9 +173,11 @@ class TooSmall(SweepClaim):
         sizes = [int(words[name]) for name in ("most", "smallest", "fixed")]
         most, (tiny, fixed) = count(sizes[0], "head"), (count(n, "dimension") for n in sizes[1:])
         return Both(
-            f"Cut out of the same width, {most} of {tiny} lose {small} of what is learnt; {most} of {fixed} lose "
-            f"{wide}.",
-            f"同じ幅を分けた{sizes[1]}次元のヘッド{sizes[0]}個では学習できた量の{small}を失いますが、"
+            f"Cut out of the same width, {most} of {tiny} lose {small} of what is learnt (the mean over kinds of task)"
+            f"; {most} of "
+            f"{fixed} lose {wide}.",
+            f"同じ幅を分けた{sizes[1]}次元のヘッド{sizes[0]}個では学習できた量の{small}(タスクの種類の平均)"
+            "を失いますが、"
             f"{sizes[2]}次元のヘッド{sizes[0]}個で失うのは{wide}です。",
         )
 
@@ -179,10 +187,11 @@ class TooSmall(SweepClaim):
     def tabled(self, table: pd.DataFrame) -> Both:
         found, ends = falls(table).set_index("task"), shapes(table).set_index(["arm", "task"])
         head = [
-            Both("task", "タスク"), Both("rises from head_dim", "誤差が増え始めるhead_dim"),
-            Both("error there", "そこでの誤差"), Both("of as many of fixed size", "同数の固定サイズでの誤差"),
-            Both("smallest heads lose", "最小のヘッドでの損失"),
-            Both("as many of fixed size lose", "同数の固定サイズでの損失"),
+            Both("task", "タスク"), Both("clear from head_dim", "増加が認められるhead_dim"),
+            Both("error there, of chance", "そこでの誤差"),
+            Both("as many of fixed size err", "同数の固定サイズでの誤差"),
+            Both("smallest heads lose, of what is learnt", "最小のヘッドでの悪化分"),
+            Both("as many of fixed size lose", "同数の固定サイズでの悪化分"),
             Both("seeds", "シード"),
         ]  # fmt: skip
         rows = []
@@ -194,7 +203,12 @@ class TooSmall(SweepClaim):
             rows.append((str(task), *begun, *lost, str(row["seeds"])))
         told = tables(head, rows)
         note = Both(
-            f"Errors are shares of chance. {BONFERRONI.en}", f"誤差は偶然の水準に対する割合です。{BONFERRONI.ja}"
+            "Errors are shares of chance, losses of what is learnt. A size is told by how much the error rises from "
+            "the best number in its own arm, not by the error: heads of the fixed size are smaller than those of "
+            f"larger sizes, and err more. {BONFERRONI.en}",
+            "誤差の列は偶然の水準に対する割合、悪化分の列は学習できた量に対する割合です。"
+            "判定に使うのは誤差そのものではなく、同じ条件の最良のヘッド数からの増え方です(固定サイズより大きいヘ"
+            f"ッドの行では、同数の固定サイズのヘッドのほうが小さく、誤差も大きくなります)。{BONFERRONI.ja}",
         )
         return joined([told, note], "\n\n", "\n\n")
 
@@ -230,8 +244,8 @@ def _begun(words: Mapping[str, float]) -> Both:
         return NOTHING
     sizes = grouped(begun, falling=True)
     return Both(
-        f"Error begins to rise because heads are small at head_dim {sizes.en}.",
-        f"ヘッドが小さいために誤差が増え始めるhead_dimは、{sizes.ja}です。",
+        f"Error is clear to rise because heads are small from head_dim {sizes.en} on.",
+        f"ヘッドが小さいための誤差の増加がはっきり認められるのは、head_dimが{sizes.ja}以下のときです。",
     )
 
 

@@ -40,8 +40,8 @@ class WeightedMean(MadeAgain):
         + WORKED
     )
     limits: ClassVar[Both] = Both(
-        "A few rows of text. A gate that is applied after the mean is not part of z.",
-        "数行のテキストで測った値です。平均の後に掛けるゲートはzに含みません。",
+        "A few short texts. A gate (a factor on a head's output) that is applied after the mean is not part of z.",
+        "数本の短いテキストで測った値です。平均の後に掛けるゲート(ヘッドの出力を弱める係数)はzに含みません。",
     )
 
     def compare(self, subject: Subject) -> Iterator[dict[str, float]]:
@@ -57,5 +57,5 @@ class WeightedMean(MadeAgain):
             f"Map times values is every head's output, here up to {tokens:g} tokens × {dims:g}, to within {gap} of a "
             "layer's largest.",
             f"マップとバリューの積と各ヘッドの出力(ここでは最大{tokens:g}トークン×{dims:g}次元)との差は、"
-            f"層の最大の出力の{gap}以内です。",
+            f"その層の出力の絶対値の最大値の{gap}以内です。",
         )

@@ -39,9 +39,11 @@ def more_alike(runs: pd.DataFrame) -> Both:
     several = joined(told, "; ", "。")
     return Both(
         "**Do heads get more alike as they become more?** Mean CKA of two heads (1: alike up to rotation and scale), "
-        f"from the fewest to the most: {several.en}.",
+        f"from the fewest to the most: {several.en}. At fixed width heads get smaller as they become more, and CKA of "
+        "smaller heads is lower for that alone: the fall does not show that they learn other things.",
         "**ヘッドを増やすと互いに似てくるか。** 2個のヘッドの平均CKA(最大1)は、ヘッド数を最少から最多にしたとき、"
-        f"次のように変わりました。{several.ja}。",
+        f"次のように変わりました。{several.ja}。幅固定ではヘッドを増やすと1個が小さくなり、"
+        "それだけでもCKAは下がるので、別々のことを学習するようになったとまでは言えません。",
     )
 
 
@@ -65,9 +67,11 @@ def quality(shapes: pd.DataFrame) -> Both:
             told.append(Both(f"at {where.en} it {several.en}", f"{where.ja}:{several.ja}"))
     every = joined(told, "; ", "。")
     return Both(
-        f"**Does quality fail to rise?** With the most heads in place of the best other number, {every.en}.",
+        f"**Does quality fail to rise?** With the most heads in place of the best other number, {every.en}. Where it "
+        "falls at fixed width, heads are too small (C7); that is not redundancy.",
         "**性能が上がらないことはあるか。** 最多のヘッド数にすると、"
-        f"他のヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。",
+        f"他のヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。"
+        "幅固定で下がるのはヘッドが小さくなりすぎるためで(C7)、冗長性によるものではありません。",
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from headscope.studies.bilingual import Both
 from headscope.studies.claim_pages import index_page, page
-from headscope.studies.claims import HOLDS, in_part
+from headscope.studies.claims import HOLDS, claim_named, in_part
 from headscope.studies.provenance import measured_on, subject_name
 from headscope.studies.rulings import Ruling, Rulings
 
@@ -115,7 +115,7 @@ def test_the_box_stands_where_its_three_claims_do() -> None:
 
 def test_the_index_in_japanese_names_the_machine() -> None:
     written = index_page([made(costs=COSTS).asked_with("", name="reference on H100")], "ja")
-    assert "**参照モデル(H100)**: マスクのない、幅512のアテンション1層。" in written
+    assert "**計測用の層(H100)**(C5):マスクのない、幅512のアテンション1層。" in written
     assert "計時した環境はtorch 2.13, a processor。" in written
     assert "on H100" not in written
     whole = index_page([made(subject=SUBJECT, sweep=SWEEP)], "ja")
@@ -141,6 +141,8 @@ def test_what_numbers_are_over_in_japanese(over: str, ja: str) -> None:
 
 
 def test_subjects_in_japanese() -> None:
-    assert subject_name("reference", "ja") == "参照モデル"
-    assert subject_name("reference, 32 wide", "ja") == "参照モデル(幅32)"
-    assert subject_name("minilm", "ja") == "minilm"
+    model, sweep, costs = (claim_named(name) for name in ("C1", "C7", "C5"))
+    assert subject_name("reference", model) == Both("reference", "参照モデル")
+    assert subject_name("reference, 32 wide", sweep) == Both("sweep, 32 wide", "スイープ(幅32)")
+    assert subject_name("reference on H100", costs) == Both("timed layer on H100", "計測用の層(H100)")
+    assert all(subject_name("minilm", claim) == Both("minilm", "minilm") for claim in (model, sweep, costs))

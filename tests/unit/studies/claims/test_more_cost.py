@@ -44,7 +44,7 @@ def costs(width: dict[str, Any], head_dim: dict[str, Any]) -> pd.DataFrame:
         (
             {"seconds": 1.0, "bytes eager": 1.0},
             GROWS,
-            "holds in part (all at fixed head_dim; time, memory (eager) at fixed width)",
+            "holds in part (all at fixed head_dim; time, memory with eager at fixed width)",
         ),
         ({}, {"flops": 1.0}, "holds in part (operations at fixed head_dim)"),
         ({"seconds": 0.03}, {}, "does not hold"),  # × 1.09
