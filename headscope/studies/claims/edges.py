@@ -55,19 +55,19 @@ class Edges(ModelClaim):
         "重みはトークンをどれだけ取り込むかを示しているだけです。",
     )
     measured: ClassVar[Both] = Both(
-        "Heads and queries are drawn by seed. Each edge of a query is cut in turn: the key's weight becomes 0, the "
-        "others are made to sum to 1 again, and the model is run to its end. The effect is the length of the change "
-        "of the model's output. Spearman's rank correlation, over the keys of the query, tells whether larger weights "
-        "have larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186). Some of that is "
-        "arithmetic: a head's output z is the weighted mean of values v, so cutting a key of weight w moves z by w / "
-        "(1 − w) · (z − v), further for a larger w whatever v is. So each cut is made once more with the same weight "
-        "and the value of another key, drawn by seed. What is left when that correlation is taken from the first, "
-        "query by query, is what the weight says of the very token that it is given to. A difference of 0.1 is the "
-        "least that counts: it is a change of order in 3 to 14 of 100 pairs of keys. The same weights are also held "
-        "against the change of what the model is judged by: its loss, where it has one, which rises where the token "
-        "was of use and falls where it did harm; else the distance (drift) to its intact output. Weight × length of "
-        "what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told beside.",
-        "ヘッドとクエリはシードで選びます。1つのクエリについて、見ているキーを1つずつ切断します。"
+        "Heads and queries are drawn by seed, in up to 24 documents. Each edge of a query is cut in turn: the key's "
+        "weight becomes 0, the others are made to sum to 1 again, and the model is run to its end. The effect is the "
+        "length of the change of the model's output. Spearman's rank correlation, over the keys of the query, tells "
+        "whether larger weights have larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186)"
+        ". Some of that is arithmetic: a head's output z is the weighted mean of values v, so cutting a key of weight "
+        "w moves z by w / (1 − w) · (z − v), further for a larger w whatever v is. So each cut is made once more with "
+        "the same weight and the value of another key, drawn by seed. What is left when that correlation is taken "
+        "from the first, query by query, is what the weight says of the very token that it is given to. A difference "
+        "of 0.1 is the least that counts: it is a change of order in 3 to 14 of 100 pairs of keys. The same weights "
+        "are also held against the change of what the model is judged by: its loss, where it has one, which rises "
+        "where the token was of use and falls where it did harm; else the distance (drift) to its intact output. "
+        "Weight × length of what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told beside.",
+        "ヘッドとクエリは、最大24文書の中からシードで選びます。1つのクエリについて、見ているキーを1つずつ切断します。"
         "そのキーの重みを0にし、残りの重みを合計1に直して、モデルを最後まで実行します。"
         "効果はモデルの出力の変化の大きさです。重みの大きいキーほど効果が大きいかを、"
         "クエリのキーについてのスピアマンの順位相関で表します(問いはJain・Wallace 2019、arXiv:1902.10186による)。"

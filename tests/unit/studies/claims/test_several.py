@@ -39,7 +39,7 @@ def test_how_much_it_is_is_told_for_each_task() -> None:
     assert "By task it is above by: a 44.4%, b 10.0%. On maps-8 one head is as good or better." in said.en
     assert "a 44.4%、b 10.0%です。maps-8では1ヘッドでも同等かそれ以上です。" in said.ja
     assert measured.effect == pytest.approx((0.4 / 0.9 + 0.1 + 0) / 3, abs=1e-4)
-    rows = [line.split(" | ") for line in CLAIM.tabled(measured.table).en.splitlines()[2:]]
+    rows = [line.split(" | ") for line in CLAIM.tabled(measured.table).en.splitlines()[2:5]]
     assert [(row[0], row[2], row[3]) for row in rows] == [
         ("| a", "4", "8 |"),
         ("| b", "4", "5 |"),
