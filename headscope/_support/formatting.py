@@ -44,16 +44,16 @@ def number(value: float, digits: int = 3) -> str:
     return f"{sign}{mantissa}×{power_of_ten(power)}"
 
 
-def percent(share: float) -> str:
-    """A share in percent, to one decimal.
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent, with so many digits after the point.
 
-    >>> percent(0.1234), percent(-0.0501), percent(-0.0001), percent(float("nan"))
-    ('12.3%', '−5.0%', '0.0%', '–')
+    >>> percent(0.1234), percent(-0.0501), percent(-0.0001), percent(float("nan")), percent(-0.124, 0)
+    ('12.3%', '−5.0%', '0.0%', '–', '−12%')
     """
     if math.isnan(share):
         return MISSING
-    rounded = round(100 * share, 1) + 0.0  # −0.0 is 0.0
-    return f"{rounded:.1f}%".replace("-", "−")
+    rounded = round(100 * share, digits) + 0.0  # −0.0 is 0.0
+    return f"{rounded:.{digits}f}%".replace("-", "−")
 
 
 def brief(value: float) -> str:

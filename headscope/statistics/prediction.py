@@ -36,10 +36,10 @@ def check_ridge(ridge: float) -> None:
     """Refuse what is no penalty of a ridge regression.
 
     Raises:
-        InputError: it is negative, NaN or infinite.
+        InputError: it is not above 0 (a head that copies another leaves nothing to divide by then), or is no number.
     """
-    if not 0 <= ridge < float("inf"):
-        raise InputError(f"ridge is a share of the mean square or variance, from 0; it was {ridge}")
+    if not 0 < ridge < float("inf"):
+        raise InputError(f"ridge is a share of the mean variance, above 0 (1e-9 is next to none); it was {ridge}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +122,7 @@ class Energies:
         replaceability = 1 - residual / varying; constant = 1 - varying / whole; restored = 1 - residual / whole, which
         is constant + (1 - constant) · replaceability. Of a head that does not vary, they are NaN, 1 and 1.
         """
-        varies = self.varying > _VARIES * self.whole
+        varies = (self.whole > 0) & (self.varying > _VARIES * self.whole)
         whole = np.where(varies, self.whole, 1.0)
         missed, left = (np.where(varies, own, 0.0) for own in (self.varying, self.residual))
         return np.stack([1 - left / np.where(varies, missed, np.nan), 1 - missed / whole, 1 - left / whole])
@@ -176,7 +176,7 @@ def best_stand_in(
         missed += _missed_by_each(Moments.total(fitted), judged, output_weights, ridge)
         whole += contribution_energy(judged, output_weights)
     best = missed.argmin(1)  # the constant comes first, and wins a tie
-    varies = missed[:, 0] > _VARIES * whole
+    varies = (whole > 0) & (missed[:, 0] > _VARIES * whole)
     share = 1 - missed.min(1) / np.where(varies, missed[:, 0], np.nan)
     return np.where(varies, best - 1, -1), share
 
@@ -254,8 +254,9 @@ def _missed_by_each(
 def _slopes(fitted: Float64[Tensor, "dim dim"], own: slice, ridge: float) -> Float64[Tensor, "own dim"]:
     """(d, D) ridge coefficients of all dimensions on one head's."""
     covariance = fitted[own, own]
-    penalty = ridge * float(covariance.diagonal().mean())
-    return torch.linalg.solve(covariance + penalty * torch.eye(len(covariance)).double(), fitted[own])
+    return torch.linalg.solve(
+        covariance + penalty_of(covariance, ridge) * torch.eye(len(covariance)).double(), fitted[own]
+    )
 
 
 def _weighted(second: Float64[Tensor, "dim dim"], weight: Float64[Tensor, "width dim"]) -> float:
@@ -264,5 +265,6 @@ def _weighted(second: Float64[Tensor, "dim dim"], weight: Float64[Tensor, "width
 
 
 def penalty_of(covariance: Float64[Tensor, "dim dim"], ridge: float) -> float:
-    """ridge × the mean diagonal; 1 where that is zero, and any penalty gives the same."""
-    return ridge * float(covariance.diagonal().mean()) or 1.0
+    """ridge × the mean diagonal; 1 where the diagonal is zero, and any penalty gives the same."""
+    mean = float(covariance.diagonal().mean())
+    return ridge * mean if mean else 1.0

@@ -168,7 +168,7 @@ def page(
     claim, rulings = claim_named(name), list(_rulings(name, made))
     several = any(ruling.over.endswith("seeds") for _, ruling in rulings) and claim.of_a_model
     around = _around(name, _names(made), language)
-    unit = f"{_NUMBER.of(language)}: {claim.unit.of(language)}." if language == "en" else f"数値は{claim.unit.ja}。"
+    unit = _ended(_NUMBER, claim.unit, language)
     ends = [_ended(_INTERVAL, claim.interval, language)] if claim.interval else []
     parts = [
         f"# {name}: {claim.about.of(language)}",

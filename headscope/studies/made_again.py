@@ -67,7 +67,7 @@ class MadeAgain(ModelClaim):
         numbers["layers"] = float(len(table))
         numbers["kept"] = float((table["difference"] <= table["allowed"]).sum())
         numbers["left_out"] = float(len(subject.anatomy.sites) - len(table))
-        return Measured(float(table["difference"].max()), f"{len(table)} layers", numbers, table)
+        return Measured(float(table["difference"].max()), count(len(table), "layer"), numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         return in_layers(words["kept"], words["layers"])

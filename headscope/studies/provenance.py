@@ -7,7 +7,7 @@ from typing import Any
 from headscope._support.formatting import count
 from headscope.models.demo import DEMO_MODELS, how_to_install
 from headscope.studies.asking import REFERENCE
-from headscope.studies.bilingual import LANGUAGES, Both, Language, joined
+from headscope.studies.bilingual import Both, Language, joined
 from headscope.studies.claims import Claim, CostClaim, ModelClaim, SweepClaim
 from headscope.studies.rulings import Rulings
 
@@ -15,7 +15,7 @@ __all__ = ["made_of", "measured_on", "subject_name"]
 
 _REFERENCE = re.compile(
     r"(\d+) causal layers, (\d+) wide, of (\d+) heads of (\d+) dimensions, "
-    r"trained for (\d+) steps at a learning rate of ([\d.]+) .*"
+    r"trained for (\d+) steps at a learning rate of ([\d.e-]+) .*"
 )
 _THE_MODEL = Both(REFERENCE, "参照モデル")
 _REFERENCES: tuple[tuple[Any, Both], ...] = (
@@ -31,6 +31,7 @@ _OVER = {
     r"(\d+(?: to \d+)?) seeds?": "シード{}個",
     r"(\d+) documents?": "文書{}件",
     r"(\d+) passages?": "文章{}件",
+    r"(\d+) rows?": "データ{}件",
     r"(\d+) layers?": "{}層",
     r"(\d+) rounds?": "計時{}回",
     r"(\d+) heads? removed": "ヘッド{}個(1個ずつ除去)",
@@ -74,7 +75,7 @@ def subject_name(subject: str, claim: Claim) -> Both:
         subject: "reference", perhaps with a place behind it, as "reference on H100"; or a model's name, which is kept.
         claim: that it was asked.
     """
-    if not subject.startswith(REFERENCE):
+    if not re.match(rf"{REFERENCE}($|, | on )", subject):
         return Both(subject, subject)
     behind = subject.removeprefix(REFERENCE)
     place = behind.strip(" ,").removeprefix("on ")
@@ -86,7 +87,6 @@ def subject_name(subject: str, claim: Claim) -> Both:
 
 def measured_on(over: str, language: Language) -> str:
     """What a number is over, as "5 seeds"."""
-    assert language in LANGUAGES
     if language == "en":
         return over
     for pattern, words in _OVER.items():
@@ -98,14 +98,15 @@ def measured_on(over: str, language: Language) -> str:
 def _subject(name: str, facts: Mapping[str, Any]) -> Both:
     """A trained model and its text."""
     unit = f" ({facts['unit']})" if facts["unit"] else ""
-    text = f"a text of {count(facts['documents'], 'document')} {facts.get('text', '')}".rstrip()
+    size = count(facts["documents"], facts.get("text_unit", "documents").removesuffix("s"))
+    text = f"a text of {size} {facts.get('text', '')}".rstrip()
     known = facts["model"] in DEMO_MODELS
     install = f" (installed with `{how_to_install(facts['model'])}`)" if known else ""
     en = f"{facts['about']}{install}; {text}; metric {facts['metric']}{unit}; seed {facts['seed']}."
     about = _about_ja(name, facts["about"])
     install = f"(`{how_to_install(facts['model'])}`で入る)" if known else ""
     where, seed = _TEXTS.get(facts.get("text", ""), ""), str(facts["seed"]).replace(" to ", "〜")
-    text = f"テキストは文書{facts['documents']}件{where}"
+    text = f"テキストは{measured_on(size, 'ja')}{where}"
     return Both(en, f"{about}{install}。{text}、評価指標は{facts['metric']}{unit}、シード{seed}。")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from headscope._support.folders import new_folder
@@ -19,6 +20,8 @@ from headscope.studies.claims import CLAIMS, EXACT, Measured, SweepClaim, Verdic
 from headscope.uncertainty.intervals import mean_spread
 
 __all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]
+
+Floats = npt.NDArray[np.float64]
 
 _TABLES = "tables"  # folder of what is behind the claims
 _NUMBERS = ("effect", "low", "high")
@@ -201,6 +204,7 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
             **about, verdict=takes, effect=nothing, low=nothing, high=nothing, over="",
             sentence=Both(str(error), f"測定できませんでした:{error}"),
         )  # fmt: skip
+    assert "seeds" not in measured.words, "that name is for how many were pooled"
     measured = replace(measured, low=_within(measured.low, claim), high=_within(measured.high, claim))
     made = Ruling(
         **about, verdict=undecided(_MORE_DOCUMENTS), effect=measured.effect, low=measured.low, high=measured.high,
@@ -224,8 +228,9 @@ def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     """What was measured over several training seeds: means, with intervals over the seeds.
 
-    All seeds share one text, which the spread over seeds knows nothing of: the mean half-width of each model's own
-    interval, where it has one, is added to that over seeds as independent errors are, by the root of squares.
+    All seeds share one text, which the spread over seeds knows nothing of: the mean half-width of the models' own
+    intervals, of those that have one, is added to that over seeds as independent errors are, by the root of squares.
+    So are further numbers pooled that have ends, NAME with NAME_low and NAME_high.
 
     Args:
         each: one of each seed. Numbers whose names begin with "largest" or "least" are pooled as that, those with
@@ -234,19 +239,31 @@ def pool(each: Sequence[Measured], *, worst: bool = False) -> Measured:
     """
     if len(each) == 1:
         return each[0]
-    effects = np.array([one.effect for one in each])
-    numbers = {name: _gather(name, [one.numbers[name] for one in each]) for name in each[0].numbers}
+    columns = {name: np.array([one.numbers[name] for one in each]) for name in each[0].numbers}
+    numbers = {name: _gather(name, values) for name, values in columns.items()}
+    for name in columns:
+        ends = f"{name}_low", f"{name}_high"
+        if {*ends} <= {*columns}:
+            pooled = _with_ends(columns[name], *(columns[end] for end in ends))
+            numbers |= dict(zip((name, *ends), pooled, strict=True))
     table = pd.concat([one.table.assign(training_seed=seed) for seed, one in enumerate(each)], ignore_index=True)
     over = EXACT if all(one.over == EXACT for one in each) else f"{len(each)} seeds"
+    effects, lows, highs = (np.array([getattr(one, name) for one in each]) for name in _NUMBERS)
     if worst:
         return Measured(float(effects.max()), over, numbers, table)
-    spread = mean_spread(effects, np.arange(len(each)))
-    middle, (low, high) = float(spread.centre), (float(end) for end in spread.interval())
-    below = float(np.mean([one.effect - one.low for one in each]))
-    above = float(np.mean([one.high - one.effect for one in each]))
-    if not isnan(below + above):
-        low, high = middle - hypot(middle - low, below), middle + hypot(high - middle, above)
+    middle, low, high = _with_ends(effects, lows, highs)
     return Measured(middle, over, numbers, table, low, high)
+
+
+def _with_ends(values: Floats, lows: Floats, highs: Floats) -> tuple[float, float, float]:
+    """The mean over seeds, with an interval in which they vary and each model's own interval counts too."""
+    spread = mean_spread(values, np.arange(len(values)))
+    middle, (low, high) = float(spread.centre), (float(end) for end in spread.interval())
+    known = ~np.isnan(highs - lows)
+    if known.any():
+        below, above = (float(gap[known].mean()) for gap in (values - lows, highs - values))
+        low, high = middle - hypot(middle - low, below), middle + hypot(high - middle, above)
+    return middle, low, high
 
 
 def _over_seeds(seeds: int, claim: Any) -> Both:
@@ -274,8 +291,8 @@ def _retold(ruling: Ruling) -> Ruling:
     """With verdict and sentences made from its numbers; as it is where it has none, or the claim is not known."""
     if not ruling.numbers or ruling.claim not in CLAIMS:
         return ruling
-    claim, words = claim_named(ruling.claim), dict(ruling.numbers)
-    seeds = int(words.pop("seeds"))
+    claim, words = claim_named(ruling.claim), ruling.numbers
+    seeds = int(words["seeds"])
     untold = claim.interval and (isnan(ruling.low) or isnan(ruling.high))
     try:
         sentence, follows = claim.say(words), claim.follow(words)
@@ -298,13 +315,13 @@ def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, s
     return Ruling(**own, verdict=verdict, sentence=sentence, follows=follows, table=table, numbers=known)
 
 
-def _gather(name: str, values: Sequence[float]) -> float:
+def _gather(name: str, values: Floats) -> float:
     """The largest, the least or the mean, by the name; what tells which one it is has none."""
-    if name.startswith("which"):
+    if name.startswith("which") or np.isnan(values).all():
         return nan
     if name.startswith("largest"):
-        return max(values)
-    return min(values) if name.startswith("least") else float(np.mean(values))
+        return float(np.nanmax(values))
+    return float(np.nanmin(values)) if name.startswith("least") else float(values.mean())
 
 
 def own_folder(claim: str, subject: str) -> str:

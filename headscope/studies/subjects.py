@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from headscope._support.formatting import count
 from headscope._support.running import evaluating, run_model
 from headscope._support.untrained import untrained_copy
 from headscope.anatomy import discover
@@ -198,13 +199,26 @@ class Subject:
         return len(np.unique(np.concatenate(named)))
 
     @property
+    def text_unit(self) -> str:
+        """What a document of its text is: "documents", "passages" or "rows"."""
+        if any("document" not in batch for batch in self.batches):
+            return "rows"
+        return str(getattr(self.batches, "facts", {}).get("unit", "documents"))
+
+    @property
+    def over(self) -> str:
+        """How much text it has, as "40 documents"."""
+        return count(self.n_documents, self.text_unit.removesuffix("s"))
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What it is, as JSON values."""
         return {
             "model": self.name, "model_class": self.anatomy.model_class,
             "about": self.about or self.anatomy.model_class, "fingerprint": self.anatomy.fingerprint,
-            "documents": self.n_documents, "text": self.text, "text_sha256": digest(self.batches),
-            "metric": self.judged_by.name, "unit": self.judged_by.unit, "seed": self.seed,
+            "documents": self.n_documents, "text_unit": self.text_unit, "text": self.text,
+            "text_sha256": digest(self.batches), "metric": self.judged_by.name, "unit": self.judged_by.unit,
+            "seed": self.seed,
         }  # fmt: skip
 
     @contextmanager

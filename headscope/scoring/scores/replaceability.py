@@ -116,8 +116,8 @@ def rate_replaceability(
 def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> dict[str, Spread]:
     filled = [block for block in blocks if block.n]
     if len(filled) < 2:
-        unknown = np.full(len(weights), np.nan)
-        return dict.fromkeys(_SHARES, Spread(unknown, unknown, np.asarray(np.nan)))
+        unknown = jackknife_spread(np.full(len(weights), np.nan), [], [block.n for block in filled])
+        return dict.fromkeys(_SHARES, unknown)
     halves = filled[::2], filled[1::2]
     fits = [fit_stand_ins(Moments.total(half), ridge) for half in halves]
     parts = [[judge_stand_ins(fits[1 - own], block, weights) for block in half] for own, half in enumerate(halves)]

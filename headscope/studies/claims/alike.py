@@ -1,6 +1,7 @@
 """C9: many heads learn the same, so that some are redundant."""
 
 from collections.abc import Mapping
+from functools import partial
 from math import isnan, nan
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from headscope._support.formatting import percent
 from headscope.effects.sweep import group_effects
 from headscope.errors import AnatomyError, InputError
 from headscope.heads import HeadId
@@ -32,6 +34,7 @@ __all__ = ["Alike"]
 
 _MOST_OF_IT = 0.5  # of what varies in a head, that the rest of its layer gives
 _UNTRAINED = Both("untrained copies to hold it against", "比べるための未学習の複製が必要")
+_percent = partial(percent, digits=0)
 _FEWEST = 2  # heads of which the others give most: likeness takes two
 
 
@@ -87,14 +90,15 @@ class Alike(ModelClaim):
         "文書についてのブートストラップ95%区間(全ヘッド一括)",
     )
     rule: ClassVar[Both] = Both(
-        "it holds if the mean head's share is clear of 0 and of chance, the others give more than half of two heads "
-        "at least, and the mean is not clearly below that of untrained copies; it does not if the mean is not above 0 "
-        "or not above chance; it holds in part where the mean is clear and one of the other two fails, or both, and "
-        "is not decided without untrained copies. Clear is: by the whole interval",
+        "it holds if (1) the mean head's share is clear of 0 and of chance, (2) the others give more than half of two "
+        "heads at least, and (3) the mean is not clearly below that of untrained copies; it does not if the whole "
+        "interval of the mean lies at 0 or chance, or below; it holds in part where (1) holds and (2) or (3) fails; "
+        "it is not decided where the mean's interval spans 0 or chance, and where (1) and (2) hold but there are no "
+        "untrained copies. Clear is: by the whole interval",
         "次の3つをすべて満たせば成り立つ。(1)全ヘッドの平均の区間全体が0と偶然の水準を上回る、(2)"
         "区間全体が半分を超えるヘッドが2個以上ある、(3)平均が未学習の複製を明らかに下回らない。(1)だけを満たし、(2)"
         "と(3)の一方または両方を満たさなければ一部で成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
-        "未学習の複製がなければ未判定とする",
+        "平均の区間が0か偶然の水準をまたぐとき、また(1)と(2)を満たすが未学習の複製がないときは未判定とする",
     )
     drawn: ClassVar[Both] = Both(
         "Every head from low to high; bars: 95% over documents. The dotted line is one half. Crosses: chance. Pluses: "
@@ -131,22 +135,24 @@ class Alike(ModelClaim):
     def measure(self, subject: Subject) -> Measured:
         rating = subject.replaced
         assert rating.spread is not None
-        table = _rows(subject, rating)
+        table, places = _rows(subject, rating)
         if table.empty and subject.n_documents < 2:
             raise InputError(ONE_DOCUMENT)
         if table.empty:
             raise AnatomyError("no head of this model varies beside others of its layer, so none can be given by them")
-        effect, low, high = share_above(rating.spread, _MOST_OF_IT, seed=subject.seed)
+        own = rating.spread.take(places)
+        drawn = [one.replaced.spread.take(places) for one in subject.untrained if one.replaced.spread is not None]
+        effect, low, high = share_above(own, _MOST_OF_IT, seed=subject.seed)
         numbers = {
             "heads": float(len(table)), **count_beyond(table, "replaceability", _MOST_OF_IT),
             **{name: float(table[name].mean()) for name in ("chance", "constant", "restored")},
-            **_means(rating.spread, [one.replaced.spread for one in subject.untrained]),
+            **_means(own, drawn),
             **_foremost(table),
             "removable": nan if subject.evidence is not None else _removable(subject),
             "distance": float(subject.judged_by.is_distance),
             "tokens": _tokens_per_dimension(subject),
         }  # fmt: skip
-        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
+        return Measured(effect, subject.over, numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         beyond = [0.0, *([] if isnan(words["chance"]) else [words["chance"]])]
@@ -155,7 +161,7 @@ class Alike(ModelClaim):
             if words["above"] < _FEWEST:
                 short.append(Both("a part of each head", "各ヘッドの一部分だけ"))
             if words["more_high"] < 0:
-                less = f"{words['mean']:.0%}"
+                less = _percent(words["mean"])
                 short.append(Both(f"others give {less}, less than untrained", f"再現は{less}で未学習より低い"))
             if short:
                 return in_part(joined(short, "; ", "、"))
@@ -165,20 +171,18 @@ class Alike(ModelClaim):
         return undecided(Both("more text", "テキストが足りない"))
 
     def say(self, words: Mapping[str, float]) -> Both:
-        mean, low, high = (f"{words[name]:.0%}" for name in ("mean", "mean_low", "mean_high"))
-        constant, restored = (f"{words[name]:.0%}" for name in ("constant", "restored"))
+        mean, constant, restored = (_percent(words[name]) for name in ("mean", "constant", "restored"))
         above, across, below = (f"{words[name]:.3g}" for name in ("above", "across", "below"))
-        heads = f"{words['heads']:g}"
-        chance = NOTHING
+        heads, ends, chance = f"{words['heads']:g}", _ends(words), NOTHING
         if not isnan(words["chance"]):
-            by_chance = f"{words['chance']:.0%}".replace("-", "−")
+            by_chance = _percent(words["chance"])
             chance = Both(
                 f"; heads of other documents give {by_chance}",
                 f"(別の文書でのヘッドからは{by_chance})",
             )
         given = Both(
-            f"The others give {mean} ({low} to {high}) of what varies in a head on average{chance.en}.",
-            f"残りのヘッドから再現できるのは、変動の平均{mean}({low}〜{high})です{chance.ja}。",
+            f"The others give {mean}{ends.en} of what varies in a head on average{chance.en}.",
+            f"残りのヘッドから再現できるのは、変動の平均{mean}{ends.ja}です{chance.ja}。",
         )
         counted = Both(
             f"Of {heads} heads the whole interval lies above one half for {above}, below it for {below}, and spans it "
@@ -193,15 +197,13 @@ class Alike(ModelClaim):
         return joined([given, counted, _named(words), together, _amount(words)])
 
     def headline(self, words: Mapping[str, float]) -> Both:
-        mean, low, high = (f"{words[name]:.0%}" for name in ("mean", "mean_low", "mean_high"))
-        untrained = NOTHING
+        mean, ends, untrained = _percent(words["mean"]), _ends(words), NOTHING
         if not isnan(words["untrained"]):
-            untrained = Both(
-                f", in untrained copies {words['untrained']:.0%}", f"、未学習の複製では{words['untrained']:.0%}"
-            )
+            drawn = _percent(words["untrained"])
+            untrained = Both(f", in untrained copies {drawn}", f"、未学習の複製では{drawn}")
         return Both(
-            f"The others give {mean} ({low} to {high}) of what varies in a head on average{untrained.en}.",
-            f"残りのヘッドから再現できるのは、変動の平均{mean}({low}〜{high}){untrained.ja}です。",
+            f"The others give {mean}{ends.en} of what varies in a head on average{untrained.en}.",
+            f"残りのヘッドから再現できるのは、変動の平均{mean}{ends.ja}{untrained.ja}です。",
         )
 
     def tabled(self, table: pd.DataFrame) -> Both:
@@ -210,14 +212,14 @@ class Alike(ModelClaim):
             "chance": Both("chance", "偶然の水準"), "untrained": Both("untrained copies", "未学習の複製"),
             "constant": Both("a constant gives", "定数で得られる割合"),
         }  # fmt: skip
-        return layer_table(table, columns, lambda share: f"{share + 0.0:.0%}".replace("-0%", "0%").replace("-", "−"))
+        return layer_table(table, columns, _percent)
 
     def follow(self, words: Mapping[str, float]) -> Both:
         learnt, gone = NOTHING, NOTHING
         if not isnan(words["untrained"]):
             learnt = _learnt(words)
         if not isnan(words["removable"]):
-            share = f"{words['removable']:.0%}"
+            share = _percent(words["removable"])
             cost = (
                 Both("a drift of 0.01", "driftを0.01")
                 if words["distance"]
@@ -259,8 +261,8 @@ class Alike(ModelClaim):
         return figure_of(sorted_dots(table, "replaceability", label=label, size=_MOST_OF_IT, beside=beside))
 
 
-def _rows(subject: Subject, rating: Rating) -> pd.DataFrame:
-    """A row a head that varies."""
+def _rows(subject: Subject, rating: Rating) -> tuple[pd.DataFrame, list[int]]:
+    """A row a head that varies beside others of its layer, and their places among all heads."""
     columns, heads = rating.every_column(), subject.anatomy.apart.heads
     table = pd.DataFrame(
         {
@@ -276,10 +278,11 @@ def _rows(subject: Subject, rating: Rating) -> pd.DataFrame:
     alone = table["layer"].map(table["layer"].value_counts()) == 1  # nothing stands beside a layer's only head
     table["untrained"] = np.mean(drawn, axis=0) if drawn else nan
     table["untrained"] = table.groupby("layer")["untrained"].transform("mean")
-    return table[table["replaceability"].notna() & ~alone].reset_index(drop=True)
+    kept = table["replaceability"].notna() & ~alone
+    return table[kept].reset_index(drop=True), [*np.flatnonzero(kept)]
 
 
-def _means(own: Spread, drawn: list[Spread | None]) -> dict[str, float]:
+def _means(own: Spread, drawn: list[Spread]) -> dict[str, float]:
     """The mean over heads with its interval, that of untrained copies, and how much more the first is than another one.
 
     What a further untrained copy would come to is what the model is held against: copies vary among themselves.
@@ -287,7 +290,7 @@ def _means(own: Spread, drawn: list[Spread | None]) -> dict[str, float]:
     mean = _mean_head(own)
     low, high = (float(end) for end in mean.interval())
     found = {"mean": float(mean.centre), "mean_low": low, "mean_high": high}
-    others = [_mean_head(one) for one in drawn if one is not None]
+    others = [_mean_head(one) for one in drawn]
     if len(others) < 2:
         return found | dict.fromkeys(("untrained", "more", "more_low", "more_high"), nan)
     middles = np.array([float(one.centre) for one in others])
@@ -331,17 +334,25 @@ def _named(words: Mapping[str, float]) -> Both:
     """The head that the others give most of, in words; nothing where there are several training seeds."""
     if isnan(words["which_layer"]):
         return NOTHING
-    head, share = HeadId(int(words["which_layer"]), int(words["which_head"])), f"{words['top']:.0%}"
-    low = "" if isnan(words["top_low"]) else f"{words['top_low']:.0%}"
+    head, share = HeadId(int(words["which_layer"]), int(words["which_head"])), _percent(words["top"])
+    low = "" if isnan(words["top_low"]) else _percent(words["top_low"])
     return Both(
         f"They give most of {head}: {share}{f' (at least {low})' if low else ''}.",
         f"最も再現できるのは{head}で、{share}{f'(下端{low})' if low else ''}です。",
     )
 
 
+def _ends(words: Mapping[str, float]) -> Both:
+    """The interval of the mean in brackets; nothing where there is none."""
+    low, high = words["mean_low"], words["mean_high"]
+    if isnan(low) or isnan(high):
+        return NOTHING
+    return Both(f" ({_percent(low)} to {_percent(high)})", f"({_percent(low)}〜{_percent(high)})")
+
+
 def _learnt(words: Mapping[str, float]) -> Both:
     """What training did to it."""
-    untrained, mean = f"{words['untrained']:.0%}", f"{words['mean']:.0%}"
+    untrained, mean = _percent(words["untrained"]), _percent(words["mean"])
     beside = Both(f"In untrained copies the others give {untrained} on average", f"未学習の複製では平均{untrained}")
     if words["more_low"] > 0:
         did = Both(

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from headscope._support.formatting import count
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.sites import Site
 from headscope.studies.bilingual import NOTHING, Both, joined
@@ -32,7 +33,7 @@ __all__ = ["AllPairs"]
 
 _HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the type, or this
 _NUMBERS = ("least_allowed", "least_met", "span")
-_EARLIER = Both("with earlier tokens only", "自分自身と前のトークンとのみ")
+_EARLIER = Both("with itself and earlier tokens only", "自分自身と前のトークンとのみ")
 
 
 @CLAIMS.register("C16")
@@ -117,7 +118,7 @@ class AllPairs(ModelClaim):
             rows.append(row)
         table = pd.DataFrame(rows)
         numbers["tokens"] = float(table["tokens"].max())
-        return Measured(float(table["allowed"].mean()), f"{len(table)} layers", numbers, table)
+        return Measured(float(table["allowed"].mean()), count(len(table), "layer"), numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         every, one_way = (
@@ -134,7 +135,7 @@ class AllPairs(ModelClaim):
         if not one_way:
             return FAILS
         where = only(one_way, layers)
-        return in_part(Both(f"with earlier tokens, {where.en}", f"自分より前のトークンと、{where.ja}"))
+        return in_part(Both(f"with itself and earlier tokens, {where.en}", f"自分自身と前のトークンと、{where.ja}"))
 
     def say(self, words: Mapping[str, float]) -> Both:
         tokens = f"{words['tokens']:g}"
@@ -146,6 +147,15 @@ class AllPairs(ModelClaim):
                 f"が許すのは{np.mean(shares):.0%}です。",
             )
             for kind, shares in by_kind(words, "least_allowed").items()
+        )
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        kinds = [(layers_named([kind]), np.mean(shares)) for kind, shares in by_kind(words, "least_allowed").items()]
+        each = joined(
+            (Both(f"{share:.0%} in {layers.en}", f"{layers.ja}では{share:.0%}") for layers, share in kinds), ", ", "、"
+        )
+        return Both(
+            f"So much of all pairs is allowed: {each.en}.", f"全トークンの組のうち許されるのは、{each.ja}です。"
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:

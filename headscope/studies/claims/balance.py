@@ -98,7 +98,7 @@ class Balance(SweepClaim):
         numbers = {
             "width": float(sweep.width), "common": float(common), "head_dim": float(sizes[common]),
             "tasks": float(len(told)), "as_good": float(told.count("as good")),
-            "seeds": float(runs.groupby("task")["seed"].nunique().min()),
+            "least_seeds": float(runs.groupby("task")["seed"].nunique().min()),
             f"{_WORST} {task}": float(costs.loc[common, task]),
             **{f"{_FEWEST} {label}": float(n) for label, n in (costs <= costs.min() + MARGIN).idxmax().items()},
         }  # fmt: skip
@@ -109,7 +109,7 @@ class Balance(SweepClaim):
             return in_part(Both("for the task; one width tried", "タスクについて。幅は1つだけ"))
         if words["as_good"] == words["tasks"]:
             return FAILS
-        seeds = f"{2 * words['seeds']:g}"
+        seeds = f"{2 * words['least_seeds']:g}"
         return undecided(Both(f"{seeds} seeds or more", f"シード{seeds}個以上が必要"))
 
     def say(self, words: Mapping[str, float]) -> Both:

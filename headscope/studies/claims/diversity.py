@@ -85,10 +85,12 @@ class Diversity(ModelClaim):
     )
     rule: ClassVar[Both] = Both(
         "it holds if in every layer outputs come to at least half of the way and maps to at least two different ones "
-        "(of fewer than three heads: to half of the way), each with its whole interval; it does not if no layer has "
-        "either; else it holds in part, and the layers are named",
+        "(of fewer than three heads: to half of the way), each with its whole interval; it does not if every layer "
+        "clearly fails by both; it is not decided where no layer passes by either and some interval spans its line; "
+        "else it holds in part, and the layers are named",
         "すべての層で、出力が半分以上かつマップが2個分以上(ヘッドが3個未満なら半分以上)であり、"
-        "どちらも区間の下端で満たせば成り立つ。どの層でもどちらも満たさなければ成り立たない。"
+        "どちらも区間の下端で満たせば成り立つ。すべての層でどちらも明らかに(区間の上端でも)"
+        "満たさなければ成り立たない。どちらかを満たす層が1つもなく、基準をまたぐ区間があれば未判定。"
         "それ以外は一部で成り立つ(満たさない層を示す)",
     )
     drawn: ClassVar[Both] = (
@@ -140,7 +142,7 @@ class Diversity(ModelClaim):
             **{name: float(table.loc[table["maps"].notna(), name].mean(skipna=False)) for name in _MAPS_BESIDE},
             **{named(name, layer): passes for name in _PASS for layer, passes in _passing(subject, table, name)},
         }  # fmt: skip
-        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
+        return Measured(effect, subject.over, numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         layers = words["layers"]

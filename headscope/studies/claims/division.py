@@ -201,9 +201,11 @@ def _basis(weight: Tensor) -> Tensor:
 
 
 def _read(own: Mapping[str, Sequence[Tensor]]) -> tuple[float, int]:
-    """Share of the width that a head's query, key and value weights read, and the width."""
-    columns = torch.cat([torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()])
-    return float((columns > _NOTHING * columns.max()).double().mean()), columns.shape[1]
+    """Share of what they could that a head's query, key and value weights read, and the widest of what they read."""
+    columns = [torch.stack([head.norm(dim=0) for head in heads]) for heads in own.values()]  # widths may be unlike
+    largest = max(float(each.max()) for each in columns)
+    shares = [float((each > _NOTHING * largest).double().mean()) for each in columns]
+    return float(np.mean(shares)), max(each.shape[1] for each in columns)
 
 
 def _overlapping(what: str, words: Mapping[str, float]) -> Both:

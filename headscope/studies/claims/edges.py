@@ -1,6 +1,7 @@
 """C15: the attention weight says how important one token is to another."""
 
 from collections.abc import Mapping
+from functools import partial
 from math import ceil, inf, isnan
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 from torch import Tensor
 
-from headscope._support.formatting import count
+from headscope._support.formatting import count, fixed
 from headscope.anatomy.weights import output_weights
 from headscope.errors import AnatomyError, InputError
 from headscope.reporting.figures import figure_of, paired_dots
@@ -27,8 +28,8 @@ _SIZE = 0.1  # of a rank correlation; why, `measured` says
 _MANY = 1000  # documents: more are not counted up
 _PLACES = ["document", "layer", "head", "query", "keys"]
 _LOSS = Both("the loss", "損失の増加")
-_TARGET_ENDS = ("least_target", "largest_target")
 _RANKS = ["difference", "own", "other", "length", "target", "target_other", "target_size"]
+_signed = partial(fixed, digits=2)
 _ORDERS = 0.5  # rank correlation from which on the weights put effects in order for the most part
 
 
@@ -155,10 +156,13 @@ class Edges(ModelClaim):
             raise InputError(f"no row has a query with {LEAST_KEYS} keys to look at, whose weights and effects differ")
         spread = _spread(table)
         low, high = spread.interval()
-        means, target = dict(zip(_RANKS, spread.centre.tolist(), strict=True)), _RANKS.index("target")
+        means = dict(zip(_RANKS, spread.centre.tolist(), strict=True))
         numbers = {name: means[name] for name in _RANKS[1:]} | {
-            **dict(zip(_TARGET_ENDS, (max(float(low[target]), -1.0), min(float(high[target]), 1.0)), strict=True)),
-            "least_own": float(low[_RANKS.index("own")]),
+            **{
+                f"{name}{end}": float(np.clip(ends[_RANKS.index(name)], -1.0, 1.0))
+                for name in ("own", "target")
+                for end, ends in (("_low", low), ("_high", high))
+            },
             "distance": float(subject.judged_by.is_distance), "queries": float(len(table)),
             "keys": float(table["keys"].mean()), "documents": float(table["document"].nunique()),
         }  # fmt: skip
@@ -174,7 +178,7 @@ class Edges(ModelClaim):
             )
         if words["low"] <= _SIZE:
             return undecided(_more(words))
-        if words["least_target"] > _SIZE:
+        if words["target_low"] > _SIZE:
             return HOLDS
         return in_part(Both("for the output, not the metric", "出力についてのみ"))
 
@@ -183,7 +187,7 @@ class Edges(ModelClaim):
         names = ("own", "other", "length", "effect", "target", "target_other", "target_size")
         own, other, by_length, effect, target, target_other, size = (_signed(words[name]) for name in names)
         judged = Both("the distance to its intact output", "元の出力との距離") if words["distance"] else _LOSS
-        ends, target_ends = _between(words["low"], words["high"]), _between(*(words[name] for name in _TARGET_ENDS))
+        ends, target_ends = (_between(words[f"{of}low"], words[f"{of}high"]) for of in ("", "target_"))
         return Both(
             f"Over {queries} queries of {keys} keys on average, the weight's rank correlation with the effect of "
             f"cutting is {own}. With another key's value it is {other}, so the difference is {effect}{ends.en}. With "
@@ -202,12 +206,19 @@ class Edges(ModelClaim):
             target = Both(
                 f"; with the rise of the loss the rank correlation is {loss}", f"損失の増加との順位相関は{loss}です。"
             )
+        first = Both(
+            f"The rank correlation of a token's weight and of how far the output moves when it is cut is {own}",
+            f"トークンの重みと、それを切ったときに出力が動く大きさとの順位相関は{own}です。",
+        )
+        if _orders(words):
+            first = Both(
+                f"Cutting a token with a larger weight moves the output further (rank correlation {own})",
+                f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。",
+            )
         return Both(
-            f"Cutting a token with a larger weight moves the output further (rank correlation {own}); with another "
-            f"token's content under the same weight it is {other}, so the token itself accounts for "
-            f"{effect}{target.en}.",
-            f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。"
-            f"同じ重みで中身を別のトークンに替えても順位相関は{other}で、差は{effect}です。{target.ja}",
+            f"{first.en}; with another token's content under the same weight it is {other}, so the token itself "
+            f"accounts for {effect}{target.en}.",
+            f"{first.ja}同じ重みで中身を別のトークンに替えると順位相関は{other}で、差は{effect}です。{target.ja}",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
@@ -239,7 +250,7 @@ class Edges(ModelClaim):
 
 
 def _orders(words: Mapping[str, float]) -> bool:
-    return words["least_own"] > _ORDERS
+    return words["own_low"] > _ORDERS
 
 
 def _ranks(subject: Subject, place: Place, weight: Tensor, rng: np.random.Generator) -> dict[str, Any]:
@@ -272,18 +283,18 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _more(words: Mapping[str, float]) -> Both:
-    """How many documents would tell the difference from the size: errors fall with the root of their number."""
+    """How many documents would tell the difference from the size: errors fall with the root of their number.
+
+    Over training seeds it is more seeds that would tell.
+    """
+    if (seeds := words.get("seeds", 1.0)) > 1:
+        return Both(f"{2 * seeds:g} seeds or more", f"シード{2 * seeds:g}個以上が必要")
     documents, away, half = words["documents"], abs(words["effect"] - _SIZE), (words["high"] - words["low"]) / 2
     now, then = student.ppf((1 + LEVEL) / 2, [documents - 1, inf])  # with few documents an error is stretched further
     needed = documents * (half * then / now / away) ** 2 if away else inf
     if needed > _MANY:
-        return Both(f"more than {_MANY} documents", f"文書{_MANY}件以上が必要")
+        return Both(f"more than {_MANY} documents", f"{_MANY}件を超える文書が必要")
     return Both(f"about {ceil(needed)} documents", f"文書約{ceil(needed)}件が必要")
-
-
-def _signed(value: float) -> str:
-    """To two digits after the point, −0.00 as 0.00."""
-    return f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _between(low: float, high: float) -> Both:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope._support.formatting import number
+from headscope._support.formatting import count, number
 from headscope.effects.noise import noise_effects
-from headscope.errors import AnatomyError
+from headscope.errors import AnatomyError, InputError
 from headscope.reporting.figures import share_curves
 from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, Measured, ModelClaim, Verdict, in_part, undecided
@@ -76,18 +76,18 @@ class EveryHead(ModelClaim):
     rule: ClassVar[Both] = Both(
         "it holds if no head lies below the size by its whole interval, at least half lie above it so, for at least "
         "half removing costs clearly more than noise, and where a task was given at least half are clearly needed for "
-        "it; it does not if more heads lie below the size than above it, and is not decided where noise was not "
-        "measured; else it holds in part",
+        "it; it does not if more heads lie below the size than above it; where none lies below, half lie above and "
+        "noise was not measured, it is not decided; else it holds in part",
         "区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
         "半数以上で除いた影響がノイズを明らかに上回り、タスクがあれば半数以上が明らかに必要であるとき成り立ち、"
-        "下回るヘッドのほうが上回るヘッドより多ければ成り立たない。ノイズを測っていなければ未判定、"
-        "それ以外は一部で成り立つ",
+        "下回るヘッドのほうが上回るヘッドより多ければ成り立たない。下回るヘッドがなく半数以上が上回るが、"
+        "ノイズを測っていないときは未判定、それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
         "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule. On either "
-        "axis heads at or below 0 are out of sight. Where there is a second panel, the size is how much the share of "
-        "pairs taken wrong rises in the task.",
+        "axis heads at or below 0 are out of sight. Over several training seeds, of the heads of all models. Where "
+        "there is a second panel, the size is how much the share of pairs taken wrong rises in the task.",
         "影響がある大きさを超えるヘッドの割合を、大きさを変えて示した(横軸は対数)。"
         "帯は各ヘッドの95%区間の両端で数えた割合、破線は同じ長さのノイズ、点線は判定基準の大きさ。"
         "影響が0以下のヘッドは図の範囲に入らない。学習シードが複数あるときは全モデルのヘッドを合わせた割合。"
@@ -111,6 +111,11 @@ class EveryHead(ModelClaim):
 
     def measure(self, subject: Subject) -> Measured:
         size = _SIZE if subject.judged_by.is_distance else _SIZE * abs(subject.intact)
+        if not size:
+            raise InputError(
+                f"the intact model's {subject.judged_by.name} is 0 on this text, and effects are told as shares of it; "
+                "give a text on which it errs"
+            )
         effects = subject.effects if subject.evidence is None else subject.evidence.effects
         table = head_rows(subject.worth, "effect").assign(size=size, unit=subject.judged_by.unit)
         if table.empty:
@@ -126,7 +131,7 @@ class EveryHead(ModelClaim):
         noise, beside = _noise(subject)
         task, further = _task(subject)
         table = table.assign(**beside, **further)
-        documents = f"{subject.worth.facts['documents']} documents"
+        documents = count(int(subject.worth.facts["documents"]), subject.text_unit.removesuffix("s"))
         return Measured(effect, documents, {**numbers, **noise, **task}, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope._support.formatting import number
+from headscope._support.formatting import count, number
 from headscope.effects.ablation import ablate
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
@@ -112,7 +112,7 @@ class Independence(ModelClaim):
             "kept": float(((same["largest"] == 0) & (same["mixed"] == 0)).sum()),
             "mixed": float(same["mixed"].sum()),
         }
-        return Measured(float(same["largest"].max()), f"{len(chosen)} heads removed", numbers, table)
+        return Measured(float(same["largest"].max()), f"{count(len(chosen), 'head')} removed", numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         return in_layers(words["kept"], words["removed"])

@@ -1,6 +1,7 @@
 """C17: concatenation and projection integrate the heads into a richer representation."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isnan
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,6 +117,8 @@ class Integration(ModelClaim):
             spread = jackknife(_ranks(own), blocks, [block.n for block in blocks])
             lows, highs = spread.interval()
             ranks = dict(zip(_NAMES, spread.centre.tolist(), strict=True))
+            if isnan(ranks["ratio"]):
+                continue  # no head of the layer writes anything
             low, high = float(lows[-1]), float(highs[-1])
             known = {**ranks, "least_low": low, "largest_high": high}
             numbers |= {named(name, Layer(kind, layer)): value for name, value in known.items()}
@@ -126,7 +129,7 @@ class Integration(ModelClaim):
             raise AnatomyError("no layer has two heads whose contributions can be told apart")
         table = pd.DataFrame(rows)
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
-        return Measured(effect, f"{subject.n_documents} documents", numbers, table, low, high)
+        return Measured(effect, subject.over, numbers, table, low, high)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         lows, highs = (of_layers(words, name) for name in ("least_low", "largest_high"))
@@ -135,7 +138,7 @@ class Integration(ModelClaim):
             return HOLDS
         if richer:
             return in_part(only(richer, lows))
-        return FAILS if max(highs.values()) <= 1 + ROUNDING else undecided(_MORE)
+        return FAILS if all(high <= 1 + ROUNDING for high in highs.values()) else undecided(_MORE)
 
     def say(self, words: Mapping[str, float]) -> Both:
         return joined(
@@ -148,6 +151,16 @@ class Integration(ModelClaim):
                 f"{_mean(words, 'projected', kind):.1f}方向に変化し、その比は{np.mean(times):.1f}倍です。",
             )
             for kind, times in by_kind(words, "ratio").items()
+        )
+
+    def headline(self, words: Mapping[str, float]) -> Both:
+        kinds = [(layers_named([kind]), float(np.mean(times))) for kind, times in by_kind(words, "ratio").items()]
+        each = joined(
+            (Both(f"{times:.1f} in {layers.en}", f"{times:.1f}倍({layers.ja})") for layers, times in kinds), ", ", "、"
+        )
+        return Both(
+            f"The sum of all heads varies in so many times the directions of one head: {each.en}.",
+            f"全ヘッドの和が変化する方向の数は、1個のヘッドの{each.ja}です。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
@@ -184,7 +197,9 @@ def _ranks(weights: Sequence[Tensor]) -> Callable[[Sequence[Moments]], np.ndarra
     def ranks(blocks: Sequence[Moments]) -> np.ndarray:
         moments = Moments.total(blocks)
         covariance = moments.second(moments.mean) / moments.n
-        one = np.mean([_rank(covariance[own, own], own_w) for own, own_w in zip(moments.slices, weights, strict=True)])
+        each = [_rank(covariance[own, own], own_w) for own, own_w in zip(moments.slices, weights, strict=True)]
+        written = [rank for rank in each if not isnan(rank)]  # a head that writes nothing varies in no direction
+        one = np.mean(written) if written else np.nan
         side_by_side, projected = _rank(covariance, apart), _rank(covariance, joined)
         return np.array([one, side_by_side, projected, projected / one])
 

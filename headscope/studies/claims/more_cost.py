@@ -70,7 +70,7 @@ class MoreCost(CostClaim):
         "inference and in training, with both kernels; it does not hold if none of them does; else it holds in part, "
         "for what grows. That efficiency *can* fall is shown where time grows",
         "演算量・メモリ・時間のすべてが、2つの条件、推論と学習、2つのカーネルの全部で増えれば(1.1倍を超え、"
-        "区間も含めて)成り立つ。どれも増えなければ成り立たない。それ以外は、増えたものについて成り立つ。"
+        "区間も含めて)成り立つ。どれも増えなければ成り立たない。それ以外は、増えたものについて一部で成り立つ。"
         "効率が低下する「可能性」は、時間が増えた場合に示されたとする",
     )
     drawn: ClassVar[Both] = Both(

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from headscope._support.formatting import percent
+from headscope.errors import InputError
 from headscope.reporting.figures import count_curves
 from headscope.studies.bilingual import Both, joined, tables
 from headscope.studies.claims import (
@@ -85,8 +86,8 @@ class Several(SweepClaim):
         'in part on the tasks where one head errs more; else it is not decided. How much of it is "greatly" the '
         "amounts tell: the rule has no line for that",
         "どのタスクでも1ヘッドの誤差が最良のヘッド数より大きければ(学習できた量の1%を超え、区間が0より上)成り立つ。"
-        "どのタスクでも同等なら(区間が1%未満)成り立たない。一部のタスクでだけ大きければ、そのタスクで成り立つ。"
-        "それ以外は未判定。「大幅に」の程度は差の大きさで示し、基準値は設けない",
+        "どのタスクでも同等なら(区間が1%未満)成り立たない。一部のタスクでだけ大きければ、"
+        "そのタスクについて一部で成り立つ。それ以外は未判定。「大幅に」の程度は差の大きさで示し、基準値は設けない",
     )
     drawn: ClassVar[Both] = CURVES_DRAWN
     follows: ClassVar[Both] = Both(
@@ -106,6 +107,10 @@ class Several(SweepClaim):
 
     def measure(self, sweep: Sweep) -> Measured:
         runs = sweep.runs[sweep.runs["arm"] == "width"]
+        if (fewest := int(runs["n_heads"].min())) > 1:
+            raise InputError(
+                f"one head a layer is not among those trained, which have {fewest} or more; train 1 head too"
+            )
         spread = pooled(runs, "width", 0)
         found = shapes(runs).set_index("task")
         numbers = {

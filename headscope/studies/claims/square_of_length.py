@@ -159,7 +159,7 @@ class SquareOfLength(CostClaim):
 
     def follow(self, words: Mapping[str, float]) -> Both:
         if isnan(words["pairs"]):
-            return Both("", "")
+            return NOTHING
         kernels = [name for name in ("eager", "sdpa") if f"{name}_seconds" in words]
         parts = [_grown(words, kernels[0], "flops"), *(_grown(words, name, "bytes") for name in kernels)]
         return joined([*parts, _time(words, kernels)])
@@ -204,7 +204,7 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
     """What operations or bytes are made of, and where the square takes over."""
     fixed, linear, square, gap, share, crossing = (words[f"{kernel}_{quantity}_{part}"] for part in _PARTS)
     name, longest = _NAMES[quantity], f"{words['longest']:,.0f}"
-    with_maps = Both("", "") if quantity == "flops" else Both(f" ({kernel})", f"({kernel})")
+    with_maps = NOTHING if quantity == "flops" else Both(f" ({kernel})", f"({kernel})")
     if gap > _CLOSE:
         return Both(
             f"{name.en.capitalize()}{with_maps.en}: three terms miss them by {percent(gap)}, so that the fit cannot "
@@ -217,7 +217,7 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
     formula = " + ".join(
         f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > ROUNDING * size
     ).replace("+ −", "− ")
-    off = Both("", "") if gap < ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
+    off = NOTHING if gap < ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
     if share < ROUNDING:
         return Both(
             f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; nothing grows with the square.",

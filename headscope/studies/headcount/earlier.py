@@ -68,7 +68,15 @@ def joined(earlier: Sweep, later: Sweep) -> Sweep:
         kept = old[~pd.MultiIndex.from_frame(old[keys]).isin(known)]
         table = pd.concat([kept, new], ignore_index=True) if len(kept) else new
         tables[name] = _ordered(table, tasks)
-    seeds = int(tables["runs"].groupby("task")["seed"].nunique().min())
+    runs = tables["runs"]
+    counts = runs.groupby(["task", "arm"])["n_heads"].agg(lambda own: tuple(sorted(set(own))))
+    if counts.nunique() > 1:
+        told = "; ".join(f"{task}: {', '.join(map(str, own))}" for task, own in counts.groupby("task").first().items())
+        raise InputError(
+            f"both sweeps together have other numbers of heads for one task than for another ({told}); name all tasks "
+            "with --task, and all numbers with --heads"
+        )
+    seeds = int(runs.groupby(["task", "arm", "n_heads"])["seed"].nunique().min())
     settings = {**after, "seeds": seeds, "tasks": tasks, "heads": sorted(_both(before["heads"], after["heads"]))}
     facts = {**later.facts, "settings": settings, "earlier": _made(earlier.facts)}
     return Sweep(**tables, facts=facts)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from headscope.studies.headcount.shapes import against_best, errors_of, learnt, learnt_curves, sized
-from headscope.uncertainty.intervals import LEVEL, Spread, mean_spread
+from headscope.studies.headcount.shapes import errors_of, learnt, learnt_curves, level_of, more_than_best, told_at
+from headscope.uncertainty.intervals import Spread, mean_spread
 
 __all__ = ["least_worst", "regrets", "suited"]
 
@@ -71,12 +71,10 @@ def suited(runs: pd.DataFrame, n_heads: int) -> dict[str, str]:
         tasks together.
     """
     own = runs[runs["arm"] == "width"]
-    level, found = 1 - (1 - LEVEL) / max(own["task"].nunique(), 1), {}
+    found = {}
     for task, part in own.groupby("task", sort=False):
         heads, errors = errors_of(part)
-        spread = against_best(errors, heads.index(n_heads))
-        low, high = (float(end) / learnt(part) for end in spread.interval(level))
-        found[str(task)] = sized(low, float(spread.centre) / learnt(part), high)
+        found[str(task)] = told_at(more_than_best(errors, heads.index(n_heads)) / learnt(part), level_of(own))
     return found
 
 

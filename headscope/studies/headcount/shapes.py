@@ -17,10 +17,13 @@ __all__ = [
     "falls",
     "learnt",
     "learnt_curves",
+    "level_of",
+    "more_than_best",
     "most_against_one",
     "pooled",
     "shapes",
     "sized",
+    "told_at",
 ]
 
 MARGIN = 0.01  # of what is learnt over chance: less than that is no difference
@@ -41,7 +44,7 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
         below MARGIN), else "undecided". NaN and "undecided" where nothing was learnt.
     """
     rows = []
-    level = 1 - (1 - LEVEL) / max(runs["task"].nunique(), 1)
+    level = level_of(runs)
     for (task, arm), own in runs.groupby(["task", "arm"], sort=False):
         heads, errors = errors_of(own)
         means = errors.mean(0)
@@ -58,22 +61,32 @@ def shapes(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def level_of(runs: pd.DataFrame, each: int = 1) -> float:
+    """Of intervals that are to hold for all tasks together at 95%: Bonferroni's.
+
+    Args:
+        runs: see `shapes`.
+        each: comparisons for each task.
+    """
+    return 1 - (1 - LEVEL) / max(runs["task"].nunique() * each, 1)
+
+
 def most_against_one(runs: pd.DataFrame) -> dict[str, str]:
     """Whether the most heads err more than the fewest, by task: "worse", "as good" or "undecided".
 
     Args:
         runs: see `shapes`; one arm.
     """
-    level, found = 1 - (1 - LEVEL) / max(runs["task"].nunique(), 1), {}
+    level, found = level_of(runs), {}
     for task, own in runs.groupby("task", sort=False):
         errors = errors_of(own)[1]
-        found[str(task)] = _told((errors[:, -1] - errors[:, 0]) / learnt(own), level)
+        found[str(task)] = told_at((errors[:, -1] - errors[:, 0]) / learnt(own), level)
     return found
 
 
 def errors_of(runs: pd.DataFrame, value: str = "error") -> tuple[list[int], Float[np.ndarray, "seed count"]]:
-    """Numbers of heads, and a value of the runs of one task and arm, a row a seed."""
-    table = runs.pivot(index="seed", columns="n_heads", values=value)
+    """Numbers of heads, and a value of the runs of one task and arm, a row a seed that has all of them."""
+    table = runs.pivot(index="seed", columns="n_heads", values=value).dropna()
     return [int(n) for n in table.columns], table.to_numpy(np.float64)
 
 
@@ -105,7 +118,14 @@ def against_best(errors: Float[np.ndarray, "seed count"], place: int) -> Spread:
     >>> print(f"{low:.3f} {high:.3f}")
     0.223 0.510
     """
-    return mean_spread(_more(errors, place), np.arange(len(errors)))
+    return mean_spread(more_than_best(errors, place), np.arange(len(errors)))
+
+
+def more_than_best(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarray, " seed"]:
+    """How much more one number of heads errs than the best of the others, seed by seed; see `against_best`."""
+    others = errors.sum(0) - errors
+    others[:, place] = np.inf
+    return errors[:, place] - errors[np.arange(len(errors)), others.argmin(1)]
 
 
 def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
@@ -122,7 +142,9 @@ def pooled(runs: pd.DataFrame, arm: str, place: int) -> Spread:
         InputError: on no task anything was learnt.
     """
     curves = learnt_curves(runs, arm, shared=True)
-    return mean_spread(_over_kinds({label: _more(errors, place) for label, errors in curves.items()}), _seeds(curves))
+    return mean_spread(
+        _over_kinds({label: more_than_best(errors, place) for label, errors in curves.items()}), _seeds(curves)
+    )
 
 
 def falls(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,14 +164,16 @@ def falls(runs: pd.DataFrame) -> pd.DataFrame:
         so many heads in either arm as shares of chance. NaN where it does not fall.
     """
     rows = []
-    level = 1 - (1 - LEVEL) / (runs["task"].nunique() * runs["n_heads"].nunique())
+    level = level_of(runs, runs["n_heads"].nunique())
     for task, own in runs.groupby("task", sort=False):
         shared, fixed = (own[own["arm"] == arm] for arm in ("width", "head_dim"))
         (heads, errors), (_, beside) = errors_of(shared), errors_of(fixed)
         words: list[set[str]] = []  # of each number of heads: the two comparisons'
         for place in range(len(heads)):
-            more = _more(errors, place) / learnt(shared)
-            words.append({_told(values, level) for values in (more, more - _more(beside, place) / learnt(fixed))})
+            more = more_than_best(errors, place) / learnt(shared)
+            words.append(
+                {told_at(values, level) for values in (more, more - more_than_best(beside, place) / learnt(fixed))}
+            )
         best = heads[int(errors.mean(0).argmin())]
         fallen = [n for n, told in zip(heads, words, strict=True) if n > best and told == {"worse"}]
         found = dict.fromkeys(("heads", "head_dim", "error", "error_fixed"), np.nan)
@@ -192,22 +216,17 @@ def sized(low: float, middle: float, high: float, margin: float = MARGIN) -> str
     return "as good" if high < margin else "undecided"
 
 
-def _row(name: str, spread: Spread, span: float, level: float) -> dict[str, Any]:
-    low, high = (float(end) / span for end in spread.interval(level))
-    middle = float(spread.centre) / span
-    return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}
-
-
-def _told(values: Float[np.ndarray, " seed"], level: float) -> str:
+def told_at(values: Float[np.ndarray, " seed"], level: float) -> str:
+    """Whether a difference of each seed, higher = worse, is one: as `sized`, by an interval of that level."""
     spread = mean_spread(values, np.arange(len(values)))
     low, high = (float(end) for end in spread.interval(level))
     return sized(low, float(spread.centre), high)
 
 
-def _more(errors: Float[np.ndarray, "seed count"], place: int) -> Float[np.ndarray, " seed"]:
-    others = errors.sum(0) - errors
-    others[:, place] = np.inf
-    return errors[:, place] - errors[np.arange(len(errors)), others.argmin(1)]
+def _row(name: str, spread: Spread, span: float, level: float) -> dict[str, Any]:
+    low, high = (float(end) / span for end in spread.interval(level))
+    middle = float(spread.centre) / span
+    return {name: middle, f"{name}_low": low, f"{name}_high": high, f"{name}_is": sized(low, middle, high)}
 
 
 def _over_kinds(values: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -12,7 +12,7 @@ __all__ = ["more_alike", "quality"]
 
 _QUALITY = {
     "worse": Both("falls", "下がる"),
-    "as good": Both("stays", "変わらない"),
+    "as good": Both("does not fall", "下がらない"),
     "undecided": Both("cannot be told", "判断できない"),
 }
 _WAYS = {"rises": "上がる", "falls": "下がる", "cannot be told": "どちらとも言えない"}

@@ -1,10 +1,21 @@
 """Fits from moments are the regressions on the rows that were summed."""
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headscope.statistics.prediction import RIDGE, best_stand_in, fit_stand_ins, judge_stand_ins
+from headscope.errors import InputError
+from headscope.statistics.prediction import (
+    RIDGE,
+    Energies,
+    best_stand_in,
+    check_ridge,
+    fit_stand_ins,
+    judge_stand_ins,
+    penalty_of,
+)
 from tests.reference import regression as reference
 from tests.rows import in_blocks, measured, sample, textbook_weights
 from tests.strategies import streams, weights_for
@@ -83,3 +94,20 @@ def test_nobody_stands_in_for_a_constant_head_or_a_lonely_one():
     index, share = best_stand_in(in_blocks(rows[:, :1]), weights[:1])
     assert index.tolist() == [-1]
     assert share[0] == 0
+
+
+def test_a_penalty_is_a_share_however_small_the_numbers():
+    small = 1e-6 * torch.eye(3, dtype=torch.float64)
+    assert penalty_of(small, 0.5) == pytest.approx(5e-7)
+    assert penalty_of(0 * small, 0.5) == 1  # where nothing varies, any penalty gives the same
+    for ridge in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="above 0"):
+            check_ridge(ridge)
+
+
+def test_a_head_that_writes_nothing_does_not_vary_whatever_rounding_leaves():
+    for rounding in (1e-20, -1e-20):
+        nothing = Energies(np.array([0.0]), np.array([rounding]), np.array([rounding / 2]))
+        replaceability, constant, restored = nothing.shares()[:, 0]
+        assert np.isnan(replaceability)
+        assert (constant, restored) == (1, 1)

@@ -55,3 +55,16 @@ def test_learners_are_as_wide_as_asked(tmp_path: Path) -> None:
     assert own["head_dim"].unique().tolist() == [8]
     with pytest.raises(InputError, match="length is 2 to 32 tokens"):
         sweep(tmp_path / "b", replace(TINY, width=32, tasks=("maps-64",)), workers=1)
+
+
+def test_numbers_of_heads_that_some_tasks_lack_are_refused_and_seeds_counted_where_they_are_fewest(
+    tmp_path: Path,
+) -> None:
+    both = replace(TINY, tasks=("maps-8", "maps-16"), seeds=3)
+    earlier = sweep(tmp_path / "a", both, workers=1)
+    with pytest.raises(InputError, match=r"other numbers of heads for one task than for another \(maps-16: 1, 2, 4;"):
+        sweep(tmp_path / "b", replace(TINY, tasks=("maps-8",), heads=(8,)), earlier=earlier, workers=1)
+    more = sweep(tmp_path / "c", replace(both, heads=(8,), seeds=2), earlier=earlier, workers=1)
+    assert more.facts["settings"]["seeds"] == 2
+    curves = learnt_curves(more.runs.assign(chance=9.0), "width", shared=False)
+    assert {errors.shape for errors in curves.values()} == {(2, 4)}

@@ -12,7 +12,7 @@ from headscope.errors import InterruptedWorkError, StorageError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import FAILS, HOLDS, Measured, claim_named
 from headscope.studies.rulings import Ruling, Rulings, own_folder, pool, rule
-from tests.unit.studies.claims.planted import ARMS, FLAT, runs
+from tests.unit.studies.claims.planted import ARMS, FLAT, VARYING, runs
 
 
 def test_options_stand_in_the_commands_that_they_belong_to() -> None:
@@ -56,6 +56,16 @@ def test_over_seeds_neither_spread_is_hidden() -> None:
     assert (apart.low, apart.high) == pytest.approx((0.5 - half, 0.5 + half))
     both = pool([one(0.4, 0.2), one(0.5, 0.2), one(0.6, 0.2)])
     assert (both.low, both.high) == pytest.approx((0.5 - (half**2 + 0.04) ** 0.5, 0.5 + (half**2 + 0.04) ** 0.5))
+    further = [
+        Measured(0.5, "text", {"more": more, "more_low": more - 0.1, "more_high": more + 0.1})
+        for more in (-0.5, -0.5, -0.5, -0.5, 1.2)
+    ]
+    words = pool(further).words
+    assert words["more"] == pytest.approx(-0.16)
+    half = 2.7764451 * np.std([-0.5] * 4 + [1.2], ddof=1) / 5**0.5
+    assert words["more_high"] == pytest.approx(-0.16 + np.hypot(half, 0.1))  # seeds that disagree tell nothing
+    partly = pool([one(0.5, 0.2), one(0.5, 0.2), one(0.5, float("nan"))])
+    assert (partly.low, partly.high) == pytest.approx((0.3, 0.7))
     unknown = pool([one(0.5, float("nan")), one(0.5, float("nan"))])
     assert (unknown.low, unknown.high) == (0.5, 0.5)
     assert apart.table["training_seed"].tolist() == [0, 1, 2]
@@ -84,3 +94,16 @@ def test_a_number_that_an_earlier_version_did_not_save_is_asked_for(tmp_path: Pa
     with pytest.raises(StorageError, match=r"C11 was measured by an earlier version.* 'most'") as stopped:
         Rulings.load(tmp_path / "a")
     assert "headscope claims --claim C11 --out again" in stopped.value.on_command_line
+
+
+def test_a_sweep_that_leaves_balance_open_says_how_many_seeds_it_would_take() -> None:
+    noisy = {(task, arm): VARYING for task in ("a", "b") for arm in ARMS}
+    ruling = rule("C10", claim_named("C10"), lambda: [runs(noisy)], "")
+    assert ruling.verdict.told() == "not decided (10 seeds or more)"
+
+
+def test_numbers_that_nobody_knows_are_nobodys_largest() -> None:
+    nan = float("nan")
+    each = [Measured(0.5, "text", {"largest_x": own, "least_x": own, "x": own}) for own in (nan, 2.0, 1.0)]
+    words = pool(each).words
+    assert (words["largest_x"], words["least_x"], np.isnan(words["x"])) == (2.0, 1.0, True)

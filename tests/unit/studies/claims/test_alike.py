@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import t as student
+from transformers import GPT2Config, GPT2LMHeadModel
 
+import headscope as hs
 from headscope._support.untrained import untrained_copy
 from headscope.studies.claims.alike import Alike, _means
 from headscope.studies.headcount.trends import more_alike, quality
@@ -19,6 +21,7 @@ from headscope.studies.tasks.language import Language
 from headscope.text.batches import row_lengths
 from headscope.uncertainty.blocks import Blocks
 from headscope.uncertainty.intervals import Spread, mean_spread
+from tests import models
 from tests.words import same_numbers
 
 PRESENT = {
@@ -183,5 +186,17 @@ def test_trends_are_named_by_task() -> None:
     assert "上がる(a)、下がる(b)" in told.ja
     shapes = pd.DataFrame({"task": ["a", "b", "c"], "arm": "width", "many_is": ["worse", "as good", "undecided"]})
     said = quality(shapes)
-    assert "at fixed width it falls (a), stays (b), cannot be told (c)." in said.en
-    assert "幅固定:下がる(a)、変わらない(b)、判断できない(c)。" in said.ja
+    assert "at fixed width it falls (a), does not fall (b), cannot be told (c)." in said.en
+    assert "幅固定:下がる(a)、下がらない(b)、判断できない(c)。" in said.ja
+
+
+def test_a_head_that_is_alone_in_its_layer_counts_nowhere() -> None:
+    config = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**config)).eval()
+    batches = models.make_batches("gpt2", n_batches=4)
+    lonely = hs.prune(model, ["L0H0", "L0H1", "L0H2"], batches=batches)
+    measured = Alike().measure(Subject("small", lonely, batches, "kl", quick=True, draws=2))
+    assert measured.words["heads"] == 4
+    assert measured.words["mean"] == pytest.approx(measured.table["replaceability"].mean())
+    assert measured.effect == pytest.approx((measured.table["replaceability"] > 0.5).mean())

@@ -44,7 +44,7 @@ def test_an_encoder_hides_nothing_but_padding() -> None:
 def test_a_causal_model_hides_the_future_alone() -> None:
     ruling = ask(example()[0])
     assert ruling.effect == pytest.approx((32 * 33 / 2) / 32**2)
-    assert ruling.verdict.told() == "holds in part (with earlier tokens only)"
+    assert ruling.verdict.told() == "holds in part (with itself and earlier tokens only)"
     assert ruling.table["kind"].unique().tolist() == ["causal"]
     assert ruling.table["met"].tolist() == [1.0] * len(ruling.table)
 
@@ -58,7 +58,7 @@ def test_a_window_is_seen_where_it_is_shorter_than_the_text() -> None:
     seen = sum(min(query + 1, 8) for query in range(20))
     assert ruling.table["allowed"].tolist() == pytest.approx([seen / 400, 210 / 400])
     assert ruling.table["met"].tolist() == pytest.approx([(2 * seen - 20) / 400, 1.0])
-    assert ruling.verdict.where.en == "with earlier tokens, causal layers only"
+    assert ruling.verdict.where.en == "with itself and earlier tokens, causal layers only"
     assert {"windowed", "causal"} <= set(ruling.sentence.en.replace(",", "").split())
     assert same_numbers(ruling.sentence)
     short = [{name: own[:, :7] if own.ndim == 2 else own for name, own in rows[0].items()}]
@@ -80,10 +80,10 @@ def test_two_sides_are_told_apart() -> None:
     ("layers", "told"),
     [
         ([("encoder", 1.0, 1.0)] * 3, "holds"),
-        ([("causal", 0.5, 1.0)] * 3, "holds in part (with earlier tokens only)"),
+        ([("causal", 0.5, 1.0)] * 3, "holds in part (with itself and earlier tokens only)"),
         ([("windowed", 0.2, 0.9)] * 3, "does not hold"),
         ([("encoder", 1.0, 1.0), ("windowed", 0.2, 0.9)], "holds in part (encoder layers only)"),
-        ([("causal", 0.5, 1.0), ("causal", 0.5, 0.99)], "holds in part (with earlier tokens, layer 0 only)"),
+        ([("causal", 0.5, 1.0), ("causal", 0.5, 0.99)], "holds in part (with itself and earlier tokens, layer 0 only)"),
     ],
 )
 def test_the_rule_follows_from_shares(layers: Any, told: str) -> None:

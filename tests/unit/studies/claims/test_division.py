@@ -10,7 +10,7 @@ from torch import nn
 from headscope.models.reference import Transformer, example
 from headscope.studies.asking import ask_model
 from headscope.studies.claims import FAILS, HOLDS, in_part
-from headscope.studies.claims.division import Division, overlap
+from headscope.studies.claims.division import Division, _read, overlap
 from headscope.studies.layers import Layer, only
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
@@ -88,3 +88,10 @@ def test_the_whole_width_is_told_beside_the_slice() -> None:
     said = ask(divided(0, 1)).sentence
     assert "100% of the 16 dimensions" in said.en
     assert "25.0%" in said.en
+
+
+def test_sides_of_unlike_widths_are_read_each_by_itself() -> None:
+    """As where queries are made from a decoder, and keys and values from a wider encoder."""
+    whole, half = torch.ones(2, 3, 8), torch.ones(2, 3, 12)
+    half[..., 6:] = 0
+    assert _read({"q": [*whole], "k": [*half], "v": [*half]}) == (pytest.approx((1 + 0.5 + 0.5) / 3), 12)

@@ -154,7 +154,7 @@ def test_a_loss_of_the_models_own_is_taken_row_by_row() -> None:
 
 def planted(effect: float, half: float, target: float = 0.5) -> dict[str, float]:
     words = {"effect": effect, "low": effect - half, "high": effect + half, "documents": 20.0}
-    return words | {"least_target": target - 0.05, "target": target, "least_own": 0.4}
+    return words | {"target_low": target - 0.05, "target": target, "own_low": 0.4}
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,13 @@ def planted(effect: float, half: float, target: float = 0.5) -> dict[str, float]
         (planted(0.2, 0.09, target=-0.3), "holds in part (for the output, not the metric)"),
         (planted(0.0, 0.09), "does not hold"),
         (planted(-0.3, 0.1), "does not hold"),
-        (planted(0.0, 0.09) | {"least_own": 0.6}, "holds in part (for how far the output moves)"),
+        (planted(0.0, 0.09) | {"own_low": 0.6}, "holds in part (for how far the output moves)"),
         (planted(0.0, 0.2), "not decided (about 71 documents)"),  # 20 × (0.2 × 1.960 / 2.093 / 0.1)²
         (planted(0.2, 0.15), "not decided (about 40 documents)"),
         (planted(0.05, 0.7) | {"documents": 2.0}, "not decided (about 10 documents)"),  # Student's t is 12.7 there
         (planted(0.1, 0.05), "not decided (more than 1000 documents)"),
         (planted(0.09, 0.2), "not decided (more than 1000 documents)"),
+        (planted(0.0, 0.2) | {"seeds": 5.0}, "not decided (10 seeds or more)"),
     ],
 )
 def test_the_difference_decides_and_then_the_loss(words: dict[str, float], told: str) -> None:
@@ -178,16 +179,33 @@ def test_the_difference_decides_and_then_the_loss(words: dict[str, float], told:
 
 
 def test_no_interval_is_told_where_there_is_none(causal: Measured) -> None:
-    unknown = dict.fromkeys(("low", "high", "least_target", "largest_target"), float("nan"))
+    unknown = dict.fromkeys(("low", "high", "target_low", "target_high"), float("nan"))
     said = CLAIM.say(causal.words | unknown)
     assert "nan" not in said.en + said.ja
     assert same_numbers(said)
 
 
-def test_over_seeds_the_weakest_seed_tells_of_the_loss(causal: Measured) -> None:
+def test_the_headline_says_that_larger_weights_move_more_only_where_they_do(causal: Measured) -> None:
+    words = causal.words | {"own": 0.7, "other": 0.2, "effect": 0.5, "target": -0.1, "distance": 0.0}
+    assert CLAIM.headline(words | {"own_low": 0.6}).en.startswith("Cutting a token with a larger weight moves")
+    assert CLAIM.headline(words | {"own_low": 0.1}).en.startswith("The rank correlation of a token's weight")
+    assert "with the rise of the loss the rank correlation is −0.10" in CLAIM.headline(words | {"own_low": 0.6}).en
+
+
+def test_how_large_the_difference_can_be_is_told(causal: Measured) -> None:
+    said = CLAIM.follow(causal.words | {"other": 0.94})
+    assert "could be 0.06 at the most" in said.en
+    assert "No weights could have passed" in said.en
+    assert "No weights" not in CLAIM.follow(causal.words | {"other": 0.5}).en
+
+
+def test_over_seeds_all_of_them_tell_of_the_loss(causal: Measured) -> None:
     other = CLAIM.measure(make_subject(Transformer(50, width=16, n_layers=1, n_heads=1, length=32, causal=True).eval()))
     pooled = pool([causal, other])
-    assert pooled.numbers["least_target"] == min(one.numbers["least_target"] for one in (causal, other))
+    each = [one.numbers["target"] for one in (causal, other)]
+    assert pooled.numbers["target"] == pytest.approx(np.mean(each))
+    half = 12.706 * abs(each[0] - each[1]) / 2  # of two seeds
+    assert pooled.numbers["target_high"] - pooled.numbers["target"] >= half * 0.999
     with styling():
         figure = CLAIM.draw(pooled.table)
     assert isinstance(figure, Figure)

@@ -11,6 +11,7 @@ from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Drift
 from headscope.effects.noise import noise_effects, with_noise
+from headscope.errors import InputError
 from headscope.models.reference import Transformer, example
 from headscope.studies.claims.every_head import EveryHead
 from headscope.studies.same_document import mistaken, pairs_of_passages, same_document_effects
@@ -133,3 +134,10 @@ def test_the_figure_shows_noise_and_the_task_where_they_were_measured() -> None:
     assert len(both.axes) == 2
     assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["removed", "noise of its length"]
     assert both.axes[0].get_ylim()[0] == 0
+
+
+def test_a_share_of_no_loss_is_refused() -> None:
+    model, rows = example()
+    subject = Subject("small", model, rows, lambda output, batch: torch.zeros(len(batch["input_ids"])), quick=True)
+    with pytest.raises(InputError, match="is 0 on this text, and effects are told as shares of it"):
+        EveryHead().measure(subject)

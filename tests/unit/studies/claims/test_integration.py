@@ -125,3 +125,18 @@ def test_ranks_do_not_change_where_the_model_does_not() -> None:
         attention.output.weight.data[:, own] /= factor
     after = CLAIM.measure(make_subject(model)).table
     pd.testing.assert_frame_equal(before, after, rtol=1e-3)
+
+
+def test_a_head_that_writes_nothing_varies_in_no_direction_and_takes_no_layer_down() -> None:
+    model = build_any("gpt2")
+    whole = CLAIM.measure(make_subject(model))
+    projection = model.transformer.h[0].attn.c_proj.weight  # (heads × head_dim, width)
+    with torch.no_grad():
+        projection[: projection.shape[0] // model.config.n_head] = 0
+    measured = CLAIM.measure(make_subject(model))
+    assert np.isfinite(measured.table["ratio"]).all()
+    assert len(measured.table) == len(whole.table)
+    assert "nan" not in CLAIM.say(measured.words).en
+    with torch.no_grad():
+        projection[:] = 0
+    assert len(CLAIM.measure(make_subject(model)).table) == len(whole.table) - 1

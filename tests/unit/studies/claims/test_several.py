@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from headscope.errors import InputError
 from headscope.studies.claims import claim_named
 from tests.unit.studies.claims.planted import ARMS, FLAT, LONG, OPTIMUM, VARYING, runs
 from tests.words import same_numbers
@@ -53,3 +54,8 @@ def test_several_are_better_only_up_to_a_point() -> None:
     told = CLAIM.follow(CLAIM.measure(runs({**peaked, **rising})).words)
     fewest = "The fewest heads whose mean error is within 1% of the best: 4 (a, b)."
     assert told.en == f"{fewest} With 16 heads more is lost than with one on a."
+
+
+def test_without_one_head_it_is_not_told_what_one_head_loses() -> None:
+    with pytest.raises(InputError, match="one head a layer is not among those trained, which have 2 or more"):
+        CLAIM.measure(runs({("a", arm): {2: 0.1, 4: 0.1} for arm in ARMS}))
