@@ -1,6 +1,6 @@
 """Layers as claims tell of them: numbers of single layers, kinds of layers, and which of them something is true of."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import isnan
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ import pandas as pd
 
 from headscope._support.formatting import MISSING
 from headscope.sites import Site
-from headscope.studies.bilingual import Both, tables
+from headscope.studies.bilingual import Both, joined, tables
 
 __all__ = [
     "Layer", "by_kind", "kind_of", "kinds_in", "layer_table", "layers_named", "named", "of_layers", "only",
@@ -137,3 +137,24 @@ def only(held: Collection[Layer], every: Collection[Layer]) -> Both:
 
 def _listed(numbers: Collection[int], language: str) -> str:
     return (", " if language == "en" else "・").join(map(str, numbers))
+
+
+def spans(numbers: Iterable[int]) -> Both:
+    """Whole numbers in their order, three or more in a row by their ends.
+
+    >>> spans([0, 5, 6, 7, 9, 10])
+    Both(en='0, 5 to 7, 9, 10', ja='0、5〜7、9、10')
+    """
+    rows: list[list[int]] = []
+    for number in sorted(numbers):
+        if rows and number == rows[-1][-1] + 1:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+    parts: list[Both] = []
+    for row in rows:
+        if len(row) > 2:
+            parts.append(Both(f"{row[0]} to {row[-1]}", f"{row[0]}〜{row[-1]}"))
+        else:
+            parts += [Both(str(number), str(number)) for number in row]
+    return joined(parts, ", ", "、")

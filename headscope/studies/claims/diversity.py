@@ -27,7 +27,7 @@ from headscope.studies.claims import (
 )
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
-from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers
+from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers, spans
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_maps, effective_spread
 from headscope.uncertainty.intervals import Spread
@@ -311,9 +311,9 @@ def _failing(words: Mapping[str, float]) -> Both:
     for what, name in zip(_SIDES, _PASS, strict=True):
         for clear in (True, False):
             every = of_layers(words, name).items()
-            layers = [str(layer.number) for layer, passes in every if (passes == 0 if clear else 0 < passes < 1)]
+            layers = [layer.number for layer, passes in every if (passes == 0 if clear else 0 < passes < 1)]
             if layers:
-                told = Both(", ".join(layers), "、".join(layers))
+                told = spans(layers)
                 how = Both("below the line", "基準に届かない") if clear else Both("across the line", "基準をまたぐ")
                 lies = "layers {} lie" if len(layers) > 1 else "layer {} lies"
                 found.append(

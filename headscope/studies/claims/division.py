@@ -25,7 +25,7 @@ _NOTHING = 1e-6  # of the longest column: a shorter one reads nothing of its inp
 _ROUNDED = 1e-9  # of a share of the width, which is a count over a count
 _WHAT = {
     "read": Both("The subspaces that two heads of a layer read", "同じ層の2個のヘッドが読み取る部分空間"),
-    "write": Both("Those that they write", "書き込む部分空間"),
+    "write": Both("The subspaces that they write", "書き込む部分空間"),
 }
 
 
