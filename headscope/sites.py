@@ -14,7 +14,7 @@ from headscope.heads import HeadId, Heads, spell_out
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Anatomy", "Padding", "Site", "Slices"]
+__all__ = ["Anatomy", "Padding", "Site", "Slices", "heads_read"]
 
 
 # weights of nn.MultiheadAttention, which is known and cut in a way of its own
@@ -339,6 +339,22 @@ class Anatomy(Shown):
         if any(site.block not in (None, site.layer) for site in self.sites):
             told["blocks"] = _blocks(self.sites)
         return {"model_class": self.model_class, "fingerprint": self.fingerprint, **told}
+
+
+def heads_read(many: int, kv_of_query: Sequence[int]) -> list[int]:
+    """Which of so many key or value heads each query head reads: its own; that of its group; else even parts of them.
+
+    Args:
+        many: key or value heads that there are.
+        kv_of_query: for each query head, the key head that it reads.
+
+    >>> heads_read(4, (0, 0, 1, 1)), heads_read(2, (0, 1, 0, 1)), heads_read(3, (0,) * 6)
+    ([0, 1, 2, 3], [0, 1, 0, 1], [0, 0, 1, 1, 2, 2])
+    """
+    heads = len(kv_of_query)
+    if many == heads:
+        return [*range(heads)]
+    return [*kv_of_query] if many == max(kv_of_query) + 1 else [head * many // heads for head in range(heads)]
 
 
 def _blocks(sites: Sequence[Site]) -> dict[str, str]:

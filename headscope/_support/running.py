@@ -10,13 +10,13 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from headscope._support.adapters import check_one_adapter
 from headscope._support.holding import uncompiled
 from headscope._support.objects import OWN_BATCHES
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
     "ASIDE",
-    "BY_ROW",
     "LABELS",
     "accepts",
     "arguments",
@@ -39,9 +39,6 @@ __all__ = [
 
 ASIDE = ("document", "kept")
 """What a batch may hold that is read by headscope alone."""
-
-BY_ROW = ("adapter_names", "alora_offsets")
-"""What PEFT reads to run rows, or positions, of one batch under adapters of their own."""
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -128,11 +125,7 @@ def withheld(model: nn.Module, batch: Mapping[str, Any]) -> tuple[str, ...]:
         InputError: the batch asks for several adapters at once.
     """
     known = arguments(model)
-    if mixed := [name for name in BY_ROW if name not in known and batch.get(name) is not None]:
-        raise InputError(
-            f"the batches hold {mixed[0]!r}: heads are told for one adapter at a time, as their weights are others "
-            "under another; give the rows of each adapter by themselves, after model.set_adapter(NAME)"
-        )
+    check_one_adapter(batch, known)
     rest = next((one for one in known.values() if one.kind is one.VAR_KEYWORD), None)
     listed = {
         name for kind in get_args(getattr(rest, "annotation", None)) for name in getattr(kind, "__annotations__", ())

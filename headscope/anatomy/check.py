@@ -13,6 +13,7 @@ from torch import Tensor
 from headscope.anatomy.operations import floats_in
 from headscope.anatomy.route import Call
 from headscope.errors import AnatomyError
+from headscope.sites import heads_read
 
 __all__ = ["check_call", "for_each_head", "gap_of", "is_biased", "output_gap", "rounding_of", "scaling_of", "tolerance"]
 
@@ -57,11 +58,7 @@ def _automatic(like: Tensor) -> list[Tensor]:
 def for_each_head(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:
     """Keys or values as each query head reads them."""
     many = tensor.shape[1]
-    if many == heads:
-        return tensor
-    if many == max(kv_of_query) + 1:
-        return tensor[:, list(kv_of_query)]
-    return tensor.repeat_interleave(heads // many, dim=1)
+    return tensor if many == heads else tensor[:, heads_read(many, kv_of_query)]
 
 
 def _map(pattern: Tensor, v: Tensor, z: Tensor, allowed: float) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from headscope._support.running import unwrapped
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.linear import is_plain, layer_matrix
-from headscope.sites import Anatomy, Site, Slices
+from headscope.sites import Anatomy, Site, Slices, heads_read
 
 __all__ = [
     "Factors",
@@ -135,7 +135,8 @@ def ov_factors(model: nn.Module, anatomy: Anatomy) -> dict[int, list[Factors]]:
         v, o = _rows(model, site.value), out[site.layer]
         told = "weights_ov" not in site.refused
         if told and v and v[0].shape[1] == o[0].shape[0] and v[0].shape[0] == o[0].shape[1]:
-            found[site.layer] = [Factors(o[head].T, v[_value_head(site, head)]) for head in range(site.n_heads)]
+            values = heads_read(site.n_value_heads, site.kv_of_query)
+            found[site.layer] = [Factors(o[head].T, v[values[head]]) for head in range(site.n_heads)]
     return found
 
 
@@ -154,9 +155,3 @@ def _rows(model: nn.Module, parts: Sequence[Slices]) -> list[Float64[Tensor, "di
 def _reads_stream(model: nn.Module, site: Site, rows: Tensor) -> bool:
     """Whether rows are as wide as what the site writes: latents that q and k have of their own are narrower."""
     return site.output is None or rows.shape[1] == weight_of(model, site.output).shape[0]
-
-
-def _value_head(site: Site, head: int) -> int:
-    return (
-        site.kv_of_query[head] if site.n_value_heads == site.n_kv_heads else head * site.n_value_heads // site.n_heads
-    )

@@ -1,6 +1,6 @@
 """Prediction: heads from other heads by ridge regression, all of it from second moments, judged on other documents."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "explained_share",
     "fit_stand_ins",
     "judge_stand_ins",
+    "left_out",
     "penalty_of",
 ]
 
@@ -225,6 +226,17 @@ def both_ways(blocks: Sequence[Moments]) -> list[tuple[list[Moments], list[Momen
     """Fit on, judge on: every second block that holds anything against the rest, and the other way round."""
     filled = [block for block in blocks if block.n]
     return [(filled[::2], filled[1::2]), (filled[1::2], filled[::2])]
+
+
+def left_out(halves: Sequence[Sequence[Moments]]) -> Iterator[tuple[int, int, list[Moments]]]:
+    """Each block left out in turn, in the blocks' order: its half, its place there, and what is left of that half.
+
+    Args:
+        halves: as blocks are dealt to them, the first, third … and the second, fourth ….
+    """
+    for gone in range(sum(map(len, halves))):
+        own, place = gone % 2, gone // 2
+        yield own, place, [block for i, block in enumerate(halves[own]) if i != place]
 
 
 def _missed_by_each(

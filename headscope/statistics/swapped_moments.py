@@ -16,7 +16,7 @@ from headscope.statistics.block_sums import Rows, add_products, head_rows, lift,
 from headscope.statistics.moments import Moments, panel_edges
 from headscope.text.batches import Batch, document_ids
 
-__all__ = ["Swapped", "SwappedMoments", "why_no_chance"]
+__all__ = ["Swapped", "SwappedMoments", "has_pairs", "why_no_chance"]
 
 _HALVES = 2
 
@@ -177,6 +177,11 @@ class SwappedMoments(Statistic):
             self._put(layer, half, Swapped(*parts))
 
 
+def has_pairs(halves: Sequence[Swapped]) -> bool:
+    """Whether both halves of a layer hold a pair of documents, so that each can be judged by the other."""
+    return bool(halves) and all(half.n for half in halves)
+
+
 def why_no_chance(layers: Sequence[int], computed: Mapping[int, Sequence[Swapped]]) -> str | None:
     """Why numbers of some of these layers stand beside no chance, in words; None where all do.
 
@@ -184,9 +189,7 @@ def why_no_chance(layers: Sequence[int], computed: Mapping[int, Sequence[Swapped
         layers: numbers of the layers.
         computed: what `SwappedMoments` computed.
     """
-    without = [
-        layer for layer in layers if not all(half.n for half in computed.get(layer, ())) or layer not in computed
-    ]
+    without = [layer for layer in layers if not has_pairs(computed.get(layer, ()))]
     if not without:
         return None
     which = "" if len(without) == len(layers) else f"for layers {brief_list([*map(str, without)])}: "

@@ -13,7 +13,7 @@ from headscope._support.running import run_model
 from headscope.anatomy.masks import with_kept
 from headscope.effects.ablation import transform_outputs
 from headscope.errors import AnatomyError
-from headscope.sites import Site
+from headscope.sites import Site, heads_read
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch
@@ -91,7 +91,7 @@ class Place:
         head = int(rng.integers(site.n_heads))
         own = seen[site.layer]
         pattern, v = own.pattern[0, head], own.v[0]
-        value_head = site.kv_of_query[head] if len(v) == site.n_kv_heads else head * len(v) // site.n_heads
+        value_head = heads_read(len(v), site.kv_of_query)[head]
         queries = torch.nonzero((pattern > 0).sum(-1) >= LEAST_KEYS).flatten().tolist()
         if not queries:
             return None

@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import RIDGE, penalty_of
-from headscope.statistics.swapped_moments import Swapped
+from headscope.statistics.prediction import RIDGE, left_out, penalty_of
+from headscope.statistics.swapped_moments import Swapped, has_pairs
 from headscope.uncertainty.intervals import Spread, jackknife_spread
 
 __all__ = ["LEAST_BLOCKS", "Best", "Weights", "curve_by_chance", "curve_spreads", "fit_best", "residuals"]
@@ -162,9 +162,7 @@ def curve_spreads(blocks: Sequence[Moments], weights: Weights, ridge: float = RI
         share, restored = (Spread(own, np.full_like(own, np.nan), freedom) for own in whole)
         return share, restored
     without = []
-    for gone in range(len(filled)):
-        own, place = gone % 2, gone // 2
-        left = [block for i, block in enumerate(halves[own]) if i != place]
+    for own, _, left in left_out(halves):
         refitted = fit_best(Moments.total(left), weights, ridge)
         pair = ([refitted, fits[1]], [left, halves[1]]) if own == 0 else ([fits[0], refitted], [halves[0], left])
         without.append(_both_ways(*pair))
@@ -188,7 +186,7 @@ def curve_by_chance(
     Returns:
         For k = 0 … N; NaN where a half is empty, or the output does not vary.
     """
-    if not halves or not all(half.n for half in halves):
+    if not has_pairs(halves):
         return np.full(len(weights) + 1, np.nan)
     output = torch.cat(list(weights), dim=1)
     ways = [

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from headscope._support.adapters import several_adapters
 from headscope._support.around import around
-from headscope._support.running import BY_ROW, unwrapped
+from headscope._support.running import unwrapped
 from headscope.anatomy import ROUTES, Call, Place
+from headscope.anatomy.check import for_each_head
 from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import features_last
@@ -211,16 +213,10 @@ class _Watcher:
         Nothing is raised here: PEFT leaves its own hooks on a model whose forward raises.
         """
         assert site.output is not None
-        for hook in self.model.get_submodule(site.output.module)._forward_pre_hooks.values():
-            given = getattr(hook, "keywords", {})  # PEFT hands them over by a hook that it puts on for the call
-            if mixed := [name for name in BY_ROW if given.get(name) is not None]:
-                self.mixed = (
-                    f"layer {site.layer} ({site.output.module}): rows ran under adapters of their own ({mixed[0]}), "
-                    "and contributions would be read with the weights of the active one; run the rows of each adapter "
-                    "by themselves, after model.set_adapter(NAME)"
-                )
-                return False
-        return True
+        several = several_adapters(self.model.get_submodule(site.output.module))
+        if several:
+            self.mixed = f"layer {site.layer} ({site.output.module}): {several}"
+        return not several
 
     def _add_written(self, site: Site, tensors: SiteTensors, z: Tensor, entering: Tensor) -> None:
         gated = _by_head(entering, site, z) if site.rows else z
@@ -285,18 +281,10 @@ def _on_the_way(site: Site, call: Call, tensors: SiteTensors, through: bool) -> 
         own, z = tensors.get("pattern"), call.z
     else:
         taken = tensors["pattern"] if "pattern" in tensors else call.pattern()
-        own, mixed = taken, taken @ _for_each_head(call.v, site)
+        own, mixed = taken, taken @ for_each_head(call.v, site.n_heads, site.kv_of_query)
         z = call.z.detach() + (mixed - mixed.detach())
     tensors |= {name: one for name, one in (("pattern", own), ("z", z)) if name in tensors and one is not None}
     return z
-
-
-def _for_each_head(v: Tensor, site: Site) -> Tensor:
-    many = v.shape[1]
-    if many == site.n_heads:
-        return v
-    of = site.kv_of_query if many == site.n_kv_heads else [h * many // site.n_heads for h in range(site.n_heads)]
-    return v[:, list(of)]
 
 
 def _take(name: str, site: Site, call: Call) -> Tensor:

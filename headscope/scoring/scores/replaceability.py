@@ -14,8 +14,8 @@ from torch import Tensor
 from headscope._support.cards import Card
 from headscope.scoring.scores import SCORES, Rating, Score
 from headscope.statistics.moments import Moments
-from headscope.statistics.prediction import RIDGE, Energies, check_ridge, fit_stand_ins, judge_stand_ins
-from headscope.statistics.swapped_moments import Swapped, why_no_chance
+from headscope.statistics.prediction import RIDGE, Energies, check_ridge, fit_stand_ins, judge_stand_ins, left_out
+from headscope.statistics.swapped_moments import Swapped, has_pairs, why_no_chance
 from headscope.uncertainty.intervals import Spread, jackknife_spread, join_spreads
 
 __all__ = ["Replaceability", "rate_replaceability"]
@@ -122,9 +122,7 @@ def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> di
     fits = [fit_stand_ins(Moments.total(half), ridge) for half in halves]
     parts = [[judge_stand_ins(fits[1 - own], block, weights) for block in half] for own, half in enumerate(halves)]
     without = []
-    for gone in range(len(filled)):
-        own, place = gone % 2, gone // 2
-        left = [block for i, block in enumerate(halves[own]) if i != place]
+    for own, place, left in left_out(halves):
         if not left:
             without.append(np.full((len(_SHARES), len(weights)), np.nan))
             continue
@@ -140,7 +138,7 @@ def _rate_layer(blocks: Sequence[Moments], weights: Weights, ridge: float) -> di
 
 def _chance(halves: Sequence[Swapped], weights: Weights, ridge: float) -> Floats:
     """(head,) replaceability where each half is predicted by what heads of other documents gave in the other half."""
-    if not all(half.n for half in halves) or not halves:
+    if not has_pairs(halves):
         return np.full(len(weights), np.nan)
     parts = [
         judge_stand_ins(fit_stand_ins(fit.own, ridge, fit.crossed), judge.own, weights, judge.crossed)
