@@ -176,18 +176,21 @@ def claims_(
 ) -> None:
     """Measure the claims of a Japanese paper that explains multi-head attention, and say which hold.
 
-    With MODEL, the claims are measured that can be asked of a trained model. Without it, all are measured on a small
+    With MODEL, the claims are measured that can be asked of a trained model; those that are decided are kept in
+    OUT.unfinished until all are, and the same command goes on. Without it, all are measured on a small
     transformer that is trained for it. That takes hours, nearly all for the sweep over numbers of heads; --quick takes
     minutes.
 
     Example: headscope claims --quick --out claims
     """
     from headscope._support.folders import check_free, new_folder
+    from headscope._support.kept import remove_kept
     from headscope.studies.asking import ask_model, ask_reference, names_of
     from headscope.studies.headcount import Sweep
     from headscope.studies.rulings import Rulings
 
     check_free(out, force=force)
+    unfinished = out.with_name(f"{out.name}.unfinished")
     names_of(claim)  # before anything is loaded
     given = _given(context)
     _check_given(given, model, results)
@@ -203,13 +206,14 @@ def claims_(
         sampling = Sampling(text=reading.text, split=reading.split, windows=amount, length=length, seed=seed)
         subject = _subject(model, loading, sampling, metric, quick)
         with progress_told() as step:
-            made = [ask_model(subject, claim, progress=step)]
+            made = [ask_model(subject, claim, keep=unfinished, progress=step)]
     if not results:
         options = " ".join(given[option] for option in _REPEATED if option in given)
         made = [one.asked_with(options, given.get("--sweep", ""), name) for one in made]
     found = Sweep.load(folder) if Sweep.saved(folder) else None
     with new_folder(out, force=force) as new:
         _write(made, new, found, whole=bool(results))
+    remove_kept(unfinished)
     if as_json:
         print_json({"out": str(out), "claims": {one.subject: _rows(one.to_frame()) for one in made}})
         return

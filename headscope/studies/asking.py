@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from headscope._support.environment import machine, today, versions
+from headscope._support.kept import Kept
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.tabular import read_table
@@ -17,7 +18,7 @@ from headscope.errors import InputError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided
 from headscope.studies.headcount import Settings, Sweep, sweep
-from headscope.studies.rulings import Rulings, own_folder, rule
+from headscope.studies.rulings import Ruling, Rulings, own_folder, packed, rule, unpacked
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
 
@@ -38,16 +39,24 @@ def names_of(claims: Iterable[str] | None) -> list[str]:
     return [name for name in CLAIMS if name in chosen]
 
 
-def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress: Progress | None = None) -> Rulings:
+def ask_model(
+    subject: Subject,
+    claims: Iterable[str] | None = None,
+    *,
+    keep: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Rulings:
     """Put to a trained model those claims that can be asked of one.
 
     Args:
         subject: the model and its text.
         claims: names; without it all but those about how a model should be trained.
+        keep: a folder for claims that are decided; asked again with the same folder, they are taken from there.
         progress: told of each claim.
 
     Raises:
         InputError: a claim was named that takes many training runs, or layers of many sizes.
+        StorageError: the folder to keep them in holds claims of another model, text or version.
     """
     named = names_of(claims)
     asked = [name for name in named if CLAIMS[name].of_a_model]
@@ -56,10 +65,16 @@ def ask_model(subject: Subject, claims: Iterable[str] | None = None, *, progress
             f"{', '.join(others)}: asked of layers and models of many sizes, not of one trained model; leave the model "
             "out to ask the reference"
         )
+    kept = None if keep is None else Kept(keep, {"claims": {**subject.facts, "quick": subject.quick}})
     rulings = []
     for name in asked:
-        claim = CLAIMS[name]()
-        rulings.append(rule(name, claim, partial(_taken, claim, subject), _command(subject.name, name, subject.quick)))
+        piece = None if kept is None else kept.get(name)
+        if piece is not None:
+            rulings.append(unpacked(piece))
+        else:
+            rulings.append(_ruled(name, subject))
+            if kept is not None:
+                kept.put(name, packed(rulings[-1]))
         if progress is not None:
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
@@ -104,6 +119,11 @@ def ask_reference(
             progress("claims", 1, len(names))
     facts = {"versions": versions(), "date": today(), "machine": machine(), "quick": quick, **sources.facts}
     return Rulings(REFERENCE, tuple(rulings), facts)
+
+
+def _ruled(name: str, subject: Subject) -> Ruling:
+    claim = CLAIMS[name]()
+    return rule(name, claim, partial(_taken, claim, subject), _command(subject.name, name, subject.quick))
 
 
 def _taken(claim: Any, subject: Subject) -> list[Any]:

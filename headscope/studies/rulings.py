@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from math import hypot, isnan, nan
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from headscope.studies.bilingual import NOTHING, Both
 from headscope.studies.claims import CLAIMS, EXACT, Measured, SweepClaim, Verdict, claim_named, undecided
 from headscope.uncertainty.intervals import mean_spread
 
-__all__ = ["Ruling", "Rulings", "own_folder", "pool", "read_claims", "rule"]
+__all__ = ["Ruling", "Rulings", "own_folder", "packed", "pool", "read_claims", "rule", "unpacked"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -212,6 +213,21 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
         numbers={**measured.words, "seeds": float(len(each))},
     )  # fmt: skip
     return _retold(made)
+
+
+def packed(ruling: Ruling) -> dict[str, Any]:
+    """A ruling as JSON values, every number bit-equal; see `unpacked`."""
+    row = {name: repr(float(cell)) if name in _NUMBERS else cell for name, cell in _row(ruling).items()}
+    numbers = {name: repr(float(value)) for name, value in ruling.numbers.items()}
+    return {"row": row, "numbers": numbers, "table": ruling.table.to_csv(index=False)}
+
+
+def unpacked(piece: Mapping[str, Any]) -> Ruling:
+    """The ruling that `packed` packed, told by today's rules and in today's words."""
+    row = {name: float(cell) if name in _NUMBERS else cell for name, cell in piece["row"].items()}
+    text = piece["table"]
+    table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False) if text.strip() else pd.DataFrame()
+    return _retold(_ruling(row, table.apply(_numbers), piece["numbers"]))
 
 
 def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from headscope.studies.claims import CLAIMS
 from headscope.studies.headcount import Settings, Sweep
 from headscope.studies.rulings import Rulings
 from tests.cli.conftest import Run
@@ -149,3 +151,40 @@ def test_a_taste_decides_nothing_about_numbers_of_heads(run: Run, tmp_path: Path
     assert all(ruling.sentence.en and ruling.verdict.where.ja for ruling in made.rulings)
     assert (tmp_path / "claims-quick-sweep" / "work.json").exists()
     assert "not decided" in said
+
+
+def test_claims_that_are_decided_are_kept_until_all_are(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "claims", ("claims", EXAMPLE, "--quick", "--claim", "C1", "--claim", "C6", "--claim", "C14")
+    whole = tmp_path / "whole"
+    assert run(*asked, "--out", whole)[0] == 0
+    measured: list[str] = []
+    for name in ("C1", "C6", "C14"):
+        kind = CLAIMS[name]
+        monkeypatch.setattr(kind, "measure", _noted(kind.measure, name, measured, stop=name == "C14"))
+    assert run(*asked, "--out", out)[0] == 130
+    assert measured == ["C1", "C6", "C14"]
+    assert not out.exists()
+    assert (tmp_path / "claims.unfinished").is_dir()
+    monkeypatch.undo()
+    monkeypatch.setattr(CLAIMS["C1"], "measure", None)  # not asked again
+    code, _, err = run(*asked, "--seed", "1", "--out", out)
+    assert (code, "seed" in err) == (1, True)  # other work is not mixed in
+    assert run(*asked, "--out", out)[0] == 0
+    assert not (tmp_path / "claims.unfinished").exists()
+    one, other = (Rulings.load(folder) for folder in (out, whole))
+    for claim in ("C1", "C6", "C14"):
+        pd.testing.assert_series_equal(pd.Series(one[claim].numbers), pd.Series(other[claim].numbers), check_exact=True)
+        assert one[claim].sentence == other[claim].sentence
+        pd.testing.assert_frame_equal(one[claim].table, other[claim].table, check_exact=True)
+
+
+def _noted(measure: Any, name: str, measured: list[str], *, stop: bool) -> Any:
+    def noted(self: Any, subject: Any) -> Any:
+        measured.append(name)
+        if stop:
+            raise KeyboardInterrupt
+        return measure(self, subject)
+
+    return noted
