@@ -26,7 +26,8 @@ __all__ = ["TENSORS", "SiteTensors", "joined", "watch"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
 _OTHERWISE = {"python": "leave it out of want= or name layers=", "shell": "ask for something else, with --of"}
-_FROM_OUTPUT = {"gated_z", "contribution", "written"}
+_BY_WEIGHTS = {"contribution", "written"}  # made with the output projection's weights
+_FROM_OUTPUT = {"gated_z", *_BY_WEIGHTS}
 
 SiteTensors = dict[str, Tensor]
 
@@ -132,7 +133,7 @@ class _Watcher:
             self._site[*place, site.call] = site
             self._turns[place] = 1 + len(site.shares_module_with)
         # what has to be run to be read is read now, before anything watches it
-        asked = [site for site in self.sites if self.want & {"contribution", "written"} and site.output is not None]
+        asked = [site for site in self.sites if self.want & _BY_WEIGHTS and site.output is not None]
         self._read = {s.layer: torch.stack(head_weights(self.model, s)) for s in asked if not is_stored(self.model, s)}
 
     def end(self) -> None:
@@ -203,7 +204,7 @@ class _Watcher:
         for own in by_site.values():
             site, tensors = own[0][0], joined([tensors for _, tensors, _ in own])
             z = torch.cat([call.z for _, _, call in own], dim=2) if len(own) > 1 else own[0][2].z
-            if self.want & _FROM_OUTPUT and self._one_adapter(site):
+            if self.want & _FROM_OUTPUT and (not self.want & _BY_WEIGHTS or self._one_adapter(site)):
                 self._add_written(site, tensors, z, features_last(entering, axes))
             self.receive(site, tensors)
 

@@ -81,8 +81,9 @@ def test_rows_under_adapters_of_their_own_are_refused_where_weights_are_read() -
     with pytest.raises(AnatomyError, match="rows ran under adapters"), capture(adapted) as seen:
         adapted(**_BATCH, adapter_names=names)
         seen[0].contribution.sum()
-    with capture(adapted, want=("z", "pattern")) as seen:
+    with capture(adapted, want=("z", "gated_z", "pattern")) as seen:
         adapted(**_BATCH, adapter_names=names)
+    torch.testing.assert_close(seen[1].gated_z, seen[1].z)
     rows = []
     for row, name in enumerate(names):  # what each row gives by itself
         adapted.set_adapter(name)
