@@ -18,7 +18,7 @@ from headscope.errors import InputError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided
 from headscope.studies.headcount import Settings, Sweep, sweep
-from headscope.studies.rulings import Ruling, Rulings, own_folder, packed, rule, unpacked
+from headscope.studies.rulings import Rulings, own_folder, packed, rule, unpacked
 from headscope.studies.scaling import COSTS, Scaling, scale_costs, scale_model
 from headscope.studies.subjects import Subject, reference_subjects
 
@@ -27,6 +27,8 @@ __all__ = ["REFERENCE", "ask_model", "ask_reference", "names_of"]
 REFERENCE = "reference"
 _WHOLE_SWEEP = Both("the whole sweep, five seeds or more", "スイープ全体(シード5個以上)が必要")
 _SEEDS, _QUICK_SEEDS = 5, 3  # of the reference, where claims about a trained model are asked of it
+
+_WHY = "why_not_untrained"  # a fact: why a model has no untrained copies
 
 
 def names_of(claims: Iterable[str] | None) -> list[str]:
@@ -66,21 +68,25 @@ def ask_model(
             "out to ask the reference"
         )
     kept = None if keep is None else Kept(keep, {"claims": {**subject.facts, "quick": subject.quick}})
-    rulings = []
+    rulings, why = [], ""
     for name in asked:
         piece = None if kept is None else kept.get(name)
-        if piece is not None:
-            rulings.append(unpacked(piece))
-        else:
-            rulings.append(_ruled(name, subject))
+        if piece is None:
+            claim = CLAIMS[name]()
+            command = _command(subject.name, name, subject.quick)
+            rulings.append(rule(name, claim, partial(_taken, claim, subject), command))
+            why = why or subject.why_not_untrained
             if kept is not None:
-                kept.put(name, packed(rulings[-1]))
+                kept.put(name, {**packed(rulings[-1]), _WHY: why})
+        else:
+            rulings.append(unpacked(piece))
+            why = why or piece[_WHY]
         if progress is not None:
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
     facts = {**subject.facts, "versions": versions(), "date": today(), "machine": place, "quick": subject.quick}
-    if why := subject.why_not_untrained:
-        facts["why_not_untrained"] = why
+    if why:
+        facts[_WHY] = why
     return Rulings(subject.name, tuple(rulings), facts)
 
 
@@ -119,11 +125,6 @@ def ask_reference(
             progress("claims", 1, len(names))
     facts = {"versions": versions(), "date": today(), "machine": machine(), "quick": quick, **sources.facts}
     return Rulings(REFERENCE, tuple(rulings), facts)
-
-
-def _ruled(name: str, subject: Subject) -> Ruling:
-    claim = CLAIMS[name]()
-    return rule(name, claim, partial(_taken, claim, subject), _command(subject.name, name, subject.quick))
 
 
 def _taken(claim: Any, subject: Subject) -> list[Any]:

@@ -259,14 +259,11 @@ def _short(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: La
     """What came out of each subject, in a sentence."""
     lines = []
     for one, ruling in rulings:
-        word, where, name = VERDICTS[ruling.verdict.word], ruling.verdict.where, subject_name(one.subject, claim)
+        name, verdict = subject_name(one.subject, claim), _bold(ruling.verdict)
         told = claim.headline(ruling.numbers) if ruling.numbers else NOTHING
         models = ruling.numbers.get("seeds", 1)
         of = Both(f" ({models:g} models)", f"({models:g}個)") if models > 1 and claim.of_a_model else NOTHING
-        line = Both(
-            f"- {name.en}{of.en}: **{word.en}**{f' ({where.en})' if where else ''}. {told.en}",
-            f"- {name.ja}{of.ja}:**{word.ja}**{f'({where.ja})' if where else ''}。{told.ja}",
-        )
+        line = Both(f"- {name.en}{of.en}: {verdict.en}. {told.en}", f"- {name.ja}{of.ja}:{verdict.ja}。{told.ja}")
         lines.append(line.of(language).rstrip())
     return "\n".join(lines)
 
@@ -287,13 +284,15 @@ def _subjects(one: Rulings) -> list[Both]:
 
 
 def _told(verdict: Verdict, subjects: Sequence[Both]) -> Both:
-    """One verdict, and on whom; only its word is bold, since what follows a bracket is not seen as bold's end."""
+    """One verdict, and on whom."""
+    bold, names = _bold(verdict), joined(subjects, ", ", "、")
+    return Both(f"{bold.en}: {names.en}", f"{names.ja}では {bold.ja}")
+
+
+def _bold(verdict: Verdict) -> Both:
+    """A verdict with its word alone bold, since what follows a bracket is not seen as bold's end."""
     word, where = VERDICTS[verdict.word], verdict.where
-    names = joined(subjects, ", ", "、")
-    return Both(
-        f"**{word.en}**{f' ({where.en})' if where else ''}: {names.en}",
-        f"{names.ja}では **{word.ja}**{f'({where.ja})' if where else ''}",
-    )
+    return Both(f"**{word.en}**{f' ({where.en})' if where else ''}", f"**{word.ja}**{f'({where.ja})' if where else ''}")
 
 
 def _quote(claim: Claim, language: Language) -> str:

@@ -140,8 +140,7 @@ class Rulings(Shown):
         """`save` into a folder that may be there already."""
         folder.mkdir(exist_ok=True)
         about = {"subject": self.subject, "facts": dict(self.facts)}
-        # JSON has no NaN and no infinity: numbers stand there as text
-        numbers = {one.claim: {name: repr(float(value)) for name, value in one.numbers.items()} for one in self.rulings}
+        numbers = {one.claim: _as_text(one.numbers) for one in self.rulings}
         write_table(folder, "claims", self.to_frame(), {**about, "numbers": numbers})
         (folder / _TABLES).mkdir(exist_ok=True)
         for ruling in self.rulings:
@@ -161,7 +160,7 @@ class Rulings(Shown):
         tables = Path(folder) / _TABLES
         numbers: Mapping[str, Mapping[str, str]] = about.get("numbers", {})
         rulings = tuple(
-            _retold(_ruling(row, _behind(tables, row["claim"]), numbers.get(row["claim"], {})))
+            _today(_ruling(row, _behind(tables, row["claim"]), numbers.get(row["claim"], {})))
             for row in frame.to_dict("records")
         )
         return cls(about["subject"], rulings, about["facts"])
@@ -218,16 +217,14 @@ def rule(name: str, claim: Any, evidence: Callable[[], Iterable[Any]], command: 
 def packed(ruling: Ruling) -> dict[str, Any]:
     """A ruling as JSON values, every number bit-equal; see `unpacked`."""
     row = {name: repr(float(cell)) if name in _NUMBERS else cell for name, cell in _row(ruling).items()}
-    numbers = {name: repr(float(value)) for name, value in ruling.numbers.items()}
-    return {"row": row, "numbers": numbers, "table": ruling.table.to_csv(index=False)}
+    return {"row": row, "numbers": _as_text(ruling.numbers), "table": ruling.table.to_csv(index=False)}
 
 
 def unpacked(piece: Mapping[str, Any]) -> Ruling:
     """The ruling that `packed` packed, told by today's rules and in today's words."""
     row = {name: float(cell) if name in _NUMBERS else cell for name, cell in piece["row"].items()}
-    text = piece["table"]
-    table = pd.read_csv(StringIO(text), dtype=str, keep_default_na=False) if text.strip() else pd.DataFrame()
-    return _retold(_ruling(row, table.apply(_numbers), piece["numbers"]))
+    table = _cells(StringIO(piece["table"])) if piece["table"].strip() else pd.DataFrame()
+    return _today(_ruling(row, table, piece["numbers"]))
 
 
 def read_claims(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -310,17 +307,30 @@ def _retold(ruling: Ruling) -> Ruling:
     claim, words = claim_named(ruling.claim), ruling.numbers
     seeds = int(words["seeds"])
     untold = claim.interval and (isnan(ruling.low) or isnan(ruling.high))
+    sentence = claim.say(words)
+    return replace(
+        ruling,
+        verdict=undecided(_MORE_DOCUMENTS) if untold else claim.decide(words),
+        sentence=_over_seeds(seeds, claim) + sentence if seeds > 1 else sentence,
+        follows=claim.follow(words),
+    )
+
+
+def _today(ruling: Ruling) -> Ruling:
+    """A saved ruling by today's rules and in today's words."""
     try:
-        sentence, follows = claim.say(words), claim.follow(words)
-        verdict = undecided(_MORE_DOCUMENTS) if untold else claim.decide(words)
+        return _retold(ruling)
     except KeyError as missing:
         raise StorageError(
             f"{ruling.claim} was measured by an earlier version of headscope, which did not save the number {missing} "
             "that its sentence needs today; measure it again",
             shell=ruling.command,
         ) from missing
-    sentence = _over_seeds(seeds, claim) + sentence if seeds > 1 else sentence
-    return replace(ruling, verdict=verdict, sentence=sentence, follows=follows)
+
+
+def _as_text(numbers: Mapping[str, float]) -> dict[str, str]:
+    """Numbers for JSON, which has no NaN and no infinity; bit-equal when they are read."""
+    return {name: repr(float(value)) for name, value in numbers.items()}
 
 
 def _ruling(row: Mapping[str, Any], table: pd.DataFrame, numbers: Mapping[str, str]) -> Ruling:
@@ -358,10 +368,14 @@ def _behind(folder: Path, claim: str) -> pd.DataFrame:
     if not (folder / f"{claim}.csv").exists():
         return pd.DataFrame()
     try:
-        cells = pd.read_csv(folder / f"{claim}.csv", dtype=str, keep_default_na=False)
+        return _cells(folder / f"{claim}.csv")
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot read {folder / claim}.csv: {error}") from error
-    return cells.apply(_numbers)
+
+
+def _cells(source: Any) -> pd.DataFrame:
+    """A table as it was written, floats bit-equal."""
+    return pd.read_csv(source, dtype=str, keep_default_na=False).apply(_numbers)
 
 
 def _numbers(column: pd.Series) -> pd.Series:

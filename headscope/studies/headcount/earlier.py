@@ -25,13 +25,15 @@ def pieces_of(earlier: Sweep, settings: Settings, text: str | None) -> dict[Case
         text: what that one learns a language from.
 
     Raises:
-        InputError: the two trained otherwise, so that their runs can't be compared.
+        InputError: the two trained otherwise, so that their runs can't be compared; or both together would have other
+            numbers of heads for one task than for another.
     """
     before = {"width": WIDTH, **earlier.facts["settings"], "text": earlier.facts["text"]}
     now = {**settings.to_json(), "text": text}
     apart = [f"{name} {before[name]} there, {now[name]} here" for name in (*_SAME, "text") if before[name] != now[name]]
     if apart:
         raise InputError(f"runs of the earlier sweep cannot be taken: {'; '.join(apart)}")
+    _check_heads(earlier, settings)
     share = settings.share
     tuned = {
         Case.of_tuning(row["task"], row["n_heads"], row["head_dim"], row["learning_rate"], share): {
@@ -68,18 +70,24 @@ def joined(earlier: Sweep, later: Sweep) -> Sweep:
         kept = old[~pd.MultiIndex.from_frame(old[keys]).isin(known)]
         table = pd.concat([kept, new], ignore_index=True) if len(kept) else new
         tables[name] = _ordered(table, tasks)
-    runs = tables["runs"]
-    counts = runs.groupby(["task", "arm"])["n_heads"].agg(lambda own: tuple(sorted(set(own))))
-    if counts.nunique() > 1:
-        told = "; ".join(f"{task}: {', '.join(map(str, own))}" for task, own in counts.groupby("task").first().items())
-        raise InputError(
-            f"both sweeps together have other numbers of heads for one task than for another ({told}); name all tasks "
-            "with --task, and all numbers with --heads"
-        )
-    seeds = int(runs.groupby(["task", "arm", "n_heads"])["seed"].nunique().min())
+    seeds = int(tables["runs"].groupby(["task", "arm", "n_heads"])["seed"].nunique().min())
     settings = {**after, "seeds": seeds, "tasks": tasks, "heads": sorted(_both(before["heads"], after["heads"]))}
     facts = {**later.facts, "settings": settings, "earlier": _made(earlier.facts)}
     return Sweep(**tables, facts=facts)
+
+
+def _check_heads(earlier: Sweep, settings: Settings) -> None:
+    """Refuse what would leave tasks with unlike numbers of heads, before anything is trained."""
+    counts = {str(task): {*own} for task, own in earlier.runs.groupby("task", sort=False)["n_heads"]}
+    for task in settings.tasks:
+        counts[task] = counts.get(task, set()) | {*settings.heads}
+    told = {task: ", ".join(map(str, sorted(own))) for task, own in counts.items()}
+    if len({*told.values()}) > 1:
+        raise InputError(
+            "both sweeps together would have other numbers of heads for one task than for another "
+            f"({'; '.join(f'{task}: {own}' for task, own in told.items())}); name all tasks and all numbers",
+            shell="--task for each task, and --heads with all of them",
+        )
 
 
 def _ordered(table: pd.DataFrame, tasks: list[str]) -> pd.DataFrame:

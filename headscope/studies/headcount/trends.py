@@ -40,7 +40,7 @@ def more_alike(runs: pd.DataFrame) -> Both:
     return Both(
         "**Do heads get more alike as they become more?** Mean CKA of two heads (1: alike up to rotation and scale), "
         f"from the fewest to the most: {several.en}. At fixed width heads get smaller as they become more, and CKA of "
-        "smaller heads is lower for that alone: the fall does not show that they learn other things.",
+        "smaller heads is lower for that alone: a fall does not show that they learn other things.",
         "**ヘッドを増やすと互いに似てくるか。** 2個のヘッドの平均CKA(最大1)は、ヘッド数を最少から最多にしたとき、"
         f"次のように変わりました。{several.ja}。幅固定ではヘッドを増やすと1個が小さくなり、"
         "それだけでもCKAは下がるので、別々のことを学習するようになったとまでは言えません。",

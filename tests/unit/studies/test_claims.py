@@ -1,6 +1,7 @@
 """Claims: measured right (against a computation by hand, or a model made to break it), and decided by their rule."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -224,11 +225,13 @@ def test_contributions_sum_to_what_any_kind_of_projection_puts_out() -> None:
         CLAIMS["C4"]().measure(Subject("small", _Sequences(only=True).eval(), ids))
 
 
-def test_why_there_are_no_untrained_copies_is_told() -> None:
+def test_why_there_are_no_untrained_copies_is_told(tmp_path: Path) -> None:
     model, rows = example()
     model.blocks[0].own = nn.Parameter(torch.ones(3))  # which no module knows how to draw
-    made = ask_model(Subject("small", model, rows, "kl", quick=True), ["C6", "C9"])
+    made = ask_model(Subject("small", model, rows, "kl", quick=True), ["C6", "C9"], keep=tmp_path / "kept")
     assert "blocks.0.own" in made.facts["why_not_untrained"]
+    again = ask_model(Subject("small", model, rows, "kl", quick=True), ["C6", "C9"], keep=tmp_path / "kept")
+    assert again.facts["why_not_untrained"] == made.facts["why_not_untrained"]  # though nothing was measured again
     assert made["C9"].verdict.told() in ("not decided (untrained copies to hold it against)", "not decided (more text)")
     told = made_of(made, [claim_named("C9")])
     assert "Untrained copies are missing: " in told.en
