@@ -43,7 +43,7 @@ def check_call(call: Call, scaling: float, kv_of_query: tuple[int, ...]) -> dict
             pattern = call.pattern().detach()
         except AnatomyError as error:
             return dict.fromkeys(("pattern", "bias", "q", "k"), str(error))
-        k, v = (for_each_head(tensor, q.shape[1], kv_of_query) for tensor in (k, v))
+        k, v = (for_each_head(tensor, kv_of_query) for tensor in (k, v))
         # under autocast some of them are coarser than others, and what they are made of is
         allowed = max(tolerance(one.dtype) for one in (q, k, v, z, *_automatic(q)))
         return {**_scores(call, q, k, pattern, scaling, allowed), **_map(pattern, v, z, allowed)}
@@ -55,10 +55,10 @@ def _automatic(like: Tensor) -> list[Tensor]:
     return [like.new_empty(0, dtype=torch.get_autocast_dtype(kind))] if torch.is_autocast_enabled(kind) else []
 
 
-def for_each_head(tensor: Tensor, heads: int, kv_of_query: tuple[int, ...]) -> Tensor:
-    """Keys or values as each query head reads them."""
+def for_each_head(tensor: Tensor, kv_of_query: tuple[int, ...]) -> Tensor:
+    """Keys or values (batch, head, position, dim) as each query head reads them; see `headscope.sites.heads_read`."""
     many = tensor.shape[1]
-    return tensor if many == heads else tensor[:, heads_read(many, kv_of_query)]
+    return tensor if many == len(kv_of_query) else tensor[:, heads_read(many, kv_of_query)]
 
 
 def _map(pattern: Tensor, v: Tensor, z: Tensor, allowed: float) -> dict[str, str]:

@@ -106,7 +106,7 @@ def maps_heard(sightings: Sequence[Sighting]) -> tuple[dict[int, Mixing], Callab
         number = count[own] = count.get(own, -1) + 1
         place = places.get((*own, number))
         if place is not None and "pattern" not in sightings[place].refused:
-            v = for_each_head(call.v, call.q.shape[1], sightings[place].kv_of_query)
+            v = for_each_head(call.v, sightings[place].kv_of_query)
             with torch.no_grad():
                 maps[place] = Mixing(call.pattern().clone(), v.clone(), call.z.clone())
 

@@ -156,7 +156,11 @@ class Rulings(Shown):
         Raises:
             StorageError: it is no such folder, or a part of it is spoilt.
         """
-        frame, about = read_claims(Path(folder))
+        try:
+            frame, about = read_claims(Path(folder))
+        except StorageError as error:
+            again = "`headscope claims MODEL --out FOLDER` makes such a folder, without MODEL that of the reference"
+            raise StorageError(str(error), shell=again) from error
         tables = Path(folder) / _TABLES
         numbers: Mapping[str, Mapping[str, str]] = about.get("numbers", {})
         rulings = tuple(

@@ -282,7 +282,7 @@ def _on_the_way(site: Site, call: Call, tensors: SiteTensors, through: bool) -> 
         own, z = tensors.get("pattern"), call.z
     else:
         taken = tensors["pattern"] if "pattern" in tensors else call.pattern()
-        own, mixed = taken, taken @ for_each_head(call.v, site.n_heads, site.kv_of_query)
+        own, mixed = taken, taken @ for_each_head(call.v, site.kv_of_query)
         z = call.z.detach() + (mixed - mixed.detach())
     tensors |= {name: one for name, one in (("pattern", own), ("z", z)) if name in tensors and one is not None}
     return z

@@ -74,5 +74,5 @@ class ScaledScores(MadeAgain):
 
 def _again(q: Tensor, k: Tensor, bias: Tensor, site: Site) -> Tensor:
     """softmax(scale · QKᵀ + mask), every query head with the key head that it reads."""
-    keys = for_each_head(k, q.shape[1], site.kv_of_query).double()
+    keys = for_each_head(k, site.kv_of_query).double()
     return torch.softmax(site.scaling * q.double() @ keys.mT + bias.double(), dim=-1)

@@ -46,7 +46,7 @@ class WeightedMean(MadeAgain):
 
     def compare(self, subject: Subject) -> Iterator[dict[str, float]]:
         for layer, own in subject.look("v", "pattern", "z").items():
-            values = for_each_head(own.v, own.site.n_heads, own.site.kv_of_query).double()
+            values = for_each_head(own.v, own.site.kv_of_query).double()
             tokens = int(kept_positions(subject.few, own.site.kind, own.z.shape[2]).sum(1).max())
             row = apart(layer, own.pattern.double() @ values, own.z, own.v)
             yield row | {"tokens": tokens, "dims": own.z.shape[3]}

@@ -96,6 +96,12 @@ def test_a_number_that_an_earlier_version_did_not_save_is_asked_for(tmp_path: Pa
     assert "headscope claims --claim C11 --out again" in stopped.value.on_command_line
 
 
+def test_a_folder_without_claims_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"claims\.json") as stopped:
+        Rulings.load(tmp_path)
+    assert "headscope claims MODEL --out FOLDER" in stopped.value.on_command_line
+
+
 def test_a_sweep_that_leaves_balance_open_says_how_many_seeds_it_would_take() -> None:
     noisy = {(task, arm): VARYING for task in ("a", "b") for arm in ARMS}
     ruling = rule("C10", claim_named("C10"), lambda: [runs(noisy)], "")
