@@ -13,7 +13,7 @@ from headscope.errors import NumericalError
 from headscope.studies.tasks import Task, inputs
 from headscope.text.batches import Batch
 
-__all__ = ["Trained", "judge", "one_thread", "train"]
+__all__ = ["Trained", "fresh", "judge", "one_thread", "train"]
 
 _WARM_UP, _DECAY, _CLIP = 0.1, 0.01, 1.0  # share of the steps, AdamW's weight decay, the most a gradient may be long
 
@@ -59,9 +59,7 @@ def train(
         NumericalError: the loss became NaN or infinite.
     """
     steps = task.steps if steps is None else steps
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        learner = task.learner(n_heads, head_dim)
+    learner = fresh(task, n_heads, head_dim, seed)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=learning_rate, weight_decay=_DECAY)
     warm_up = max(_WARM_UP, 1.5 / steps)  # torch divides by one less than the steps that it takes
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, steps, pct_start=warm_up)
@@ -80,6 +78,19 @@ def train(
     learner.eval()
     loss_held_out, error = judge(task, learner, task.held_out(tuning))
     return Trained(learner, loss_held_out, error)
+
+
+def fresh(task: Task, n_heads: int, head_dim: int, seed: int) -> nn.Module:
+    """The learner that training begins with.
+
+    Args:
+        task: what it is to learn.
+        n_heads, head_dim: of every block.
+        seed: of its weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task.learner(n_heads, head_dim)
 
 
 def judge(task: Task, learner: nn.Module, batches: Iterable[Batch]) -> tuple[float, float]:

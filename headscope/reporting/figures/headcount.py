@@ -21,18 +21,22 @@ ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
 _TASK_MARKS = "osD^vP*X<>hd"
 _MARKS = {"width": "o", "head_dim": "s"}
 _UNITS = {"parameters": "", "flops": "", "memory": "B", "seconds": "s"}  # of what spans many sizes
+_BESIDE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "markersize": 4.0, "markerfacecolor": "none"}
 _SIDE, _ROW = 3.1, 2.7  # inches of a panel
 _MOST_COLUMNS = 3
 
 
 @styled
-def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes | None = None) -> Axes:
+def count_curve(
+    runs: pd.DataFrame, task: str, value: str = "error", *, beside: str | None = None, ax: Axes | None = None
+) -> Axes:
     """One value of the learners of a task against their number of heads: means over seeds, a line an arm.
 
     Args:
         runs: columns task, arm, n_heads, seed, chance, unit and the value; see `headscope.studies.headcount.Sweep`.
         task: whose runs.
         value: the column; of "error" chance is drawn too, where it is near.
+        beside: a further column, drawn dotted in the same colours.
         ax: where to draw; a new figure without it.
 
     Bands are 95% intervals of the mean over seeds.
@@ -56,6 +60,9 @@ def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes
         colour = ARM_COLOURS[str(arm)]
         ax.fill_between(heads, low, high, color=colour, alpha=0.16, linewidth=0)
         ax.plot(heads, spread.centre, color=colour, marker=_MARKS[str(arm)], markersize=4.5, linewidth=1.6)
+        if beside is not None:
+            means = part.groupby("n_heads")[beside].mean().dropna()
+            ax.plot(means.index, means, color=colour, marker=_MARKS[str(arm)], **_BESIDE)
     if value == "error":
         _draw_chance(ax, float(own["chance"].iloc[0]))
     _doublings(ax, sorted(counts))
@@ -69,15 +76,20 @@ def count_curve(runs: pd.DataFrame, task: str, value: str = "error", *, ax: Axes
 
 
 @styled
-def count_curves(runs: pd.DataFrame, value: str = "error", *, label: str | None = None) -> Figure:
+def count_curves(
+    runs: pd.DataFrame, value: str = "error", *, label: str | None = None, beside: tuple[str, str] | None = None
+) -> Figure:
     """`count_curve` of every task that has the value, as small multiples.
 
     Args:
         runs: see `count_curve`.
         value: the column.
         label: of the vertical axes; the task's unit, or the column's name, without it.
+        beside: a further column, drawn dotted, and what it is called; left out where no run has it.
     """
     tasks = [task for task, own in runs.groupby("task", sort=False) if own[value].notna().any()]
+    if beside is not None and not (beside[0] in runs and runs[beside[0]].notna().any()):
+        beside = None
     columns = min(len(tasks), _MOST_COLUMNS)
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(columns * _SIDE, rows * _ROW + 0.45), layout="constrained")
@@ -86,14 +98,14 @@ def count_curves(runs: pd.DataFrame, value: str = "error", *, label: str | None 
         if place >= len(tasks):
             ax.set_axis_off()
             continue
-        count_curve(runs, tasks[place], value, ax=ax)
+        count_curve(runs, tasks[place], value, beside=None if beside is None else beside[0], ax=ax)
         if label is not None:
             ax.set_ylabel(label)
         if place % columns and label is not None:
             ax.set_ylabel("")
         if place + columns < len(tasks):
             ax.set_xlabel("")
-    _arm_legend(figure, runs)
+    _arm_legend(figure, runs, None if beside is None else beside[1])
     return figure
 
 
@@ -228,8 +240,8 @@ def _doublings(ax: Axes, heads: Sequence[int]) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _arm_legend(figure: Figure, runs: pd.DataFrame) -> None:
-    """What the arms' lines are called, with the dimensions of a head where they are fixed."""
+def _arm_legend(figure: Figure, runs: pd.DataFrame, beside: str | None) -> None:
+    """What the arms' lines are called, with the dimensions of a head where they are fixed; and the dotted ones."""
     arms, names = runs["arm"].unique().tolist(), dict(ARM_NAMES)
     sizes = runs.loc[runs["arm"] == "head_dim", "head_dim"].unique()
     if len(sizes) == 1:
@@ -237,9 +249,11 @@ def _arm_legend(figure: Figure, runs: pd.DataFrame) -> None:
     handles = [
         Line2D([], [], color=ARM_COLOURS[arm], marker=_MARKS[arm], markersize=4.5, linewidth=1.6) for arm in arms
     ]
-    figure.legend(
-        handles, [names[arm] for arm in arms], loc="outside upper left", ncols=len(arms), frameon=False, fontsize=9
-    )
+    labels = [names[arm] for arm in arms]
+    if beside is not None:
+        handles.append(Line2D([], [], color=MUTED, marker="o", **_BESIDE))
+        labels.append(beside)
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9)
 
 
 def _shades(n: int) -> list[str]:

@@ -248,7 +248,9 @@ class Alike(ModelClaim):
             "除く順番を決めるデータと評価するデータは別です。",
         )
         figures = {
-            "cka": count_curves(sweep.runs, "cka", label="mean CKA of two heads"),
+            "cka": count_curves(
+                sweep.runs, "cka", label="mean CKA of two heads", beside=("cka_untrained", "before training")
+            ),
             "removable": count_curves(kept, "needed", label="heads that cannot go"),
             "removal": removal_curves(sweep.removal[sweep.removal["task"].isin(own["task"])]),
         }

@@ -219,12 +219,20 @@ class Diversity(ModelClaim):
         own = sweep.runs[sweep.runs["effective_heads"].notna()]
         if own.empty:
             return NOTHING, {}
-        table = mean_table(own, "effective_heads", lambda mean: f"{mean:.3g}")
+        table = mean_table(own, "effective_heads", lambda mean: f"{mean:.3g}", beside="effective_heads_untrained")
         told = Both(
-            f"Effective heads of a layer, by the number of heads that it has:\n\n{table.en}",
-            f"層の有効ヘッド数(ヘッド数ごと):\n\n{table.ja}",
+            "Effective heads of a layer, by the number of heads that it has (in brackets: before training, where that "
+            f"was measured):\n\n{table.en}",
+            f"層の有効ヘッド数(ヘッド数ごと。括弧内は学習前の値で、測定した場合のみ):\n\n{table.ja}",
         )
-        return told, {"effective_heads": count_curves(sweep.runs, "effective_heads", label="effective heads")}
+        return told, {
+            "effective_heads": count_curves(
+                sweep.runs,
+                "effective_heads",
+                label="effective heads",
+                beside=("effective_heads_untrained", "before training"),
+            )
+        }
 
     def draw(self, table: pd.DataFrame) -> Figure:
         per_head = table.assign(

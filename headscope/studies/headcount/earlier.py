@@ -45,7 +45,7 @@ def pieces_of(earlier: Sweep, settings: Settings, text: str | None) -> dict[Case
     runs = {
         Case(row["task"], row["n_heads"], row["head_dim"], row["learning_rate"], row["seed"], share): {
             "error": row["error"],
-            **{name: _none(row[name]) for name in ("loss", *MEASURED)},
+            **{name: _none(row[name]) for name in ("loss", *MEASURED) if not _unasked(row, name)},
             "removal": _removal(removal.get(tuple(row[name] for name in ("task", "arm", "n_heads", "seed")))),
         }
         for row in earlier.runs.to_dict("records")
@@ -114,6 +114,12 @@ def _removal(rows: pd.DataFrame | None) -> list[tuple[float, float]] | None:
     if own is None or own.empty:
         return None
     return list(zip(own["share"].tolist(), own["error"].tolist(), strict=True))
+
+
+def _unasked(row: Mapping[str, Any], name: str) -> bool:
+    """Whether it was not asked of a run: an earlier version knows it of trained learners alone."""
+    trained = name.removesuffix("_untrained")
+    return name not in row or (trained != name and _none(row[name]) is None and _none(row[trained]) is not None)
 
 
 def _none(value: float) -> float | None:

@@ -1,7 +1,7 @@
 """What is measured of one training run, beside how well it did: with headscope's own public calls."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,51 +18,67 @@ from headscope.sites import Anatomy
 from headscope.studies.costs import count_flops, peak_bytes
 from headscope.studies.headcount.settings import Case
 from headscope.studies.tasks import Task, inputs
-from headscope.studies.training import judge, train
+from headscope.studies.training import fresh, judge, train
 from headscope.surplus.effective import effective_rank
 from headscope.surplus.layers import redundancy
 from headscope.text.batches import Batch
 
-__all__ = ["ALLOWED", "MEASURED", "measure", "run_case"]
+__all__ = ["ALLOWED", "MEASURED", "is_whole", "measure", "run_case"]
 
 ALLOWED = 0.01  # of what was learnt over chance, that heads removed may cost
 MEASURED = {
     "score_rank": "rank of the scores q·k of a row, mean over rows, heads and layers",
     "score_rank_effective": "their effective rank: exp of the entropy of their singular values",
     "effective_heads": "effective number of heads of a layer, mean over layers",
+    "effective_heads_untrained": "the same of that learner before its training",
     "cka": "CKA of two heads of a layer, mean over pairs and layers",
+    "cka_untrained": "the same of that learner before its training",
     "removable": "share of heads that can be removed together at ≤ 1% of what was learnt over chance",
     "parameters": "numbers in the learner",
     "flops": "operations of one training step",
     "memory": "most bytes of tensors alive at once in one training step, weights and Adam's state with them",
     "seconds": "processor time of one training step, one thread, the least of a few",
 }
+_LIKENESS = ("effective_heads", "cka")  # that untrained learners are asked for too
 _CUTS = 16  # sizes of removal that are tried at the most
 _TIMED = 5  # steps; the least counts
 _ORDER_BATCHES = 2  # that the order of removal is measured on
 
 
-def run_case(task: Task, case: Case) -> dict[str, Any]:
+def run_case(task: Task, case: Case, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Train one learner and measure it.
 
     Args:
         task: the case's.
         case: what to train.
+        found: what an earlier version found of the same run; what it lacks is added, which takes no training.
 
     Returns:
         loss and error; unless it is there for tuning, all of MEASURED and removal: [share removed, error] for
         each size of removal. JSON values; None where there is nothing to measure.
     """
+    if found is not None:
+        return {**found, **_before(task, case)}
     steps = max(2, round(case.share * task.steps))
     trained = train(task, case.n_heads, case.head_dim, case.learning_rate, case.seed, steps, tuning=case.tuning)
-    found: dict[str, Any] = {"loss": trained.loss, "error": trained.error}
+    told: dict[str, Any] = {"loss": trained.loss, "error": trained.error}
     if case.tuning:
-        return found
-    return found | measure(task, case, trained.learner, trained.error)
+        return told
+    return told | measure(task, case, trained.learner, trained.error) | _before(task, case)
+
+
+def is_whole(case: Case, found: Mapping[str, Any]) -> bool:
+    """Whether everything was found of a run that today's version looks for.
+
+    Args:
+        case: the run.
+        found: see `run_case`.
+    """
+    return case.tuning or {*MEASURED} <= {*found}
 
 
 def measure(task: Task, case: Case, learner: nn.Module, error: float) -> dict[str, Any]:
-    """All of MEASURED, and the removal of heads.
+    """All of MEASURED that a trained learner tells, and the removal of heads.
 
     Args:
         task, case: what was trained.
@@ -73,17 +89,37 @@ def measure(task: Task, case: Case, learner: nn.Module, error: float) -> dict[st
         found: dict[str, Any] = {**_ranks(task.scores(learner)), **_costs(task, case)}
     found["parameters"] = sum(parameter.numel() for parameter in learner.parameters())
     if not task.whole:
-        return found | dict.fromkeys(("effective_heads", "cka", "removable", "removal"))
+        return found | dict.fromkeys((*_LIKENESS, "removable", "removal"))
     held_out = [inputs(batch) for batch in task.held_out()]
     anatomy = discover(learner, held_out[0])
     curve = _remove(task, learner, anatomy, error)
     most = error + ALLOWED * (task.chance - error)
     fitting = next((n for n, (_, after) in enumerate(curve) if after > most), len(curve))
     return found | {
-        "effective_heads": _number(redundancy(learner, held_out, anatomy=anatomy).effective, "effective"),
-        "cka": _mean_pair(similarity(learner, held_out, "cka", anatomy=anatomy).matrix),
+        **_likeness(learner, held_out, anatomy),
         "removable": curve[fitting - 1][0] if fitting else 0.0,
         "removal": curve,
+    }
+
+
+def _before(task: Task, case: Case) -> dict[str, float | None]:
+    """What is to be told of the learner that training began with."""
+    names = {name: f"{name}_untrained" for name in _LIKENESS}
+    if not task.whole:
+        return dict.fromkeys(names.values())
+    held_out = [inputs(batch) for batch in task.held_out()]
+    learner = fresh(task, case.n_heads, case.head_dim, case.seed).eval()
+    found = _likeness(learner, held_out, discover(learner, held_out[0]))
+    return {names[name]: value for name, value in found.items()}
+
+
+def _likeness(learner: nn.Module, held_out: Sequence[Batch], anatomy: Anatomy) -> dict[str, float | None]:
+    """How alike the heads of a layer are; None where no layer has two."""
+    values = similarity(learner, held_out, "cka", anatomy=anatomy).matrix
+    apart = values[np.triu(np.ones(values.shape, dtype=bool), 1)]
+    return {
+        "effective_heads": _number(redundancy(learner, held_out, anatomy=anatomy).effective, "effective"),
+        "cka": float(np.nanmean(apart)) if np.isfinite(apart).any() else None,
     }
 
 
@@ -137,8 +173,3 @@ def _remove(task: Task, learner: nn.Module, anatomy: Anatomy, error: float) -> l
 def _number(frame: Any, column: str) -> float | None:
     own = frame.loc[frame["layer"] != "all", column].to_numpy(np.float64)
     return float(np.nanmean(own)) if np.isfinite(own).any() else None
-
-
-def _mean_pair(values: Any) -> float | None:
-    apart = values[np.triu(np.ones(values.shape, dtype=bool), 1)]
-    return float(np.nanmean(apart)) if np.isfinite(apart).any() else None

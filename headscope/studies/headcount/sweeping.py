@@ -14,7 +14,7 @@ from headscope._support.kept import Kept
 from headscope._support.progress import Progress
 from headscope.errors import InterruptedWorkError, NumericalError
 from headscope.studies.headcount.earlier import joined, pieces_of
-from headscope.studies.headcount.measuring import MEASURED, run_case
+from headscope.studies.headcount.measuring import MEASURED, is_whole, run_case
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.settings import Case, Settings
 from headscope.studies.tasks import Task, kind_of, task_named
@@ -97,14 +97,15 @@ class _Work:
 
     def finish(self, stage: str, cases: Sequence[Case]) -> dict[Case, dict[str, Any]]:
         """What was found of each case: read where it is known or kept, made where not."""
-        found = {case: piece for case in cases if (piece := self._found(case)) is not None}
+        begun = {case: piece for case in cases if (piece := self._found(case)) is not None}
+        found = {case: piece for case, piece in begun.items() if is_whole(case, piece)}
         if self.progress is not None and found:
             self.progress(stage, len(found), len(cases))
         # the longest first, so that no worker is left with a long one at the end
         missing = sorted((case for case in cases if case not in found), key=_length, reverse=True)
         made: Iterable[tuple[Case, dict[str, Any]]] = Parallel(
             self.workers, return_as="generator_unordered", batch_size=1
-        )(delayed(_work)(case, self.texts, self.width) for case in missing)
+        )(delayed(_work)(case, begun.get(case), self.texts, self.width) for case in missing)
         for case, piece in made:
             self.kept.put(str(case), piece)
             found[case] = piece
@@ -113,7 +114,8 @@ class _Work:
         return {case: found[case] for case in cases}
 
     def _found(self, case: Case) -> dict[str, Any] | None:
-        return self.known[case] if case in self.known else self.kept.get(str(case))
+        kept = self.kept.get(str(case))
+        return self.known.get(case) if kept is None else kept
 
 
 def _length(case: Case) -> tuple[float, Case]:
@@ -122,12 +124,12 @@ def _length(case: Case) -> tuple[float, Case]:
     return kind.steps * kind.rows * kind.n_layers * case.n_heads * (_MAP + case.head_dim), case
 
 
-def _work(case: Case, texts: Texts | None, width: int) -> tuple[Case, dict[str, Any]]:
+def _work(case: Case, begun: dict[str, Any] | None, texts: Texts | None, width: int) -> tuple[Case, dict[str, Any]]:
     """In a process of its own, on one thread."""
     task = _task(case.task, texts, width)
     try:
         with one_thread():
-            return case, run_case(task, case)
+            return case, run_case(task, case, begun)
     except NumericalError:
         if case.tuning:
             return case, {"loss": None, "error": None}  # a rate too high is one that is not chosen

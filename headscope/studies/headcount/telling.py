@@ -44,13 +44,14 @@ def amount(row: Mapping[str, Any], end: str) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) -> Both:
+def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str], *, beside: str | None = None) -> Both:
     """Means over seeds in Markdown: a row for each task and arm, a column for each number of heads.
 
     Args:
         runs: see `headscope.studies.headcount.results.Sweep`.
         value: the column; runs that lack it are left out.
         words: how a mean is written.
+        beside: a further column, whose means stand in brackets; nothing does where no run has it.
 
     >>> runs = pd.DataFrame({"task": "a", "arm": "width", "n_heads": [1, 1, 2], "x": [0.2, 0.4, 0.5]})
     >>> print(mean_table(runs, "x", lambda mean: f"{mean:.1f}").en)
@@ -62,7 +63,9 @@ def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str]) ->
     heads = sorted(own["n_heads"].unique())
     rows: list[list[Both | str]] = []
     for (task, arm), part in own.groupby(["task", "arm"], sort=False):
-        means = part.groupby("n_heads")[value].mean()
-        cells = (words(float(means[n])) if n in means else MISSING for n in heads)
+        means = part.groupby("n_heads")[value].mean().map(words)
+        if beside is not None and beside in part and part[beside].notna().any():
+            means += part.groupby("n_heads")[beside].mean().map(lambda own: f" ({words(own)})")
+        cells = (means.get(n, MISSING) for n in heads)
         rows.append([str(task), ARMS[str(arm)], *cells])
     return tables([Both("task", "タスク"), Both("arm", "条件"), *(Both(str(n), str(n)) for n in heads)], rows)

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from headscope.errors import InputError
-from headscope.studies.headcount import Settings, sweep, sweeping
+from headscope.studies.headcount import Settings, measuring, sweep, sweeping
 from headscope.studies.headcount.shapes import learnt_curves
 
 TINY = Settings(tasks=("maps-8",), heads=(1, 2, 4), seeds=2, rates=(0.01, 0.03), share=0.01)
@@ -21,7 +22,7 @@ def test_a_sweep_takes_up_an_earlier_one_and_trains_what_is_missing(
     whole = sweep(tmp_path / "b", more, workers=1)
     trained = []
     run = sweeping.run_case
-    monkeypatch.setattr(sweeping, "run_case", lambda task, case: trained.append(case) or run(task, case))
+    monkeypatch.setattr(sweeping, "run_case", lambda task, case, begun: trained.append(case) or run(task, case, begun))
     again = sweep(tmp_path / "c", more, earlier=earlier, workers=1)
     assert {case.seed for case in trained} == {2}
     same = [name for name in whole.runs if name != "seconds"]
@@ -41,6 +42,23 @@ def test_tasks_with_more_seeds_stand_beside_others(tmp_path: Path) -> None:
     assert more.facts["settings"]["seeds"] == 2
     assert list(more.runs["task"].unique()) == ["maps-8", "maps-16"]
     assert {len(errors) for errors in learnt_curves(more.runs.assign(chance=9.0), "width", shared=True).values()} == {2}
+
+
+def test_what_an_earlier_version_did_not_ask_of_a_run_is_added_without_training_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(TINY, tasks=("lookups", "maps-8"), heads=(1, 2))
+    whole = sweep(tmp_path / "a", settings, workers=1)
+    names = ["cka_untrained", "effective_heads_untrained"]
+    monkeypatch.setattr(measuring, "train", lambda *_, **__: pytest.fail("it was trained again"))
+    old = replace(whole, runs=whole.runs.drop(columns=names))
+    pd.testing.assert_frame_equal(sweep(tmp_path / "b", settings, earlier=old, workers=1).runs, whole.runs)
+    partly = whole.runs.copy()  # what another task's runs look like after one task was asked
+    partly.loc[partly["n_heads"] == 2, names] = np.nan
+    again = sweep(tmp_path / "c", settings, earlier=replace(whole, runs=partly), workers=1)
+    pd.testing.assert_frame_equal(again.runs, whole.runs)
+    added = sorted(path.stem for path in (tmp_path / "c" / "pieces").iterdir())
+    assert {name.partition("-r")[0] for name in added} == {"lookups-h2-d32", "lookups-h2-d8"}  # others lacked nothing
 
 
 def test_runs_that_were_trained_otherwise_are_not_taken(tmp_path: Path) -> None:

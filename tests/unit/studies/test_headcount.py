@@ -1,5 +1,6 @@
 """The head-count sweep: the same table however it is run, interrupted or not; and measures that hold up by hand."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from headscope.errors import InputError, InterruptedWorkError, StorageError, UnknownNameError
 from headscope.reporting.figures import count_curve, removal_curves
@@ -26,6 +28,7 @@ from headscope.studies.tasks import inputs, task_named
 from headscope.studies.tasks.maps import Maps
 from headscope.studies.training import judge, train
 from headscope.text.texts import gather_texts
+from tests.reference import similarity as reference
 
 TINY = Settings(tasks=("maps-8", "lookups"), heads=(1, 8), seeds=2, rates=(0.01, 0.03), share=0.002)
 
@@ -156,6 +159,26 @@ def test_measures_of_a_run_hold_up_by_hand() -> None:
         share for share, after in found["removal"] if after <= found["error"] + ALLOWED * (0.875 - found["error"])
     ]
     assert found["removable"] in {0.0, *fitting}
+
+
+def test_likeness_before_training_is_that_of_the_weights_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, case = task_named("lookups"), Case("lookups", 4, 8, 0.01, 3, 0.02)
+    few = [{name: value[:32] for name, value in task.held_out()[0].items()}]
+    monkeypatch.setattr(type(task), "held_out", lambda *_, **__: few)
+    found = run_case(task, case)
+    torch.manual_seed(3)
+    learner: Any = task.learner(4, 8).eval()
+    seen: list[Tensor] = []
+    for block in learner.blocks:
+        block.attention.output.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        learner(**inputs(few[0]))
+    alike = []
+    for own in seen:
+        z = own.double().numpy().reshape(-1, 4, 8).transpose(1, 0, 2)
+        alike += [reference.unbiased_cka(z[a], z[b]) for a, b in combinations(range(4), 2)]
+    assert found["cka_untrained"] == pytest.approx(np.mean(alike), rel=1e-6)
+    assert found["cka_untrained"] != found["cka"]
 
 
 def test_costs_grow_with_heads_as_they_should(whole: Sweep) -> None:

@@ -190,6 +190,26 @@ def test_trends_are_named_by_task() -> None:
     assert "幅固定:下がる(a)、下がらない(b)、判断できない(c)。" in said.ja
 
 
+def test_likeness_is_told_beside_that_before_training() -> None:
+    rng = np.random.default_rng(0)
+    trained, before = {"a": (0.2, 0.5), "b": (0.5, 0.2)}, {"a": (0.4, 0.4), "b": (0.9, 0.3)}
+    rows = [
+        {"task": task, "arm": "width", "n_heads": n, "seed": seed, "cka": own, "cka_untrained": fresh}
+        for task in trained
+        for n, value, drawn in zip((2, 8), trained[task], before[task], strict=True)
+        for seed, (own, fresh) in enumerate(zip(*_near(value, drawn, rng), strict=True))
+    ]
+    told = more_alike(pd.DataFrame(rows))
+    assert "In the same learners before training: at fixed width it falls (b), cannot be told (a)." in told.en
+    assert "beside what they were before it: at fixed width more alike (a), less alike (b)." in told.en
+    assert "学習後のヘッドは次のとおりです。幅固定:より似ている(a)、より似ていない(b)。" in told.ja
+    assert "| a | fixed width | 0.20 (0.40) | 0.50 (0.40) |" in told.en
+
+
+def _near(value: float, drawn: float, rng: np.random.Generator) -> list[np.ndarray]:
+    return [middle + 0.001 * rng.standard_normal(5) for middle in (value, drawn)]
+
+
 def test_a_head_that_is_alone_in_its_layer_counts_nowhere() -> None:
     config = {"vocab_size": 64, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32}
     torch.manual_seed(0)
