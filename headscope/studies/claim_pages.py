@@ -99,13 +99,14 @@ _LINES = Both(
     "Lines: means over training seeds; bands, where there are any: their 95% intervals.",
     "線は学習シードの平均、帯(ある場合)は95%区間。",
 )
+_DOTTED = Both("Dotted: the same learners before training.", "点線は同じモデルの学習前の値。")
 _SHOWN = {
     "bound": Both(
         "How far the maps that heads make stay from those they were to match, as a share of a uniform map's distance.",
         "ヘッドのマップと、再現すべきマップとのずれ(一様なマップのずれに対する割合)。横軸はhead_dim÷マップの長さ。",
     ),
-    "cka": Both("Mean CKA of two heads of a layer.", "同じ層の2個のヘッドのCKAの平均。"),
-    "effective_heads": Both("Effective heads of a layer, by outputs.", "層の有効ヘッド数(出力)。"),
+    "cka": joined([Both("Mean CKA of two heads of a layer.", "同じ層の2個のヘッドのCKAの平均。"), _DOTTED]),
+    "effective_heads": joined([Both("Effective heads of a layer, by outputs.", "層の有効ヘッド数(出力)。"), _DOTTED]),
     "removable": Both("Heads of a layer that cannot go at that cost.", "そのコストでは除けないヘッドの数(1層あたり)。"),
     "removal": Both(
         "Error with a share of the heads removed together, a colour a number of heads, fixed width.",
