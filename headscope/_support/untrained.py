@@ -9,12 +9,13 @@ from torch import nn
 from headscope._support.running import unwrapped
 from headscope.errors import ModelError, UnknownNameError
 
-__all__ = ["UNTRAINED", "check_null", "untrained_copy"]
+__all__ = ["UNTRAINED", "check_null", "drawn_by", "untrained_copy"]
 
 UNTRAINED = "untrained"
 """What `null=` is called for an untrained copy of the model."""
 
 _DRAWS = ("reset_parameters", "_reset_parameters")  # as torch's own modules call it
+_WHOLE, _RULE = "initialize_weights", "_init_weights"  # as transformers' models call it, and many that are hand-written
 
 
 def check_null(null: str) -> None:
@@ -33,9 +34,10 @@ def check_null(null: str) -> None:
 def untrained_copy(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy of a model with the same configuration and weights that were never trained.
 
-    Weights are drawn as the library or the model draws them: by `initialize_weights` of a transformers model, else by
-    `reset_parameters` of each module and then by the model's own `_init_weights(module)`, where it has one. All of them
-    are made NaN before, so that none can stay as it was.
+    Weights are drawn as the library or the model draws them: those of a transformers model, also one that lies inside
+    another, by its `initialize_weights`; all others by `reset_parameters` of each module and then by the
+    `_init_weights(module)` of the model that they are part of, where it has one. All of them are made NaN before, so
+    that none can stay as it was. See `drawn_by` for what that leaves out.
 
     Args:
         model: left as it was.
@@ -79,21 +81,56 @@ def _check_drawable(model: nn.Module) -> None:
             )
 
 
+def drawn_by(model: nn.Module) -> str:
+    """What draws the weights of an untrained copy, for a table's facts.
+
+    A constructor cannot be run again: what it draws or scales beside its modules' own initialisation is not repeated.
+
+    Args:
+        model: which `untrained_copy` would copy.
+
+    >>> drawn_by(nn.Linear(2, 2))
+    'reset_parameters of each module; what constructors draw or scale beside it is not repeated'
+    """
+    whole = unwrapped(model)
+    libraries, rules = _outermost(whole, _WHOLE), _outermost(whole, _RULE)
+    if libraries == [whole]:
+        return f"{type(whole).__name__}.{_WHOLE}"
+    inside = _parts(libraries)
+    named = [f"{type(one).__name__}.{_WHOLE}" for one in libraries]
+    if any(id(one) not in inside and any(True for _ in one.parameters(recurse=False)) for one in whole.modules()):
+        named.append("reset_parameters of each module")
+    named += [f"{type(one).__name__}.{_RULE}" for one in rules if id(one) not in inside]
+    return f"{', '.join(dict.fromkeys(named))}; what constructors draw or scale beside it is not repeated"
+
+
 def _draw(model: nn.Module) -> None:
     """Draw every weight that a module knows how to draw."""
-    initialise = getattr(model, "initialize_weights", None)
     for part in [*model.modules(), *model.parameters(), *model.buffers()]:
         part.__dict__.pop("_is_hf_initialized", None)  # what was loaded from a file would be left as it is
-    if callable(initialise):
-        initialise()
+    libraries = _outermost(model, _WHOLE)
+    inside = _parts(libraries)
+    for one in libraries:
+        getattr(one, _WHOLE)()
     for module in reversed([*model.modules()]):  # parts before what they are parts of, as constructors do
-        if not callable(initialise) or _has_undrawn(module):
+        if id(module) not in inside or _has_undrawn(module):
             for name in _DRAWS:
                 if callable(draw := getattr(module, name, None)):
                     _tried(draw)
-    own: Any = getattr(model, "_init_weights", None)
-    if callable(own) and not callable(initialise):
-        model.apply(own)
+    for one in _outermost(model, _RULE):
+        if id(one) not in inside:
+            one.apply(getattr(one, _RULE))
+
+
+def _outermost(model: nn.Module, name: str) -> list[nn.Module]:
+    """Modules with a method of that name that lie in no other such module."""
+    if callable(getattr(model, name, None)):
+        return [model]
+    return [one for child in model.children() for one in _outermost(child, name)]
+
+
+def _parts(models: list[nn.Module]) -> set[int]:
+    return {id(part) for one in models for part in one.modules()}
 
 
 def _has_undrawn(module: nn.Module) -> bool:

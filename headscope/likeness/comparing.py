@@ -7,7 +7,7 @@ from torch import nn
 
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes, unwrapped
-from headscope._support.untrained import UNTRAINED, untrained_copy
+from headscope._support.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.anatomy import discover
 from headscope.errors import InputError, ModelError, UnknownNameError
 from headscope.likeness.asking import Ask, How, Pair
@@ -133,8 +133,10 @@ def _beside_untrained(
         raise InputError("two models are compared, and an untrained copy is of one; leave null out, or other")
     copy = untrained_copy(pair.model, how.seed)
     plain = compare_heads(copy, kept, asked, replace(how, null=""), anatomy=pair.anatomy, progress=progress)
+    drawn = {UNTRAINED: drawn_by(pair.model)}
     return [
-        replace(table, nulls={**table.nulls, UNTRAINED: own.matrix}) for table, own in zip(found, plain, strict=True)
+        replace(table, nulls={**table.nulls, UNTRAINED: own.matrix}, facts={**table.facts, **drawn})
+        for table, own in zip(found, plain, strict=True)
     ]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
-from headscope._support.untrained import UNTRAINED, check_null, untrained_copy
+from headscope._support.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients, tells_rows
@@ -86,7 +86,8 @@ def importance(
         return table
     copy = untrained_copy(model, seed)
     own = rate_heads(copy, kept, score, metric, **settings, progress=part_of(progress, UNTRAINED)).table.score
-    return replace(table, columns={**table.columns, UNTRAINED: own})
+    facts = {**table.facts, UNTRAINED: drawn_by(model)}
+    return replace(table, columns={**table.columns, UNTRAINED: own}, facts=facts)
 
 
 @dataclass(frozen=True, eq=False)

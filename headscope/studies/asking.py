@@ -14,6 +14,7 @@ from headscope._support.kept import Kept
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.tabular import read_table
+from headscope._support.untrained import UNTRAINED, drawn_by
 from headscope.errors import InputError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided
@@ -85,8 +86,7 @@ def ask_model(
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
     facts = {**subject.facts, "versions": versions(), "date": today(), "machine": place, "quick": subject.quick}
-    if why:
-        facts[_WHY] = why
+    facts |= {_WHY: why} if why else {UNTRAINED: drawn_by(subject.model)}
     return Rulings(subject.name, tuple(rulings), facts)
 
 

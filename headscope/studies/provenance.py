@@ -47,6 +47,7 @@ def made_of(one: Rulings, claims: Iterable[Claim]) -> Both:
         claims: those that it is told for.
     """
     facts: dict[str, Any] = dict(one.facts)
+    claims = [*claims]
     kinds = {kind for claim in claims for kind in (ModelClaim, SweepClaim, CostClaim) if isinstance(claim, kind)}
     subject, parts = facts.get("subject", facts), []
     timed = CostClaim in kinds and "costs" not in facts  # a named model, not layers of many sizes
@@ -61,11 +62,20 @@ def made_of(one: Rulings, claims: Iterable[Claim]) -> Both:
     )
     if CostClaim in kinds:
         parts.append(Both(f"Timed on {facts['machine']}.", f"計時した環境は{facts['machine']}。"))
-    if ModelClaim in kinds and (why := facts.get("why_not_untrained")):
-        parts.append(Both(f"Untrained copies are missing: {why}.", f"未学習の複製は作れませんでした({why})。"))
+    if any(claim.beside_untrained for claim in claims):
+        parts += _untrained(facts)
     if facts.get("quick"):
         parts.append(Both("A quick look: fewer seeds, less text.", "簡易測定(シードもテキストも少ない)。"))
     return joined(parts)
+
+
+def _untrained(facts: Mapping[str, Any]) -> list[Both]:
+    """How untrained copies were drawn, or why there are none."""
+    if why := facts.get("why_not_untrained"):
+        return [Both(f"Untrained copies are missing: {why}.", f"未学習の複製は作れませんでした(エラー:{why})。")]
+    if not (drawn := facts.get("untrained")):
+        return []
+    return [Both(f"Untrained copies are drawn by {drawn}.", f"未学習の複製の初期化に使った関数:{drawn}。")]
 
 
 def subject_name(subject: str, claim: Claim) -> Both:

@@ -12,7 +12,7 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown, reasons
 from headscope._support.tabular import read_table, write_table
-from headscope._support.untrained import UNTRAINED, check_null, untrained_copy
+from headscope._support.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
@@ -137,7 +137,8 @@ def redundancy(
         return found
     own = _found(untrained_copy(model, seed), kept, anatomy, skip_first, part_of(progress, UNTRAINED))
     effective = found.effective.assign(untrained=own.effective["effective"])
-    return replace(found, effective=effective, curve=found.curve.assign(untrained=own.curve["share"]))
+    curve = found.curve.assign(untrained=own.curve["share"])
+    return replace(found, effective=effective, curve=curve, facts={**found.facts, UNTRAINED: drawn_by(model)})
 
 
 def _found(

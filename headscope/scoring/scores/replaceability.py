@@ -150,14 +150,15 @@ def _chance(halves: Sequence[Swapped], weights: Weights, ridge: float) -> Floats
 def _lost(chance: Floats) -> str:
     """What little text costs the fits, in words; "" where it costs next to nothing.
 
-    Where heads share nothing, endless text would bring the fits to 0: how far they stay below is what text is missing.
+    Heads of other documents share position at the most, so endless text would bring the fits to 0 or above: how far
+    they stay below is what text is missing.
     """
     known = chance[~np.isnan(chance)]
     if not len(known) or known.mean() >= -_LITTLE:
         return ""
     return (
-        f"too low for want of text: beside heads of other documents, with which a head shares nothing, the same fits "
-        f"come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
+        f"too low for want of text: beside heads of other documents, with which a head shares no more than its "
+        f"position, the same fits come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
     )
 
 

@@ -176,6 +176,7 @@ class Claim(ABC):
         bounds: least and greatest value of the effect; intervals end there.
         of_a_model: whether it can be asked of one trained model.
         brief: whether that takes seconds, so that every analysis asks it.
+        beside_untrained: whether it is held against untrained copies of the model.
     """
 
     kind: ClassVar[str]
@@ -193,6 +194,7 @@ class Claim(ABC):
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     of_a_model: ClassVar[bool] = False
     brief: ClassVar[bool] = False
+    beside_untrained: ClassVar[bool] = False
 
     @abstractmethod
     def decide(self, words: Mapping[str, float]) -> Verdict:

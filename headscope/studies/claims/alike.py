@@ -1,6 +1,6 @@
 """C9: many heads learn the same, so that some are redundant."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from math import isnan, nan
 from typing import ClassVar
@@ -35,6 +35,7 @@ __all__ = ["Alike"]
 _MOST_OF_IT = 0.5  # of what varies in a head, that the rest of its layer gives
 _UNTRAINED = Both("untrained copies to hold it against", "比べるための未学習の複製が必要")
 _percent = partial(percent, digits=0)
+_LOST = 0.05  # what a fit may lose to little text in the trained model more than in its copies without a word
 _FEWEST = 2  # heads of which the others give most: likeness takes two
 
 
@@ -43,6 +44,7 @@ class Alike(ModelClaim):
     """How much of what varies in each head the rest of its layer gives, beyond chance."""
 
     kind: ClassVar[str] = "experiment"
+    beside_untrained: ClassVar[bool] = True
     about: ClassVar[Both] = Both("redundancy", "ヘッド間の冗長性")
     says: ClassVar[Both] = Both(
         "Many heads may learn similar patterns, and redundancy arises. The model then gets less efficient, and quality "
@@ -55,18 +57,19 @@ class Alike(ModelClaim):
         "A head is redundant as far as the other heads of its layer, put together, give what it gives. It is asked "
         "how much of what varies in a head they give on texts that nothing was fitted on: 100% is a copy, 0% is no "
         "more than a constant gives. Whether heads get more alike as they become more, and whether quality fails to "
-        "rise, is answered further down, under what was trained with few heads and with many.",
+        "rise, no single model can tell: that takes models trained with few heads and with many.",
         "同じ層の残りのヘッドを合わせればそのヘッドの出力を再現できるとき、その分だけ冗長です。"
         "当てはめに使っていないテキストで、ヘッドの出力の変動のうち何%を残りのヘッドから再現できるかを測り"
         "ます(100%なら複製、0%なら定数と同じ)。ヘッドを増やすと互いに似てくるか、性能が上がらないかは、"
-        "下の「ヘッド数を変えて学習した結果」で答えます。",
+        "1つのモデルからは分からず、ヘッド数を変えて学習した結果で調べます。",
     )
     measured: ClassVar[Both] = Both(
         "Of every head, the share of what varies in its contribution that a linear map of its layer's other heads "
         "gives, fitted on one half of the documents and judged on the other (ridge regression; "
         "`headscope.importance`, replaceability). A constant that a head always writes needs no other head, and is "
-        "told apart from it. Three things stand beside it. Chance: the same head beside what the others wrote in "
-        "other documents; below 0 the fit does worse than a constant, as fits on little text do. Untrained copies: "
+        "told apart from it. Three things stand beside it. Chance: the same head beside what the others wrote at the "
+        "same positions of other documents; below 0 the fit does worse than a constant, as fits on little text do. "
+        "Untrained copies: "
         "the same model with weights drawn anew, several times, on the same text; the mean is held against what a "
         "further copy would come to; what is given there, architecture, initialisation and text give alone. And how "
         "many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 where the metric is a "
@@ -74,9 +77,10 @@ class Alike(ModelClaim):
         "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形変換で再現できる割合を測ります。"
         "文書の半分で当てはめ、残り半分で評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
         "ヘッドが常に書き込む定数には他のヘッドが要らないので、別に数えます。比較対象は3つです。偶然の水準は、"
-        "残りのヘッドを別の文書での出力に取り替えて同じことをした値です。負の値は、"
+        "残りのヘッドの出力を、別の文書の同じ位置での出力に取り替えて同じことをした値です。負の値は、"
         "定数で答えるよりも外れたことを表します(テキストが少ないときに起こります)。未学習の複製は、"
-        "同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値で、"
+        "同じ構造で重みだけを初期化し直したモデルに同じテキストを与えた値です。複数回初期化し、"
+        "ヘッドの平均を、もう1つ複製を作ったときに取りうる値と比べます。"
         "構造と初期値とテキストだけで決まる分を表します。最後は、"
         "調整なしに損失1%(元のモデルとの距離で測る場合は0.01)の増加でまとめて除けるヘッド数です。"
         "順位付けと評価に同じテキストを使うため、やや多めに出ます。",
@@ -91,12 +95,13 @@ class Alike(ModelClaim):
     )
     rule: ClassVar[Both] = Both(
         "it holds if (1) the mean head's share is clear of 0 and of chance, (2) the others give more than half of two "
-        "heads at least, and (3) the mean is not clearly below that of untrained copies; it does not if the whole "
-        "interval of the mean lies at 0 or chance, or below; it holds in part where (1) holds and (2) or (3) fails; "
-        "it is not decided where the mean's interval spans 0 or chance, and where (1) and (2) hold but there are no "
-        "untrained copies. Clear is: by the whole interval",
+        "heads at least, and (3) the mean is clearly above that of untrained copies, since heads are said to *learn* "
+        "it; it does not if the whole interval of the mean lies at 0 or chance, or below; it holds in part where (1) "
+        "holds and (2) or (3) fails; it is not decided where the mean's interval spans 0 or chance, and where (1) and "
+        "(2) hold but there are no untrained copies. Clear is: by the whole interval",
         "次の3つをすべて満たせば成り立つ。(1)全ヘッドの平均の区間全体が0と偶然の水準を上回る、(2)"
-        "区間全体が半分を超えるヘッドが2個以上ある、(3)平均が未学習の複製を明らかに下回らない。(1)だけを満たし、(2)"
+        "区間全体が半分を超えるヘッドが2個以上ある、(3)平均が未学習の複製を明らかに上回る(論文は「学習してしまう」"
+        "と述べているため)。(1)だけを満たし、(2)"
         "と(3)の一方または両方を満たさなければ一部で成り立つ。平均の区間全体が0または偶然の水準以下なら成り立たない。"
         "平均の区間が0か偶然の水準をまたぐとき、また(1)と(2)を満たすが未学習の複製がないときは未判定とする",
     )
@@ -118,17 +123,18 @@ class Alike(ModelClaim):
         "Linear maps within one layer. With little text fits carry over badly, and less is given than could be: the "
         "median head of MiniLM comes to 0.17 on 18 tokens for each dimension of its layer, to 0.45 on 74 and to 0.55 "
         "on 272, so that shares of models are comparable at as much text alone. A chance far below 0 says the same; "
-        "below 0 it adds nothing to the rule. Where all query heads of a layer read the same keys and values, as in "
-        "Gemma 3 270M, their outputs lie in the same few dimensions by architecture: what the others give is high "
-        "there before any training, so a high share decides nothing about learning. Quality against the number of "
-        "heads is asked under C7 and C11.",
+        "below 0 it adds nothing to the rule. The four query heads of a layer of Gemma 3 270M read one key and one "
+        "value head; that alone decides nothing here, since untrained copies come as high where heads share none "
+        "(reference, MiniLM). The paper says that heads *can* come to be alike: a share that untrained weights reach "
+        "as well is no case of it. Quality against the number of heads is judged under C7 and C11.",
         "1つの層の中の線形変換だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
         "実際より低く出ます(MiniLMの中央のヘッドは、層の次元あたり18トークンで0.17、74トークンで0.45、"
         "272トークンで0.55)。モデル同士は、同じだけのテキストで測った値でなければ比べられません。"
         "偶然の水準が0を大きく下回るのも、テキストが足りないことの表れです(0より低い水準は、判定には影響しません)。"
-        "Gemma 3 270Mのように同じ層の全クエリヘッドが1組のキーとバリューを共有する場合、"
-        "出力は構造上同じ少数の次元に収まります。そのため学習前から再現率が高く、"
-        "高い値が出ても学習については何も決まりません。ヘッド数と性能の関係はC7とC11で扱います。",
+        "Gemma 3 270Mでは同じ層の4個のクエリヘッドが1組のキーとバリューを共有しますが、"
+        "共有のないモデル(参照モデル、MiniLM)でも未学習の複製は同じくらい高いので、共有だけからは何も言えません。"
+        "論文は「学習してしまうことがある」と述べています。未学習でも出る値は、その例にはなりません。"
+        "ヘッド数と性能の関係はC7とC11で判定します。",
     )
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
@@ -147,6 +153,7 @@ class Alike(ModelClaim):
             "heads": float(len(table)), **count_beyond(table, "replaceability", _MOST_OF_IT),
             **{name: float(table[name].mean()) for name in ("chance", "constant", "restored")},
             **_means(own, drawn),
+            "untrained_chance": _mean_chance(subject.untrained),
             **_foremost(table),
             "removable": nan if subject.evidence is not None else _removable(subject),
             "distance": float(subject.judged_by.is_distance),
@@ -160,9 +167,11 @@ class Alike(ModelClaim):
             short = []
             if words["above"] < _FEWEST:
                 short.append(Both("a part of each head", "各ヘッドの一部分だけ"))
+            given = _percent(words["mean"])
             if words["more_high"] < 0:
-                less = _percent(words["mean"])
-                short.append(Both(f"others give {less}, less than untrained", f"再現は{less}で未学習より低い"))
+                short.append(Both(f"others give {given}, less than untrained", f"再現は{given}で未学習より低い"))
+            elif words["more_low"] <= 0:
+                short.append(Both(f"others give {given}, untrained too", f"再現は{given}で未学習でも同程度"))
             if short:
                 return in_part(joined(short, "; ", "、"))
             return HOLDS if not isnan(words["untrained"]) else undecided(_UNTRAINED)
@@ -303,6 +312,12 @@ def _means(own: Spread, drawn: list[Spread]) -> dict[str, float]:
     return found | {"untrained": float(middles.mean()), "more": more, "more_low": more - half, "more_high": more + half}
 
 
+def _mean_chance(copies: Sequence[Subject]) -> float:
+    """Chance of the mean head of untrained copies: what too little text costs the fits there; NaN where nobody knows."""
+    every = np.concatenate([[nan], *(one.replaced.every_column()["chance"] for one in copies)])
+    return float(np.nanmean(every)) if np.isfinite(every).any() else nan
+
+
 def _mean_head(spread: Spread) -> Spread:
     """The mean over the heads that have a number."""
     known = np.flatnonzero(~np.isnan(spread.centre))
@@ -322,14 +337,23 @@ def _foremost(table: pd.DataFrame) -> dict[str, float]:
 
 def _amount(words: Mapping[str, float]) -> Both:
     """How much text it was, and what more would do."""
-    tokens = f"{words['tokens']:.0f}"
-    return Both(
+    tokens, chance, drawn = f"{words['tokens']:.0f}", words["chance"], words["untrained_chance"]
+    told = Both(
         f"The text has {tokens} tokens for each dimension of a layer. With more text fits are better and the others "
-        "give "
-        "more; intervals hold over other texts of this length.",
+        "give more; intervals hold over other texts of this length.",
         f"テキストは層の次元1つあたり{tokens}トークンです。テキストが多いほど当てはめが良くなり、再現率は上がります。"
         "区間は、同じ長さの別のテキストで測ったときの幅です。",
     )
+    if isnan(chance) or isnan(drawn) or drawn - chance <= _LOST:
+        return told
+    lost, less = _percent(chance), _percent(drawn)
+    short = Both(
+        f"Too little text costs the trained model more than its untrained copies: heads of other documents give {lost} "
+        f"there and {less} in these, so that a part of the difference between both is no more than that.",
+        f"テキスト不足の影響は、未学習の複製より学習後のモデルで大きく出ています(別の文書でのヘッドからの再現率は{lost}、"
+        f"複製では{less})。両者の差の一部は、そのためです。",
+    )
+    return joined([told, short])
 
 
 def _named(words: Mapping[str, float]) -> Both:
@@ -338,10 +362,14 @@ def _named(words: Mapping[str, float]) -> Both:
         return NOTHING
     head, share = HeadId(int(words["which_layer"]), int(words["which_head"])), _percent(words["top"])
     low = "" if isnan(words["top_low"]) else _percent(words["top_low"])
-    return Both(
-        f"They give most of {head}: {share}{f' (at least {low})' if low else ''}.",
-        f"最も再現できるのは{head}で、{share}{f'(下端{low})' if low else ''}です。",
-    )
+    if low:
+        return Both(
+            f"They give most of {head}: {share} (its own interval begins at {low}; the largest of many is rather too "
+            "large).",
+            f"最も再現できるのは{head}の{share}です(単独での区間の下端は{low}。最大のものを選んだ値なので、"
+            "やや高めに出ます)。",
+        )
+    return Both(f"They give most of {head}: {share}.", f"最も再現できるのは{head}の{share}です。")
 
 
 def _ends(words: Mapping[str, float]) -> Both:

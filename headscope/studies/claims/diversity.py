@@ -46,6 +46,7 @@ class Diversity(ModelClaim):
     """How many unrelated outputs, and how many different maps, the heads of a layer amount to."""
 
     kind: ClassVar[str] = "experiment"
+    beside_untrained: ClassVar[bool] = True
     about: ClassVar[Both] = Both("different feature spaces", "異なる特徴空間")
     says: ClassVar[Both] = Both(
         "Each head works in a feature space of its own; together they see relations between tokens from many sides.",
