@@ -1,4 +1,4 @@
-"""Moments of heads beside those of other documents: what numbers of pairs are where no more than the position is shared."""
+"""Moments of heads beside those of other documents: what numbers of pairs are where the position alone is shared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

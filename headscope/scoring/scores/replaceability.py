@@ -157,8 +157,8 @@ def _lost(chance: Floats) -> str:
     if not len(known) or known.mean() >= -_LITTLE:
         return ""
     return (
-        f"too low for want of text: beside heads of other documents, with which a head shares no more than its "
-        f"position, the same fits come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
+        "too low for want of text: beside heads of other documents, which share no more than the position, the same fits "
+        f"come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
     )
 
 

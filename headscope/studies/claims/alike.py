@@ -313,7 +313,7 @@ def _means(own: Spread, drawn: list[Spread]) -> dict[str, float]:
 
 
 def _mean_chance(copies: Sequence[Subject]) -> float:
-    """Chance of the mean head of untrained copies: what too little text costs the fits there; NaN where nobody knows."""
+    """Chance of the mean head of untrained copies: what too little text costs the fits there."""
     every = np.concatenate([[nan], *(one.replaced.every_column()["chance"] for one in copies)])
     return float(np.nanmean(every)) if np.isfinite(every).any() else nan
 
