@@ -43,8 +43,8 @@ class Replaceability(Score):
             that does not vary.
         restored: 1 - ‖(z - ẑ) W_O‖² / ‖z W_O‖² = constant + (1 - constant) · replaceability: what a linear repair
             within the layer gives back if this head alone goes.
-        chance: the replaceability of the same head beside the other heads of other documents, in which it shares
-            nothing with them: what fits as large as these give on so much text. NaN where no batch holds two documents.
+        chance: the replaceability of the same head beside the other heads at the same positions of other documents:
+            what fits as large as these give on so much text. NaN where no batch holds two documents.
 
     Attributes:
         ridge: of the regression, as a share of the mean variance of the layer's dimensions.
@@ -157,7 +157,7 @@ def _lost(chance: Floats) -> str:
     if not len(known) or known.mean() >= -_LITTLE:
         return ""
     return (
-        "too low for want of text: beside heads of other documents, which share no more than the position, the same fits "
+        "too low for want of text: beside heads of other documents, which share the position alone, the same fits "
         f"come to {known.mean():.0%} on average in place of 0%; with more text replaceability and restored rise"
     )
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 import headscope as hs
-from headscope._support.untrained import untrained_copy
+from headscope._support.untrained import drawn_by, untrained_copy
 from headscope.errors import InputError, ModelError, UnknownNameError
 from tests import models
 
@@ -94,6 +94,42 @@ def test_a_rule_of_the_model_s_own_has_the_last_word() -> None:
     copy = untrained_copy(_Own(rule=True))
     assert torch.equal(copy.inner[0].weight, torch.full((8, 8), 0.25))
     assert untrained_copy(_Own()).inner[0].weight.std() > 0.05
+
+
+class _Around(nn.Module):
+    """A library's model inside one of the user's own, as sentence encoders and classifiers have them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"encoder": inner})
+        self.head = nn.Linear(8, 2)
+
+
+def test_a_model_inside_another_is_drawn_as_it_draws_itself() -> None:
+    inner = models.build("bert")
+    inner.config.initializer_range = 0.35
+    copy = untrained_copy(_Around(inner))
+    linear = copy.get_parameter("body.encoder.encoder.layer.0.intermediate.dense.weight")
+    assert float(linear.detach().std()) == pytest.approx(0.35, rel=0.15)
+    assert float(copy.head.weight.detach().abs().max()) <= 8**-0.5
+    ruled = untrained_copy(nn.Sequential(_Own(rule=True)))
+    assert torch.equal(ruled[0].inner[0].weight, torch.full((8, 8), 0.25))
+
+
+def test_what_draws_them_is_told() -> None:
+    inner = models.build("bert")
+    assert drawn_by(inner) == "BertModel.initialize_weights"
+    assert drawn_by(_Around(inner)) == (
+        "BertModel.initialize_weights, reset_parameters of each module; what constructors draw or scale beside it is "
+        "not repeated"
+    )
+    assert drawn_by(_Own(rule=True)).startswith("reset_parameters of each module, _Own._init_weights; ")
+    model, batches = models.build("gpt2"), models.make_batches("gpt2")
+    for made in (
+        hs.similarity(model, batches, null="untrained"), hs.importance(model, batches, "norm", null="untrained"),
+        hs.redundancy(model, batches, null="untrained"),
+    ):  # fmt: skip
+        assert made.facts["untrained"] == drawn_by(model)
 
 
 def test_what_cannot_be_drawn_is_named() -> None:

@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
 from headscope._support.untrained import untrained_copy
+from headscope.studies.claims import HOLDS
 from headscope.studies.claims.alike import Alike, _means
 from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.subjects import Subject
@@ -28,20 +29,24 @@ PRESENT = {
     "heads": 12.0, "above": 3.0, "below": 4.0, "across": 5.0, "mean": 0.4, "mean_low": 0.3, "mean_high": 0.5,
     "chance": -0.2, "constant": 0.2, "restored": 0.5, "untrained": 0.8, "more": -0.4, "more_low": -0.5,
     "more_high": 0.3, "which_layer": 1.0, "which_head": 4.0, "top": 0.9, "top_low": 0.85, "removable": 0.07,
-    "distance": 0.0, "tokens": 74.0,
+    "distance": 0.0, "tokens": 74.0, "untrained_chance": -0.05,
 }  # fmt: skip
+
+
+LEARNT = {"more_low": 0.1, "more_high": 0.3}
 
 
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({}, "holds"),
-        ({"above": 1.0}, "holds in part"),
+        ({}, "holds in part"),
+        (LEARNT, "holds"),
+        ({**LEARNT, "above": 1.0}, "holds in part"),
         ({"mean_low": -0.1}, "not decided"),
         ({"mean_low": 0.1, "chance": 0.2}, "not decided"),
         ({"mean_low": -0.4, "mean_high": -0.01}, "does not hold"),
         ({"mean_low": 0.1, "mean_high": 0.2, "chance": 0.25}, "does not hold"),
-        ({"chance": nan}, "holds"),
+        ({**LEARNT, "chance": nan}, "holds"),
         ({"untrained": nan, "more_low": nan, "more_high": nan}, "not decided"),
         ({"more_high": -0.1}, "holds in part"),
     ],
@@ -54,7 +59,7 @@ def test_it_is_decided_against_nothing_and_chance(change: dict[str, float], word
     ("change", "en", "ja"),
     [
         ({"more_high": -0.3}, "after training they differ more", "違いが大きくなっています"),
-        ({"more_low": 0.1, "more_high": 0.3}, "training made heads redundant", "学習がヘッドを冗長にしました"),
+        (LEARNT, "training made heads redundant", "学習がヘッドを冗長にしました"),
         ({}, "cannot be told", "判断できません"),
     ],
 )
@@ -66,7 +71,10 @@ def test_what_training_did_is_told_by_untrained_copies(change: dict[str, float],
 
 
 def test_both_languages_have_the_same_numbers() -> None:
-    assert same_numbers(Alike().say(PRESENT))
+    for change in ({}, {"top_low": nan}, {"untrained_chance": -0.18}, {"untrained_chance": nan}):
+        told = Alike().say({**PRESENT, **change})
+        assert same_numbers(told)
+        assert ("Too little text costs" in told.en) is ("untrained_chance" not in change)
     assert same_numbers(Alike().follow(PRESENT))
 
 
@@ -107,11 +115,12 @@ def plant(subject: Subject) -> None:
 
 
 def check_untrained(seeds: int) -> int:
-    """How many untrained copies are said to have been made redundant by training; each with a planted copy named."""
+    """How many untrained copies are said, anywhere, to be redundant by training; each with a planted copy named."""
     claim, said = Alike(), 0
     for subject in untrained_subjects(seeds):
         words = measured(claim, subject)
-        said += "made heads redundant" in claim.follow(words.words).en
+        told = " ".join(say(words.words).en for say in (claim.headline, claim.say, claim.follow))
+        said += claim.decide(words.words) == HOLDS or "made heads redundant" in told
         plant(subject)
         again = measured(claim, Subject("reference", subject.model, subject.batches, "kl", draws=0))
         own = again.table[again.table["layer"] == 1].set_index("head")
