@@ -99,7 +99,9 @@ _LINES = Both(
     "Lines: means over training seeds; bands, where there are any: their 95% intervals.",
     "線は学習シードの平均、帯(ある場合)は95%区間。",
 )
-_DOTTED = Both("Dotted: the same learners before training.", "点線は同じモデルの学習前の値。")
+_DOTTED = Both(
+    "Dotted, where there are any: the same learners before training.", "点線(ある場合)は同じモデルの学習前の値。"
+)
 _SHOWN = {
     "bound": Both(
         "How far the maps that heads make stay from those they were to match, as a share of a uniform map's distance.",

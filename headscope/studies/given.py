@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from math import isnan
+from math import isnan, nan
 
 from headscope._support.formatting import percent
 from headscope.heads import HeadId
@@ -16,7 +16,8 @@ _percent = partial(percent, digits=0)
 
 def amount_of_text(words: Mapping[str, float]) -> Both:
     """How much text it was, and what more would do."""
-    tokens, chance, drawn = f"{words['tokens']:.0f}", words["chance"], words["untrained_chance"]
+    tokens, chance = f"{words['tokens']:.0f}", words["chance"]
+    drawn = words.get("untrained_chance", nan)  # results of before it was asked do not say it
     told = Both(
         f"The text has {tokens} tokens for each dimension of a layer. With more text fits are better and the others "
         "give more; intervals hold over other texts of this length.",
