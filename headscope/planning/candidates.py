@@ -11,12 +11,12 @@ from headscope._support.formatting import number
 from headscope._support.tabular import read_table
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines, quadrants
-from headscope.tables import HeadTable, PairTable, block_columns, head_names
+from headscope.tables import NULLS, HeadTable, PairTable, block_columns, head_names
 
 __all__ = ["list_candidates", "load_candidates"]
 
 _WORDS = ("rank", "stand_in", "quadrant", "chosen", "reason")  # columns that are not floats
-_BESIDE = ("replaceability", "constant", "restored", "needed", "norm", "gradient")
+_BESIDE = ("replaceability", "constant", "restored", *NULLS, "needed", "norm", "gradient")
 
 Floats = npt.NDArray[np.float64]
 StandIns = Mapping[HeadId, tuple[HeadId, float]]
@@ -42,9 +42,10 @@ def list_candidates(
         n_chosen: how many of them stay within the budget.
 
     Returns:
-        Columns rank, head, layer, (block,) importance, low, high, replaceability, constant, restored, needed, norm,
-        gradient, stand_in, stand_in_share, stand_in_cka, quadrant, chosen, reason. Names of heads are ordered
-        categories, as in `headscope.PairTable.to_frame`; "" stands for no stand-in.
+        Columns rank, head, layer, (block,) importance, low, high, replaceability, constant, restored, (chance,
+        untrained: what replaceability stands beside,) needed, norm, gradient, stand_in, stand_in_share, stand_in_cka,
+        quadrant, chosen, reason. Names of heads are ordered categories, as in `headscope.PairTable.to_frame`; ""
+        stands for no stand-in.
     """
     ablation = scores["ablation"]
     frame = pd.DataFrame(
@@ -95,7 +96,7 @@ def _sortable(frame: pd.DataFrame) -> pd.DataFrame:
 def _beside(scores: Mapping[str, HeadTable]) -> Iterator[tuple[str, Floats | None]]:
     """Further numbers of each head: scores, and what stands beside replaceability; None where there is none."""
     held = scores["replaceability"].columns if "replaceability" in scores else {}
-    for name in _BESIDE:
+    for name in (name for name in _BESIDE if name in held or name not in NULLS):
         yield name, scores[name].score if name in scores else held.get(name)
 
 

@@ -41,7 +41,8 @@ def plot(table: Drawn, ax: Axes | None = None, path: str | Path | None = None, *
     the first score, with the heads framed whose change is told from zero (`contrast.changes` has the other scores, to
     be drawn one by one); an analysis the main figure of its page, what removing more and more heads costs together,
     beside random sets of heads, and its `removal` the same without these; clusters the matrix in their order under
-    their tree. What has no number is grey or a dash.
+    their tree. What has no number is grey or a dash. What likeness, replaceability and redundancy stand beside (chance,
+    random tokens, an untrained copy) is there as lines, of means: on the bar of colours, or among the curves.
 
     Args:
         table: what to draw.

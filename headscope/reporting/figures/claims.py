@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from headscope.reporting.figures.legends import legend_above
 from headscope.reporting.figures.style import COLOURS, GRID, MUTED, canvas, frameless, styled
 
 __all__ = ["layer_dots", "layer_panels", "sorted_dots"]
@@ -74,7 +75,7 @@ def layer_dots(
         ax.set_ylim(-0.03 * ax.get_ylim()[1], None)
     ax.tick_params(length=0, which="both")
     if len(series) > 1:
-        _legend_above(ax, len(series))
+        legend_above(ax, len(series), handletextpad=0.1)
     return ax
 
 
@@ -108,7 +109,7 @@ def sorted_dots(
     beside: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """A number of each head from low to high, with its interval; what lies beyond a size is set apart in colour.
+    """A number of each head from low to high, with its interval; what lies beyond a size has a mark of its own.
 
     Args:
         table: a row a head (and training_seed, if there are several), columns NAME, NAME_low, NAME_high.
@@ -133,11 +134,11 @@ def sorted_dots(
     line = "0" if size is None else f"{size:.2g}"
     words = {"redundant": f"below {line}", "idle": "cannot be told", "needed": f"above {line}"}
     x = np.arange(len(values))
-    for key, members in groups.items():
+    for mark, (key, members) in zip("sDo", groups.items(), strict=True):
         if not members.any():
             continue
         ax.vlines(x[members], low[members], high[members], color=COLOURS[key], linewidth=1.1, alpha=0.75)
-        ax.plot(x[members], values[members], "o", color=COLOURS[key], markersize=3.6, label=words[key])
+        ax.plot(x[members], values[members], mark, color=COLOURS[key], markersize=3.6, label=words[key])
     for mark, (column, called) in zip("x+", (beside or {}).items(), strict=False):
         if ordered[column].notna().any():
             ax.plot(x, ordered[column], mark, color=MUTED, markersize=4, markeredgewidth=0.9, label=called)
@@ -155,15 +156,8 @@ def sorted_dots(
     ax.grid(color=GRID, linewidth=0.6, axis="y")
     ax.set_axisbelow(True)
     ax.tick_params(length=0, which="both")
-    _legend_above(ax, 3)
+    legend_above(ax, 3, handletextpad=0.1)
     return ax
-
-
-def _legend_above(ax: Axes, columns: int) -> None:
-    ax.legend(
-        frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, columnspacing=1.2,
-        handletextpad=0.1, fontsize=8.5,
-    )  # fmt: skip
 
 
 def _floor(values: np.ndarray) -> float:

@@ -15,6 +15,7 @@ from matplotlib.patheffects import Normal, Stroke
 from headscope._support.formatting import brief, number, power_of_ten, thousands
 from headscope._support.grids import bend
 from headscope.heads import HeadId
+from headscope.reporting.figures.beside import mark_bar, means_beside
 from headscope.reporting.figures.scales import colours, short, ticks
 from headscope.reporting.figures.style import BOTH_SIGNS, MUTED, ONE_SIGN, PAPER, canvas, figure_of, room, styled
 from headscope.tables import HeadTable
@@ -48,7 +49,7 @@ def head_map(
     label: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A score of every head, layer by layer.
+    """A score of every head, layer by layer; lines on the bar of colours for what it stands beside.
 
     Args:
         table: the score; NaN is drawn as a dash, a head that its layer lacks is left empty.
@@ -67,7 +68,9 @@ def head_map(
         cells[place[head]] = score
     ax = map_canvas(*cells.shape) if ax is None else ax
     bound_cells(ax, *cells.shape)
-    norm = colours(cells)
+    # to be reached by the bar, but for means below zero: they alone would give the map colours of both signs
+    reached = np.append(cells, [mean for mean in means_beside(table).values() if mean > 0])
+    norm = colours(reached)
     width, _ = room(ax)
     roomy = width / (cells.shape[1] + 1) >= 0.5
     power = thousands(cells.ravel())
@@ -87,7 +90,8 @@ def head_map(
     name_ticks(ax, "x", layers if layers_across else heads, "layer" if layers_across else "head", most=int(4 * width))
     if roomy and power:
         label += f"{' ' if width >= 4 else chr(10)}(numbers in the cells: {power_of_ten(power)})"
-    colour_bar(ax.collections[0], [ax], "\n".join(filter(None, (label, words))), knee=bend(cells))
+    bar = colour_bar(ax.collections[0], [ax], "\n".join(filter(None, (label, words))), knee=bend(reached))
+    mark_bar(table, bar, width)
     return ax
 
 
@@ -136,12 +140,13 @@ def name_ticks(ax: Axes, which: Literal["x", "y"], numbers: Sequence[int], noun:
     ax.tick_params(axis=which, length=0, labelsize=8.5)
 
 
-def colour_bar(mappable: ScalarMappable, axes: list[Axes], label: str, knee: float | None = None) -> None:
+def colour_bar(mappable: ScalarMappable, axes: list[Axes], label: str, knee: float | None = None) -> Colorbar:
     """A thin bar beneath some axes that tells the values of their colours."""
     least, most = mappable.get_clim()
     many = 5 if _bar_width(axes) >= 2.5 else 3
     bar = thin_bar(mappable, axes, label, ticks(least or 0.0, most or 1.0, knee, many), lambda value, _: short(value))
     bar.ax.tick_params(length=2)
+    return bar
 
 
 def thin_bar(

@@ -1,6 +1,6 @@
-"""The picture to remember: what each head is worth against how well the others could rebuild it."""
+"""The picture to remember: what each head is worth against how much of what varies in it the others give."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ from matplotlib.transforms import Bbox
 
 from headscope.heads import HeadId
 from headscope.planning.quadrants import Lines, quadrants
+from headscope.reporting.figures.beside import LOOKS, means_beside
 from headscope.reporting.figures.labels import label_points
 from headscope.reporting.figures.scales import set_scale, short
 from headscope.reporting.figures.style import COLOURS, GRID, INK, MUTED, canvas, figure_of, frameless, room, styled
-from headscope.tables import HeadTable
+from headscope.tables import NULLS, HeadTable
 
 __all__ = ["LEFT_EDGE", "quadrant_plot"]
 
@@ -46,6 +47,9 @@ def quadrant_plot(
 ) -> Axes:
     """Importance against replaceability, a dot per head, a mark and a colour a quadrant.
 
+    Upright lines without a number stand where the mean head is by chance, and in an untrained copy, where these are
+    known and not left of -0.25.
+
     Args:
         importance: what removing each head costs; the same heads in the same order as `replaceability`.
         replaceability: share of what varies in each head that the others give; at most 1.
@@ -57,12 +61,13 @@ def quadrant_plot(
     Returns:
         The axes. Heads with NaN in either table are not drawn; those left of -0.25 are triangles at the edge.
     """
+    means = {name: mean for name, mean in means_beside(replaceability).items() if name in NULLS and mean > LEFT_EDGE}
     drawn = np.flatnonzero(np.isfinite(importance.score) & np.isfinite(replaceability.score))
     heads = [importance.heads[i] for i in drawn]
     y, x = importance.score[drawn], replaceability.score[drawn]
     points = np.stack([np.maximum(x, LEFT_EDGE), y], axis=1)
     ax = canvas(7.0, 5.2) if ax is None else ax
-    _set_axes(ax, points, lines, label)
+    _set_axes(ax, points, [lines.replaceability, *means.values()], lines.importance, label)
     size, ring = (30.0, 1.1) if len(heads) <= _MANY else (9.0, 0.5)
     _draw_dots(ax, points, x < LEFT_EDGE, quadrants(y, x, lines), size)
     ringed = [i for i, head in enumerate(heads) if head in chosen]
@@ -70,22 +75,25 @@ def quadrant_plot(
     across, up = points[ringed].T
     ax.scatter(across, up, s=2.6 * size, facecolors="none", edgecolors=INK, linewidths=ring, zorder=4, clip_on=False)
     _draw_lines(ax, lines)
-    _name_quadrants(ax)
+    for name, mean in means.items():
+        ax.axvline(mean, color=INK, linewidth=1.1, linestyle=LOOKS[name][0], zorder=2)
+    _name_quadrants(ax, means)
     figure_of(ax).draw_without_rendering()  # settles the layout that names are placed in
-    edge = ax.transData.transform((lines.replaceability, lines.importance))[0]
-    upright = Bbox.from_extents(edge - 1, -np.inf, edge + 1, np.inf)
+    edges = [ax.transData.transform((place, 0))[0] for place in (lines.replaceability, *means.values())]
+    uprights = [Bbox.from_extents(edge - 1, -np.inf, edge + 1, np.inf) for edge in edges]
     labels = [(i, str(heads[i])) for i in _worth_naming(points, heads, chosen)]
-    label_points(ax, points, labels, [upright], radius=0.8 * size**0.5)
+    label_points(ax, points, labels, uprights, radius=0.8 * size**0.5)
     return ax
 
 
-def _set_axes(ax: Axes, points: Floats, lines: Lines, label: str) -> None:
-    bent = set_scale(ax, "y", np.append(points[:, 1], lines.importance))
+def _set_axes(ax: Axes, points: Floats, uprights: Sequence[float], level: float, label: str) -> None:
+    bent = set_scale(ax, "y", np.append(points[:, 1], level))
     if points[:, 1].min(initial=0.0) >= 0:
         ax.set_ylim(bottom=0)  # what cannot be below zero has no room there
-    ax.set_xlim(min(0.0, float(points[:, 0].min(initial=0.0)), lines.replaceability) - 0.05, 1.03)
+    ax.set_xlim(min(0.0, float(points[:, 0].min(initial=0.0)), *uprights) - 0.05, 1.03)
     ax.set_ylabel(f"{label}\n(log-like scale)" if bent else label)
-    ax.set_xlabel("replaceability\n(share of what varies in the head that the others give)")
+    between = " " if room(ax)[0] >= _WIDE else "\n"
+    ax.set_xlabel(f"replaceability\n(share of what varies in the head{between}that the others give)")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(round(value, 6))))
     frameless(ax)
     ax.tick_params(length=0)
@@ -113,11 +121,15 @@ def _draw_lines(ax: Axes, lines: Lines) -> None:
     ax.annotate(short(replaceability), (replaceability, 1), (0, 3), ("data", "axes fraction"), ha="center", **style)
 
 
-def _name_quadrants(ax: Axes) -> None:
+def _name_quadrants(ax: Axes, means: Iterable[str]) -> None:
     """A legend above the frame, in as many lines as there is room for; names inside would stand on dots."""
     handles = [
         Line2D([], [], linestyle="", marker=marker, color=COLOURS[name], markersize=5.5, label=words)
         for name, (marker, words) in _QUADRANTS.items()
+    ]
+    handles += [
+        Line2D([], [], linestyle=LOOKS[name][0], color=INK, linewidth=1.1, label=f"mean {NULLS[name]}")
+        for name in means
     ]
     ax.legend(
         handles=handles, ncols=4 if room(ax)[0] >= _WIDE else 2, loc="lower left", bbox_to_anchor=(0, 1.03),

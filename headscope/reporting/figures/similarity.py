@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 
 from headscope._support.formatting import fixed, number
 from headscope.heads import HeadId
+from headscope.reporting.figures.beside import mark_bar
 from headscope.reporting.figures.maps import colour_bar, frame_cell, name_ticks
 from headscope.reporting.figures.style import (
     ALIKE,
@@ -211,11 +212,11 @@ def _range(pairs: PairTable) -> Normalize:
 
 
 def _bar(pairs: PairTable, ax: Axes, label: str) -> None:
-    """The bar of colours, which says what it leaves out."""
+    """The bar of colours, which says what it leaves out, and what the colours stand beside."""
     norm = _range(pairs)
     if norm.vmin and np.nanmin(pairs.matrix) < norm.vmin:
         label += f" (what is below {number(norm.vmin, 1)} as {number(norm.vmin, 1)})"
-    colour_bar(_colours(norm), [ax], label)
+    mark_bar(pairs, colour_bar(_colours(norm), [ax], label), room(ax)[0])
 
 
 def _colours(norm: Normalize) -> ScalarMappable:

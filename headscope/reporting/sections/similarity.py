@@ -1,6 +1,6 @@
 """How alike the heads are: every layer's matrix, the most similar pairs, and the whole matrix where it was made."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from headscope.reporting.blocks import Block, Column, Figure, Table, Text
 from headscope.reporting.pictures import WIDE
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
-from headscope.tables import PairTable, head_names
+from headscope.tables import NULLS, PairTable, head_names
 
 __all__ = ["Similarity"]
 
@@ -23,6 +23,12 @@ _MEANINGS = {
     "cka": "CKA compares what two heads write over all tokens, whatever the rotation and scale: 1 = the same up to "
     "those, 0 = unrelated. The estimate is unbiased, so unrelated heads may come out a little below 0.",
     "cosine": "Token by token, whether two heads push the model's state in the same direction: 1 = always.",
+}
+_NULLS_TOLD = {
+    "chance": "By chance: the same two heads, one of them as it is in other documents; told within a layer. ",
+    "random_tokens": "On random tokens: the same two heads there. ",
+    "untrained": "Untrained: the two heads of these numbers in an untrained copy, any two that is, since numbers of "
+    "heads mean nothing before training. ",
 }
 _SHOWN = 10
 _LEAST, _BESIDE = 0.36, 0.7  # share of the page that blocks take at the least, and up to which words find room beside
@@ -46,7 +52,7 @@ class Similarity(Section):
             yield Text("There are no two heads whose outputs could be compared.")
             return
         yield _blocks(name, pairs, frame)
-        yield _top_pairs(name, frame, len(analysis.pairs) > 1)
+        yield _top_pairs(name, frame, [measure for measure in analysis.pairs if measure in frame])
         if np.isfinite(pairs.matrix[layer[:, None] != layer[None, :]]).any():
             yield _whole(name, pairs, frame)
 
@@ -71,8 +77,13 @@ def _ranked(name: str, analysis: Reportable) -> pd.DataFrame:
         }
     )
     for other, table in analysis.pairs.items():
-        if other != name and table.heads == pairs.heads:
-            frame[other] = table.matrix[rows, columns]
+        if table.heads != pairs.heads:
+            continue
+        prefix = "" if other == name else f"{other}_"
+        own = {} if other == name else {other: table.matrix}
+        nulls = table.nulls.items()
+        own |= {f"{prefix}{null}": one if prefix else (one + one.T) / 2 for null, one in nulls}
+        frame = frame.assign(**{column: numbers[rows, columns] for column, numbers in own.items()})
     return frame.rename(columns={"value": name})
 
 
@@ -107,21 +118,23 @@ def _in_words(frame: pd.DataFrame, name: str) -> str:
     return ", ".join(f"{a} and {b} ({fixed(float(value), 2)})" for a, b, value in rows) or "none"
 
 
-def _top_pairs(name: str, frame: pd.DataFrame, several: bool) -> Table:
-    measures = [column for column in frame.columns if column not in ("head_a", "head_b", "same_layer", "low", "high")]
+def _top_pairs(name: str, frame: pd.DataFrame, measures: Sequence[str]) -> Table:
     estimated = bool(np.isfinite(frame["low"]).any())
+    nulls = [null for null in NULLS if null in frame and frame[null].notna().any()]
     columns = [
         Column("Pair", lambda row: f"{row.head_a}\u00a0–\u00a0{row.head_b}", strong=True),
         Column("Layer", lambda row: "same" if row.same_layer else "other"),
     ]
     for measure in measures:
         columns.append(Column(_NAMES.get(measure, measure), _reader(measure), numeric=True))
-        if measure == name and estimated:
-            columns.append(Column("95% interval", _interval, numeric=True))
+        if measure == name:
+            columns += [Column("95% interval", _interval, numeric=True)] if estimated else []
+            columns += [Column(NULLS[null].capitalize(), _reader(null), numeric=True) for null in nulls]
     caption = "Most similar first. "
     if estimated and frame["low"].isna().any():
-        caption += "A dash: no interval could be made. "
-    if several:
+        caption += "A dash in place of an interval: none could be made. "
+    caption += "".join(_NULLS_TOLD[null] for null in nulls)
+    if len(measures) > 1:
         caption += "A pair that is alike in one way only may still differ in what it does to the model's state."
     return Table("similar_pairs", "Most similar pairs", frame, tuple(columns), _SHOWN, caption.strip())
 

@@ -2,17 +2,18 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure as Drawing
 
-from headscope._support.formatting import MISSING, count, interval, number, quantity
+from headscope._support.formatting import MISSING, count, fixed, interval, number, quantity
 from headscope.heads import HeadId
 from headscope.reporting import figures
 from headscope.reporting.blocks import Block, Column, Figure, Table, Text
+from headscope.reporting.figures.beside import LOOKS, SAID, means_beside
 from headscope.reporting.figures.quadrants import LEFT_EDGE
 from headscope.reporting.reportable import Reportable
 from headscope.reporting.sections import SECTIONS, Section
@@ -91,6 +92,8 @@ def _picture(analysis: Reportable) -> Figure:
         f"that the fit did not see. The lines are at {quantity(lines.importance, verdict.unit)} and "
         f"{number(lines.replaceability, 2)}. {lines.why}"
     )
+    if means := means_beside(replaceability):
+        caption += f" {_mean_head(means)}"
     if words:
         caption += f" {words}."
     if beyond:
@@ -103,6 +106,13 @@ def _picture(analysis: Reportable) -> Figure:
         + (f": {', '.join(map(str, analysis.removal.chosen[:20]))}." if verdict.chosen else ".")
     )
     return Figure("verdict", "What each head is worth, and who could do its work", alt, caption, draw, _SHARES[0])
+
+
+def _mean_head(means: Mapping[str, float]) -> str:
+    """Where the mean head is, and where its lines say that it would be."""
+    lines = {name: LOOKS[name][1] if mean > LEFT_EDGE else "left of the edge" for name, mean in means.items()}
+    told = [f"{SAID[name]} {fixed(means[name], 2)} ({line})" for name, line in lines.items() if name in SAID]
+    return f"The mean head is at {fixed(means['value'], 2)}; upright lines: {', '.join(told)}."
 
 
 def _cost(analysis: Reportable) -> Figure:

@@ -1,5 +1,8 @@
 """Untrained copies: every weight is drawn anew, as the model itself draws it, and what cannot be drawn is named."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -159,6 +162,18 @@ def test_tables_stand_beside_it() -> None:
     found, own = hs.redundancy(model, batches, seed=5, null="untrained"), hs.redundancy(copy, batches)
     assert found.curve["untrained"].tolist() == own.curve["share"].tolist()
     assert found.effective["untrained"].tolist() == own.effective["effective"].tolist()
+
+
+def test_the_page_of_an_analysis_shows_it(tmp_path: Path) -> None:
+    model, batches = models.build("gpt2"), models.make_batches("gpt2", n_batches=4, rows=6, length=24)
+    budget = hs.Budget(ablation_tokens=200, passes=0, null="untrained")
+    page = hs.analyze(model, batches=batches, budget=budget).report(tmp_path / "report").read_text("utf-8")
+    assert "in an untrained copy" in page
+    for name in ("candidates", "similar_pairs"):
+        frame = pd.read_csv(tmp_path / f"report/tables/{name}.csv")
+        assert frame[["chance", "untrained"]].notna().any().all()
+    layers = pd.read_csv(tmp_path / "report/tables/layers.csv")
+    assert {f"{name}_{null}" for name in ("replaceability", "cka") for null in ("chance", "untrained")} < set(layers)
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Candidates: the cheapest first, each with a reason that holds its numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,15 @@ def test_they_stand_in_the_order_in_which_they_go() -> None:
     assert list(frame["head"]) == ["L0H1", "L1H0", "L0H0", "L0H2", "L1H1", "L1H2"]
     assert list(frame["rank"]) == [1, 2, 3, 4, 5, 6]
     assert list(frame["chosen"]) == [True, True, False, False, False, False]
+
+
+def test_what_replaceability_stands_beside_has_columns() -> None:
+    given = table("replaceability", 0.9, 0.8, 0.7, 0.2, 0.1, np.nan)
+    beside = {"constant": given.score / 3, "chance": given.score / 9, "untrained": given.score / 2}
+    frame = frame_of(replaceability=replace(given, columns=beside))
+    for name, numbers in beside.items():
+        assert dict(zip(frame["head"], frame[name], strict=True))["L0H2"] == numbers[2]
+    assert "untrained" not in frame_of()
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,23 @@ def analysis(
     return SyntheticAnalysis(where, scores, pairs, candidates, removal, verdict, facts)
 
 
+def stand_beside(run: SyntheticAnalysis, means: Mapping[str, float]) -> SyntheticAnalysis:
+    """An analysis whose replaceability and similarities stand beside numbers about these means, by name."""
+    rng = np.random.default_rng(1)
+    own = run.scores["replaceability"]
+
+    def about(mean: float, shape: tuple[int, ...]) -> np.ndarray:
+        return mean + rng.uniform(-0.02, 0.02, shape)
+
+    columns = {name: about(mean, own.score.shape) for name, mean in means.items()}
+    scores = {**run.scores, own.name: replace(own, columns={**own.columns, **columns})}
+    pairs = {
+        name: replace(table, nulls={null: about(mean, table.matrix.shape) for null, mean in means.items()})
+        for name, table in run.pairs.items()
+    }
+    return replace(run, scores=scores, pairs=pairs)
+
+
 def _removal(heads: tuple[HeadId, ...], importance: np.ndarray, metric: str, unit: str) -> Removal:
     """Costs that add up, a tenth dearer where nothing was chosen."""
     order = tuple(heads[i] for i in np.argsort(importance, kind="stable")[: int(np.isfinite(importance).sum())])

@@ -295,7 +295,7 @@ def test_heads_of_two_models_are_drawn_with_their_own_numbers() -> None:
     other = tuple(head for head in heads if str(head) not in ("L0H1", "L1H0"))
     matrix = np.full((8, 6), np.nan)
     matrix[:4, :3], matrix[4:, 3:] = np.eye(4)[:, [0, 2, 3]], np.linspace(0, 0.9, 12).reshape(4, 3)
-    pairs = PairTable("cka", "z", heads, matrix, matrix, matrix, {}, None, other)
+    pairs = PairTable("cka", "z", heads, matrix, matrix, matrix, other=other)
     ax = figures.layer_block(pairs, 0)
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0", "2", "3"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1", "2", "3"]
