@@ -111,8 +111,8 @@ _SHOWN = {
     "effective_heads": joined([Both("Effective heads of a layer, by outputs.", "層の有効ヘッド数(出力)。"), _DOTTED]),
     "removable": Both("Heads of a layer that cannot go at that cost.", "そのコストでは除けないヘッドの数(1層あたり)。"),
     "removal": Both(
-        "Error with a share of the heads removed together, a colour a number of heads, fixed width.",
-        "ヘッドをまとめて除いたときの誤差。横軸は除いた割合、色は学習時のヘッド数(幅固定)。",
+        "Error with a share of the heads removed together, a colour and a mark for each number of heads, fixed width.",
+        "ヘッドをまとめて除いたときの誤差。横軸は除いた割合、色と印は学習時のヘッド数(幅固定)。",
     ),
     "score_rank": Both(
         "Rank of a head's scores (QKᵀ), which head_dim bounds: what a head too small lacks.",

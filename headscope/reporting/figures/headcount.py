@@ -18,7 +18,7 @@ from headscope.uncertainty.intervals import mean_spread
 __all__ = ["count_curve", "count_curves", "map_bound", "regret_curves", "removal_curves"]
 
 ARM_COLOURS = {"width": COLOURS["redundant"], "head_dim": COLOURS["needed"]}
-_TASK_MARKS = "osD^vP*X<>hd"
+_MANY_MARKS = "osD^vP*X<>hd"  # of lines that are many: told apart without colours
 _MARKS = {"width": "o", "head_dim": "s"}
 _UNITS = {"parameters": "", "flops": "", "memory": "B", "seconds": "s"}  # of what spans many sizes
 _BESIDE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "markersize": 4.0, "markerfacecolor": "none"}
@@ -126,11 +126,11 @@ def removal_curves(removal: pd.DataFrame) -> Figure:
         frameless(ax)
         ax.grid(color=GRID, linewidth=0.6)
         ax.set_axisbelow(True)
-        for place, n_heads in enumerate(counts):
+        for place, (n_heads, mark) in enumerate(zip(counts, cycle(_MANY_MARKS), strict=False)):
             part = own[(own["task"] == task) & (own["n_heads"] == n_heads)]
             means = part.groupby("share")["error"].mean()
             colour = palette(0.92 * (1 - place / max(len(counts) - 1, 1)))
-            ax.plot(means.index, means, color=colour, marker="o", markersize=3, linewidth=1.4, label=str(n_heads))
+            ax.plot(means.index, means, color=colour, marker=mark, markersize=4.5, linewidth=1.2, label=str(n_heads))
         ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         ax.set_title(str(task), loc="left", fontsize=10, color=INK)
         ax.set_xlabel("heads removed")
@@ -157,7 +157,7 @@ def map_bound(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     frameless(ax)
     ax.axvspan(1.0, 12, color=GRID, alpha=0.55, zorder=0, linewidth=0)
     ax.axvline(1.0, color=MUTED, linewidth=0.9)
-    for colour, length in zip(colours, lengths, strict=True):
+    for colour, mark, length in zip(colours, cycle(_MANY_MARKS), lengths, strict=False):
         own = maps[maps["task"] == f"maps-{length}"].drop_duplicates(["head_dim", "seed", "n_heads"])
         table = own.groupby(["head_dim", "seed"])["error"].mean().unstack("seed")
         share = table / float(own["chance"].iloc[0])
@@ -165,7 +165,7 @@ def map_bound(runs: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         low, high = spread.interval()
         x = table.index.to_numpy() / length
         ax.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
-        ax.plot(x, spread.centre, color=colour, marker="o", markersize=4.2, linewidth=1.5, label=f"{length} tokens")
+        ax.plot(x, spread.centre, color=colour, marker=mark, markersize=4.2, linewidth=1.5, label=f"{length} tokens")
     ax.set_xscale("log", base=2)
     ticks = [2.0**power for power in range(-6, 4)]
     least, most = (float(maps["head_dim"].min()) / max(lengths), float(maps["head_dim"].max()) / min(lengths))
@@ -199,7 +199,7 @@ def regret_curves(costs: pd.DataFrame, best: int, *, ax: Axes | None = None) -> 
     ax = canvas(6.4, 4.0) if ax is None else ax
     worst = costs.max(axis=1)
     ax.plot(worst.index, worst, color=GRID, linewidth=9, solid_capstyle="round", label="the worst")
-    for marker, colour, (task, line) in zip(cycle(_TASK_MARKS), _shades(costs.shape[1]), costs.items(), strict=False):
+    for marker, colour, (task, line) in zip(cycle(_MANY_MARKS), _shades(costs.shape[1]), costs.items(), strict=False):
         ax.plot(line.index, line, color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=str(task))
     ring: Any = {"color": "none", "markeredgecolor": INK, "markersize": 14, "markeredgewidth": 1.3}
     ax.plot(best, worst[best], "o", label=f"least at its worst:\n{best} heads, {worst[best]:.1%}", **ring)

@@ -199,7 +199,7 @@ class EveryHead(ModelClaim):
 
     def draw(self, table: pd.DataFrame) -> Figure:
         unit = "".join(table["unit"].dropna().unique())  # read back, "" is NaN
-        return share_curves(table, unit=unit, task="same document or not" if "task" in table else "")
+        return share_curves(table, unit=unit, task=("same document or not", _TASK_SIZE) if "task" in table else None)
 
 
 def _counted(some: float, every: float) -> Both:

@@ -278,6 +278,8 @@ def test_error_with_heads_removed_is_drawn_of_learners_at_fixed_width() -> None:
     lines = {line.get_label(): np.asarray(line.get_ydata()) for line in drawn.axes[1].lines}
     assert set(lines) == {"1", "4"}
     np.testing.assert_allclose(lines["4"], [0.05, 4.05])
+    assert len({line.get_marker() for line in drawn.axes[1].lines}) == 2  # told apart without colours
+    assert len({line.get_marker() for line in drawn.legends[0].get_lines()}) == 2
 
 
 def test_bands_of_what_is_never_below_zero_end_there() -> None:

@@ -132,7 +132,8 @@ def test_the_figure_shows_noise_and_the_task_where_they_were_measured() -> None:
     assert len(EveryHead().draw(table).axes) == 1
     both = EveryHead().draw(table.assign(noise=effect / 3, task=effect, task_low=effect / 2, task_high=effect * 2))
     assert len(both.axes) == 2
-    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == ["removed", "noise of its length"]
+    told = ["removed", "noise of its length", "the size that counts, 0.001"]
+    assert [text.get_text() for text in both.axes[0].get_legend().get_texts()] == told
     assert both.axes[0].get_ylim()[0] == 0
 
 
@@ -141,3 +142,20 @@ def test_a_share_of_no_loss_is_refused() -> None:
     subject = Subject("small", model, rows, lambda output, batch: torch.zeros(len(batch["input_ids"])), quick=True)
     with pytest.raises(InputError, match="is 0 on this text, and effects are told as shares of it"):
         EveryHead().measure(subject)
+
+
+def test_each_panel_shows_the_size_that_counts_and_a_line_from_edge_to_edge() -> None:
+    table = pd.DataFrame({"effect": [0.004, 0.002, 0.02, -0.001], "task": [0.0005, 0.002, 0.0, 1e-19], "size": 0.001})
+    for name in ("effect", "task"):
+        table = table.assign(**{f"{name}_low": table[name] - 0.001, f"{name}_high": table[name] + 0.001})
+    figure = EveryHead().draw(table.assign(unit="", noise=[0.001, 0.003, 0.01, 0.0]))
+    assert len(figure.axes) == 2
+    for ax, name in zip(figure.axes, ("effect", "task"), strict=True):
+        lines = {line.get_label(): line for line in ax.lines}
+        assert list(lines["the size that counts, 0.001"].get_xdata()) == [0.001, 0.001]
+        x, y = (np.asarray(numbers) for numbers in lines["removed"].get_data())
+        assert (x[0], x[-1]) == ax.get_xlim()
+        assert 0 == y[-1] < y[0]
+        for size in (0.0007, 0.003, 0.015):
+            assert np.interp(size, x, y) == (table[name] > size).mean()
+        assert ax.get_xlim()[0] > 1e-5  # what rounding leaves of 0 has no place
