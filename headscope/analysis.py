@@ -90,7 +90,7 @@ class Analysis(Shown):
 
     @property
     def replaceability(self) -> HeadTable:
-        """How much of each head its layer restores, held out."""
+        """How much of what varies in each head the others of its layer give, held out."""
         return self.scores["replaceability"]
 
     @property

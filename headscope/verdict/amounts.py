@@ -11,7 +11,7 @@ __all__ = ["ENOUGH_DOCUMENTS", "ENOUGH_TOKENS", "too_little"]
 ENOUGH_DOCUMENTS = 10
 """Documents from which intervals were checked (docs, coverage); on each side of the split."""
 ENOUGH_TOKENS = 20
-"""Tokens for each dimension of a layer from which what heads rebuild of each other was checked there."""
+"""Tokens for each dimension of a layer from which what heads give of each other was checked there."""
 
 
 def too_little(
@@ -42,7 +42,7 @@ def too_little(
     if ratio < ENOUGH_TOKENS:
         rows = text_unit == "rows"  # of batches of the user's own, which may be no text
         said.append(
-            f"Too {'few rows' if rows else 'little text'} to tell what heads rebuild of each other (replaceability, "
+            f"Too {'few rows' if rows else 'little text'} to tell what heads give of each other (replaceability, "
             f"needed, the quadrants): {number(ratio, 2)} {'positions' if rows else 'tokens'} for each dimension of a "
             f"layer, where {ENOUGH_TOKENS} are needed; {number(ENOUGH_TOKENS / ratio, 2)} times as "
             f"{'many' if rows else 'much'} would tell{'' if rows else ' (more windows, and text to fill them)'}."

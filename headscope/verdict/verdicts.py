@@ -203,7 +203,7 @@ class Verdict(Shown):
 
         found = {
             "costs least alone": self.cheapest, "needed most": self.most_needed,
-            "rebuilt most": self.most_replaceable, "most alike": self.twins,
+            "others give most of": self.most_replaceable, "most alike": self.twins,
         }  # fmt: skip
         rows: list[tuple[Any, ...]] = [
             (what, " ".join(map(str, filter(None, (one.head, one.other)))), one.value, one.low, one.high)
