@@ -8,12 +8,15 @@ from headscope.cli import script
 from headscope.cli.options import Folder, Seed
 from headscope.cli.printing import progress_told
 from headscope.reporting.figures import coverage_plot, figure_of
-from headscope.studies.coverage import coverage
+from headscope.studies.coverage import NAMES, coverage
 
 
 def main(
     folder: Folder,
     repetitions: Annotated[int, typer.Option(help="texts drawn for each case")] = 400,
+    count: Annotated[
+        list[str] | None, typer.Option(help=f"a number to count: {', '.join(NAMES)}; repeatable [default: all]")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="one case, at most 20 texts")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -24,7 +27,8 @@ def main(
     folder.check()
     size = {"tokens_per_dimension": (20,), "n_documents": (20,)} if quick else {}
     with progress_told() as step:
-        table = coverage(repetitions=min(repetitions, 20) if quick else repetitions, **size, seed=seed, progress=step)
+        counted = min(repetitions, 20) if quick else repetitions
+        table = coverage(repetitions=counted, **size, names=count or NAMES, seed=seed, progress=step)
     with folder.new() as new:
         table.to_csv(new / "coverage.csv", index=False)
         figure_of(coverage_plot(table)).savefig(new / "coverage.png", dpi=150)

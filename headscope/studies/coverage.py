@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headscope._support.progress import Progress
+from headscope.errors import UnknownNameError
 from headscope.likeness.measures import MEASURES
 from headscope.likeness.measures.cka_biased import cka_biased
 from headscope.likeness.pairing import Computed, pair_table
@@ -21,6 +22,8 @@ from headscope.studies.made_up import make_site
 from headscope.surplus.curve import curve_spreads, fit_best, residuals
 from headscope.surplus.effective import effective_heads, effective_spread
 from headscope.uncertainty.blocks import Blocks
+from headscope.uncertainty.intervals import Spread, jackknife
+from headscope.uncertainty.resampling import share_above
 
 __all__ = ["NAMES", "World", "coverage"]
 
@@ -28,7 +31,8 @@ Floats = npt.NDArray[np.float64]
 
 PAIRS = ("cka", "cka_biased", "procrustes", "cosine", "predict")
 SHARES = ("replaceability", "constant", "restored")
-NAMES = (*PAIRS, *SHARES, "norm", "effective heads", "redundancy curve")
+ABOVE = ("share of heads", "share at the line")  # by the middle head; of means that all lie on the line, none above
+NAMES = (*PAIRS, *SHARES, "norm", "effective heads", "redundancy curve", *ABOVE)
 _HEADS, _DIM, _WIDTH = 4, 4, 8
 _SITE = make_site(0, _HEADS, _DIM)
 _ENDLESS = 10**12
@@ -97,6 +101,8 @@ class World:
             return 1 - missed[1:] / missed[0]
         if name == "norm":
             return np.asarray(np.sqrt(contribution_energy(endless, weights) / _ENDLESS))
+        if name in ABOVE:
+            return np.array([0.5 if name == "share of heads" else 0.0])
         return judge_stand_ins(fit_stand_ins(endless), endless, weights).shares()[SHARES.index(name)]
 
 
@@ -105,6 +111,7 @@ def coverage(
     n_documents: Sequence[int] = (10, 20, 50, 100),
     repetitions: int = 400,
     *,
+    names: Sequence[str] = NAMES,
     within: float = 0.2,
     seed: int = 0,
     progress: Progress | None = None,
@@ -115,6 +122,7 @@ def coverage(
         tokens_per_dimension: tokens of the whole text over dimensions of the layer (16: 4 heads of 4).
         n_documents: how many documents the text has; cases whose documents would be under 8 tokens are left out.
         repetitions: texts drawn for each case.
+        names: of the numbers whose intervals are counted; texts are the same whichever they are.
         within: see `World`.
         seed: of every draw.
         progress: told of each text; see `headscope.Progress`.
@@ -123,7 +131,12 @@ def coverage(
         A row for each number, kind of lengths and case: name, lengths ("equal", or "unequal": log-normal), documents,
         tokens_per_dimension, intervals (pairs of different heads, or heads, times repetitions), coverage, error (its
         standard error, texts being independent and the intervals of one text not).
+
+    Raises:
+        UnknownNameError: there is no such number; the message lists those there are.
     """
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UnknownNameError(f"nothing here is called {unknown[0]!r}; what is counted: {', '.join(NAMES)}")
     world = World.draw(seed, within)
     rows = []
     cases = [
@@ -137,10 +150,11 @@ def coverage(
         rng = np.random.default_rng([seed, unequal, per_dimension, count])
         held = []
         for _ in range(repetitions):
-            held.append(_repeat(world, count, per_dimension * _HEADS * _DIM, unequal, rng))
+            blocks = _draw(world, count, per_dimension * _HEADS * _DIM, unequal, rng)
+            held.append({name: _holds(world, name, blocks, count) for name in names})
             if progress is not None:
                 progress("texts", 1, len(cases) * repetitions)
-        for name in NAMES:
+        for name in names:
             each = np.array([one[name].mean() for one in held])
             rows.append(
                 {
@@ -153,18 +167,11 @@ def coverage(
     return frame.sort_values(["name", "lengths", "tokens_per_dimension", "documents"], ignore_index=True)
 
 
-def _repeat(
-    world: World,
-    count: int,
-    n_tokens: int,
-    unequal: bool,
-    rng: np.random.Generator,
-) -> dict[str, npt.NDArray[np.bool_]]:
-    """Whether each interval of one text holds the truth."""
+def _draw(world: World, count: int, n_tokens: int, unequal: bool, rng: np.random.Generator) -> list[Moments]:
+    """Moments of each block of one text."""
     share = np.exp(rng.normal(0, 0.8, count)) if unequal else np.ones(count)
     lengths = _LEAST + np.floor((n_tokens - _LEAST * count) * share / share.sum()).astype(int)
-    blocks = _sum(list(world.documents(lengths, rng)))
-    return {name: _holds(world, name, blocks, count) for name in NAMES}
+    return _sum(list(world.documents(lengths, rng)))
 
 
 def _holds(world: World, name: str, blocks: Sequence[Moments], count: int) -> npt.NDArray[np.bool_]:
@@ -181,11 +188,22 @@ def _holds(world: World, name: str, blocks: Sequence[Moments], count: int) -> np
         low, high = (np.atleast_1d(end) for end in effective_spread(blocks).interval())
     elif name == "redundancy curve":
         low, high = (end[1:] for end in curve_spreads(blocks, list(world.weights))[0].interval())  # 0 for no head
+    elif name == "share at the line":
+        low, high = share_above(_off_the_line(world, blocks), 0.0)[1:]
     else:
-        score = SCORES["replaceability" if name in SHARES else name]()
+        score = SCORES["norm" if name == "norm" else "replaceability"]()
         rating = score.rate({"moments": {0: blocks}, "swapped_moments": {}, "output_weights": {0: world.weights}})
         low, high = rating.beside[name].interval() if name in rating.beside else (rating.low, rating.high)
+        if name == "share of heads":
+            assert rating.spread is not None
+            middle = float(np.median(world.truth("replaceability")))
+            low, high = share_above(rating.spread, middle)[1:]
     return np.asarray((low <= truth) & (truth <= high))
+
+
+def _off_the_line(world: World, blocks: Sequence[Moments]) -> Spread:
+    """How far the mean of each dimension of each head's output is from its true one."""
+    return jackknife(lambda left: Moments.total(left).mean.numpy() - world.mean, blocks, [block.n for block in blocks])
 
 
 def _sum(documents: Sequence[Floats]) -> list[Moments]:

@@ -13,6 +13,7 @@ from headscope.effects.metrics import Drift
 from headscope.studies.subjects import Subject
 from headscope.studies.tasks import inputs
 from headscope.text.batches import Batch
+from headscope.text.corpus import Corpus
 from headscope.uncertainty.intervals import Spread, mean_spread
 
 __all__ = ["mistaken", "pairs_of_passages", "same_document_effects"]
@@ -20,7 +21,7 @@ __all__ = ["mistaken", "pairs_of_passages", "same_document_effects"]
 Floats = npt.NDArray[np.float64]
 
 _ROWS, _EACH = 96, 3  # passages at the most, and of one document
-_FEWEST = 8  # documents that have two
+_FEWEST = 8  # works with a document that has two
 _SIZE = 16  # rows that run together
 
 
@@ -35,7 +36,7 @@ def same_document_effects(subject: Subject) -> tuple[float, Spread] | None:
 
     Returns:
         The intact share; and (head,) what is added to it without each head that can be told apart, with the spread over
-        documents. None where the metric is not drift, or fewer than eight documents have two passages.
+        documents. None where the metric is not drift, or where fewer than eight works have a document of two passages.
     """
     metric = subject.judged_by
     rows = pairs_of_passages(subject.batches, subject.seed, _ROWS // 3 if subject.quick else _ROWS)
@@ -53,13 +54,16 @@ def same_document_effects(subject: Subject) -> tuple[float, Spread] | None:
 def pairs_of_passages(batches: Sequence[Batch], seed: int, most: int) -> list[Batch]:
     """Rows of documents that have two at least, up to three of each, those of one shape together.
 
+    One document at the most is taken of each work: sections of one essay share its subject, and a stranger from there
+    would be none.
+
     Args:
         batches: the text.
         seed: of the draw.
         most: rows.
 
     Returns:
-        Batches; none where fewer than eight documents have two rows.
+        Batches; none where fewer than eight works have a document of two rows.
     """
     found: dict[int, list[Batch]] = {}
     for batch in batches:
@@ -67,12 +71,13 @@ def pairs_of_passages(batches: Sequence[Batch], seed: int, most: int) -> list[Ba
             row = {name: value[place : place + 1] for name, value in batch.items()}
             found.setdefault(int(document), []).append(row)
     several = {document: rows for document, rows in found.items() if len(rows) > 1}
-    if len(several) < _FEWEST:
-        return []
     rng = np.random.default_rng(seed)
-    order = rng.permutation(sorted(several))
+    order = rng.permutation(sorted(several)).tolist()
+    one_of_each = {batches.works[one] if isinstance(batches, Corpus) else one: one for one in order}
+    if len(one_of_each) < _FEWEST:
+        return []
     taken: list[Batch] = []
-    for document in order.tolist():
+    for document in one_of_each.values():
         own = several[document]
         some = [own[place] for place in sorted(rng.permutation(len(own))[:_EACH])]
         if len(taken) + len(some) > most:

@@ -3,9 +3,22 @@
 import numpy as np
 import pandas as pd
 
+from headscope.studies.bilingual import Both
 from headscope.tables import HeadTable
 
-__all__ = ["count_beyond", "head_rows"]
+__all__ = ["SHARE_INTERVAL", "count_beyond", "head_rows"]
+
+SHARE_INTERVAL = Both(
+    "95%, by the bootstrap over documents, all heads together: from the share that stands above even after as many are "
+    "taken off as noise alone may have put there, to what is left when those below are taken off in the same way. "
+    "Where many heads lie near the line the share that is counted errs itself; the interval allows for that, and is "
+    "rather too wide than too narrow",
+    "95%区間。偶然だけで基準の線を越えうるヘッドの個数を、文書についてのブートストラップ(全ヘッド一括)"
+    "で見積もる。その個数を差し引いても線を超えると言えるヘッドの割合が下端、"
+    "同じように数えて線を下回ると言えるヘッドを除いた割合が上端。線の近くに多くのヘッドがあると、"
+    "数えた割合そのものがずれる。区間はそのずれも見込んでいるので、広めに出る",
+)
+"""What the ends of `headscope.uncertainty.resampling.share_above` mean."""
 
 
 def head_rows(table: HeadTable, name: str) -> pd.DataFrame:

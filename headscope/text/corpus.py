@@ -79,6 +79,7 @@ class Corpus(MadeOnDemand):
     Attributes:
         windows: the windows, ordered so that every beginning of the list is spread over as many documents as can be.
         names: name of every document of the text, by its number; some may have no window here.
+        works: the file or essay that each of them belongs to, likewise.
         size: rows in a batch.
         seed: what the windows and the order of the batches are drawn from.
         frame: what the tokenizer puts around a text.
@@ -88,6 +89,7 @@ class Corpus(MadeOnDemand):
 
     windows: tuple[Window, ...]
     names: tuple[str, ...]
+    works: tuple[str, ...]
     size: int
     seed: int
     frame: Frame
@@ -192,9 +194,9 @@ def text_batches(
     elif not isinstance(texts, Texts):
         texts = gather_texts(texts)
     frame = _probe(tokenizer, texts)
-    names, drawn = _windows(tokenizer, texts, length, len(frame))
+    names, works, drawn = _windows(tokenizer, texts, length, len(frame))
     about = {"source": texts.source, "sha256": texts.sha256, "unit": texts.unit, "length": length}
-    made = Corpus(tuple(_spread(drawn, seed)[:windows]), names, size, seed, frame, about)
+    made = Corpus(tuple(_spread(drawn, seed)[:windows]), names, works, size, seed, frame, about)
     return made if model is None else replace(made, reader=reader_of(model, made[0]))
 
 
@@ -229,8 +231,10 @@ def _call(tokenizer: Tokenizer, text: str, *, special: bool) -> Mapping[str, Any
     return tokenizer(text, add_special_tokens=special, split_special_tokens=True, truncation=False, verbose=False)
 
 
-def _windows(tokenizer: Tokenizer, texts: Texts, length: int, n_special: int) -> tuple[tuple[str, ...], list[Window]]:
-    """Every window of the text, and the names of the documents that have one, by their number."""
+def _windows(
+    tokenizer: Tokenizer, texts: Texts, length: int, n_special: int
+) -> tuple[tuple[str, ...], tuple[str, ...], list[Window]]:
+    """Names and works of the documents that have a window, by their number; and every window of the text."""
     room = length - n_special
     if room < 2:
         raise InputError(
@@ -238,33 +242,35 @@ def _windows(tokenizer: Tokenizer, texts: Texts, length: int, n_special: int) ->
             "and 128 to 512 is usual"
         )
     names: list[str] = []
+    works: list[str] = []
     found: list[Window] = []
     n_tokens = 0
-    for name, ids in _tokenise(tokenizer, texts, room):
+    for name, work, ids in _tokenise(tokenizer, texts, room):
         n_tokens += len(ids)
         own = [Window(len(names), piece) for piece in _cut(ids, room)]
         if own:
             names.append(name)
+            works.append(work)
             found += own
     if n_tokens < _MINIMUM or not found:
         has = f"{n_tokens} tokens" + (f" in {len(texts.documents)} documents" if len(texts.documents) > 1 else "")
         raise InputError(f"the text ({texts.source}) has {has} and at least {_MINIMUM} are needed; give more text")
-    return tuple(names), found
+    return tuple(names), tuple(works), found
 
 
-def _tokenise(tokenizer: Tokenizer, texts: Texts, room: int) -> Iterator[tuple[str, _Ids]]:
-    """Name and tokens of every document, passages cut."""
+def _tokenise(tokenizer: Tokenizer, texts: Texts, room: int) -> Iterator[tuple[str, str, _Ids]]:
+    """Name, work and tokens of every document, passages cut."""
     passage = max(1, round(_PASSAGE / room)) * room  # whole windows, so that cutting leaves no remainders
     for document in texts.documents:
         pieces = [_call(tokenizer, piece, special=False)["input_ids"] for piece in _pieces(document.text)]
         ids = np.concatenate([np.asarray(piece, dtype=np.int32) for piece in [[], *pieces]])
         if document.whole:
-            yield document.name, ids
+            yield document.name, document.work, ids
             continue
         count = max(1, round(len(ids) / passage))
         for number in range(count):
             stop = len(ids) if number == count - 1 else (number + 1) * passage
-            yield f"{document.name}#{number + 1}", ids[number * passage : stop]
+            yield f"{document.name}#{number + 1}", document.work, ids[number * passage : stop]
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -31,11 +31,18 @@ class Document:
         name: what it is called.
         text: the text.
         whole: whether it is one document; if not, it is a long text, to be cut into passages once it is tokenised.
+        section_of: the file or essay that it is a section of; "" where it is none.
     """
 
     name: str
     text: str
     whole: bool = True
+    section_of: str = ""
+
+    @property
+    def work(self) -> str:
+        """What it belongs to: documents of one work share their subject."""
+        return self.section_of or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,8 @@ def read_texts(paths: str | Path | Iterable[str | Path], split: str | None = Non
             documents.append(Document(name, text, whole=False))
         else:
             matched = matched or pattern.search(text) is not None
-            documents += [Document(f"{name}#{i}", part) for i, part in enumerate(_sections(text, pattern), start=1)]
+            parts = enumerate(_sections(text, pattern), start=1)
+            documents += [Document(f"{name}#{i}", part, section_of=name) for i, part in parts]
     if pattern is not None and not matched:
         raise InputError(f"the split {split!r} matches nothing in {_list(given)}; check it, or leave it out")
     documents = [document for document in documents if document.text.strip()]
@@ -153,7 +161,7 @@ def read_documentation() -> Texts:
             if body and body not in seen:
                 seen.add(body)
                 again = f" ({titles[title]})" if titles[title] > 1 else ""
-                documents.append(Document(f"{topic}: {title}{again}", section))
+                documents.append(Document(f"{topic}: {title}{again}", section, section_of=topic))
     source = f"Python {platform.python_version()} documentation (pydoc_data.topics)"
     return Texts(source, tuple(documents), _sha256(essay for _, essay in sorted(topics.items())))
 

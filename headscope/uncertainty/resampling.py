@@ -2,23 +2,28 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy.stats import rankdata
 
 from headscope.uncertainty.intervals import LEVEL, Spread
 
 __all__ = ["share_above"]
 
+Floats = npt.NDArray[np.float64]
+
 _DRAWS = 2000
 
 
 def share_above(spread: Spread, size: float, *, seed: int = 0, draws: int = _DRAWS) -> tuple[float, float, float]:
-    """Share of numbers above a size, with its 95% interval over documents.
+    """Share of numbers above a size, with a 95% interval over documents that holds wherever the true numbers lie.
 
-    Blocks of documents are drawn with replacement, as many as there are, the same for all numbers, so that those that
-    vary together still do. What a number becomes is its mean over the drawn blocks' pseudo-values: for a mean that is
-    the bootstrap itself, for anything else its linear form, which takes no fit anew. Few blocks vary less than the
-    truth does: deviations are widened as Student's t widens intervals.
+    Noise moves numbers over the line, and where many lie just beside it the share that is counted is far from the true
+    one, on one side. Resampled shares are as far off again, so that their percentiles miss the truth. The question is
+    turned round: at least so many numbers are truly above as stand beyond a line, less as many as noise alone puts
+    there. Several lines are asked, and hold at once; so it is from below.
+
+    What noise does is drawn: blocks of documents with replacement, as many as there are, the same for all numbers, so
+    that those that err together still do. A number's noise is its mean over the drawn blocks' pseudo-values, less its
+    own value, in standard errors of the draw: few blocks make it wide, as Student's t is.
 
     Args:
         spread: (number,) a jackknife over blocks, or `mean_spread`; numbers that are NaN are left out.
@@ -27,15 +32,16 @@ def share_above(spread: Spread, size: float, *, seed: int = 0, draws: int = _DRA
         draws: how many.
 
     Returns:
-        The share, its lower and its upper end, in [0, 1]; NaN for the ends where there is no jackknife, and for all
-        where there is no number.
+        The share that is counted, its lower and its upper end, in [0, 1]; NaN for the ends where there is no jackknife,
+        and for all where there is no number. With fewer than five blocks the interval is often all of [0, 1].
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 13.3 (percentiles) and 11.5 (the
-        jackknife's linear form); pseudo-values as in `headscope.uncertainty.intervals.jackknife_spread`.
+    Source: Blanchard, Neuvial and Roquain 2020, Annals of Statistics 48, pp. 1281-1303 (bounds from several lines, each
+        as rarely passed as the others); Efron and Tibshirani 1993, An Introduction to the Bootstrap, sections 12.5
+        (bootstrap-t) and 11.5 (the jackknife's linear form).
 
     >>> from headscope.uncertainty.intervals import mean_spread
-    >>> far = mean_spread(np.array([[0.0, 0.1, 0.0], [5.0, 5.1, 5.0]]), np.array([0, 1, 2]))
-    >>> share_above(far, 1.0)
+    >>> far = mean_spread(np.array([[0.0], [5.0]]) + np.linspace(-1, 1, 12), np.arange(12))
+    >>> share_above(far, 1.5)
     (0.5, 0.5, 0.5)
     """
     known = np.flatnonzero(~np.isnan(spread.centre))
@@ -48,29 +54,43 @@ def share_above(spread: Spread, size: float, *, seed: int = 0, draws: int = _DRA
     left, sizes = spread.without[:, known], spread.sizes[:, known]
     if np.isnan(left[~np.isnan(sizes)]).any():
         return share, np.nan, np.nan
-    freedom = np.broadcast_to(spread.freedom, spread.centre.shape)[known]
-    shares = (centre + _deviations(centre, left, sizes, freedom, seed, draws) > size).mean(1)
-    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return share, float(min(low, share)), float(max(high, share))
+    standing, noise = _in_errors(centre - size, spread.error[known]), _noise(centre, left, sizes, seed, draws)
+    least, most = _surely(standing, noise), len(known) - _surely(-standing, -noise)
+    return share, least / len(known), most / len(known)
 
 
-def _deviations(
-    centre: npt.NDArray[np.float64],
-    left: npt.NDArray[np.float64],
-    sizes: npt.NDArray[np.float64],
-    freedom: npt.NDArray[np.float64],
-    seed: int,
-    draws: int,
-) -> npt.NDArray[np.float64]:
-    """(draw, number) how far numbers are from where they stood, with blocks drawn anew."""
+def _noise(centre: Floats, left: Floats, sizes: Floats, seed: int, draws: int) -> Floats:
+    """(draw, number) how far numbers are from where they stood, with blocks drawn anew, in errors of the draw."""
     weight = np.nan_to_num(sizes)
     parts = weight.sum(0) / np.where(weight > 0, weight, np.nan)
     pseudo = np.nan_to_num(parts * centre - (parts - 1) * left)
-    middle = (weight * pseudo).sum(0) / weight.sum(0)
     blocks = len(weight)
     drawn = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1 / blocks), size=draws).astype(np.float64)
     there = drawn @ weight
     means = drawn @ (weight * pseudo) / np.where(there > 0, there, np.nan)
-    end = (1 + LEVEL) / 2
-    widened = np.sqrt(blocks / (blocks - 1)) * student.ppf(end, freedom) / norm.ppf(end)
-    return np.asarray(np.nan_to_num(means - middle) * widened)
+    variance = np.zeros_like(means)
+    for times, own, value in zip(drawn.T[:, :, None], weight, pseudo, strict=True):  # as of `jackknife_spread`
+        others = there - own  # of no account where the block was not drawn
+        variance += times * (means - value) ** 2 * own / np.where(times * others > 0, others, np.inf)
+    variance /= np.maximum(drawn @ (weight > 0), 1)
+    middle = (weight * pseudo).sum(0) / weight.sum(0)
+    return _in_errors(np.nan_to_num(means - middle), np.sqrt(variance))
+
+
+def _in_errors(distance: Floats, error: Floats) -> Floats:
+    """Distances in standard errors; 0 where there is neither."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(distance == 0, 0.0, distance / error))
+
+
+def _surely(standing: Floats, noise: Floats) -> int:
+    """How many numbers are above at the least, but for 2.5% of texts: the most that any line says.
+
+    The k-th line is passed by more than k numbers' noise in few draws, each line in as few as the others, and any of
+    them in 2.5% of all. So beyond it there are k at most that are not truly above.
+    """
+    ordered = -np.sort(-noise, axis=1)  # (draw, k): the noise that k others pass
+    rarest = np.sort(rankdata(-ordered, method="max", axis=0).min(1))
+    lines = -np.sort(-ordered, axis=0)[int(rarest[int((1 - LEVEL) / 2 * len(noise))]) - 1]
+    beyond = (standing[:, None] > np.maximum(lines, 0)).sum(0) - np.arange(len(lines))
+    return max(int(beyond.max()), 0)

@@ -17,8 +17,8 @@ _ABOUT = (
     "definition is true by construction, and shown on numbers; an architecture claim is a fact of this model; an "
     "experiment is decided by measuring. C5 (cost and length) and C15 (weights, and what cutting does) take minutes "
     "and are left out; C7, C8, C10 and C11 are asked of many models that are trained for it. C9 is held against "
-    "untrained copies, where they were asked for, and C12 against noise, which is left out: it takes as long as the "
-    "ablation. The command claims of headscope asks them all, with a page and a figure for each."
+    "untrained copies, where they were asked for, and C12 against noise, which is left out: it takes four times as "
+    "long as the ablation. The command claims of headscope asks them all, with a page and a figure for each."
 )
 
 
@@ -40,6 +40,7 @@ class Claims(Section):
             Column("Verdict", _verdict),
             Column("Number", lambda row: number(row.effect), numeric=True),
             Column("Interval", lambda row: interval(row.low, row.high) or MISSING, numeric=True),
+            Column("The number is", lambda row: row.unit, long=True),
             Column("What was found", _found, long=True),
         )
         yield Table("claims", "What holds here", analysis.claims, columns)

@@ -24,7 +24,7 @@ from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.telling import mean_table
 from headscope.studies.headcount.trends import more_alike, quality
 from headscope.studies.layers import layer_table
-from headscope.studies.shares import count_beyond
+from headscope.studies.shares import SHARE_INTERVAL, count_beyond
 from headscope.studies.subjects import Subject
 from headscope.uncertainty.intervals import LEVEL, ONE_DOCUMENT, Spread, jackknife_spread
 from headscope.uncertainty.resampling import share_above
@@ -85,13 +85,12 @@ class Alike(ModelClaim):
         "順位付けと評価に同じテキストを使うため、やや多めに出ます。",
     )
     unit: ClassVar[Both] = Both(
-        "share of heads of which the others give more than half of what varies",
-        "残りのヘッドから変動の半分超を再現できるヘッドの割合",
+        "share of heads of which the others give more than half of what varies, clearly or not; the verdict goes by "
+        "the mean head, and by heads whose whole interval lies above half",
+        "残りのヘッドから変動の半分超を再現できるヘッドの割合(区間が半分をまたぐヘッドも含む)。"
+        "判定に使うのは全ヘッドの平均と、区間全体が半分を超えるヘッドの個数",
     )
-    interval: ClassVar[Both] = Both(
-        "95%, by the bootstrap over documents, all heads together",
-        "文書についてのブートストラップ95%区間(全ヘッド一括)",
-    )
+    interval: ClassVar[Both] = SHARE_INTERVAL
     rule: ClassVar[Both] = Both(
         "it holds if (1) the mean head's share is clear of 0 and of chance, (2) the others give more than half of two "
         "heads at least, and (3) the mean is clearly above that of untrained copies, since heads are said to *learn* "

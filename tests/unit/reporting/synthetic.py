@@ -44,14 +44,16 @@ class SyntheticAnalysis:
 def claims() -> pd.DataFrame:
     """Three claims, one of them left open."""
     rows = [
-        ("C1", "architecture", "own Q, K, V", "Each head has its own.", "holds", "", 1.0, NAN, NAN, "6 layers.", ""),
+        ("C1", "architecture", "own Q, K, V", "Each head has its own.", "holds", "", 1.0, NAN, NAN,
+         "key heads over query heads", "6 layers.", ""),
         ("C6", "experiment", "feature spaces", "Each has its own.", "not decided", "two heads a layer", NAN, NAN, NAN,
-         "no layer has two heads.", ""),
+         "effective heads", "no layer has two heads.", ""),
         ("C17", "experiment", "integration", "They are integrated.", "holds in part", "some layers", 5.0, 4.9, 5.1,
-         "One head varies in 6 directions.", "The sum is richer."),
+         "rank over that of one head", "One head varies in 6 directions.", "The sum is richer."),
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=[
-        "claim", "kind", "about", "says", "verdict", "where", "effect", "low", "high", "sentence", "follows",
+        "claim", "kind", "about", "says", "verdict", "where", "effect", "low", "high", "unit", "sentence",
+        "follows",
     ])  # fmt: skip
 
 

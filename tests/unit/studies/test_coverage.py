@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 import torch
 
+from headscope.errors import UnknownNameError
 from headscope.likeness.measures import MEASURES
 from headscope.scoring.scores import SCORES
 from headscope.statistics.moments import Moments
-from headscope.studies.coverage import NAMES, SHARES, World, coverage
+from headscope.studies.coverage import ABOVE, NAMES, SHARES, World, _off_the_line, coverage
 from headscope.surplus.curve import curve_spreads
 from headscope.surplus.effective import effective_spread
 from headscope.uncertainty import intervals
@@ -22,7 +23,7 @@ def long_text() -> tuple[World, list[Moments]]:
     return world, _sum(list(world.documents([200] * 1000, np.random.default_rng(0))))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ABOVE])
 def test_truth_is_what_a_very_long_text_gives(name: str, long_text: tuple[World, list[Moments]]) -> None:
     world, blocks = long_text
     weights = list(world.weights)
@@ -39,6 +40,26 @@ def test_truth_is_what_a_very_long_text_gives(name: str, long_text: tuple[World,
         got = rating.beside[name].centre if name in rating.beside else rating.score
     np.testing.assert_allclose(got, world.truth(name), atol=0.02, rtol=0.02)
     assert world.truth(name).size == 1 or np.ptp(world.truth(name)) > 0.05  # the case is not trivial
+
+
+def test_shares_are_of_heads_on_both_sides_and_of_means_on_the_line(long_text: tuple[World, list[Moments]]) -> None:
+    world, blocks = long_text
+    heads = world.truth("replaceability")
+    assert (heads > np.median(heads)).mean() == world.truth("share of heads")
+    away = _off_the_line(world, blocks)
+    np.testing.assert_allclose(away.centre, 0, atol=0.2)
+    assert (np.abs(away.centre / away.error) < 4).all()
+    rows = np.concatenate(list(world.documents([200] * 1000, np.random.default_rng(0))))
+    np.testing.assert_allclose(away.centre, rows.mean(0) - world.mean, atol=1e-9)
+    assert world.truth("share at the line") == 0
+
+
+def test_some_numbers_are_counted_as_all_are() -> None:
+    some = coverage((20,), (20,), 3, names=("norm", "share at the line"))
+    every = coverage((20,), (20,), 3)
+    pd.testing.assert_frame_equal(some, every[every["name"].isin(some["name"])].reset_index(drop=True))
+    with pytest.raises(UnknownNameError, match="nothing here is called 'norms'; what is counted: cka"):
+        coverage((20,), (20,), 3, names=("norms",))
 
 
 def test_truths_are_what_the_covariance_says() -> None:

@@ -1,40 +1,88 @@
-"""Intervals of shares: against the plain bootstrap of means, of what varies together, and where there is none."""
+"""Intervals of shares: held against plain NumPy, against truths that lie beside the line, and where there is none."""
 
 import numpy as np
 import pytest
 
 from headscope.uncertainty.intervals import Spread, mean_spread
-from headscope.uncertainty.resampling import share_above
+from headscope.uncertainty.resampling import _noise, _surely, share_above
+from tests.reference.jackknife import error
+
+GEMMA = np.concatenate([np.linspace(-1.5, 0, 5), np.linspace(0.2, 2.5, 45), np.linspace(2.5, 8, 22)])
+"""Where 72 heads may lie, in standard errors: most above the line, and half of them near."""
+
+CASES = {
+    "spread": GEMMA,
+    "beside the line, above": np.full(72, 0.3),
+    "beside the line, below": np.full(72, -0.001),
+    "few heads": np.array([-1.0, -0.5, 0.2, 0.4, 0.6, 1.0, 2.0, 4.0]),
+}
 
 
-def test_of_means_it_is_the_bootstrap_over_documents() -> None:
-    rng = np.random.default_rng(3)
-    values = rng.normal(np.linspace(-0.3, 0.3, 40)[:, None], 1.0, (40, 200))
-    share, low, high = share_above(mean_spread(values, np.arange(200)), 0.0, seed=1, draws=4000)
-    drawn = np.random.default_rng(2).integers(200, size=(4000, 200))
-    plain = np.array([(values[:, own].mean(1) > 0).mean() for own in drawn])
-    assert share == (values.mean(1) > 0).mean()
-    assert (low, high) == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.026)  # a step is 1 / 40
-
-
-def test_it_holds_the_share_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    true = np.linspace(-0.5, 0.5, 20)
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.parametrize("case", CASES)
+def test_it_holds_the_share_as_often_as_it_says(case: str, shared: float) -> None:
+    """A document that is hard for one head is hard for all: their noise is shared, or it is not."""
+    rng, away, documents = np.random.default_rng(0), CASES[case], 12
     held = 0
-    for _ in range(200):
-        # heads of one model err together: a document that is hard for one is hard for all
-        values = true[:, None] + rng.normal(0, 0.5, (1, 30)) + rng.normal(0, 0.5, (20, 30))
-        _, low, high = share_above(mean_spread(values, np.arange(30)), 0.0, draws=400)
-        held += low <= 0.5 <= high
-    assert held / 200 >= 0.9
+    for text in range(100):
+        noise = shared**0.5 * rng.standard_normal(documents)
+        noise = noise + (1 - shared) ** 0.5 * rng.standard_normal((len(away), documents))
+        spread = mean_spread(away[:, None] / documents**0.5 + noise, np.arange(documents))
+        _, low, high = share_above(spread, 0.0, seed=text, draws=400)
+        held += low <= (away > 0).mean() <= high
+    assert held / 100 >= 0.9
 
 
-def test_blocks_of_unequal_size_count_by_their_size() -> None:
-    values = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0]])
-    share, low, high = share_above(mean_spread(values, np.array([0, 0, 1, 1, 2, 2, 3])), 0.0)
-    assert share == 1.0
-    assert low == 0.0  # the short block alone can be drawn
-    assert high == 1.0
+def test_what_noise_does_is_that_of_texts_drawn_anew() -> None:
+    """Each draw by itself: documents with their copies, the mean of all rows, and its delete-m jackknife."""
+    rng = np.random.default_rng(4)
+    block = np.array([0, 0, 0, 1, 2, 2, 3, 3, 3, 3])
+    values = rng.exponential(size=(3, len(block)))
+    spread = mean_spread(values, block)
+    assert spread.without is not None
+    assert spread.sizes is not None
+    got = _noise(spread.centre, spread.without, spread.sizes, seed=7, draws=20)
+    drawn = np.random.default_rng(7).multinomial(4, np.full(4, 1 / 4), size=20)
+    for times, noise in zip(drawn, got, strict=True):
+        for row, own in zip(values, noise, strict=True):
+            copies = [row[block == one] for one in range(4) for _ in range(times[one])]
+            spread_out = error(np.mean, copies)
+            if spread_out > 1e-12:  # not one block four times
+                assert own == pytest.approx((np.concatenate(copies).mean() - row.mean()) / spread_out)
+
+
+def test_lines_are_passed_by_more_than_they_allow_in_few_draws() -> None:
+    """With lines found by trying: the lowest of which any is passed by as many in 2.5% of draws at the most."""
+    rng = np.random.default_rng(1)
+    noise = rng.standard_normal((400, 6)) + rng.standard_normal((400, 1))
+    standing = np.array([6.0, 4.0, 3.0, 2.2, 1.0, -1.0])
+    best = 0
+    for rare in range(1, 400):
+        lines = [sorted((sorted(draw)[::-1][k] for draw in noise), reverse=True)[rare - 1] for k in range(6)]
+        passed = np.mean([any((draw > line).sum() > k for k, line in enumerate(lines)) for draw in noise])
+        if passed > 0.025:
+            break
+        best = max((standing > line).sum() - k for k, line in enumerate(lines) if line >= 0)
+    assert 0 < best < 5
+    assert _surely(standing, noise) == best
+
+
+def test_heads_far_from_the_line_are_told_for_certain_and_heads_near_it_are_not() -> None:
+    rng = np.random.default_rng(0)
+    away = np.concatenate([np.full(6, 9.0), np.full(2, 0.5), np.full(2, -9.0)])
+    share, low, high = share_above(
+        mean_spread(away[:, None] / 30**0.5 + rng.standard_normal((10, 30)), np.arange(30)), 0.0
+    )
+    assert 0.6 <= share <= 0.8
+    assert (low, high) == (0.6, 0.8)
+
+
+def test_the_share_lies_within_its_interval() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        values = rng.normal(rng.normal(0, 0.3, (9, 1)), 1, (9, 8))
+        share, low, high = share_above(mean_spread(values, np.arange(8)), 0.0, draws=200)
+        assert low <= share <= high
 
 
 def test_what_has_no_blocks_has_no_interval() -> None:
@@ -43,3 +91,8 @@ def test_what_has_no_blocks_has_no_interval() -> None:
     assert share == 1.0
     assert np.isnan([low, high]).all()
     assert np.isnan(share_above(Spread(np.array([np.nan]), np.array([np.nan]), np.asarray(1.0)), 0.1)).all()
+
+
+def test_numbers_without_noise_are_counted() -> None:
+    values = np.repeat([[0.0], [1.0], [2.0]], 12, axis=1)
+    assert share_above(mean_spread(values, np.arange(12)), 0.5) == (2 / 3, 2 / 3, 2 / 3)

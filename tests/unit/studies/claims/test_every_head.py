@@ -1,21 +1,26 @@
 """C12: decided by counts of heads, beside noise of their length; the task of documents counts pairs right."""
 
+from dataclasses import replace
 from math import nan
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Drift
 from headscope.effects.noise import noise_effects, with_noise
+from headscope.effects.sweep import Effects
 from headscope.errors import InputError
 from headscope.models.reference import Transformer, example
 from headscope.studies.claims.every_head import EveryHead
 from headscope.studies.same_document import mistaken, pairs_of_passages, same_document_effects
 from headscope.studies.subjects import Subject
+from headscope.text.corpus import text_batches
+from headscope.text.texts import Document, Texts
 from headscope.watching.observation import capture
 
 COUNTS = {
@@ -29,8 +34,8 @@ COUNTS = {
     [
         ({}, "holds"),
         ({"louder": nan, "quieter": nan}, "not decided (noise to hold it against)"),
-        ({"below": 1.0}, "holds in part (8 of 10 heads)"),
-        ({"above": 4.0, "across": 6.0}, "holds in part (4 of 10 heads)"),
+        ({"below": 1.0}, "holds in part (clearly above the size: 8 of 10 heads)"),
+        ({"above": 4.0, "across": 6.0}, "holds in part (clearly above the size: 4 of 10 heads)"),
         ({"above": 2.0, "below": 3.0}, "does not hold"),
         ({"louder": 4.0}, "holds in part (removal is felt, more than noise: 4 of 10 heads)"),
         ({"task_above": 5.0}, "holds"),
@@ -40,6 +45,57 @@ COUNTS = {
 )
 def test_it_is_decided_by_counts(change: dict[str, float], told: str) -> None:
     assert EveryHead().decide({**COUNTS, **change}).told() == told
+
+
+def test_the_number_and_what_the_verdict_counts_are_told_apart() -> None:
+    """The number counts heads by their mean, the verdict those whose whole interval is above."""
+    claim, words = EveryHead(), {**COUNTS, "above": 4.0, "across": 6.0, "effect": 0.9}
+    said, verdict = claim.say(words), claim.decide(words)
+    assert "9 of 10 heads cost more than 0.1% of the loss in the mean over documents" in said.en
+    assert "By their whole interval 4 cost more" in said.en
+    assert "10個中9個" in said.ja
+    assert "区間全体で見ると、超えるのは4個" in said.ja
+    assert verdict.told() == "holds in part (clearly above the size: 4 of 10 heads)"
+    assert verdict.told("ja") == "一部で成り立つ(基準を明らかに超えるのは10個中4個)"
+    assert "the verdict counts only heads whose whole interval is above it" in claim.unit.en
+
+
+def small() -> Subject:
+    torch.manual_seed(1)
+    model = Transformer(vocabulary=64, width=16, n_layers=2, n_heads=3, head_dim=4, length=8, causal=False).eval()
+    return Subject("encoder", model, text_of(14, 2), "drift", seed=3, quick=True)
+
+
+def test_clearly_more_than_noise_is_beyond_what_documents_and_turns_explain() -> None:
+    subject = small()
+    words = EveryHead().measure(subject).words
+    own = subject.effects
+    turned = [
+        noise_effects(subject.model, subject.sample, subject.judged_by, subject.anatomy, seed).values
+        for seed in (12, 13, 14, 15)
+    ]
+    louder = quieter = 0
+    for head, cost in enumerate(own.values):
+        each = np.array([turn[head] for turn in turned])
+        gaps = [(cost - each.mean(0))[own.document == document].mean() for document in np.unique(own.document)]
+        by_text = stats.t.ppf(0.975, len(gaps) - 1) * np.std(gaps, ddof=1) / len(gaps) ** 0.5
+        by_turn = stats.t.ppf(0.975, 3) * np.std(each.mean(1), ddof=1) / 4**0.5
+        louder += np.mean(gaps) > (by_text**2 + by_turn**2) ** 0.5
+        quieter += -np.mean(gaps) > (by_text**2 + by_turn**2) ** 0.5
+    assert (words["louder"], words["quieter"]) == (louder, quieter)
+
+
+def test_one_turn_that_hurts_says_nothing_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removal costs more than noise on every document alike, but turns lie further apart than that."""
+    subject = small()
+    of_turns = iter([0.0, 0.0, 0.0, 3.0])
+
+    def drawn(*_: object) -> Effects:
+        return replace(subject.effects, values=subject.effects.values - 1.0 + next(of_turns))
+
+    monkeypatch.setattr("headscope.studies.claims.every_head.noise_effects", drawn)
+    words = EveryHead().measure(subject).words
+    assert (words["louder"], words["quieter"]) == (0, 0)
 
 
 def test_noise_is_as_long_as_the_head_and_stays_where_the_head_writes() -> None:
@@ -109,6 +165,34 @@ def test_only_documents_of_several_passages_are_asked() -> None:
     documents = torch.cat([batch["document"] for batch in taken])
     assert (documents.unique(return_counts=True)[1] == 3).all()
     assert len(documents) <= 20
+
+
+class Plain:
+    """A token a word; no special ones."""
+
+    bos_token_id = pad_token_id = None
+
+    def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+        return {"input_ids": [int(word) for word in text.split()]}
+
+
+def test_strangers_come_from_other_essays() -> None:
+    """Sections of one essay share its subject: one of them at the most is asked."""
+    essays = [
+        Document(
+            f"essay {essay}: {section}", " ".join(str(100 * essay + section) for _ in range(64)), section_of=f"{essay}"
+        )
+        for essay in range(9)
+        for section in range(3)
+    ]
+    batches = text_batches(Plain(), Texts("essays", tuple(essays), ""), length=16, windows=None)
+    taken = pairs_of_passages(batches, 0, 96)
+    tokens = torch.cat([batch["input_ids"][:, 0] for batch in taken])
+    assert sorted((tokens // 100).unique().tolist()) == list(range(9))
+    assert len(tokens.unique()) == 9, "one section of each essay"
+    assert len(tokens) == 9 * 3
+    few = text_batches(Plain(), Texts("essays", tuple(essays[:21]), ""), length=16, windows=None)
+    assert pairs_of_passages(few, 0, 96) == [], "seven essays, whatever their sections"
 
 
 def test_the_task_of_documents_sees_what_a_head_is_for() -> None:
