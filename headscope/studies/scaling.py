@@ -19,7 +19,7 @@ from headscope._support.progress import Progress
 from headscope._support.running import device_of, evaluating, last_logits, run_model
 from headscope.errors import InputError
 from headscope.models.reference import Block, MultiHeadAttention
-from headscope.studies.costs import count_flops, peak_bytes
+from headscope.studies.costs import count_flops, peak, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import LONG, Subject
 
@@ -169,8 +169,10 @@ def scale_model(subject: Subject) -> pd.DataFrame:
         subject: the model and its text.
 
     Returns:
-        Columns as of `scale_costs`, part "model" and nothing analytic; and pair, the operations of one query with one
-        key in all heads of all layers: 2 · (head_dim + value_dim) a head, for q · k and for the weight · v.
+        Columns as of `scale_costs`, part "model" and nothing analytic; pair, the operations of one query with one key
+        in all heads of all layers: 2 · (head_dim + value_dim) a head, for q · k and for the weight · v; masks, those of
+        the bytes that are masks of truth values (NaN on a GPU); and last, whether the language head made logits of the
+        last position alone, as it does when text is generated.
 
     Raises:
         InputError: its input is no row of tokens.
@@ -182,8 +184,8 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     lengths = sorted(longest // 2**times for times in range(6) if longest // 2**times >= _SHORTEST)
     if len(lengths) < 2:
         raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
-    rounds, device = (3 if subject.quick else 8), str(device_of(model))
-    runs = {length: partial(run_model, model, subject.stretched(length), **_readout(model)) for length in lengths}
+    rounds, device, readout = (3 if subject.quick else 8), str(device_of(model)), _readout(model)
+    runs = {length: partial(run_model, model, subject.stretched(length), **readout) for length in lengths}
     site, rows = subject.anatomy.sites[0], []
     pair = sum(2 * own.n_heads * (own.head_dim + own.value_dim) for own in subject.anatomy.sites)
     with evaluating(model), torch.no_grad():
@@ -192,8 +194,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
         for kernel in kernels:
             with _using(model, kernel):
                 for length, run in runs.items():
-                    most = peak_bytes(run) if device == "cpu" else _allocated(run)
-                    held[kernel, length] = {"bytes": most, "flops": count_flops(run), "analytic": nan}
+                    held[kernel, length] = {**_held(run, device), "flops": count_flops(run), "analytic": nan}
         for number in range(rounds):
             for kernel in kernels:
                 with _using(model, kernel):
@@ -202,7 +203,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
                     {
                         "part": "model", "against": "length", "arm": "width", "mode": "inference", "kernel": kernel,
                         "length": length, "n_heads": site.n_heads, "head_dim": site.head_dim, "round": number,
-                        "seconds": taken, **held[kernel, length], "pair": pair,
+                        "seconds": taken, **held[kernel, length], "pair": pair, "last": float(bool(readout)),
                     }
                     for length, taken in seconds.items()
                 ]  # fmt: skip
@@ -283,6 +284,11 @@ def _fixed(layout: Layout, run: Callable[[], None], scaling: Scaling) -> dict[st
     """What is the same in every round."""
     held = peak_bytes(run) if scaling.device == "cpu" else _allocated(run)
     return {"bytes": held, "flops": count_flops(run), "analytic": analytic_flops(layout, scaling.width)}
+
+
+def _held(run: Callable[[], Any], device: str) -> dict[str, float]:
+    """Most bytes alive at once, and what of them are masks, where that can be told."""
+    return vars(peak(run)) if device == "cpu" else {"bytes": _allocated(run), "masks": nan}
 
 
 def _allocated(run: Callable[[], None]) -> int:
