@@ -26,7 +26,7 @@ __all__ = ["Edges"]
 
 _SIZE = 0.1  # of a rank correlation; why, `measured` says
 _MANY = 1000  # documents: more are not counted up
-_PLACES = ["document", "layer", "head", "query", "keys"]
+_PLACES = ["document", "row", "layer", "head", "query", "keys"]
 _LOSS = Both("the loss", "損失の増加")
 _RANKS = ["difference", "own", "other", "length", "target", "target_other", "target_size"]
 _signed = partial(fixed, digits=2)
@@ -56,7 +56,8 @@ class Edges(ModelClaim):
         "重みはトークンをどれだけ取り込むかを示しているだけです。",
     )
     measured: ClassVar[Both] = Both(
-        "Heads and queries are drawn by seed, in up to 24 documents. Each edge of a query is cut in turn: the key's "
+        "Heads and queries are drawn by seed, in up to 24 rows of text, no query of a head twice from the same row. "
+        "Each edge of a query is cut in turn: the key's "
         "weight becomes 0, the others are made to sum to 1 again, and the model is run to its end. The effect is the "
         "length of the change of the model's output. Spearman's rank correlation, over the keys of the query, tells "
         "whether larger weights have larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186)"
@@ -68,7 +69,7 @@ class Edges(ModelClaim):
         "are also held against the change of what the model is judged by: its loss, where it has one, which rises "
         "where the token was of use and falls where it did harm; else the distance (drift) to its intact output. "
         "Weight × length of what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told beside.",
-        "ヘッドとクエリは、最大24文書の中からシードで選びます。1つのクエリについて、見ているキーを1つずつ切断します。"
+        "ヘッドとクエリは、テキストの最大24行の中からシードで選び、同じ行の同じヘッドのクエリは重ねて選びません。1つのクエリについて、見ているキーを1つずつ切断します。"
         "そのキーの重みを0にし、残りの重みを合計1に直して、モデルを最後まで実行します。"
         "効果はモデルの出力の変化の大きさです。重みの大きいキーほど効果が大きいかを、"
         "クエリのキーについてのスピアマンの順位相関で表します(問いはJain・Wallace 2019、arXiv:1902.10186による)。"
@@ -143,14 +144,16 @@ class Edges(ModelClaim):
         rng = np.random.default_rng(subject.seed)
         weights = output_weights(subject.model, subject.anatomy.apart)
         rows = []
-        for document, row in single_rows(subject, 8 if subject.quick else 24):
+        for number, (document, row) in enumerate(single_rows(subject, 8 if subject.quick else 24)):
             given = subject.judged_by.inputs(subject.model, row)
             seen = subject.look("pattern", "v", "z", batch=given)
+            taken: list[Place] = []
             for _ in range(2 if subject.quick else 4):
-                place = Place.draw(seen, sites, row, rng)
+                place = Place.draw(seen, sites, row, rng, taken)
                 if place is not None:
+                    taken.append(place)
                     own = weights[place.site.layer][place.head]
-                    rows.append({"document": document, **_ranks(subject, place, own, rng)})
+                    rows.append({"document": document, "row": number, **_ranks(subject, place, own, rng)})
         table = pd.DataFrame(rows, columns=[*_PLACES, *_RANKS]).dropna(ignore_index=True)
         if table.empty:
             raise InputError(f"no row has a query with {LEAST_KEYS} keys to look at, whose weights and effects differ")
