@@ -210,7 +210,7 @@ class Edges(ModelClaim):
                 f"; with the rise of the loss the rank correlation is {loss}", f"損失の増加との順位相関は{loss}です。"
             )
         first = Both(
-            f"The rank correlation of a token's weight and of how far the output moves when it is cut is {own}",
+            f"The rank correlation of a token's weight with how far cutting it moves the output is {own}",
             f"トークンの重みと、それを切ったときに出力が動く大きさとの順位相関は{own}です。",
         )
         if _orders(words):
@@ -219,7 +219,7 @@ class Edges(ModelClaim):
                 f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。",
             )
         return Both(
-            f"{first.en}; with another token's content under the same weight it is {other}, so the token itself "
+            f"{first.en}; with another token's content under that weight it is {other}, so the token itself "
             f"accounts for {effect}{target.en}.",
             f"{first.ja}同じ重みで中身を別のトークンに替えると順位相関は{other}で、差は{effect}です。{target.ja}",
         )
