@@ -125,7 +125,8 @@ class AllPairs(ModelClaim):
         return in_part(joined([made.where, far], ", ", "、") if made.where else far)
 
     def say(self, words: Mapping[str, float]) -> Both:
-        tokens, farthest = f"{words['tokens']:,.0f}", by_kind(words, "largest_farthest")
+        unseen, tokens = words["unseen"], f"{words['tokens']:,.0f}"
+        farthest = by_kind(words, "largest_farthest")
         kinds = [
             Both(
                 f"Of all pairs in texts of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
@@ -135,9 +136,9 @@ class AllPairs(ModelClaim):
             )
             for kind, shares in by_kind(words, "least_allowed").items()
         ]
-        if not words["unseen"]:
+        if not unseen:
             return joined(kinds)
-        window = f"{words['unseen']:,.0f}"
+        window = f"{unseen:,.0f}"
         return joined(kinds) + Both(
             f"The model declares a window of {window} tokens, and no text here is longer, so it hides nothing here.",
             f"モデルの設定には{window}トークンの窓がありますが、これより長いテキストで調べていないため、"
