@@ -12,7 +12,7 @@ from headscope._support.environment import versions
 from headscope._support.folders import new_file
 from headscope.errors import StorageError
 
-__all__ = ["Kept", "remove_kept"]
+__all__ = ["Kept", "is_begun", "remove_kept"]
 
 _ABOUT, _PIECES = "work.json", "pieces"
 _VERSIONS = ("headscope", "python", "torch")  # of Python too: its documentation is a text
@@ -58,10 +58,15 @@ class Kept:
         return self.folder / _PIECES / f"{name}.json"
 
 
+def is_begun(folder: str | Path) -> bool:
+    """Whether a folder holds pieces of a work."""
+    return (Path(folder).expanduser() / _ABOUT).is_file()
+
+
 def remove_kept(folder: str | Path) -> None:
     """Remove the pieces of a work, and the folder unless something else is in it."""
     folder = Path(folder).expanduser()
-    if (folder / _ABOUT).is_file():
+    if is_begun(folder):
         shutil.rmtree(folder / _PIECES, ignore_errors=True)
         (folder / _ABOUT).unlink(missing_ok=True)
         with suppress(OSError):

@@ -40,13 +40,13 @@ class Wanted:
         """Whether it was said how many."""
         return (self.max_loss_rise, self.heads, self.share) != (None, None, None)
 
-    def plan(self, loaded: "Loaded", texts: "Texts | None", seed: int) -> "Plan":
+    def plan(self, loaded: "Loaded", texts: "Texts | None", seed: int, saved: "Analysis | None") -> "Plan":
         """So many heads, from a saved analysis or from one that is made for it."""
         from headscope.planning.rises import Rise
         from headscope.verdict.preparation import Budget
 
-        if self.run is not None:
-            return _planned(_read_run(self.run), self.max_loss_rise, self.heads, self.share)
+        if saved is not None:
+            return _planned(saved, self.max_loss_rise, self.heads, self.share)
         rise = "1%" if self.max_loss_rise is None else self.max_loss_rise
         Rise.read(rise)
         analysis = analyzed(loaded, texts, Budget(seed=seed, max_loss_rise=rise))
@@ -139,9 +139,11 @@ def prune_(
     from headscope.surgery.timing import compare_sizes, told_of_cut
 
     check_free(out, force=force)
+    given = None if plan is None else _read_plan(plan)  # before anything is loaded
+    saved = None if budget.run is None else _read_run(budget.run)
     texts = reading.texts()
     loaded = loading.load(model)
-    chosen = _read_plan(plan) if plan is not None else budget.plan(loaded, texts, seed)
+    chosen = budget.plan(loaded, texts, seed, saved) if given is None else given
     proof = few_batches(loaded, texts, seed)
     smaller = prune(loaded.model, chosen, batches=proof)
     cut = compare_sizes(loaded.model, smaller, proof[0] if proof else None)

@@ -148,7 +148,8 @@ def claims_(
         Path | None,
         typer.Option(
             "--sweep",
-            help="a folder that `headscope headcount` wrote; its runs are taken",
+            help="a folder that `headscope headcount` wrote; its runs are taken, and one that it has not finished is "
+            "gone on with",
             show_default="OUT-sweep, or OUT-quick-sweep",
         ),
     ] = None,
@@ -196,6 +197,8 @@ def claims_(
     _check_given(given, model, results)
     kind = "quick-sweep" if quick else "sweep"  # a taste is not mixed with the whole
     folder = out.with_name(f"{out.name}-{kind}") if sweep_folder is None else sweep_folder
+    if sweep_folder is not None:  # one that is named is there, or it was mistyped
+        Sweep.check_there(sweep_folder, finished=model is not None or bool(results))
     if results:
         made = [Rulings.load(one) for one in results]
     elif model is None:

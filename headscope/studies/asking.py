@@ -15,7 +15,7 @@ from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.tabular import read_table
 from headscope._support.untrained import UNTRAINED, drawn_by
-from headscope.errors import InputError
+from headscope.errors import InputError, StorageError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided
 from headscope.studies.headcount import Settings, Sweep, sweep
@@ -101,14 +101,19 @@ def ask_reference(
     """Put claims to the reference transformer: trained ones, layers of many sizes, and a sweep over numbers of heads.
 
     Args:
-        evidence: folder of the sweep's finished runs, where it is looked for first; made where a claim takes it.
+        evidence: folder of the sweep's finished runs, where it is looked for first; made where a claim takes it. What
+            is there is read before anything is trained.
         claims: names; all without it.
         timings: folder of what `analyses/cost_scaling.py` wrote, taken in place of new timings.
         quick: fewer seeds, shorter training, and a sweep that decides nothing: minutes in place of hours.
         progress: told of each step.
+
+    Raises:
+        StorageError: the timings or the sweep cannot be read, or the folder holds other work.
     """
     names = names_of(claims)
     sources = _Sources(Path(evidence), None if timings is None else Path(timings), quick, progress)
+    sources.read(names)
     rulings = []
     for name in names:
         claim = CLAIMS[name]()
@@ -138,6 +143,13 @@ class _Sources:
     def __init__(self, folder: Path, timings: Path | None, quick: bool, progress: Progress | None) -> None:
         self._folder, self._timings, self._quick, self._progress = folder, timings, quick, progress
         self.facts: dict[str, Any] = {}
+
+    def read(self, names: Iterable[str]) -> None:
+        """Read what these claims find made already: what is wrong with it is told before hours of other work."""
+        if self._timings is not None:
+            _ = self._saved
+        if self._folder.exists() and any(isinstance(CLAIMS[name](), SweepClaim) for name in names):
+            _ = self.sweep
 
     def of(self, claim: Any) -> list[Any]:
         """What a claim is measured on."""
@@ -175,7 +187,11 @@ class _Sources:
     @cached_property
     def _saved(self) -> tuple[pd.DataFrame, dict[str, Any]]:
         assert self._timings is not None
-        return read_table(self._timings, "costs", set(COSTS), COSTS)
+        try:
+            return read_table(self._timings, "costs", set(COSTS), COSTS)
+        except StorageError as error:
+            made_by = shlex.join(["python", "analyses/cost_scaling.py", "--out", str(self._timings)])
+            raise StorageError(str(error), shell=f"`{made_by}` makes such a folder") from error
 
     @cached_property
     def subjects(self) -> list[Subject]:

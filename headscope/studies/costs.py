@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["count_flops", "peak_bytes"]
+__all__ = ["Peak", "count_flops", "peak", "peak_bytes"]
 
 
 def count_flops(run: Callable[[], Any]) -> int:
@@ -24,11 +25,29 @@ def count_flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
+@dataclass(frozen=True)
+class Peak:
+    """The moment at which most bytes of tensors are alive.
+
+    Attributes:
+        bytes: of all tensors.
+        masks: of these, bytes of tensors of truth values: masks that say who may look at whom.
+    """
+
+    bytes: int = 0
+    masks: int = 0
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Most bytes of tensors made in `run` that are alive at once: the same on every run, on any machine.
 
     What stood before, what operations hold inside themselves, and what the allocator keeps at hand, is not seen.
     """
+    return peak(run).bytes
+
+
+def peak(run: Callable[[], Any]) -> Peak:
+    """The same, with what masks are of it."""
     with _Living() as living:
         run()
     return living.peak
@@ -54,8 +73,7 @@ class _Living(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
-        self._alive = 0
+        self.peak = self._alive = Peak()
         self._seen = WeakIdKeyDictionary()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -69,13 +87,11 @@ class _Living(TorchDispatchMode):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._seen:
                 self._seen[storage] = count
                 if count:
-                    self._grow(storage)
+                    size = storage.nbytes()
+                    own = Peak(size, size if leaf.dtype == torch.bool else 0)
+                    weakref.finalize(storage, self._grow, own, -1).atexit = False
+                    self._grow(own)
+                    self.peak = max(self.peak, self._alive, key=lambda moment: moment.bytes)
 
-    def _grow(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-        weakref.finalize(storage, self._remove, size).atexit = False
-        self._alive += size
-        self.peak = max(self.peak, self._alive)
-
-    def _remove(self, size: int) -> None:
-        self._alive -= size
+    def _grow(self, own: Peak, times: int = 1) -> None:
+        self._alive = Peak(self._alive.bytes + times * own.bytes, self._alive.masks + times * own.masks)

@@ -1,6 +1,6 @@
 """Cuts: single edges of an attention map taken out, and what that does to the model's output and to its metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,9 +84,14 @@ class Place:
 
     @classmethod
     def draw(
-        cls, seen: Mapping[int, Captured], sites: Sequence[Site], row: Batch, rng: np.random.Generator
+        cls,
+        seen: Mapping[int, Captured],
+        sites: Sequence[Site],
+        row: Batch,
+        rng: np.random.Generator,
+        taken: Collection["Place"] = (),
     ) -> "Place | None":
-        """Somewhere; None where no query of the head that was drawn has enough keys."""
+        """Somewhere else than the places that are taken; None where no further query of the head has enough keys."""
         site = sites[int(rng.integers(len(sites)))]
         head = int(rng.integers(site.n_heads))
         own = seen[site.layer]
@@ -95,7 +100,11 @@ class Place:
         queries = torch.nonzero((pattern > 0).sum(-1) >= LEAST_KEYS).flatten().tolist()
         if not queries:
             return None
-        query = int(rng.choice(queries))
+        query, others = int(rng.choice(queries)), {one.query for one in taken if (one.site, one.head) == (site, head)}
+        if query in others:  # drawn again among the rest, so that any is as likely as another
+            if not (rest := [one for one in queries if one not in others]):
+                return None
+            query = int(rng.choice(rest))
         keys = torch.nonzero((pattern[query] > 0) & (pattern[query] < 1)).flatten()
         return cls(site, head, query, row, pattern[query, keys], v[value_head][keys], own.z[0, head, query])
 

@@ -19,10 +19,9 @@ from headscope._support.progress import Progress
 from headscope._support.running import device_of, evaluating, last_logits, run_model
 from headscope.errors import InputError
 from headscope.models.reference import Block, MultiHeadAttention
-from headscope.studies.costs import count_flops, peak_bytes
+from headscope.studies.costs import count_flops, peak, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
-from headscope.studies.subjects import Subject
-from headscope.text.batches import Batch
+from headscope.studies.subjects import LONG, Subject
 
 __all__ = [
     "COSTS",
@@ -53,7 +52,7 @@ COSTS = (
 )
 MODES = ("inference", "training")
 KERNELS = ("eager", "sdpa")
-_SHORTEST = 8  # tokens that a whole model is timed on
+_SHORTEST, _QUICKEST = 8, 256  # tokens that a whole model is timed on, and the longest of a quick look
 _MOST_REPEATS, _ENOUGH = 5, 0.05  # repeats of one timing, and seconds after which there are no more
 
 PARTS = ("attention", "block")  # a layer of attention alone, and with norms and the layer after it
@@ -170,21 +169,23 @@ def scale_model(subject: Subject) -> pd.DataFrame:
         subject: the model and its text.
 
     Returns:
-        Columns as of `scale_costs`, part "model" and nothing analytic; and pair, the operations of one query with one
-        key in all heads of all layers: 2 · (head_dim + value_dim) a head, for q · k and for the weight · v.
+        Columns as of `scale_costs`, part "model" and nothing analytic; pair, the operations of one query with one key
+        in all heads of all layers: 2 · (head_dim + value_dim) a head, for q · k and for the weight · v; masks, those of
+        the bytes that are masks of truth values (NaN on a GPU); and last, whether the language head made logits of the
+        last position alone, as it does when text is generated.
 
     Raises:
         InputError: its input is no row of tokens.
     """
-    model, row = subject.model, {name: value[:1] for name, value in subject.few.items()}
-    if any(value.ndim != 2 for value in row.values()):
+    model = subject.model
+    if any(value.ndim != 2 for value in subject.few.values()):
         raise InputError("the model's input is no row of tokens, so that its length cannot be varied")
-    longest = _longest(model, row, 256 if subject.quick else 2048)
+    longest = _longest(subject)
     lengths = sorted(longest // 2**times for times in range(6) if longest // 2**times >= _SHORTEST)
     if len(lengths) < 2:
         raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
-    rounds, device = (3 if subject.quick else 8), str(device_of(model))
-    runs = {length: partial(run_model, model, _stretched(row, length), **_readout(model)) for length in lengths}
+    rounds, device, readout = (3 if subject.quick else 8), str(device_of(model)), _readout(model)
+    runs = {length: partial(run_model, model, subject.stretched(length), **readout) for length in lengths}
     site, rows = subject.anatomy.sites[0], []
     pair = sum(2 * own.n_heads * (own.head_dim + own.value_dim) for own in subject.anatomy.sites)
     with evaluating(model), torch.no_grad():
@@ -193,8 +194,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
         for kernel in kernels:
             with _using(model, kernel):
                 for length, run in runs.items():
-                    most = peak_bytes(run) if device == "cpu" else _allocated(run)
-                    held[kernel, length] = {"bytes": most, "flops": count_flops(run), "analytic": nan}
+                    held[kernel, length] = {**_held(run, device), "flops": count_flops(run), "analytic": nan}
         for number in range(rounds):
             for kernel in kernels:
                 with _using(model, kernel):
@@ -203,7 +203,7 @@ def scale_model(subject: Subject) -> pd.DataFrame:
                     {
                         "part": "model", "against": "length", "arm": "width", "mode": "inference", "kernel": kernel,
                         "length": length, "n_heads": site.n_heads, "head_dim": site.head_dim, "round": number,
-                        "seconds": taken, **held[kernel, length], "pair": pair,
+                        "seconds": taken, **held[kernel, length], "pair": pair, "last": float(bool(readout)),
                     }
                     for length, taken in seconds.items()
                 ]  # fmt: skip
@@ -286,6 +286,11 @@ def _fixed(layout: Layout, run: Callable[[], None], scaling: Scaling) -> dict[st
     return {"bytes": held, "flops": count_flops(run), "analytic": analytic_flops(layout, scaling.width)}
 
 
+def _held(run: Callable[[], Any], device: str) -> dict[str, float]:
+    """Most bytes alive at once, and what of them are masks, where that can be told."""
+    return vars(peak(run)) if device == "cpu" else {"bytes": _allocated(run), "masks": nan}
+
+
 def _allocated(run: Callable[[], None]) -> int:
     """What the GPU's allocator counts beyond what stood before."""
     run()  # libraries take their workspaces on first use
@@ -346,15 +351,10 @@ def _readout(model: nn.Module) -> dict[str, Any]:
     return last_logits(model, {}) if isinstance(model, PreTrainedModel) else {}
 
 
-def _longest(model: nn.Module, row: Batch, most: int) -> int:
-    """How many tokens a model is given, a power of two: what its config allows; of any other, what its text has."""
-    config = getattr(model, "config", None)
-    said = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if not said:
-        said = most if isinstance(model, PreTrainedModel) else max(value.shape[1] for value in row.values())
-    return int(2 ** int(log2(min(int(said), most))))
+def _longest(subject: Subject) -> int:
+    """How many tokens a model is given at the most, a power of two.
 
-
-def _stretched(row: Batch, length: int) -> Batch:
-    """A row repeated, and cut to length."""
-    return {name: value.repeat(1, -(-length // value.shape[1]))[:, :length] for name, value in row.items()}
+    What it says it takes; of one that says nothing, if it is no model of transformers, what its text has.
+    """
+    own = LONG if isinstance(subject.model, PreTrainedModel) else max(v.shape[1] for v in subject.few.values())
+    return int(2 ** int(log2(min(subject.most_tokens or own, _QUICKEST if subject.quick else LONG))))

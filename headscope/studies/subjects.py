@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.formatting import count
-from headscope._support.running import evaluating, run_model
+from headscope._support.running import LABELS, evaluating, run_model
 from headscope._support.untrained import untrained_copy
 from headscope.anatomy import discover
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric
 from headscope.effects.sweep import Effects, head_effects
-from headscope.errors import AnatomyError, InputError, ModelError
+from headscope.errors import AnatomyError, HeadscopeError, InputError, ModelError
 from headscope.likeness.nulls import random_tokens, unmoved_layers
 from headscope.scoring.rating import head_table
 from headscope.scoring.scores import SCORES, Rating
@@ -30,21 +31,26 @@ from headscope.statistics.pair_sums import PairSums
 from headscope.statistics.pattern_divergence import PatternDivergence
 from headscope.statistics.summed_moments import SummedMoments
 from headscope.statistics.swapped_moments import Swapped, SwappedMoments
+from headscope.studies.layers import kind_of
+from headscope.studies.reach import Reach, declared_window, reaches
 from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch, digest
+from headscope.text.batches import Batch, digest, row_lengths, token_names
 from headscope.text.splits import sample_batches
 from headscope.verdict.gathering import Evidence
 from headscope.verdict.preparation import affordable_tokens
 from headscope.watching.observation import Captured, capture, observe
 
-__all__ = ["DRAWS", "Subject", "reference_subjects"]
+__all__ = ["DRAWS", "LONG", "Subject", "reference_subjects"]
 
 _HEADS, _HEAD_DIM, _RATE = 8, 8, 0.01  # of the reference that claims are asked of; the rate as a full sweep chose it
 DRAWS = 3  # of untrained copies: as many as show how far they are apart
 _FEW = 4  # rows that are looked at tensor by tensor
+LONG = 2048  # tokens of the longest text that a model is given
+# what may be repeated to make a text longer: positions say, repeated, would tell of several texts in a row
+_REPEATED = {"input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "decoder_attention_mask", *LABELS}
 _MAP_TOKENS = 16_384  # of the rows that maps are made for
 
 
@@ -105,6 +111,67 @@ class Subject:
             name: value[:_FEW] if isinstance(value, Tensor) and value.ndim and len(value) == rows else value
             for name, value in inputs(first).items()
         }
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The longest row that the model says it takes, a power of two, 2,048 at the most; None where it says nothing.
+
+        RoBERTa and its kin reserve two of the positions that they state, so that it is not the whole of them.
+        """
+        config = getattr(self.model, "config", None)
+        stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+        return int(2 ** int(log2(min(stated, LONG)))) if isinstance(stated, int) and stated > 0 else None
+
+    def stretched(self, length: int) -> Batch:
+        """One row of its text, without padding, repeated and cut to a length.
+
+        Args:
+            length: tokens.
+        """
+        row = {name: value[:1] for name, value in self.few.items()}
+        kept = {name: _unpadded(row, name) for name in row}
+        return {name: value.repeat(1, -(-length // value.shape[1]))[:, :length] for name, value in kept.items()}
+
+    @cached_property
+    def reach(self) -> Mapping[int, Reach]:
+        """Which pairs of tokens each layer's mask leaves, by layer, in the longest text that it can be asked on.
+
+        That is `stretched` to what the model says it takes. Where it says nothing or fails there, or its input is no
+        row of tokens, it is the few rows as they are.
+        """
+        anatomy = self.anatomy.having("bias", "pattern")
+        found = reaches(self.model, anatomy, self.few)
+        repeatable = {*self.few} <= _REPEATED and all(value.ndim == 2 for value in self.few.values())
+        if self.most_tokens is None or not repeatable:
+            return found
+        try:
+            further = reaches(self.model, anatomy, self.stretched(self.most_tokens))
+        except HeadscopeError:  # it takes less than it says; how long the rows were is told with what they show
+            return found
+        return {n: max(own, further.get(n, own), key=lambda one: one.tokens) for n, own in found.items()}
+
+    @property
+    def unseen_window(self) -> int:
+        """Tokens of the longest window that the model declares, if masks were seen on no longer row; 0 otherwise."""
+        declared = declared_window(self.model)
+        return declared if declared >= max((own.tokens for own in self.reach.values()), default=0) else 0
+
+    def kind(self, layer: int) -> str:
+        """The kind of a layer as claims call it: by its mask where that can be had, else by its site."""
+        return self.reach[layer].kind if layer in self.reach else kind_of(self.anatomy.site(layer))
+
+    @property
+    def idle_window(self) -> int:
+        """Tokens of the longest window, seen or declared, than which no row of the text is longer; 0 without one."""
+        seen = [own.farthest for own in self.reach.values() if own.kind == "windowed"]
+        return max((one for one in (*seen, self.unseen_window) if one >= self.longest_row), default=0)
+
+    @cached_property
+    def longest_row(self) -> int:
+        """Tokens of the longest row of its text; of what is no text, positions of the few rows."""
+        if not token_names(self.few):
+            return max(own.tokens for own in self.reach.values())
+        return max(int(row_lengths(batch).max()) for batch in self.batches)
 
     @cached_property
     def effects(self) -> Effects:
@@ -240,6 +307,13 @@ class Subject:
         with self.running(), capture(self.model, want, layers, anatomy=self.anatomy) as seen:
             run_model(self.model, self.few if batch is None else batch)
             return dict(seen)
+
+
+def _unpadded(row: Batch, name: str) -> Tensor:
+    """What a row holds under a name, (row, position), without what the mask of its side leaves out."""
+    value: Tensor = row[name]
+    mask = row.get("decoder_attention_mask" if name.startswith("decoder_") else "attention_mask")
+    return value[:, mask[0].bool()] if mask is not None and mask.shape == value.shape else value
 
 
 def reference_subjects(seeds: int = 5, quick: bool = False) -> Iterator[Subject]:

@@ -141,6 +141,75 @@ def test_results_are_put_side_by_side(run: Run, tmp_path: Path) -> None:
     assert Rulings.load(tmp_path / "both" / "another").subject == "another"
 
 
+@pytest.fixture
+def untaught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be trained, and no model loaded."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("work was begun before the folder was looked at")
+
+    for name in ("headscope.studies.asking.sweep", "headscope.studies.asking.reference_subjects",
+                 "headscope.studies.asking.scale_costs", "headscope.cli.options.Loading.load"):  # fmt: skip
+        monkeypatch.setattr(name, refuse)
+
+
+@pytest.mark.usefixtures("untaught")
+@pytest.mark.parametrize("asked", [(), ("--claim", "C1"), ("--quick",), (EXAMPLE,), ("--results", "made")])
+def test_a_folder_without_a_sweep_is_refused_at_once(run: Run, tmp_path: Path, asked: tuple[str, ...]) -> None:
+    code, _, err = run("claims", *asked, "--sweep", tmp_path / "sweeep", "--out", tmp_path / "claims")
+    assert code == 1
+    assert "sweeep holds no sweep, finished or begun" in err
+    assert f"`headscope headcount --out {tmp_path / 'sweeep'}` makes one" in " ".join(err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_that_was_begun_is_gone_on_with_for_the_reference_alone(run: Run, tmp_path: Path) -> None:
+    asked = ("claims", "--quick", "--claim", "C10")
+    assert run(*asked, "--out", tmp_path / "first")[0] == 0
+    begun = tmp_path / "first-quick-sweep"  # a taste is kept in pieces, and not saved as a whole
+    assert run(*asked, "--sweep", begun, "--out", tmp_path / "second")[0] == 0
+    code, _, err = run("claims", EXAMPLE, "--claim", "C1", "--sweep", begun, "--out", tmp_path / "third")
+    assert code == 1
+    assert "is not finished" in err
+    assert f"`headscope headcount --out {begun}` goes on with it" in " ".join(err.split())
+
+
+@pytest.mark.usefixtures("untaught")
+def test_what_was_made_before_is_read_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("claims", "--costs", tmp_path / "costs", "--out", tmp_path / "claims")
+    assert code == 1
+    assert f"`python analyses/cost_scaling.py --out {tmp_path / 'costs'}` makes such a folder" in " ".join(err.split())
+    spoilt = tmp_path / "spoilt"
+    spoilt.mkdir()
+    (spoilt / "runs.json").write_text("{", encoding="utf-8")
+    code, _, err = run("claims", "--sweep", spoilt, "--out", tmp_path / "claims")
+    assert code == 1
+    assert "cannot read the table 'runs'" in err
+    code, _, err = run("headcount", "--earlier", tmp_path / "nowhere", "--out", tmp_path / "heads")
+    assert code == 1
+    assert f"`headscope headcount --out {tmp_path / 'nowhere'}` makes such a folder" in " ".join(err.split())
+    for option, name in (("--run", "report"), ("--plan", "plan.json")):
+        share = ("--share", "0.5") if option == "--run" else ()
+        code, _, err = run("prune", EXAMPLE, option, tmp_path / name, *share, "--out", tmp_path / "smaller")
+        assert code == 1
+        assert name in err
+
+
+@pytest.mark.usefixtures("quick")
+def test_pieces_of_another_sweep_are_refused_before_the_reference_is_trained(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    assert run("headcount", "--quick", "--seeds", "3", "--workers", "1", "--out", begun)[0] == 0
+    for path in begun.glob("runs.*"):  # as if it had been stopped
+        path.unlink()
+    monkeypatch.setattr("headscope.studies.asking.reference_subjects", None)
+    code, _, err = run("claims", "--quick", "--sweep", begun, "--out", tmp_path / "claims")
+    assert code == 1
+    assert "seeds: 3 there, 2 here" in err
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_taste_decides_nothing_about_numbers_of_heads(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "claims"

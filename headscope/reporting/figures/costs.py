@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import product
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,7 @@ def cost_terms(
     costs: pd.DataFrame,
     part: str,
     fitted: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]],
-    crossing: float = inf,
+    crossings: Mapping[tuple[str, str], float],
 ) -> Figure:
     """Operations, memory and time of inference against length: what was measured, and what was fitted through it.
 
@@ -119,8 +118,8 @@ def cost_terms(
         costs: see `headscope.studies.scaling.scale_costs`; of time all rounds are drawn.
         part: "attention", "block", or "model".
         fitted: lengths and their costs, by kernel and quantity; drawn as lines.
-        crossing: tokens from which on operations that grow with the square are most of those that grow; not drawn
-            beyond the axis.
+        crossings: tokens from which on what grows with the square is most of what grows, by kernel and quantity; drawn
+            as dotted lines, what lies beyond the axis not.
     """
     own = costs[(costs["part"] == part) & (costs["against"] == "length") & (costs["mode"] == "inference")]
     figure = Figure(figsize=(9.6, 3.5), layout="constrained")
@@ -141,13 +140,8 @@ def cost_terms(
         _logarithmic(ax, lengths, quantity)
         ax.set_xlabel("tokens")
         ax.set_title(_QUANTITIES[quantity], loc="left", fontsize=10, color=INK)
-    if lengths[0] <= crossing <= lengths[-1]:
-        ax = axes["flops"]
-        ax.axvline(crossing, color=MUTED, linewidth=0.9, linestyle=":")
-        ax.annotate(
-            f"T² overtakes T\nat {crossing:,.0f}", (crossing, 0.04), (-4, 0), xycoords=ax.get_xaxis_transform(),
-            textcoords="offset points", color=MUTED, fontsize=8, ha="right",
-        )  # fmt: skip
+        for at in {at for (_, of), at in crossings.items() if of == quantity and lengths[0] <= at <= lengths[-1]}:
+            _overtaking(ax, at, late=at > (lengths[0] * lengths[-1]) ** 0.5)
     kernels = own["kernel"].unique().tolist()
     figure.legend([_kernel(name) for name in kernels], kernels, loc="outside upper left", ncols=2, frameon=False)
     return figure
@@ -189,6 +183,16 @@ def _look(quantity: str) -> dict[str, Any]:
     colour, marker = _LOOKS[what]
     hollow = {"markerfacecolor": "none", "linestyle": "--"} if kernel == "sdpa" else {}
     return {"color": colour, "marker": marker, "markersize": 5.0, **hollow}
+
+
+def _overtaking(ax: Axes, at: float, *, late: bool) -> None:
+    """A dotted line at a number of tokens, named where no curve is: late on the axis below them, early on it above."""
+    ax.axvline(at, color=MUTED, linewidth=0.9, linestyle=":")
+    ax.annotate(
+        f"T² overtakes T\nat {at:,.0f}", (at, 0.04 if late else 0.96), (-4 if late else 4, 0),
+        xycoords=ax.get_xaxis_transform(), textcoords="offset points", color=MUTED, fontsize=8,
+        ha="right" if late else "left", va="bottom" if late else "top",
+    )  # fmt: skip
 
 
 def _kernel(name: str) -> Line2D:

@@ -5,34 +5,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from headscope._support.formatting import count
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.sites import Site
 from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
-from headscope.studies.layers import (
-    Layer,
-    by_kind,
-    kind_of,
-    kinds_in,
-    layer_table,
-    layers_named,
-    named,
-    of_layers,
-    only,
-)
+from headscope.studies.layers import Layer, by_kind, kinds_in, layer_table, layers_named, named, of_layers, only
+from headscope.studies.reach import open_pairs
 from headscope.studies.subjects import Subject
-from headscope.text.batches import Batch, kept_positions
+from headscope.text.batches import Batch
 from headscope.watching.observation import Captured
 
 __all__ = ["AllPairs"]
 
-_HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the type, or this
-_NUMBERS = ("least_allowed", "least_met", "span")
+_NUMBERS = ("least_allowed", "least_met", "largest_farthest", "span")
 _EARLIER = Both("with itself and earlier tokens only", "自分自身と前のトークンとのみ")
 
 
@@ -59,24 +46,28 @@ class AllPairs(ModelClaim):
     )
     measured: ClassVar[Both] = Both(
         "The share of all pairs of query and key, padding left out, that mask and window leave to any head of a layer. "
+        "It is counted in a row of the text that is repeated until it is as long as the model says it takes, up to "
+        "2,048 tokens; in the rows as they are where it says nothing. "
         "Beside it the share of pairs of two tokens that meet in at least one direction: that one of them may look at "
         "the other. A layer is called windowed where its mask hides more than the future. The effective span of a head "
         "is the exponential of the entropy of a query's weights, over the number of keys that it may look at; 1 if it "
-        "looks at all of them alike.",
-        "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。あわせて、"
-        "2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。マスクが未来以外も隠す層は「窓付き」"
+        "looks at all of them alike. Spans are of rows as they are, for repeated text is looked at otherwise.",
+        "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。数えるテキストは、1行を繰り返して、"
+        "モデルが受け付けるとする長さ(最長2,048トークン)まで延ばしたものです。長さの上限が分からないモデルでは、"
+        "元の行のまま数えます。あわせて、2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。マスクが未来以外も隠す層は「窓付き」"
         "と呼びます。ヘッドの有効な範囲は、クエリのアテンションの重みのエントロピーをHとして、exp(H)"
         "を見ることのできるキーの数で割った値です。すべてのキーを均等に見ていれば1、"
-        "1つだけを見ていれば1÷キーの数です。",
+        "1つだけを見ていれば1÷キーの数です。繰り返したテキストでは見方が変わるため、有効な範囲は元の行で測ります。",
     )
     unit: ClassVar[Both] = Both("share of pairs allowed, mean over layers", "マスクと窓が許す組の割合(層の平均)")
     rule: ClassVar[Both] = Both(
         "it holds if every layer allows every pair; it does not hold if in every layer some two tokens meet in neither "
         "direction; else it holds in part: in the layers that allow every pair or, where there are none, in one "
-        "direction",
+        "direction; where the model declares a window that no text reached, up to the length of the text",
         "すべての層がすべての組を許すなら成り立つ。どの層にも、"
         "どちらの方向にも見られない2トークンがあるなら成り立たない。"
-        "それ以外は一部で成り立つ(すべての組を許す層で、そのような層がなければ片方向だけ)",
+        "それ以外は一部で成り立つ(すべての組を許す層で、そのような層がなければ片方向だけ)。"
+        "モデルの設定にある窓がテキストより長い場合は、そのテキストの長さまでで成り立つとする",
     )
     drawn: ClassVar[Both] = (
         Both(
@@ -97,11 +88,12 @@ class AllPairs(ModelClaim):
         "1) / (2T)で、およそ半分です。",
     )
     limits: ClassVar[Both] = Both(
-        "At the lengths of the text: a window that is longer than the text hides nothing here, and its layer is called "
-        "causal, or encoder. One layer at a time: what a window hides may still come by way of other tokens, through "
-        "several layers; what is in the future may not.",
-        "このテキストの長さでの結果です。テキストより長い窓は何も隠さないため、"
-        "その層は因果層またはエンコーダ層に数えます。"
+        "At the lengths that are told: a window that is longer hides nothing there, and its layer is called causal, or "
+        "encoder. Where the model's configuration declares such a window, the verdict says so; a window that nothing "
+        "declares is not known of. One layer at a time: what a window hides may still come by way of other tokens, "
+        "through several layers; what is in the future may not.",
+        "記載した長さでの結果です。それより長い窓は何も隠さないため、その層は因果層またはエンコーダ層に数えます。"
+        "モデルの設定にそのような窓があれば、判定に記します。設定に書かれていない窓のことは分かりません。"
         "また、層を1つずつ見ています。窓で隠された情報も、"
         "複数の層にわたって他のトークンを経由すれば届くことがあります。"
         "未来の情報が届くことはありません。",
@@ -112,41 +104,45 @@ class AllPairs(ModelClaim):
         rows: list[dict[str, Any]] = []
         numbers: dict[str, float] = {}
         for own in subject.look("pattern", "bias").values():
-            row = _pairs(own, subject.few)
-            layer = Layer(row["kind"], own.site.layer)
-            numbers |= {named(name, layer): row[name.removeprefix("least_")] for name in _NUMBERS}
+            reach, number = subject.reach[own.site.layer], own.site.layer
+            row = {"layer": number, **vars(reach), **_span(own, subject.few)}
+            layer = Layer(reach.kind, number)
+            numbers |= {named(name, layer): float(row[name.rpartition("_")[2]]) for name in _NUMBERS}
             rows.append(row)
         table = pd.DataFrame(rows)
-        numbers["tokens"] = float(table["tokens"].max())
+        numbers |= {
+            "tokens": float(table["tokens"].max()), "span_tokens": float(table["span_tokens"].max()),
+            "unseen": float(subject.unseen_window),
+        }  # fmt: skip
         return Measured(float(table["allowed"].mean()), count(len(table), "layer"), numbers, table)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
-        every, one_way = (
-            [layer for layer, share in of_layers(words, name).items() if share == 1]
-            for name in ("least_allowed", "least_met")
-        )
-        layers = of_layers(words, "least_allowed")
-        if len(every) == len(layers):
-            return HOLDS
-        if every:
-            return in_part(only(every, layers))
-        if len(one_way) == len(layers):
-            return in_part(_EARLIER)
-        if not one_way:
-            return FAILS
-        where = only(one_way, layers)
-        return in_part(Both(f"with itself and earlier tokens, {where.en}", f"自分自身と前のトークンと、{where.ja}"))
+        made = _by_masks(words)
+        if not words["unseen"] or made == FAILS:
+            return made
+        tokens = f"{words['tokens']:,.0f}"
+        far = Both(f"up to {tokens} tokens", f"{tokens}トークンまで")
+        return in_part(joined([made.where, far], ", ", "、") if made.where else far)
 
     def say(self, words: Mapping[str, float]) -> Both:
-        tokens = f"{words['tokens']:g}"
-        return joined(
+        unseen, tokens = words["unseen"], f"{words['tokens']:,.0f}"
+        farthest = by_kind(words, "largest_farthest")
+        kinds = [
             Both(
                 f"Of all pairs in texts of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
-                f"{np.mean(shares):.0%}.",
+                f"{np.mean(shares):.0%}{_window(kind, farthest[kind]).en}.",
                 f"長さ{tokens}トークンまでのテキストのすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)"
-                f"が許すのは{np.mean(shares):.0%}です。",
+                f"が許すのは{np.mean(shares):.0%}{_window(kind, farthest[kind]).ja}です。",
             )
             for kind, shares in by_kind(words, "least_allowed").items()
+        ]
+        if not unseen:
+            return joined(kinds)
+        window = f"{unseen:,.0f}"
+        return joined(kinds) + Both(
+            f"The model declares a window of {window} tokens, and no text here is longer, so it hides nothing here.",
+            f"モデルの設定には{window}トークンの窓がありますが、これより長いテキストで調べていないため、"
+            "ここでは何も隠していません。",
         )
 
     def headline(self, words: Mapping[str, float]) -> Both:
@@ -154,16 +150,19 @@ class AllPairs(ModelClaim):
         each = joined(
             (Both(f"{share:.0%} in {layers.en}", f"{layers.ja}では{share:.0%}") for layers, share in kinds), ", ", "、"
         )
+        tokens = f"{words['tokens']:,.0f}"
         return Both(
-            f"So much of all pairs is allowed: {each.en}.", f"全トークンの組のうち許されるのは、{each.ja}です。"
+            f"So much of all pairs in texts of up to {tokens} tokens is allowed: {each.en}.",
+            f"{tokens}トークンまでのテキストで、全トークンの組のうち許されるのは、{each.ja}です。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
+        tokens = f"{words['span_tokens']:,.0f}"
         return joined(
             Both(
                 f"In {layers_named([kind]).en} a query's weights are as wide as an even look at {np.mean(spans):.0%} "
-                f"of the keys that it may see{_range(spans).en}.",
-                f"{layers_named([kind]).ja}では、クエリの重みの広がりは、見ることのできるキーの{np.mean(spans):.0%}"
+                f"of the keys that it may see{_range(spans).en}, in texts of up to {tokens} tokens.",
+                f"{layers_named([kind]).ja}では、{tokens}トークンまでのテキストで、クエリの重みの広がりは、見ることのできるキーの{np.mean(spans):.0%}"
                 f"{_range(spans).ja}を均等に見るのと同じです。",
             )
             for kind, spans in by_kind(words, "span").items()
@@ -183,6 +182,36 @@ class AllPairs(ModelClaim):
         return figure_of(layer_dots(apart, series | {"span": "effective span"}, label="share", lines={"all": 1.0}))
 
 
+def _by_masks(words: Mapping[str, float]) -> Verdict:
+    """The verdict on texts as long as they were."""
+    every, one_way = (
+        [layer for layer, share in of_layers(words, name).items() if share == 1]
+        for name in ("least_allowed", "least_met")
+    )
+    layers = of_layers(words, "least_allowed")
+    if len(every) == len(layers):
+        return HOLDS
+    if every:
+        return in_part(only(every, layers))
+    if len(one_way) == len(layers):
+        return in_part(_EARLIER)
+    if not one_way:
+        return FAILS
+    where = only(one_way, layers)
+    return in_part(Both(f"with itself and earlier tokens, {where.en}", f"自分自身と前のトークンと、{where.ja}"))
+
+
+def _window(kind: str, farthest: Sequence[float]) -> Both:
+    """How far queries of windowed layers see."""
+    if kind != "windowed":
+        return NOTHING
+    ends = [f"{end:,.0f}" for end in sorted({min(farthest), max(farthest)})]
+    return Both(
+        f": a query sees no farther than {' to '.join(ends)} tokens, itself among them",
+        f"で、クエリから見えるのは自分自身を含めて{'〜'.join(ends)}トークンまで",
+    )
+
+
 def _range(shares: Sequence[float]) -> Both:
     """From the layer with the least to that with the most."""
     if len(shares) < 2:
@@ -191,36 +220,10 @@ def _range(shares: Sequence[float]) -> Both:
     return Both(f" (from layer to layer {low} to {high})", f"(層により{low}〜{high})")
 
 
-def _pairs(own: Captured, batch: Batch) -> dict[str, Any]:
-    """A layer's row of the table: its kind, and the shares of pairs that it allows."""
-    site, pattern = own.site, own.pattern.double().cpu()
-    queries = kept_positions(batch, site.kind, pattern.shape[2])
-    keys = kept_positions(batch, "self" if site.kind == "cross" else site.kind, pattern.shape[3])
-    real = queries[:, :, None] & keys[:, None, :]
-    allowed = _open(own.bias.double().cpu(), pattern) & real
-    entropy = -(pattern * pattern.clamp_min(1e-300).log()).sum(-1)
+def _span(own: Captured, batch: Batch) -> dict[str, float]:
+    """Of a layer: the mean over queries of how many keys are looked at alike over those that may be; and its tokens."""
+    pattern = own.pattern.double().cpu()
+    allowed, real = open_pairs(own.site, own.bias, own.pattern, batch)
+    entropy, queries = -(pattern * pattern.clamp_min(1e-300).log()).sum(-1), real.any(2)
     spans = (entropy.exp() / allowed.sum(-1).clamp_min(1)[:, None])[queries[:, None].expand(entropy.shape)]
-    met = allowed if site.kind == "cross" else allowed | allowed.mT
-    return {
-        "layer": site.layer, "kind": _kind(site, allowed, real), "tokens": int(queries.sum(1).max()),
-        "allowed": _share(allowed, real), "met": _share(met, real), "span": float(spans.mean()),
-    }  # fmt: skip
-
-
-def _kind(site: Site, allowed: Bool[Tensor, "row query key"], real: Bool[Tensor, "row query key"]) -> str:
-    """Of the layer; "windowed" where more is hidden than the future."""
-    if site.kind == "cross":
-        return "cross"
-    seen = real.tril() if site.kind == "causal" else real
-    return kind_of(site) if bool((allowed | ~seen).all()) else "windowed"
-
-
-def _share(some: Bool[Tensor, "row query key"], real: Bool[Tensor, "row query key"]) -> float:
-    return float(some.sum() / real.sum())
-
-
-def _open(bias: Tensor, pattern: Tensor) -> Bool[Tensor, "row query key"]:
-    """Which pairs any head may look at; by the map itself where nothing tells the bias."""
-    if bias.isnan().any():
-        return (pattern > 0).any(1)
-    return (bias > _HIDDEN).expand(pattern.shape).any(1)
+    return {"span": float(spans.mean()), "span_tokens": int(queries.sum(1).max())}

@@ -14,7 +14,7 @@ from torch import Tensor
 from headscope.anatomy.weights import input_weights, output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.bilingual import NOTHING, Both, joined
+from headscope.studies.bilingual import Both, joined
 from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers, only
 from headscope.studies.subjects import Subject
@@ -26,6 +26,23 @@ _ROUNDED = 1e-9  # of a share of the width, which is a count over a count
 _WHAT = {
     "read": Both("The subspaces that two heads of a layer read", "同じ層の2個のヘッドが読み取る部分空間"),
     "write": Both("The subspaces that they write", "書き込む部分空間"),
+}
+_SHARED = Both(
+    "All heads of a layer read by one value head that they share: they read the same subspace, and there are no two "
+    "to compare.",
+    "層のすべてのヘッドが1個のバリューヘッドを共有しています。読み取る部分空間はどのヘッドでも同じで、"
+    "重なりを測る組がありません。",
+)
+_UNREAD = {
+    "read": Both(
+        "How far the subspaces that heads read overlap cannot be told: no two heads' value weights can be read apart.",
+        "バリューの重みをヘッドごとに取り出せないため、読み取る部分空間の重なりは測れません。",
+    ),
+    "write": Both(
+        "How far the subspaces that heads write overlap cannot be told: no two heads' output weights can be read "
+        "apart.",
+        "出力射影の重みをヘッドごとに取り出せないため、書き込む部分空間の重なりは測れません。",
+    ),
 }
 
 
@@ -55,13 +72,14 @@ class Division(ModelClaim):
         "the embedding divided among h heads it would be 1 / h. Beside it, the overlap of the subspaces that two heads "
         "of a layer read (by their value weights) and write (by their output weights): the mean squared cosine of the "
         "principal angles between them (Björck and Golub 1973), 0 if they share nothing, 1 if they are the same. "
-        "Chance "
-        "is what two random subspaces of these dimensions overlap by on average: dimensions of the head over width.",
+        "Heads that share a value head read the same subspace, which is taken once. Chance is what two random "
+        "subspaces of these dimensions overlap by on average: dimensions of the head over width.",
         "各ヘッドのクエリ・キー・バリューの重みについて、0でない重みを持つ入力次元の割合を数えます。"
         "埋め込みがh個のヘッドに分割されているなら、この割合は1/hになります。"
         "あわせて、同じ層の2個のヘッドが読み取る部分空間(バリューの重みによる)と"
         "書き込む部分空間(出力射影の重みによる)の重なりを、主角のコサインの二乗の平均で測ります"
         "(Björck・Golub 1973)。共有がなければ0、一致すれば1です。"
+        "同じバリューヘッドを共有するヘッドは同じ部分空間を読み取るため、1つとして扱います。"
         "偶然の水準は、同じ次元のランダムな部分空間2つの重なりの平均で、ヘッドの次元数÷幅です。",
     )
     unit: ClassVar[Both] = Both("share of the width that a head reads", "ヘッドが読み取る入力次元の割合")
@@ -116,7 +134,8 @@ class Division(ModelClaim):
             rows.append(
                 {
                     "layer": site.layer, "n_heads": site.n_heads, "width": width, "dims": site.head_dim,
-                    "value_dims": site.value_dim, "read": read, "share": 1 / site.n_heads,
+                    "value_dims": site.value_dim, "value_heads": site.n_value_heads, "read": read,
+                    "share": 1 / site.n_heads,
                     "read_overlap": read_overlap, "read_chance": chance,
                     "write_overlap": write_overlap, "write_chance": write_chance,
                 }
@@ -160,7 +179,10 @@ class Division(ModelClaim):
             "write_overlap": Both("overlap, written", "書き込む部分空間の重なり"),
             "write_chance": Both("by chance", "偶然の水準"),
         }  # fmt: skip
-        return layer_table(table, columns, "{:.3g}".format)
+        made = layer_table(table, columns, "{:.3g}".format)
+        untold = [(what, table[table[f"{what}_overlap"].isna()]) for what in _WHAT]
+        reasons = {_why_not(what, heads) for what, own in untold if len(own) for heads in own["value_heads"]}
+        return joined([made, *sorted(reasons, key=lambda one: one.en)], "\n\n", "\n\n")
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
@@ -209,12 +231,17 @@ def _read(own: Mapping[str, Sequence[Tensor]]) -> tuple[float, int]:
 
 
 def _overlapping(what: str, words: Mapping[str, float]) -> Both:
-    """How far an overlap is from chance; nothing where there is none to tell."""
+    """How far an overlap is from chance, or why there is none to tell."""
     value, chance = words[f"{what}_overlap"], words[f"{what}_chance"]
     if isnan(value):
-        return NOTHING
+        return _why_not(what, words["value_heads"])
     subspaces, times = _WHAT[what], value / chance
     return Both(
         f"{subspaces.en} overlap by {value:.3f}, {times:.2f} times what random ones do ({chance:.3f}).",
         f"{subspaces.ja}の重なりは{value:.3f}で、ランダムな部分空間({chance:.3f})の{times:.2f}倍です。",
     )
+
+
+def _why_not(what: str, value_heads: float) -> Both:
+    """Why there is no overlap to tell in layers of so many value heads."""
+    return _SHARED if what == "read" and value_heads == 1 else _UNREAD[what]

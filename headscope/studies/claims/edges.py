@@ -26,7 +26,7 @@ __all__ = ["Edges"]
 
 _SIZE = 0.1  # of a rank correlation; why, `measured` says
 _MANY = 1000  # documents: more are not counted up
-_PLACES = ["document", "layer", "head", "query", "keys"]
+_PLACES = ["document", "row", "layer", "head", "query", "keys"]
 _LOSS = Both("the loss", "損失の増加")
 _RANKS = ["difference", "own", "other", "length", "target", "target_other", "target_size"]
 _signed = partial(fixed, digits=2)
@@ -56,7 +56,8 @@ class Edges(ModelClaim):
         "重みはトークンをどれだけ取り込むかを示しているだけです。",
     )
     measured: ClassVar[Both] = Both(
-        "Heads and queries are drawn by seed, in up to 24 documents. Each edge of a query is cut in turn: the key's "
+        "Heads and queries are drawn by seed, in up to 24 rows of text, no query of a head twice from the same row. "
+        "Each edge of a query is cut in turn: the key's "
         "weight becomes 0, the others are made to sum to 1 again, and the model is run to its end. The effect is the "
         "length of the change of the model's output. Spearman's rank correlation, over the keys of the query, tells "
         "whether larger weights have larger effects (the question is that of Jain and Wallace 2019, arXiv:1902.10186)"
@@ -68,7 +69,7 @@ class Edges(ModelClaim):
         "are also held against the change of what the model is judged by: its loss, where it has one, which rises "
         "where the token was of use and falls where it did harm; else the distance (drift) to its intact output. "
         "Weight × length of what the value contributes (Kobayashi et al. 2020, arXiv:2004.10102) is told beside.",
-        "ヘッドとクエリは、最大24文書の中からシードで選びます。1つのクエリについて、見ているキーを1つずつ切断します。"
+        "ヘッドとクエリは、テキストの最大24行の中からシードで選び、同じ行の同じヘッドのクエリは重ねて選びません。1つのクエリについて、見ているキーを1つずつ切断します。"
         "そのキーの重みを0にし、残りの重みを合計1に直して、モデルを最後まで実行します。"
         "効果はモデルの出力の変化の大きさです。重みの大きいキーほど効果が大きいかを、"
         "クエリのキーについてのスピアマンの順位相関で表します(問いはJain・Wallace 2019、arXiv:1902.10186による)。"
@@ -143,14 +144,16 @@ class Edges(ModelClaim):
         rng = np.random.default_rng(subject.seed)
         weights = output_weights(subject.model, subject.anatomy.apart)
         rows = []
-        for document, row in single_rows(subject, 8 if subject.quick else 24):
+        for number, (document, row) in enumerate(single_rows(subject, 8 if subject.quick else 24)):
             given = subject.judged_by.inputs(subject.model, row)
             seen = subject.look("pattern", "v", "z", batch=given)
+            taken: list[Place] = []
             for _ in range(2 if subject.quick else 4):
-                place = Place.draw(seen, sites, row, rng)
+                place = Place.draw(seen, sites, row, rng, taken)
                 if place is not None:
+                    taken.append(place)
                     own = weights[place.site.layer][place.head]
-                    rows.append({"document": document, **_ranks(subject, place, own, rng)})
+                    rows.append({"document": document, "row": number, **_ranks(subject, place, own, rng)})
         table = pd.DataFrame(rows, columns=[*_PLACES, *_RANKS]).dropna(ignore_index=True)
         if table.empty:
             raise InputError(f"no row has a query with {LEAST_KEYS} keys to look at, whose weights and effects differ")
@@ -207,7 +210,7 @@ class Edges(ModelClaim):
                 f"; with the rise of the loss the rank correlation is {loss}", f"損失の増加との順位相関は{loss}です。"
             )
         first = Both(
-            f"The rank correlation of a token's weight and of how far the output moves when it is cut is {own}",
+            f"The rank correlation of a token's weight with how far cutting it moves the output is {own}",
             f"トークンの重みと、それを切ったときに出力が動く大きさとの順位相関は{own}です。",
         )
         if _orders(words):
@@ -216,7 +219,7 @@ class Edges(ModelClaim):
                 f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。",
             )
         return Both(
-            f"{first.en}; with another token's content under the same weight it is {other}, so the token itself "
+            f"{first.en}; with another token's content under that weight it is {other}, so the token itself "
             f"accounts for {effect}{target.en}.",
             f"{first.ja}同じ重みで中身を別のトークンに替えると順位相関は{other}で、差は{effect}です。{target.ja}",
         )

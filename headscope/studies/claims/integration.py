@@ -27,7 +27,7 @@ from headscope.studies.claims import (
     in_part,
     undecided,
 )
-from headscope.studies.layers import Layer, by_kind, kind_of, layers_named, named, of_layers, only
+from headscope.studies.layers import Layer, by_kind, layers_named, named, of_layers, only
 from headscope.studies.subjects import Subject
 from headscope.surplus.effective import effective_rank
 from headscope.uncertainty.intervals import jackknife
@@ -111,7 +111,7 @@ class Integration(ModelClaim):
         rows: list[dict[str, Any]] = []
         numbers: dict[str, float] = {}
         for layer, blocks in subject.moments.items():
-            own, kind = weights[layer], kind_of(subject.anatomy.site(layer))
+            own, kind = weights[layer], subject.kind(layer)
             if len(own) < 2:
                 continue
             spread = jackknife(_ranks(own), blocks, [block.n for block in blocks])
@@ -128,6 +128,7 @@ class Integration(ModelClaim):
         if not rows:
             raise AnatomyError("no layer has two heads whose contributions can be told apart")
         table = pd.DataFrame(rows)
+        numbers |= {"tokens": float(subject.longest_row), "window": float(subject.idle_window)}
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
         return Measured(effect, subject.over, numbers, table, low, high)
 
@@ -141,7 +142,7 @@ class Integration(ModelClaim):
         return FAILS if all(high <= 1 + ROUNDING for high in highs.values()) else undecided(_MORE)
 
     def say(self, words: Mapping[str, float]) -> Both:
-        return joined(
+        kinds = joined(
             Both(
                 f"In {layers_named([kind]).en} ({len(times)}) one head's contribution varies in "
                 f"{_mean(words, 'one', kind):.1f} directions, and the sum of all, after the projection, in "
@@ -151,6 +152,15 @@ class Integration(ModelClaim):
                 f"{_mean(words, 'projected', kind):.1f}方向に変化し、その比は{np.mean(times):.1f}倍です。",
             )
             for kind, times in by_kind(words, "ratio").items()
+        )
+        if not words["window"]:
+            return kinds
+        tokens, window = (f"{words[name]:,.0f}" for name in ("tokens", "window"))
+        return kinds + Both(
+            f"The texts have up to {tokens} tokens, so a window of {window} hides nothing in them: how many directions "
+            "there are beyond it is not seen here.",
+            f"テキストは最長{tokens}トークンで、{window}トークンの窓はその中では何も隠しません。"
+            "窓を超える長さでの方向の数は、ここでは分かりません。",
         )
 
     def headline(self, words: Mapping[str, float]) -> Both:

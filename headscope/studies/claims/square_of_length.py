@@ -17,6 +17,7 @@ __all__ = ["SquareOfLength"]
 
 _TOKENS = 10  # the paper's example
 _CLOSE = 0.05  # terms that miss a cost by more than that share of it say nothing of it
+_NOTHING = 1e-6  # of a cost: a term that is less is what rounding leaves of none
 _NAMES = {"flops": Both("operations", "演算量"), "bytes": Both("bytes of memory", "メモリのバイト数")}
 
 
@@ -41,15 +42,16 @@ class SquareOfLength(CostClaim):
     )
     measured: ClassVar[Both] = Both(
         "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's "
-        "one layer of attention, of a named model as a whole, on a row of its text that is repeated. Counts are "
-        "fitted as a fixed part + a·T + b·T², by least squares over the longest four lengths. One pair costs a head 2 "
+        "one layer of attention; of a named model as a whole, on a row of its text that is repeated, where it can be "
+        "told to with logits of the last position alone, as when text is generated. Counts are fitted as a fixed part "
+        "+ a·T + b·T², by least squares over the longest four lengths. One pair costs a head 2 "
         "· (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
         "sum, taken over all heads and layers, is how many pairs of T² a head computes. The most bytes that are alive "
         "at once are fitted alike, with maps written out (eager) and never (sdpa; Dao et al. 2022, arXiv:2205.14135). "
         "Seconds are taken in turns in one process, many rounds.",
         "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。参照モデルでは1層のアテンションだけ、"
         "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を、必要な長さになるまで繰り返したものです。"
-        "数えた値を、"
+        "モデルに指定できる場合は、テキスト生成のときと同じく、最後の位置のロジットだけを計算させます。数えた値を、"
         "長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
         "につき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。全ヘッド・全層についての合"
         "計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。同時に必要な最大バイト数も"
@@ -68,11 +70,12 @@ class SquareOfLength(CostClaim):
     )
     drawn: ClassVar[Both] = Both(
         "Dots: what was counted or timed (of time, every round); filled: eager, rings: sdpa. Lines of operations and "
-        "memory: the fit, over the lengths that were fitted. Lines of time: the median. The dotted line stands where "
-        "the term of T² overtakes that of T, if that is in sight.",
+        "memory: the fit, over the lengths that were fitted. Lines of time: the median. Dotted lines, for operations "
+        "and for memory, stand where the term of T² overtakes that of T by the fit, if that is in sight.",
         "点は数えた値または計った値(時間は繰り返した計時のすべて)。塗りつぶしはeager、白抜きはsdpa。"
-        "演算量とメモリの線は当てはめた式(使った長さの範囲)、時間の線は中央値。縦の点線は、"
-        "トークン数の二乗に比例する項が、トークン数に比例する項を超える長さ(図の範囲にあるとき)。",
+        "演算量とメモリの線は当てはめた式(使った長さの範囲)、時間の線は中央値。演算量とメモリの"
+        "縦の点線は、当てはめた式でトークン数の二乗に比例する項が、トークン数に比例する項を超える長さ"
+        "(図の範囲にあるとき)。",
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that cost grows with the square of the length. Operations do in the end. A part of them, the "
@@ -82,7 +85,8 @@ class SquareOfLength(CostClaim):
         "T^3.5 for the same doubling.",
         "「コストはシーケンス長の二乗で増える」と読まれがちです。演算量は、十分に長ければそのとおりです。ただし、"
         "射影や(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。"
-        "メモリが長さの二乗で増えるのは、マップを書き出す場合だけです。時間は参考値です。"
+        "メモリは、マップを書き出す場合に長さの二乗で増えます。書き出さない場合に二乗で増えるのは、"
+        "窓などのためにT×Tのマスクや位置バイアスを作るときだけで、その量は小さくなります。時間は参考値です。"
         "1日のうちに繰り返した計時の区間は、別の日には当てはまりません。同じプロセッサで3日計ると、"
         "長さを2倍にしたときの時間の増え方は、トークン数の2.7乗から3.5乗まで変わりました。",
     )
@@ -114,6 +118,8 @@ class SquareOfLength(CostClaim):
         kernel = next(iter(fitted))[0]
         operations = fitted[kernel, "flops"]
         pairs = operations.square / _pair(own)
+        if numbers["whole"]:
+            numbers |= {"last": float(own["last"].iloc[0]), **_masks(own)}
         for (name, quantity), found in fitted.items():
             numbers |= {f"{name}_{quantity}_{part}": float(getattr(found, part)) for part in _PARTS}
         against = growth(own)
@@ -148,7 +154,7 @@ class SquareOfLength(CostClaim):
             )
         pairs, shortest, longest = number(round(words["effect"], 3)), words["shortest"], words["longest"]
         most = count(round(words["pairs"] * longest**2))
-        return Both(
+        told = Both(
             f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of {_TOKENS} × {_TOKENS}; at "
             f"{longest:,.0f} tokens {most}. Operations were counted at {shortest:,.0f} to {longest:,.0f} tokens; what "
             f"is told of {_TOKENS} follows from the terms that fit them.",
@@ -156,6 +162,7 @@ class SquareOfLength(CostClaim):
             f"{longest:,.0f}トークンでは{most}個です。演算量を数えた長さは{shortest:,.0f}〜{longest:,.0f}トークンで、"
             f"{_TOKENS}トークンでの組の数は、そこに当てはめた式から求めた値です。",
         )
+        return told + _HEAD if words["whole"] and words["last"] else told
 
     def follow(self, words: Mapping[str, float]) -> Both:
         if isnan(words["pairs"]):
@@ -167,10 +174,17 @@ class SquareOfLength(CostClaim):
     def draw(self, table: pd.DataFrame) -> Figure:
         own = _inference(table)
         fitted = _fitted(own) if own["length"].nunique() > 2 else {}
-        crossing = [found.crossing for (_, quantity), found in fitted.items() if quantity == "flops"]
-        return cost_terms(own, _part(own), {place: found.curve() for place, found in fitted.items()}, *crossing[:1])
+        told = {place: found for place, found in fitted.items() if found.gap <= _CLOSE and found.share > _NOTHING}
+        curves = {place: found.curve() for place, found in fitted.items()}
+        return cost_terms(own, _part(own), curves, {place: found.crossing for place, found in told.items()})
 
 
+_HEAD = Both(
+    "Its language head made logits of the last position alone, as when text is generated; logits of every position "
+    "would add operations and bytes that grow with T.",
+    "言語モデルの出力層は、テキスト生成のときと同じく最後の位置のロジットだけを計算しています。"
+    "すべての位置のロジットを計算すると、Tに比例する演算量とメモリが加わります。",
+)
 _PARTS = ("fixed", "linear", "square", "gap", "share", "crossing")  # of `Terms`, that are told
 
 
@@ -200,6 +214,12 @@ def _fitted(costs: pd.DataFrame) -> dict[tuple[str, str], Terms]:
     }
 
 
+def _masks(costs: pd.DataFrame) -> dict[str, float]:
+    """Bytes of masks at the longest length, by kernel."""
+    longest = costs[costs["length"] == costs["length"].max()].groupby("kernel")["masks"].first()
+    return {f"{kernel}_masks": float(own) for kernel, own in longest.items()}
+
+
 def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
     """What operations or bytes are made of, and where the square takes over."""
     fixed, linear, square, gap, share, crossing = (words[f"{kernel}_{quantity}_{part}"] for part in _PARTS)
@@ -215,10 +235,11 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
     size = fixed + linear * words["longest"] + square * words["longest"] ** 2
     sizes = (fixed, linear * words["longest"], square * words["longest"] ** 2)
     formula = " + ".join(
-        f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > ROUNDING * size
+        f"{number(part)}{power}" for (part, power), own in zip(shown, sizes, strict=True) if abs(own) > _NOTHING * size
     ).replace("+ −", "− ")
-    off = NOTHING if gap < ROUNDING else Both(f", to within {percent(gap)}", f"(誤差{percent(gap)}以内)")
-    if share < ROUNDING:
+    least = max(gap, 1e-4)  # what is less is not told in figures
+    off = NOTHING if gap < _NOTHING else Both(f", to within {percent(least, 2)}", f"(誤差{percent(least, 2)}以内)")
+    if share < _NOTHING:
         return Both(
             f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; nothing grows with the square.",
             f"{name.ja}{with_maps.ja}は{formula}{off.ja}で、二乗で増える部分はありません。",
@@ -230,6 +251,19 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
         f"{count(round(crossing))} tokens{beyond.en} and is {percent(share)} of all at {longest}.",
         f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{count(round(crossing))}トークン{beyond.ja}で"
         f"Tの項を超え、{longest}トークンでは全体の{percent(share)}を占めます。",
+    ) + (_of_masks(words, kernel) if quantity == "bytes" else NOTHING)
+
+
+def _of_masks(words: Mapping[str, float], kernel: str) -> Both:
+    """How much masks take of the bytes of a kernel; nothing where there are none, or none can be told."""
+    masks = words.get(f"{kernel}_masks", nan)
+    if not masks > 0:
+        return NOTHING
+    told, a_pair = number(masks), number(masks / words["longest"] ** 2)
+    longest = f"{words['longest']:,.0f}"
+    return Both(
+        f"Of these bytes, {told} at {longest} tokens are masks of truth values, {a_pair} bytes a pair of tokens.",
+        f"このうち{longest}トークンで{told}バイトは真偽値のマスクで、トークンの組1つあたり{a_pair}バイトです。",
     )
 
 

@@ -1,5 +1,6 @@
 """What a sweep over the number of heads found: tables that are saved and read back, and the shapes of their curves."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any, Self
 
 import pandas as pd
 
+from headscope._support.kept import is_begun
 from headscope._support.shown import Shown
 from headscope._support.tabular import read_table, write_table
+from headscope.errors import StorageError
 from headscope.studies.headcount.settings import Settings
 from headscope.studies.headcount.shapes import shapes
 from headscope.studies.tasks import WIDTH
@@ -17,6 +20,7 @@ __all__ = ["Sweep"]
 
 _RUNS = {"task", "arm", "n_heads", "head_dim", "seed", "learning_rate", "error", "chance"}
 _LAST = "runs"  # table that is written last
+_MADE_BY = "`headscope headcount --out {}`"
 _WORDS = ("task", "arm", "unit", "n_heads", "head_dim", "seed", "chosen")  # columns that are no floats
 
 
@@ -63,6 +67,25 @@ class Sweep(Shown):
         """Whether a folder holds a sweep that was finished and saved."""
         return (Path(folder) / f"{_LAST}.json").exists()
 
+    @classmethod
+    def check_there(cls, folder: str | Path, *, finished: bool = False) -> None:
+        """Refuse a folder that holds no sweep.
+
+        Args:
+            folder: that is said to hold one.
+            finished: refuse one that was begun and not finished, too.
+
+        Raises:
+            StorageError: it holds none.
+        """
+        if cls.saved(folder):
+            return
+        command = _MADE_BY.format(shlex.quote(str(folder)))
+        if not is_begun(folder):
+            raise StorageError(f"{folder} holds no sweep, finished or begun", shell=f"{command} makes one")
+        if finished:
+            raise StorageError(f"the sweep in {folder} is not finished", shell=f"{command} goes on with it")
+
     @property
     def over(self) -> str:
         """What its intervals are over, in words."""
@@ -86,7 +109,12 @@ class Sweep(Shown):
         Raises:
             StorageError: a table is missing or spoilt.
         """
-        runs, about = read_table(Path(folder), "runs", _RUNS, _WORDS)
-        rates, _ = read_table(Path(folder), "rates", {"task", "chosen"}, _WORDS)
-        removal, _ = read_table(Path(folder), "removal", {"task", "share", "error"}, _WORDS)
+        try:
+            runs, about = read_table(Path(folder), _LAST, _RUNS, _WORDS)
+            rates, _ = read_table(Path(folder), "rates", {"task", "chosen"}, _WORDS)
+            removal, _ = read_table(Path(folder), "removal", {"task", "share", "error"}, _WORDS)
+        except StorageError as error:
+            raise StorageError(
+                str(error), shell=f"{_MADE_BY.format(shlex.quote(str(folder)))} makes such a folder"
+            ) from error
         return cls(runs, rates, removal, about["facts"])

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from headscope.models.reference import MultiHeadAttention
-from headscope.studies.costs import count_flops, peak_bytes
+from headscope.studies.costs import count_flops, peak, peak_bytes
 
 
 def test_bytes_alive_at_once_by_hand() -> None:
@@ -39,3 +39,16 @@ def test_operations_of_attention_by_hand() -> None:
     attention, x = MultiHeadAttention(width, heads, bias=False), torch.randn(1, tokens, width)
     projections, maps = 4 * 2 * tokens * width * width, 2 * 2 * heads * tokens * tokens * dim
     assert count_flops(lambda: attention(x)) == projections + maps
+
+
+def test_masks_at_the_peak_are_told_apart() -> None:
+    def run() -> None:
+        hidden = torch.ones(10, 10, dtype=torch.bool)
+        early = torch.zeros(300, dtype=torch.bool)
+        del early  # gone before the peak
+        x = torch.zeros(1000)
+        x.masked_fill(hidden.any(), 1.0)
+
+    found = peak(run)
+    assert found.masks == 100 + 1
+    assert found.bytes == 2 * 4000 + found.masks

@@ -5,11 +5,21 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import (
+    Gemma3Config,
+    Gemma3TextConfig,
+    GPTNeoConfig,
+    LlamaConfig,
+    LongformerConfig,
+    MistralConfig,
+    Qwen2Config,
+)
 
 from headscope.models.reference import Transformer, example
 from headscope.studies.asking import ask_model
 from headscope.studies.claims.all_pairs import AllPairs
 from headscope.studies.layers import Layer, named
+from headscope.studies.reach import declared_window
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
 from tests.families import build_any
@@ -24,10 +34,11 @@ def ask(model: nn.Module, batches: Any = None) -> Ruling:
 
 
 def planted(*layers: tuple[str, float, float]) -> dict[str, float]:
-    words = {"tokens": 20.0, "effect": 0.5}
+    words = {"tokens": 20.0, "span_tokens": 10.0, "unseen": 0.0, "effect": 0.5}
     for number, (kind, allowed, met) in enumerate(layers):
         layer = Layer(kind, number)
         words |= {named("least_allowed", layer): allowed, named("least_met", layer): met, named("span", layer): 0.25}
+        words[named("largest_farthest", layer)] = 8.0 if kind == "windowed" else 20.0
     return words
 
 
@@ -49,20 +60,111 @@ def test_a_causal_model_hides_the_future_alone() -> None:
     assert ruling.table["met"].tolist() == [1.0] * len(ruling.table)
 
 
-def test_a_window_is_seen_where_it_is_shorter_than_the_text() -> None:
-    """Layer 0 of this model looks back 8 tokens, layer 1 all the way."""
+def windowed(length: int, most: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """A model whose layer 0 looks back 8 tokens and layer 1 all the way, that takes so many; and rows of a length."""
     torch.manual_seed(0)
-    rows = [{"input_ids": torch.randint(3, 50, (4, 20)), "document": torch.arange(4)}]
-    ruling = ask(build("gemma3"), rows)
+    model: Any = build("gemma3")
+    model.config.max_position_embeddings = most
+    return model, [{"input_ids": torch.randint(3, 50, (4, length)), "document": torch.arange(4)}]
+
+
+@pytest.mark.parametrize("length", [7, 20])
+def test_a_window_is_seen_however_short_the_text(length: int) -> None:
+    """Rows of 7 tokens and of 20, below the window and above, stretched to the 64 that the model says it takes."""
+    ruling = ask(*windowed(length, 64))
     assert ruling.table["kind"].tolist() == ["windowed", "causal"]
-    seen = sum(min(query + 1, 8) for query in range(20))
-    assert ruling.table["allowed"].tolist() == pytest.approx([seen / 400, 210 / 400])
-    assert ruling.table["met"].tolist() == pytest.approx([(2 * seen - 20) / 400, 1.0])
+    assert ruling.table["tokens"].tolist() == [64, 64]
+    assert ruling.table["farthest"].tolist() == [8, 64]
+    seen = sum(min(query + 1, 8) for query in range(64))
+    assert ruling.table["allowed"].tolist() == pytest.approx([seen / 64**2, 64 * 65 / 2 / 64**2])
+    assert ruling.table["met"].tolist() == pytest.approx([(2 * seen - 64) / 64**2, 1.0])
     assert ruling.verdict.where.en == "with itself and earlier tokens, causal layers only"
-    assert {"windowed", "causal"} <= set(ruling.sentence.en.replace(",", "").split())
+    assert "windowed layers (1) allow 12%: a query sees no farther than 8 tokens" in ruling.sentence.en
+    assert f"in texts of up to {length} tokens" in ruling.follows.en
     assert same_numbers(ruling.sentence)
-    short = [{name: own[:, :7] if own.ndim == 2 else own for name, own in rows[0].items()}]
-    assert ask(build("gemma3"), short).table["kind"].tolist() == ["causal", "causal"]
+    assert same_numbers(ruling.follows)
+
+
+@pytest.mark.parametrize("length", [7, 8])
+def test_a_declared_window_that_no_text_reaches_is_told_in_the_verdict(length: int) -> None:
+    ruling = ask(*windowed(length, length))
+    assert ruling.table["kind"].tolist() == ["causal", "causal"]
+    assert ruling.verdict.told() == f"holds in part (with itself and earlier tokens only, up to {length} tokens)"
+    assert ruling.verdict.told("ja") == f"一部で成り立つ(自分自身と前のトークンとのみ、{length}トークンまで)"
+    assert "The model declares a window of 8 tokens, and no text here is longer" in ruling.sentence.en
+    assert same_numbers(ruling.sentence)
+
+
+def test_what_masks_hide_counts_for_more_than_what_is_declared() -> None:
+    model, rows = windowed(20, 64)
+    assert declared_window(model) == 8
+    model.config.sliding_window = 2  # layers have read theirs from it already, the masks have not
+    for layer in model.model.layers:  # type: ignore[union-attr]
+        layer.self_attn.sliding_window = None
+    model.config.layer_types = ["full_attention"] * 2
+    ruling = ask(model, rows)
+    assert ruling.verdict.told() == "holds in part (with itself and earlier tokens only)"
+    assert "declares" not in ruling.sentence.en
+
+
+def test_padding_is_not_repeated() -> None:
+    model, rows = windowed(20, 64)
+    mask = torch.ones(4, 20, dtype=torch.long)
+    mask[:, 15:] = 0
+    ruling = ask(model, [{**rows[0], "attention_mask": mask}])
+    assert ruling.table["tokens"].tolist() == [64, 64]
+    assert ruling.table["farthest"].tolist() == [8, 64]
+
+
+def test_a_model_that_takes_less_than_it_says_is_seen_on_its_rows_as_they_are() -> None:
+    model, rows = windowed(20, 64)
+    inner: Any = model.forward
+
+    def forward(input_ids: Any, **rest: Any) -> Any:
+        if input_ids.shape[1] > 20:
+            raise IndexError("index out of range in self")
+        return inner(input_ids=input_ids, **rest)
+
+    model.forward = forward
+    ruling = ask(model, rows)
+    assert ruling.table["tokens"].tolist() == [20, 20]
+    assert ruling.table["kind"].tolist() == ["windowed", "causal"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([("encoder", 1.0, 1.0)] * 2, "holds in part (up to 20 tokens)"),
+        ([("causal", 0.5, 1.0)] * 2, "holds in part (with itself and earlier tokens only, up to 20 tokens)"),
+        ([("windowed", 0.2, 0.9)] * 2, "does not hold"),
+    ],
+)
+def test_an_unseen_window_takes_its_part_of_every_verdict_that_it_could_change(layers: Any, told: str) -> None:
+    words = planted(*layers) | {"unseen": 4096.0}
+    assert CLAIM.decide(words).told() == told
+    assert ("20トークンまで" in CLAIM.decide(words).told("ja")) == ("20" in told)
+    assert "a window of 4,096 tokens" in CLAIM.say(words).en
+    assert same_numbers(CLAIM.say(words))
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        (LlamaConfig(), 0),
+        (MistralConfig(sliding_window=4096), 4096),
+        (MistralConfig(sliding_window=None), 0),
+        (Qwen2Config(sliding_window=4096, use_sliding_window=False), 0),
+        (LongformerConfig(attention_window=[8, 64]), 64),
+        (Gemma3Config(text_config=Gemma3TextConfig(sliding_window=1024)), 1024),
+        (GPTNeoConfig(window_size=256), 256),
+        (None, 0),
+    ],
+)
+def test_declared_windows_are_read_off_configurations(config: Any, window: int) -> None:
+    model = nn.Linear(2, 2)
+    if config is not None:
+        model.config = config
+    assert declared_window(model) == window
 
 
 def test_two_sides_are_told_apart() -> None:

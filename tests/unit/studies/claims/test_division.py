@@ -14,6 +14,7 @@ from headscope.studies.claims.division import Division, _read, overlap
 from headscope.studies.layers import Layer, only
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
+from tests.models import build
 from tests.words import same_numbers
 
 CLAIM = Division()
@@ -79,9 +80,26 @@ def test_overlap_is_told_against_chance_in_both_languages() -> None:
     assert "queries and keys of 32, and values of 16" in followed.en
     assert same_numbers(followed)
     assert same_numbers(CLAIM.say(words))
-    alone = CLAIM.follow({**words, "read_overlap": float("nan")})  # one value head for all
-    assert "read overlap" not in alone.en
-    assert same_numbers(alone)
+    for value_heads, why in ((1.0, "one value head that they share"), (4.0, "value weights can be read apart")):
+        alone = CLAIM.follow({**words, "read_overlap": float("nan"), "value_heads": value_heads})
+        assert "read overlap by" not in alone.en
+        assert why in alone.en
+        assert ("バリューヘッドを共有" in alone.ja) == (value_heads == 1)
+
+
+def test_dashes_in_the_table_have_their_reason_under_it() -> None:
+    """A layer of query heads that share one value head, as of multi-query attention."""
+    rows = [{"input_ids": torch.randint(3, 50, (4, 12)), "document": torch.arange(4)}]
+    ruling = ask_model(Subject("small", build("gemma3"), rows, quick=True), ["C14"])["C14"]
+    told = CLAIM.tabled(ruling.table)
+    assert "| 0 | 1 | – | – |" in told.en
+    assert told.en.endswith("they read the same subspace, and there are no two to compare.")
+    assert told.ja.endswith("重なりを測る組がありません。")
+    assert "one value head that they share" in ruling.follows.en
+    whole = CLAIM.tabled(ask(divided(0, 2)).table)
+    assert whole.en.endswith("|")
+    groups = ask_model(Subject("small", build("llama"), rows, quick=True), ["C14"])["C14"]
+    assert CLAIM.tabled(groups.table).en.endswith("|")  # two value heads for eight heads: one pair
 
 
 def test_the_whole_width_is_told_beside_the_slice() -> None:

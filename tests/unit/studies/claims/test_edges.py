@@ -12,7 +12,7 @@ from headscope.models.reference import MultiHeadAttention, Transformer, Transfor
 from headscope.reporting.figures import styling
 from headscope.studies.claims import Measured
 from headscope.studies.claims.edges import Edges
-from headscope.studies.cuts import exchanged, single_rows
+from headscope.studies.cuts import Place, exchanged, single_rows
 from headscope.studies.rulings import pool
 from headscope.studies.subjects import Subject
 from tests.words import same_numbers
@@ -116,6 +116,30 @@ def spread_of(output: Any, batch: Any) -> Tensor:
     """A metric that falls as well as rises."""
     first = output.last_hidden_state[:, :, 0].double()
     return first.mean(1) if "input_ids" in batch else first
+
+
+def test_no_query_is_counted_twice() -> None:
+    """Four draws of five queries in each row."""
+    ids = torch.stack([torch.arange(5) + row for row in range(8)])
+    subject = Subject("planted", Planted(0.05, (1, 10)).eval(), [{"input_ids": ids, "document": torch.arange(8) // 2}])
+    table = CLAIM.measure(subject).table
+    places = table[["row", "layer", "head", "query"]]
+    assert not places.duplicated().any()
+    assert table.groupby("row").size().tolist() == [4] * 8
+    assert table.groupby("document")["row"].nunique().tolist() == [2] * 4  # rows of one document are told apart
+
+
+def test_draws_end_where_every_query_was_drawn() -> None:
+    subject = make_subject(Transformer(50, width=16, n_layers=1, n_heads=1, length=32, causal=True).eval())
+    row = {"input_ids": subject.few["input_ids"][:1, :7]}  # three queries of five keys or more
+    seen, rng = subject.look("pattern", "v", "z", batch=row), np.random.default_rng(0)
+    taken: list[Place] = []
+    for _ in range(3):
+        place = Place.draw(seen, subject.anatomy.sites, row, rng, taken)
+        assert place is not None
+        taken.append(place)
+    assert {place.query for place in taken} == {4, 5, 6}
+    assert Place.draw(seen, subject.anatomy.sites, row, rng, taken) is None
 
 
 def test_a_loss_is_what_the_target_is_held_against_and_a_distance_says_so(causal: Measured) -> None:

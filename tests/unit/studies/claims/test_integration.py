@@ -14,6 +14,7 @@ from headscope.studies.layers import Layer, named
 from headscope.studies.rulings import rule
 from headscope.studies.subjects import Subject
 from tests.families import build_any
+from tests.models import build
 from tests.words import same_numbers
 
 CLAIM = Integration()
@@ -25,7 +26,7 @@ def make_subject(model: Any) -> Subject:
 
 def planted(*layers: tuple[str, float, float]) -> dict[str, float]:
     """Words of layers, each with its kind and the interval of its ratio."""
-    words: dict[str, float] = {}
+    words: dict[str, float] = {"tokens": 100.0, "window": 0.0}
     for number, (kind, low, high) in enumerate(layers):
         ranks = {"one": 3.0, "side_by_side": 20.0, "projected": 15.0, "ratio": 5.0}
         known = {**ranks, "least_low": low, "largest_high": high}
@@ -62,6 +63,20 @@ def test_kinds_of_layers_are_told_apart_in_both_languages() -> None:
     assert "side by side vary in 20.0 directions, and their sum in 75% as many." in followed.en
     assert same_numbers(said)
     assert same_numbers(followed)
+
+
+@pytest.mark.parametrize(("length", "most"), [(7, 64), (7, 7), (20, 64)])
+def test_kinds_are_those_of_masks_and_a_window_that_no_row_reaches_is_told(length: int, most: int) -> None:
+    """Layer 0 looks back 8 tokens; rows of 7 tokens are below, of 20 above."""
+    torch.manual_seed(0)
+    model: Any = build("gemma3")
+    model.config.max_position_embeddings = most
+    rows = [{"input_ids": torch.randint(3, 50, (12, length)), "document": torch.arange(12)}]
+    measured = CLAIM.measure(Subject("small", model, rows, quick=True))
+    assert measured.table["kind"].tolist() == ["windowed" if most == 64 else "causal", "causal"]
+    said = CLAIM.say(measured.words)
+    assert ("up to 7 tokens, so a window of 8 hides nothing in them" in said.en) == (length == 7)
+    assert same_numbers(said)
 
 
 def test_heads_with_random_weights_pass_the_bar_as_well() -> None:

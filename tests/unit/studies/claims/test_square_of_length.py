@@ -5,11 +5,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 from headscope.studies.claims import claim_named
 from headscope.studies.growing import terms
-from headscope.studies.scaling import Scaling, scale_costs
+from headscope.studies.scaling import Scaling, scale_costs, scale_model
+from headscope.studies.subjects import Subject
+from tests.models import build
 from tests.words import same_numbers
 
 CLAIM: Any = claim_named("C5")
@@ -81,6 +84,47 @@ def test_what_is_inferred_is_told_with_the_length_where_the_square_takes_over() 
     assert "from 64 to 128 tokens time grew × 4.00 (eager; 4.00 to 4.00)" in told.en
     rough = CLAIM.follow(CLAIM.measure(costs(lambda t: PAIR * t**2, bytes_=lambda t: 2.0**t)).words)
     assert "so that the fit cannot tell" in rough.en
+
+
+def test_terms_are_told_however_small_and_misses_too() -> None:
+    """A fixed part of a two-thousandth, as of logits of one position, and a mask that only longer texts have."""
+    whole = costs(
+        lambda t: 1000 + 640 * t + PAIR * t**2, bytes_=lambda t: 1000 * t + (t**2 if t > 16 else 0)
+    ).assign(part="model", pair=PAIR, masks=lambda own: own["length"] ** 2, last=1.0)  # fmt: skip
+    measured = CLAIM.measure(whole)
+    told = CLAIM.follow(measured.words)
+    assert "Operations: 1,000 + 640·T + 128·T²; the term" in told.en
+    assert ", to within 0." in told.en
+    assert "Of these bytes, 16,384 at 128 tokens are masks of truth values, 1.00 bytes a pair of tokens." in told.en
+    assert "このうち128トークンで16,384バイトは真偽値のマスクで" in told.ja
+    assert same_numbers(told)
+    last = "logits of the last position alone"
+    assert last in CLAIM.say(measured.words).en
+    assert same_numbers(CLAIM.say(measured.words))
+    assert last not in CLAIM.say(CLAIM.measure(whole.assign(last=0.0)).words).en
+    assert "masks" not in CLAIM.follow(CLAIM.measure(whole.assign(masks=np.nan)).words).en
+
+
+def test_every_crossing_in_sight_has_its_line() -> None:
+    """Operations cross at 30 tokens, bytes of one kernel at 50, of the other never."""
+    table = costs(lambda t: 30 * PAIR * t + PAIR * t**2, bytes_=lambda t: 50 * t + t**2)
+    table.loc[table["kernel"] == "sdpa", "bytes"] = 100 * table["length"]
+    axes = CLAIM.draw(table).axes
+    named = [sorted(text.get_text() for text in ax.texts) for ax in axes]
+    assert named == [["T² overtakes T\nat 30"], ["T² overtakes T\nat 50"], []]
+    assert not any(ax.texts for ax in CLAIM.draw(costs(lambda t: 640 * t)).axes)  # nothing that grows with the square
+
+
+def test_a_whole_model_with_windows_holds_a_mask_where_no_map_is_written_out() -> None:
+    """Layer 0 looks back 8 tokens: from there on a kernel without maps is given a mask of one byte a pair."""
+    rows = [{"input_ids": torch.randint(3, 50, (2, 20)), "document": torch.arange(2)}]
+    table = scale_model(Subject("small", build("gemma3"), rows, quick=True))
+    held = table[table["kernel"] == "sdpa"].groupby("length")["masks"].first()
+    assert held[64] == 64**2
+    assert (table["last"] == 1).all()
+    encoder = scale_model(Subject("small", build("bert"), rows, quick=True))
+    assert encoder[encoder["kernel"] == "sdpa"]["masks"].max() < 64**2
+    assert (encoder["last"] == 0).all()
 
 
 def test_a_layer_is_counted_as_one_does_by_hand() -> None:
