@@ -86,7 +86,10 @@ def ask_model(
             progress("claims", 1, len(asked))
     place = machine(str(device_of(subject.model)))
     facts = {**subject.facts, "versions": versions(), "date": today(), "machine": place, "quick": subject.quick}
-    facts |= {_WHY: why} if why else {UNTRAINED: drawn_by(subject.model)}
+    if why:
+        facts[_WHY] = why
+    elif any(CLAIMS[name].beside_untrained for name in asked):
+        facts[UNTRAINED] = drawn_by(subject.model)
     return Rulings(subject.name, tuple(rulings), facts)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
-from headscope._support.untrained import UNTRAINED, untrained_copy
+from headscope._support.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric
@@ -135,7 +135,7 @@ def watch_untrained(
         ModelError: the model has no untrained copy; the parameter that cannot be drawn is named.
     """
     cut = anatomy.apart
-    watched = _watched(untrained_copy(model, seed), batches, cut, progress, {})
+    watched, drawn = _watched(untrained_copy(model, seed), batches, cut, progress, {}), {UNTRAINED: drawn_by(model)}
 
     def beside(evidence: Evidence) -> Evidence:
         if watched is None or evidence.observed is None:
@@ -145,12 +145,12 @@ def watch_untrained(
         }  # fmt: skip
         own = head_table(SCORES["replaceability"](), "", seen, anatomy, watched.facts).score
         table = evidence.scores["replaceability"]
-        scores = {**evidence.scores, table.name: replace(table, columns={**table.columns, UNTRAINED: own})}
-        pairs = {
-            name: replace(evidence.pairs[name], nulls={**evidence.pairs[name].nulls, UNTRAINED: plain.matrix})
-            for name, plain in _pairs(watched, cut).items()
-        }
-        return replace(evidence, scores=scores, pairs=pairs)
+        table = replace(table, columns={**table.columns, UNTRAINED: own}, facts={**table.facts, **drawn})
+        pairs = {}
+        for name, plain in _pairs(watched, cut).items():
+            had = evidence.pairs[name]
+            pairs[name] = replace(had, nulls={**had.nulls, UNTRAINED: plain.matrix}, facts={**had.facts, **drawn})
+        return replace(evidence, scores={**evidence.scores, table.name: table}, pairs=pairs)
 
     return beside
 

@@ -24,13 +24,11 @@ def draw(found: Sweep, folder: str | Path) -> None:
     """
     runs = found.runs
     figures = {"error": count_curves(runs)}
-    figures |= {name: count_curves(runs, name, label=label) for name, label in _LABELS.items() if _any(found, name)}
+    for name, label in _LABELS.items():
+        if runs[name].notna().any():
+            figures[name] = count_curves(runs, name, label=label, beside=(f"{name}_untrained", "before training"))
     if runs["task"].str.startswith("maps-").any():
         figures["bound"] = figure_of(map_bound(runs))
     with styling():
         for name, figure in figures.items():
             figure.savefig(Path(folder) / f"{name}.png", dpi=150)
-
-
-def _any(found: Sweep, name: str) -> bool:
-    return bool(found.runs[name].notna().any())

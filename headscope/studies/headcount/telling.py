@@ -65,7 +65,7 @@ def mean_table(runs: pd.DataFrame, value: str, words: Callable[[float], str], *,
     for (task, arm), part in own.groupby(["task", "arm"], sort=False):
         means = part.groupby("n_heads")[value].mean().map(words)
         if beside is not None and beside in part and part[beside].notna().any():
-            means += part.groupby("n_heads")[beside].mean().map(lambda own: f" ({words(own)})")
+            means += part.groupby("n_heads")[beside].mean().map(lambda own: f" ({words(own)})" if own == own else "")
         cells = (means.get(n, MISSING) for n in heads)
         rows.append([str(task), ARMS[str(arm)], *cells])
     return tables([Both("task", "タスク"), Both("arm", "条件"), *(Both(str(n), str(n)) for n in heads)], rows)
