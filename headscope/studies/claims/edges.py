@@ -234,7 +234,8 @@ class Edges(ModelClaim):
             return told
         return told + Both(
             "No weights could have passed: it shows what the arithmetic gives, and leaves no room for more.",
-            "どのような重みでも基準を満たせませんでした。計算上生じる分だけで、ほぼ説明がつくということです。",
+            "どのような重みでも基準を満たせませんでした。ここから分かるのは計算上必ず生じる分だけで、"
+            "それ以上のことは言えません。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

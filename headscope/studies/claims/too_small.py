@@ -169,15 +169,14 @@ class TooSmall(SweepClaim):
         return joined([lost, _begun(words), _unmoved(words)])
 
     def headline(self, words: Mapping[str, float]) -> Both:
-        small, wide = (percent(words[name]) for name in ("small", "wide"))
+        own, small, wide = (percent(words[name]) for name in ("effect", "small", "wide"))
         sizes = [int(words[name]) for name in ("most", "smallest", "fixed")]
         most, (tiny, fixed) = count(sizes[0], "head"), (count(n, "dimension") for n in sizes[1:])
         return Both(
-            f"Cut out of the same width, {most} of {tiny} lose {small} of what is learnt (the mean over kinds of task)"
-            f"; {most} of "
-            f"{fixed} lose {wide}.",
-            f"同じ幅を分けた{sizes[1]}次元のヘッド{sizes[0]}個では学習できた量の{small}(タスクの種類の平均)"
-            "を失いますが、"
+            f"Cut out of the same width, heads of {_PAPER} dimensions, the paper's example, lose {own} of what is "
+            f"learnt (the mean over kinds of task), {most} of {tiny} {small}; {most} of {fixed} lose {wide}.",
+            f"同じ幅を分けた場合、論文の例と同じ{_PAPER}次元のヘッドで失うのは学習できた量の{own}"
+            f"(タスクの種類の平均)、{sizes[1]}次元のヘッド{sizes[0]}個では{small}です。"
             f"{sizes[2]}次元のヘッド{sizes[0]}個で失うのは{wide}です。",
         )
 

@@ -50,7 +50,9 @@ def test_each_task_is_told_with_the_size_at_which_the_fall_begins() -> None:
     assert of_chance == pytest.approx([50, 10, 30, 10], abs=0.5)
     assert table.en.endswith("over the seeds that all tasks have.")
     assert table.en.count("\n") == table.ja.count("\n")
-    assert CLAIM.headline(measured.words).en.startswith("Cut out of the same width, 16 heads of 1 dimension lose")
+    assert CLAIM.headline(measured.words).en.startswith(
+        "Cut out of the same width, heads of 16 dimensions, the paper's example, lose"
+    )
 
 
 def test_what_it_takes_to_decide_is_told_with_the_tasks_that_are_open() -> None:
