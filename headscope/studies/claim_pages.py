@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from headscope._support.folders import new_file
 from headscope._support.formatting import MISSING, interval, markdown_table, number
 from headscope.reporting.figures import styling
@@ -141,7 +143,8 @@ def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = Non
         for one in made:
             if name in one and not one[name].table.empty:
                 with styling():
-                    claim.draw(one[name].table).savefig(folder / "figures" / _figure(name, one), dpi=_DPI)
+                    figure = claim.draw(_drawn(claim, name, one))
+                    figure.savefig(folder / "figures" / _figure(claim, name, one), dpi=_DPI)
         sentence, further = (NOTHING, {}) if sweep is None else claim.beside(sweep)
         for title, figure in further.items():
             with styling():
@@ -185,7 +188,7 @@ def page(
     for one, ruling in rulings:
         parts.append(f"### {subject_name(one.subject, claim).of(language)}\n\n{ruling.sentence.of(language)}")
         if not ruling.table.empty:
-            figure = f"![{name}, {one.subject}](figures/{_figure(name, one)})"
+            figure = f"![{name}, {one.subject}](figures/{_figure(claim, name, one)})"
             parts.append(f"{figure}\n\n*{claim.drawn.of(language)}*")
             parts += [told.of(language)] if (told := claim.tabled(ruling.table)) else []
         parts.append(f"```sh\n{_lines(ruling.command)}\n```\n\n{made_of(one, [claim]).of(language)}")
@@ -231,8 +234,19 @@ def _file(name: str, language: Language) -> str:
     return f"{name}.md" if language == "en" else f"{name}.{language}.md"
 
 
-def _figure(name: str, one: Rulings) -> str:
-    return f"{name}-{one.slug}.png"
+def _figure(claim: Claim, name: str, one: Rulings) -> str:
+    """The file of a claim's figure, which may be that of several claims."""
+    return f"{'-'.join(_together(claim, one)) or name}-{one.slug}.png"
+
+
+def _drawn(claim: Claim, name: str, one: Rulings) -> pd.DataFrame:
+    """The rows that its figure is drawn from; several claims' are told apart by a column."""
+    several = [one[other].table.assign(claim=other) for other in _together(claim, one)]
+    return pd.concat(several, ignore_index=True) if several else one[name].table
+
+
+def _together(claim: Claim, one: Rulings) -> list[str]:
+    return [other for other in claim.drawn_with if other in one and not one[other].table.empty]
 
 
 def _around(name: str, names: Sequence[str], language: Language) -> str:

@@ -15,7 +15,7 @@ from headscope.anatomy.check import tolerance
 from headscope.errors import NumericalError
 from headscope.reporting.figures import figure_of, layer_dots
 from headscope.studies.bilingual import NOTHING, Both
-from headscope.studies.claims import SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_layers
+from headscope.studies.claims import SEEDS_DRAWN, Measured, ModelClaim, Verdict, claim_named, in_layers
 from headscope.studies.subjects import Subject
 
 __all__ = ["MadeAgain", "apart"]
@@ -27,6 +27,7 @@ class MadeAgain(ModelClaim):
     """A claim that a formula gives what a model computes."""
 
     kind: ClassVar[str] = "definition"
+    drawn_with: ClassVar[tuple[str, ...]] = ("C2", "C3", "C4")
     unit: ClassVar[Both] = Both("largest difference, of the layer's largest value", "層の最大値に対する最大差の比")
     rule: ClassVar[Both] = Both(
         "it holds if no layer differs by more than rounding allows: 0.01% of the layer's largest value in float32, 1% "
@@ -37,9 +38,10 @@ class MadeAgain(ModelClaim):
     )
     drawn: ClassVar[Both] = (
         Both(
-            "The largest difference in each layer, of the layer's largest value. What is below 10⁻⁹, or zero, stands "
-            "there. The dotted line is what rounding allows.",
-            "各層の最大差(その層の最大値に対する比)。10⁻⁹未満の値とゼロは10⁻⁹の位置に示す。点線は丸め誤差の許容範囲。",
+            "The largest difference in each layer, of the layer's largest value, for the three formulas of C2, C3 and "
+            "C4. What is below 10⁻⁹, or zero, stands there. The dotted line is what rounding allows.",
+            "C2、C3、C4の3つの式についての、各層の最大差(その層の最大値に対する比)。10⁻⁹未満の値とゼロは10⁻⁹の"
+            "位置に示す。点線は丸め誤差の許容範囲。",
         )
         + SEEDS_DRAWN
     )
@@ -80,16 +82,15 @@ class MadeAgain(ModelClaim):
         return self.found(words) + (without if left_out else NOTHING)
 
     def draw(self, table: pd.DataFrame) -> Figure:
-        shown = table.assign(difference=table["difference"].clip(lower=_FLOOR))
-        allowed = float(table["allowed"].max())
-        ax = layer_dots(
-            shown,
-            {"difference": ""},
-            label="largest difference, relative",
-            log=True,
-            lines={f"{100 * allowed:.2g}%": allowed},
-        )
-        ax.set_ylim(_FLOOR / 2, 10 * max(allowed, float(shown["difference"].max())))
+        """See `Claim.draw`; several claims' rows, told apart by a column `claim`, are drawn side by side."""
+        own = table if "claim" in table else table.assign(claim="")
+        rows = [name for name in ("training_seed", "layer") if name in own]
+        shown = own.pivot(index=rows, columns="claim", values="difference").clip(lower=_FLOOR)
+        series = {name: f"{name}: {claim_named(name).about.en}" if name else "" for name in shown}
+        allowed, label = float(table["allowed"].max()), "largest difference, relative"
+        lines = {f"{100 * allowed:.2g}%": allowed}
+        ax = layer_dots(shown.reset_index(), series, label=label, log=True, lines=lines)
+        ax.set_ylim(_FLOOR / 2, 10 * max(allowed, float(shown.max(axis=None))))
         return figure_of(ax)
 
 

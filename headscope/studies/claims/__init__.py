@@ -172,6 +172,7 @@ class Claim(ABC):
         rule: when the claim holds, in words.
         drawn: what the figure shows: its marks, lines and bars.
         follows: what readers infer from the claim without its being said; nothing where they infer no more.
+        drawn_with: claims of which one figure is drawn, itself among them; nothing where it has its own.
         limits: how far the answer reaches.
         bounds: least and greatest value of the effect; intervals end there.
         of_a_model: whether it can be asked of one trained model.
@@ -190,6 +191,7 @@ class Claim(ABC):
     rule: ClassVar[Both]
     drawn: ClassVar[Both]
     follows: ClassVar[Both] = NOTHING
+    drawn_with: ClassVar[tuple[str, ...]] = ()
     limits: ClassVar[Both]
     bounds: ClassVar[tuple[float, float]] = (-inf, inf)
     of_a_model: ClassVar[bool] = False

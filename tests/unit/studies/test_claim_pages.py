@@ -1,12 +1,14 @@
 """Pages of claims: each says what its own numbers were taken from."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from headscope.studies.bilingual import Both
-from headscope.studies.claim_pages import index_page, page
+from headscope.studies.claim_pages import index_page, page, write_pages
 from headscope.studies.claims import HOLDS, claim_named, in_part
 from headscope.studies.provenance import measured_on, subject_name
 from headscope.studies.rulings import Ruling, Rulings
@@ -146,3 +148,16 @@ def test_subjects_in_japanese() -> None:
     assert subject_name("reference, 32 wide", sweep) == Both("sweep, 32 wide", "スイープ(幅32)")
     assert subject_name("reference on H100", costs) == Both("timed layer on H100", "計測用の層(H100)")
     assert all(subject_name("minilm", claim) == Both("minilm", "minilm") for claim in (model, sweep, costs))
+
+
+def test_claims_that_hold_formulas_against_a_model_share_one_figure(tmp_path: Path) -> None:
+    asked = made(**SUBJECT)
+    table = pd.DataFrame({"layer": [0, 1], "difference": [1e-7, 2e-7], "allowed": 1e-4})
+    three = tuple(replace(asked["C1"], claim=name, table=table) for name in ("C2", "C3", "C4"))
+    write_pages([Rulings("small", three, asked.facts)], tmp_path)
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["C2-C3-C4-small.png"]
+    for name in ("C2", "C3", "C4"):
+        for file in (f"{name}.md", f"{name}.ja.md"):
+            assert "figures/C2-C3-C4-small.png" in (tmp_path / file).read_text("utf-8")
+    ax = claim_named("C3").draw(pd.concat([table.assign(claim="C2"), table.assign(claim="C3")])).axes[0]
+    assert [text.get_text()[:3] for text in ax.get_legend().get_texts()] == ["C2:", "C3:"]
