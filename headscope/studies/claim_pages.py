@@ -282,7 +282,8 @@ def _short(claim: Claim, rulings: Sequence[tuple[Rulings, Ruling]], language: La
         of = Both(f" ({models:g} models)", f"({models:g}個)") if models > 1 and claim.of_a_model else NOTHING
         line = Both(f"- {name.en}{of.en}: {verdict.en}. {told.en}", f"- {name.ja}{of.ja}:{verdict.ja}。{told.ja}")
         lines.append(line.of(language).rstrip())
-    return "\n".join(lines)
+    together = claim.side_by_side([ruling.numbers for _, ruling in rulings if ruling.numbers])
+    return "\n".join(lines) + (f"\n\n{together.of(language)}" if together else "")
 
 
 def _subjects(one: Rulings) -> list[Both]:

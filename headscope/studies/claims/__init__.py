@@ -5,7 +5,7 @@ measured for it, and when that counts as support; the numbers decide.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, nan
 from typing import ClassVar
@@ -213,6 +213,14 @@ class Claim(ABC):
     def headline(self, words: Mapping[str, float]) -> Both:
         """What was found, in one sentence that a student understands: the first of `say` by default."""
         return first_sentence(self.say(words))
+
+    def side_by_side(self, words: Sequence[Mapping[str, float]]) -> Both:
+        """What the numbers of several subjects tell together, that none of them tells alone; nothing by default.
+
+        Args:
+            words: of each subject, see `Measured`.
+        """
+        return NOTHING
 
     def follow(self, words: Mapping[str, float]) -> Both:
         """What was found of what readers infer; nothing by default."""

@@ -1,15 +1,15 @@
 """C10: the number of heads must be balanced with the width and the task, by experiment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from headscope._support.formatting import percent
+from headscope._support.formatting import count, percent
 from headscope.errors import InputError
 from headscope.reporting.figures import figure_of, regret_curves
-from headscope.studies.bilingual import Both, first_sentence, joined, tables
+from headscope.studies.bilingual import NOTHING, Both, first_sentence, joined, tables
 from headscope.studies.claims import CLAIMS, FAILS, Measured, SweepClaim, Verdict, in_part, undecided
 from headscope.studies.headcount.outcomes import grouped, of_tasks
 from headscope.studies.headcount.regret import least_worst, regrets, suited
@@ -44,14 +44,14 @@ class Balance(SweepClaim):
         "task is the one that loses most. The number in the table is what is lost with the number of heads that costs "
         "least on its worst task. Number, task and the task's own best are chosen, for each seed, by the other seeds: "
         "were one number the best for all, nothing would be lost on average. Tasks and what is learnt are those of "
-        "C7. Balance with the width is not asked here: a sweep has one width.",
+        "C7. A sweep has one width: those of several stand side by side.",
         "幅を固定して、各ヘッド数での誤差を、タスクごとに、そのタスクで最良のヘッド数での誤差と比べます。"
         "損が最も大きいタスクを、そのヘッド数の最悪のタスクと呼びます。表の数値は、"
         "最悪のタスクでの損が最も小さいヘッド数で失う割合です。タスクと「学習できた量」はC7と同じです。"
         "あるシードを評価するときのヘッド数、タスク、タスクごとの最良のヘッド数は、"
         "そのシード以外の結果から選びます(同じデータで選んで評価するのを避けるため)。"
-        "1個のヘッド数が全タスクで最良であれば、損は平均0になります。埋め込み次元とのバランスは、"
-        "ここでは確かめていません(1つのスイープの幅は1つです)。",
+        "1個のヘッド数が全タスクで最良であれば、損は平均0になります。1つのスイープの幅は1つなので、"
+        "幅の異なるスイープを並べて比べます。",
     )
     unit: ClassVar[Both] = Both(
         "lost on its worst task by the number of heads that costs least there, share of what is learnt",
@@ -59,12 +59,13 @@ class Balance(SweepClaim):
     )
     interval: ClassVar[Both] = Both("95%, over training seeds", "95%(学習シードについて)")
     rule: ClassVar[Both] = Both(
-        "it holds if more than 1% of what is learnt is lost, by the low end, and in part, for the task, where one "
-        "width was tried, as in any one sweep; it does not hold if that number of heads is as good on every task as "
+        "it holds in part, for the task and at the width of the sweep, if more than 1% of what is learnt is lost, by "
+        "the low end; balance with the width takes sweeps of several widths, which stand side by side; it does not "
+        "hold if that number of heads is as good on every task as "
         "the best other number (the interval of what it errs more ends below 1%, for all tasks together); else it is "
         "not decided",
-        "学習できた量の1%を超えて失えば(区間の下端で)成り立つ。ただし1つのスイープで試す幅は1つなので、"
-        "タスクについてのみ一部で成り立つとする。そのヘッド数が、"
+        "学習できた量の1%を超えて失えば(区間の下端で)、タスクについて、そのスイープの幅で一部で成り立つとする。"
+        "幅とのバランスは、幅の異なるスイープを並べて調べる。そのヘッド数が、"
         "どのタスクでも他の最良のヘッド数と同等なら(誤差の差の区間が、全タスク同時に1%未満)成り立たない。"
         "それ以外は未判定",
     )
@@ -106,7 +107,9 @@ class Balance(SweepClaim):
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > MARGIN:
-            return in_part(Both("for the task; one width tried", "タスクについて。幅は1つだけ"))
+            return in_part(
+                Both(f"for the task, at a width of {words['width']:g}", f"タスクについて。幅{words['width']:g}")
+            )
         if words["as_good"] == words["tasks"]:
             return FAILS
         seeds = f"{2 * words['least_seeds']:g}"
@@ -130,6 +133,31 @@ class Balance(SweepClaim):
                 f"誤差の平均が最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             ),
         ])  # fmt: skip
+
+    def side_by_side(self, words: Sequence[Mapping[str, float]]) -> Both:
+        each = {own["width"]: own for own in sorted(words, key=lambda own: own["width"])}
+        if len(each) < 2:
+            return NOTHING
+        fewest = [of_tasks(own, _FEWEST) for own in each.values()]
+        shared = [task for task in fewest[0] if all(task in own for own in fewest)]
+        moved = [task for task in shared if len({own[task] for own in fewest}) > 1]
+        told = {task: [f"{own[task]:g}" for own in fewest] for task in moved}
+        widths, common = ([f"{number:g}" for number in own] for own in (each, [one["common"] for one in each.values()]))
+        same = Both(
+            f"At widths of {' and '.join(widths)} the number of heads that costs least on its worst task is "
+            f"{' and '.join(common)}.",
+            f"最悪のタスクでの損が最も小さいヘッド数は、幅{'、'.join(widths)}でそれぞれ{'、'.join(common)}個です。",
+        )
+        if not moved:
+            return same + Both("The fewest that suit a task do not differ.", "各タスクに足りる最少の数は変わりません。")
+        return same + Both(
+            "The fewest that suit a task, within 1% of its best, differ for "
+            + "; ".join(f"{task} ({' and '.join(own)})" for task, own in told.items())
+            + f", of {count(len(shared), 'task')} of both.",
+            f"各タスクに足りる(最良から1%以内の)最少の数が変わるのは、共通の{len(shared)}タスクのうち"
+            + "、".join(f"{task}({'、'.join(own)}個)" for task, own in told.items())
+            + "です。",
+        )
 
     def headline(self, words: Mapping[str, float]) -> Both:
         if words["low"] <= MARGIN:

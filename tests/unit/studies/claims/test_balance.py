@@ -22,7 +22,7 @@ FEW, MANY = {1: 0.1, 4: 0.3, 16: 0.6}, {1: 0.6, 4: 0.2, 16: 0.1}
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
     [
-        (OPTIMUM, LONG, "holds in part (for the task; one width tried)"),
+        (OPTIMUM, LONG, "holds in part (for the task, at a width of 16)"),
         (FLAT, FLAT, "does not hold"),
         (OPTIMUM, OPTIMUM, "does not hold"),  # one number is the best for both
         (VARYING, VARYING, "not decided (10 seeds or more)"),
@@ -32,6 +32,23 @@ def test_planted_sweeps_are_decided(first: Any, second: Any, verdict: str) -> No
     words = CLAIM.measure(runs({("a", "width"): first, ("b", "width"): second})).words
     assert CLAIM.decide(words).told() == verdict, words
     assert same_numbers(CLAIM.say(words))
+
+
+def test_sweeps_of_two_widths_are_told_side_by_side() -> None:
+    tasks = {("a", "width"): OPTIMUM, ("b", "width"): LONG}
+    wide, other = CLAIM.measure(runs(tasks)).words, CLAIM.measure(runs({**tasks, ("a", "width"): MANY})).words
+    narrow = {**other, "width": 8.0}
+    told = CLAIM.side_by_side([wide, narrow])
+    least = f"{narrow['common']:g} and {wide['common']:g}"
+    assert told.en.startswith(
+        f"At widths of 8 and 16 the number of heads that costs least on its worst task is {least}."
+    )
+    fewest = [f"{own['fewest on a']:g}" for own in (narrow, wide)]
+    assert fewest[0] != fewest[1]
+    assert f"differ for a ({' and '.join(fewest)}), of 2 tasks of both" in told.en
+    assert same_numbers(told)
+    assert "do not differ" in CLAIM.side_by_side([wide, {**wide, "width": 8.0}]).en
+    assert not CLAIM.side_by_side([wide, wide])
 
 
 def test_regrets_by_hand() -> None:
