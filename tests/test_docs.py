@@ -38,7 +38,7 @@ from tests.pages import DOCS, ROOT, beside, blocks
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 CLAIMED, ASKED = (
     DOCS / "claims",
-    ("reference", "reference-on-H100", "minilm", "gemma"),
+    ("reference", "reference-32-wide", "reference-on-H100", "minilm", "gemma"),
 )  # in the order of the pages' columns
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]

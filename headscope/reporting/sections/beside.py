@@ -17,8 +17,8 @@ from headscope.tables import NULLS, HeadTable, PairTable
 __all__ = ["Beside"]
 
 _WHAT = (
-    "By chance: the same heads, one of them as it is in other documents. So much comes out of as much text where "
-    "nothing is shared."
+    "By chance: the same heads, one of them as it is at the same positions of other documents. So much comes out of as "
+    "much text where no more than the position is shared."
 )
 _COPY = (
     " Untrained: a copy of the model with weights as its own initialisation draws them, on the same text. So much "
