@@ -3,14 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 import tests.shapes  # noqa: F401, first: it checks the shapes of what is imported after it
 import tests.shell  # noqa: F401, before models import transformers: it sets the shell right
 from tests import models
-
-torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives, and much more on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,7 @@ def test_tasks_with_more_seeds_stand_beside_others(tmp_path: Path) -> None:
 def test_what_an_earlier_version_did_not_ask_of_a_run_is_added_without_training_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(TINY, tasks=("lookups", "maps-8"), heads=(1, 2))
+    settings = replace(TINY, tasks=("lookups", "maps-8"), heads=(1, 2), rates=(0.01,), share=0.002)
     whole = sweep(tmp_path / "a", settings, workers=1)
     names = ["cka_untrained", "effective_heads_untrained"]
     monkeypatch.setattr(measuring, "train", lambda *_, **__: pytest.fail("it was trained again"))
