@@ -54,7 +54,7 @@ def test_every_claim_can_be_put_to_every_model(name: str) -> None:
     open_here = {ruling.claim for ruling in made.rulings if ruling.verdict.word == "not decided"}
     unasked = {ruling.claim for ruling in made.rulings if not np.isfinite(ruling.effect)}
     assert unasked == ({"C5"} if name in WITHOUT_CONFIG else set())
-    assert unasked <= open_here <= unasked | {"C9", "C15"}  # whose intervals may be wide on so little text
+    assert unasked <= open_here <= unasked | {"C6", "C9", "C15"}  # whose intervals may be wide on so little text
     # its rows leave a part of each query's weight to a sink; a norm over all heads mixes their queries and keys
     broken = {"gpt_oss": {"C2"}, "olmo2": {"C13"}}.get(name, set())
     for exact in ("C2", "C3", "C4", "C13"):
