@@ -97,6 +97,8 @@ def compare_heads(
     Returns:
         A table for each measure asked, in that order.
     """
+    if how.null and other is not None:
+        raise InputError("two models are compared, and an untrained copy is of one; leave null out, or other")
     chosen = [(MEASURES[m]() if isinstance(m, str) else m, of) for m, of in asked]
     asks = [Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(model, batches, asks)
@@ -105,6 +107,7 @@ def compare_heads(
     if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])
     pair = Pair(model, anatomy, other, None if other is None else discover(other, _example(other, kept, asks)))
+    copy = untrained_copy(model, how.seed, anatomy) if how.null else None
     tables = [compare_weights(ask, pair, how.scope) if ask.textless else None for ask in asks]
     places = [place for place, ask in enumerate(asks) if not ask.textless]
     if places:
@@ -117,11 +120,12 @@ def compare_heads(
         for place, table in zip(places, made, strict=True):
             tables[place] = table
     found = [_explained(table) for table in tables if table is not None]
-    return found if not how.null else _beside_untrained(pair, kept, asked, found, how, part_of(progress, "untrained"))
+    return found if copy is None else _beside_untrained(pair, copy, kept, asked, found, how, progress)
 
 
 def _beside_untrained(
     pair: Pair,
+    copy: nn.Module,
     kept: Sequence[Batch],
     asked: Sequence[tuple[str | Measure, str | None]],
     found: Sequence[PairTable],
@@ -129,9 +133,7 @@ def _beside_untrained(
     progress: Progress | None,
 ) -> list[PairTable]:
     """Tables with the same of an untrained copy beside them."""
-    if pair.other is not None:
-        raise InputError("two models are compared, and an untrained copy is of one; leave null out, or other")
-    copy = untrained_copy(pair.model, how.seed)
+    progress = part_of(progress, UNTRAINED)
     plain = compare_heads(copy, kept, asked, replace(how, null=""), anatomy=pair.anatomy, progress=progress)
     drawn = {UNTRAINED: drawn_by(pair.model)}
     return [

@@ -77,16 +77,18 @@ def importance(
         name = SCORES.name_of(score) if isinstance(score, Score) else score
         raise InputError(
             f"{name} is judged by a metric, and an untrained copy does nothing well that it could be judged by; null "
-            "stands beside scores that take no metric, such as replaceability"
+            "stands beside scores that take no metric",
+            python="take score='replaceability' or score='norm'",
+            shell="take --score replaceability or --score norm, and the others in a call of their own",
         )
     kept, anatomy = _ready(model, batches, anatomy)
+    copy = untrained_copy(model, seed, anatomy) if null else None
     settings: dict[str, Any] = {"anatomy": anatomy, "skip_first": skip_first}
     table = rate_heads(model, kept, score, metric, **settings, progress=progress).table
-    if not null:
+    if copy is None:
         return table
-    copy = untrained_copy(model, seed)
     own = rate_heads(copy, kept, score, metric, **settings, progress=part_of(progress, UNTRAINED)).table.score
-    facts = {**table.facts, UNTRAINED: drawn_by(model)}
+    facts = {**table.facts, UNTRAINED: drawn_by(model), "seed": seed}
     return replace(table, columns={**table.columns, UNTRAINED: own}, facts=facts)
 
 

@@ -236,7 +236,7 @@ class Subject:
     @cached_property
     def _untrained(self) -> tuple[tuple["Subject", ...], str]:
         try:
-            made = [untrained_copy(self.model, self.seed + 1 + number) for number in range(self.draws)]
+            made = [untrained_copy(self.model, self.seed + 1 + number, self.anatomy) for number in range(self.draws)]
         except ModelError as error:
             return (), str(error)
         return tuple(replace(self, model=model, evidence=None, known=self.anatomy, draws=0) for model in made), ""

@@ -194,7 +194,8 @@ def curve_by_chance(
         for fit, judge in (halves, halves[::-1])
     ]
     varying, left = np.sum(ways, axis=0).T
-    return np.asarray(1 - left / np.where(varying > 0, varying, np.nan))
+    whole = sum(_written(judge.own, output) for judge in halves)
+    return np.asarray(1 - left / np.where(varying > _VARIES * whole, varying, np.nan))
 
 
 def _missed_apart(
@@ -217,6 +218,11 @@ def _missed_apart(
         left[:, rows] -= torch.linalg.solve(alone, (output @ covariance[:, rows]).T).T
     judged = mixed(judge)
     return np.array([float((own @ judged * own).sum()) for own in (output, left)])
+
+
+def _written(seen: Moments, output: Float64[Tensor, "width dim"]) -> float:
+    """Σ over positions of ‖y‖²."""
+    return float((output @ seen.second(torch.zeros_like(seen.mean)) * output).sum())
 
 
 def _both_ways(fits: Sequence[Best], halves: Sequence[Sequence[Moments]]) -> Floats:

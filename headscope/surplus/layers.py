@@ -132,13 +132,15 @@ def redundancy(
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
     anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).apart
+    copy = untrained_copy(model, seed, anatomy) if null else None
     found = _found(model, kept, anatomy, skip_first, progress)
-    if not null:
+    if copy is None:
         return found
-    own = _found(untrained_copy(model, seed), kept, anatomy, skip_first, part_of(progress, UNTRAINED))
+    own = _found(copy, kept, anatomy, skip_first, part_of(progress, UNTRAINED))
     effective = found.effective.assign(untrained=own.effective["effective"])
     curve = found.curve.assign(untrained=own.curve["share"])
-    return replace(found, effective=effective, curve=curve, facts={**found.facts, UNTRAINED: drawn_by(model)})
+    facts = {**found.facts, UNTRAINED: drawn_by(model), "seed": seed}
+    return replace(found, effective=effective, curve=curve, facts=facts)
 
 
 def _found(

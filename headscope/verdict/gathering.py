@@ -135,7 +135,10 @@ def watch_untrained(
         ModelError: the model has no untrained copy; the parameter that cannot be drawn is named.
     """
     cut = anatomy.apart
-    watched, drawn = _watched(untrained_copy(model, seed), batches, cut, progress, {}), {UNTRAINED: drawn_by(model)}
+    watched, drawn = (
+        _watched(untrained_copy(model, seed, cut), batches, cut, progress, {}),
+        {UNTRAINED: drawn_by(model)},
+    )
 
     def beside(evidence: Evidence) -> Evidence:
         if watched is None or evidence.observed is None:

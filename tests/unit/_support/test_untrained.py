@@ -1,6 +1,7 @@
 """Untrained copies: every weight is drawn anew, as the model itself draws it, and what cannot be drawn is named."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -133,14 +134,16 @@ def test_what_draws_them_is_told() -> None:
         hs.redundancy(model, batches, null="untrained"),
     ):  # fmt: skip
         assert made.facts["untrained"] == drawn_by(model)
+        assert made.facts["seed"] == 0
 
 
 def test_what_cannot_be_drawn_is_named() -> None:
     with pytest.raises(ModelError, match=r"the parameter place lies in _Own \(the model itself\)"):
         untrained_copy(_Own(bare=True))
-    normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
-    with pytest.raises(ModelError, match=r"parametrizations\.weight\.original0 \(and 1 more\) lies in"):
-        untrained_copy(normed)
+    bent = nn.Linear(4, 4)
+    nn.utils.parametrize.register_parametrization(bent, "weight", nn.Softplus())  # nothing takes it apart again
+    with pytest.raises(ModelError, match=r"parametrizations\.weight\.original lies in .*; remove the parametrization"):
+        untrained_copy(bent)
     whole = _Own()
     whole.inner[0].weight = nn.Parameter(torch.zeros(8, 8, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ModelError, match=r"inner\.0\.weight is of int8"):
@@ -149,6 +152,79 @@ def test_what_cannot_be_drawn_is_named() -> None:
         nowhere = _Own()
     with pytest.raises(ModelError, match="on no device yet"):
         untrained_copy(nowhere)
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.orthogonal,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_weights_that_are_made_of_others_are_drawn_through_them(made_of: Any) -> None:
+    model = made_of(nn.Linear(4, 4))
+    weight = model.weight.detach().clone()
+    copy = untrained_copy(model)
+    assert torch.isfinite(copy.weight).all()
+    assert not torch.isclose(copy.weight, weight).any()
+    assert torch.equal(model.weight, weight)
+    assert copy.bias.abs().max() <= 0.5
+    if made_of is nn.utils.parametrizations.spectral_norm:
+        assert float(torch.linalg.matrix_norm(copy.weight.detach(), 2)) == pytest.approx(1, rel=0.2)
+
+
+def test_weights_outside_of_parameters_are_no_untrained_ones() -> None:
+    model, batches = models.build("nanogpt"), models.make_batches("nanogpt")
+    anatomy = hs.discover(model, batches[0])
+    projection = model.h[0].attn.c_proj
+    held = projection.weight.detach().clone()
+    del projection.weight
+    projection.register_buffer("weight", held)
+    projection.bias = None
+    with pytest.raises(ModelError, match=r"h\.0\.attn\.c_proj keeps its weight outside of parameters"):
+        untrained_copy(model, anatomy=anatomy)
+    assert "h.0.attn.c_proj.weight, h.1.attn.bias stay as in the model" in drawn_by(model)
+    for ask in (hs.importance, hs.similarity):
+        with pytest.raises(ModelError, match="outside of parameters"):
+            ask(model, batches, "norm" if ask is hs.importance else "cka", null="untrained", anatomy=anatomy)
+    packed = type("Packed", (nn.Linear,), {"get_extra_state": lambda own: ("packed", own.bias)})(3, 3)
+    with pytest.raises(ModelError, match="holds packed weights"):
+        untrained_copy(packed)
+
+
+class _Odd(nn.Module):
+    """With initialisations that ask for more or less than others do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def _init_weights(self) -> None:
+        nn.init.constant_(self.inner.weight, 0.5)
+
+    def initialize_weights(self, std: float) -> None:
+        nn.init.normal_(self.inner.weight, std=std)
+
+
+class _Failing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def reset_parameters(self) -> None:
+        raise RuntimeError("not now")
+
+
+def test_initialisations_are_called_with_what_they_ask_for() -> None:
+    assert torch.equal(untrained_copy(_Odd()).inner.weight, torch.full((4, 4), 0.5))
+    assert drawn_by(_Odd()).startswith("reset_parameters of each module, _Odd._init_weights; ")
+    with pytest.raises(ModelError, match=r"reset_parameters of _Failing failed \(RuntimeError: not now\)"):
+        untrained_copy(_Failing())
+    stuck = nn.Linear(4, 4)
+    stuck.own = torch.ones(2, requires_grad=True) * 2  # as the older weight norm leaves it
+    with pytest.raises(ModelError, match="cannot be copied"):
+        untrained_copy(stuck)
 
 
 def test_tables_stand_beside_it() -> None:
