@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import nn
 
-from headscope._support.untrained import check_null
+from headscope.anatomy.untrained import check_null
 from headscope.errors import UnknownNameError
 from headscope.heads import HeadId
 from headscope.likeness.measures import Measure

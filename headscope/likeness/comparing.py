@@ -7,8 +7,8 @@ from torch import nn
 
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes, unwrapped
-from headscope._support.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.anatomy import discover
+from headscope.anatomy.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.errors import InputError, ModelError, UnknownNameError
 from headscope.likeness.asking import Ask, How, Pair
 from headscope.likeness.gaps import why_no_value

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
-from headscope._support.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy import discover
+from headscope.anatomy.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients, tells_rows
 from headscope.effects.metrics import Metric

@@ -14,7 +14,7 @@ from headscope._support.kept import Kept
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import device_of
 from headscope._support.tabular import read_table
-from headscope._support.untrained import UNTRAINED, drawn_by
+from headscope.anatomy.untrained import UNTRAINED, drawn_by
 from headscope.errors import InputError, StorageError
 from headscope.studies.bilingual import Both
 from headscope.studies.claims import CLAIMS, CostClaim, SweepClaim, claim_named, undecided

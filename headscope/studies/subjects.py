@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from headscope._support.formatting import count
 from headscope._support.running import LABELS, evaluating, run_model
-from headscope._support.untrained import untrained_copy
 from headscope.anatomy import discover
+from headscope.anatomy.untrained import untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.metrics import Metric, UserMetric
 from headscope.effects.resolving import resolve_metric

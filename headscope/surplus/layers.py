@@ -12,8 +12,8 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown, reasons
 from headscope._support.tabular import read_table, write_table
-from headscope._support.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy import discover
+from headscope.anatomy.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
 from headscope.heads import HeadId

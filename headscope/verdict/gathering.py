@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress
-from headscope._support.untrained import UNTRAINED, drawn_by, untrained_copy
+from headscope.anatomy.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients
 from headscope.effects.metrics import Metric

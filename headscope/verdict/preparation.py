@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from headscope._support.objects import OWN_BATCHES
 from headscope._support.running import main_inputs, spelled_inputs, withheld
-from headscope._support.untrained import check_null
+from headscope.anatomy.untrained import check_null
 from headscope.effects.metrics import MaskedLoss, Metric
 from headscope.effects.resolving import resolve_metric
 from headscope.errors import InputError

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import headscope as hs
-from headscope._support.untrained import untrained_copy
+from headscope.anatomy.untrained import untrained_copy
 from headscope.studies.claims import HOLDS
 from headscope.studies.claims.alike import Alike, _means
 from headscope.studies.headcount.trends import more_alike, quality

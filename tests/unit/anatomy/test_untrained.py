@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 import headscope as hs
-from headscope._support.untrained import drawn_by, untrained_copy
+from headscope.anatomy.untrained import drawn_by, untrained_copy
 from headscope.errors import InputError, ModelError, UnknownNameError
 from tests import models
 
