@@ -91,7 +91,9 @@ def plan_(
     if score is None and (uniform or keep_per_layer != 1):
         raise typer.BadParameter("--uniform and --keep-per-layer go with --score: measured costs know one order")
     if score is not None and (max_loss_rise, heads) != (None, None):
-        raise typer.BadParameter("--score goes with --share: a score does not know what heads cost together")
+        raise typer.BadParameter(
+            "--score goes with --share; numbers of heads and budgets come from measured costs, without --score"
+        )
     made = (
         _planned(analysis, max_loss_rise, heads, share)
         if score is None
@@ -167,10 +169,12 @@ def _by_score(analysis: "Analysis", score: str, settings: "dict[str, Any]") -> "
     from headscope.planning.planner import plan
 
     if settings["share"] is None:
-        raise typer.BadParameter("--score goes with --share: a score does not know what heads cost together")
+        raise typer.BadParameter(
+            "--score goes with --share; numbers of heads and budgets come from measured costs, without --score"
+        )
     if score not in analysis.scores or score == "replaceability":
         usable = ", ".join(name for name in analysis.scores if name != "replaceability")
-        raise InputError(f"a plan cannot be made by {score!r}; this analysis holds: {usable}")
+        raise InputError(f"a plan cannot be made by {score!r}; it can be made by: {usable}")
     return plan(analysis.scores[score], **settings)
 
 

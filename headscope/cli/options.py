@@ -110,7 +110,7 @@ Skip = Annotated[int, typer.Option(min=0, help="positions at the start of each w
 Null = Annotated[
     str,
     typer.Option(
-        help="untrained: put the numbers of an untrained copy of the model beside likeness and replaceability",
+        help="untrained: put the numbers of an untrained copy of the model beside likeness, replaceability and norm",
         show_default=False,
     ),
 ]

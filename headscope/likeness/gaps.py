@@ -37,6 +37,8 @@ def why_no_value(table: PairTable, *, held_out: bool) -> str | None:
         )
     if table.facts["scope"] == "model" and not has[np.ix_(has.any(1), has.any(0))].all():
         apart = "that read different streams, as" if table.of == "weights" else "that see different positions, as"
+        if table.name == "cosine" and table.of != "contribution":
+            apart = f"whose {table.of} have unlike sizes (contributions can be compared), or {apart}"
         whys.append(f"not between heads {apart} an encoder's and a decoder's")
     return "; ".join(whys) or None
 

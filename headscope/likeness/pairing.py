@@ -72,7 +72,8 @@ def pair_table(
     columns = slice(0, n_rows) if heads[1] is None else slice(n_rows, None)
     value, low, high = (table[:n_rows, columns] for table in (value, low, high))
     name, facts = MEASURES.name_of(measure), {**facts, "layer_tokens": counted}
-    if beyond := out_of_range(low, high, measure.bounds):
+    once = np.triu_indices(n_rows, k=1) if measure.symmetric and heads[1] is None else (slice(None), slice(None))
+    if beyond := out_of_range(low[once], high[once], measure.bounds):
         facts["out_of_range"] = beyond
     symmetric = measure.symmetric
     return PairTable(name, of, heads[0], value, low, high, facts, other=heads[1], symmetric=symmetric)

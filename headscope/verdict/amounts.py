@@ -44,8 +44,8 @@ def too_little(
         said.append(
             f"Too {'few rows' if rows else 'little text'} to tell what heads give of each other (replaceability, "
             f"needed, the quadrants): {number(ratio, 2)} {'positions' if rows else 'tokens'} for each dimension of a "
-            f"layer, where {ENOUGH_TOKENS} are needed; {number(ENOUGH_TOKENS / ratio, 2)} times as "
-            f"{'many' if rows else 'much'} would tell{'' if rows else ' (more windows, and text to fill them)'}."
+            f"layer, where {ENOUGH_TOKENS} are the least; take {number(ENOUGH_TOKENS / ratio, 2)} times as "
+            f"{'many' if rows else 'much'} at least{'' if rows else ' (more windows, and text to fill them)'}."
         )
     return tuple(said)
 

@@ -27,11 +27,13 @@ class Cosine(Measure):
     bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     sources: ClassVar[tuple[str, ...]] = ("contribution", "z", "q", "k", "v")
     card: ClassVar[Card] = Card(
-        formula="Σ⟨c_a, c_b⟩ / sqrt(Σ‖c_a‖² Σ‖c_b‖²) over positions, c = W_O z, uncentred.",
+        formula="Σ⟨c_a, c_b⟩ / sqrt(Σ‖c_a‖² Σ‖c_b‖²) over positions, c = W_O z, uncentred; or of z, q, k, v "
+        "themselves, where asked.",
         unit="none",
         span="-1 to 1; 1 = the same vector but for one positive scale at every position, 0 = orthogonal on average, "
         "-1 = they cancel out but for scale.",
-        undefined="NaN for a head that adds nothing anywhere, and for heads at different positions.",
+        undefined="NaN for a head that adds nothing anywhere, for heads at different positions, and for heads of "
+        "unlike size where z, q, k or v is asked for.",
         invariance="One positive scale. No rotation: contributions share the coordinates of the residual stream.",
         cost="As cka, and N² d² · width for the overlaps of W_O.",
         use="Whether two heads do the same to the model's state, not only know the same. Contributions are compared "

@@ -71,7 +71,8 @@ def _told(name: str, frame: pd.DataFrame) -> str:
         return text
     which = count(held, "head" if name == "replaceability" else "pair")
     which += " of layers that have three" if held < len(frame) else ""
-    return f"{text} Of {which}, {below:,} lie below every one of the layer in the copy, {above:,} above every one."
+    lie = "lies" if below == 1 else "lie"
+    return f"{text} Of {which}, {below:,} {lie} below every one of the layer in the copy, {above:,} above every one."
 
 
 def _beyond(frame: pd.DataFrame) -> tuple[int, int, int]:

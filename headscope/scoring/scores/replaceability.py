@@ -74,7 +74,8 @@ class Replaceability(Score):
         cost="One pass, and for each layer an inverse of its D dimensions for each block of documents: D³.",
         use="Whether a layer could make up for a head by a linear map of what stays. It is counted of what varies, "
         "since a constant needs no other head: 85% of what one head of MiniLM writes is a constant. An untrained model "
-        "scores high too (MiniLM: 0.75 to 0.87): set it beside its untrained copy. It needs text: MiniLM's median head "
+        "scores higher: heads of MiniLM's copy come to 0.75 to 0.87 on 74 tokens for each dimension, to 0.95 to 0.98 "
+        "on 272. Set it beside its untrained copy. It needs text: MiniLM's median head "
         "comes to 0.17 on 18 tokens for each of its layer's dimensions, to 0.45 on 74, to 0.55 on 272. Little text "
         "makes it too low, and its interval does not mend that: `chance`, which more text brings to 0, shows by how "
         "much (facts, caution). Compare numbers of as much text.",
