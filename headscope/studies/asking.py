@@ -105,7 +105,7 @@ def ask_reference(
 
     Args:
         evidence: folder of the sweep's finished runs, where it is looked for first; made where a claim takes it. What
-            is there is read before anything is trained.
+            is there is read before anything else is trained, and a sweep that was begun is finished first.
         claims: names; all without it.
         timings: folder of what `analyses/cost_scaling.py` wrote, taken in place of new timings.
         quick: fewer seeds, shorter training, and a sweep that decides nothing: minutes in place of hours.

@@ -38,9 +38,10 @@ class MadeAgain(ModelClaim):
     )
     drawn: ClassVar[Both] = (
         Both(
-            "The largest difference in each layer, of the layer's largest value, for the three formulas of C2, C3 and "
-            "C4. What is below 10⁻⁹, or zero, stands there. The dotted line is what rounding allows.",
-            "C2、C3、C4の3つの式についての、各層の最大差(その層の最大値に対する比)。10⁻⁹未満の値とゼロは10⁻⁹の"
+            "The largest difference in each layer, of the layer's largest value, for the formulas of those of C2, C3 "
+            "and C4 that were asked. What is below 10⁻⁹, or zero, stands there. The dotted line is what rounding "
+            "allows.",
+            "C2、C3、C4のうち測定したものの式についての、各層の最大差(その層の最大値に対する比)。10⁻⁹未満の値とゼロは10⁻⁹の"
             "位置に示す。点線は丸め誤差の許容範囲。",
         )
         + SEEDS_DRAWN

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 from headscope._support.running import evaluating, last_logits, run_model
 from headscope.sites import Anatomy, Site
@@ -17,9 +18,11 @@ __all__ = ["Reach", "declared_window", "open_pairs", "reaches"]
 
 _HIDDEN = -1e4  # what masks add is no larger: -inf, the least number of the type, or this
 _WINDOWS = (
-    "sliding_window", "attention_window", "attention_window_size", "attention_chunk_size", "local_attention",
-    "window_size",
+    "sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size", "window_size",
 )  # fmt: skip
+_BOTH_SIDES = ("attention_window", "local_attention")  # of which a query sees half to either side, and itself
+_ONE_SIDE = ("local_radius",)  # to either side, beside itself
+_FAR = ("full_attention", "linear_attention")  # types of layers, where a configuration names them, without a window
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,24 @@ def open_pairs(
 
 
 def declared_window(model: nn.Module) -> int:
-    """Tokens of the longest window of attention that the model's configuration declares; 0 where it declares none."""
+    """Tokens to one side, the query's own among them, that the longest declared window leaves; 0 without one.
+
+    A window that the configuration states, but that no layer has by its own list of their types, is none.
+    """
     return max(_windows(getattr(model, "config", None)), default=0)
 
 
 def _windows(config: object) -> Iterator[int]:
     """Of a configuration and of those inside it, as of a text model's that also sees."""
-    for name, value in vars(config).items() if hasattr(config, "__dict__") else ():
-        if name in _WINDOWS:
-            yield from (int(one) for one in (value if isinstance(value, list | tuple) else [value]) if _is_size(one))
-        elif name.endswith("config"):
+    own = vars(config) if isinstance(config, PreTrainedConfig) else {}
+    types = own.get("layer_types")
+    windowed = not isinstance(types, list | tuple) or any(one not in _FAR for one in types)
+    for name, value in own.items():
+        if isinstance(value, PreTrainedConfig):
             yield from _windows(value)
+        elif windowed and name in (*_WINDOWS, *_BOTH_SIDES, *_ONE_SIDE):
+            sizes = [one for one in (value if isinstance(value, list | tuple) else [value]) if _is_size(one)]
+            yield from (one // 2 + 1 if name in _BOTH_SIDES else one + (name in _ONE_SIDE) for one in sizes)
 
 
 def _is_size(value: object) -> bool:

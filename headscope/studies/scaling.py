@@ -22,6 +22,7 @@ from headscope.models.reference import Block, MultiHeadAttention
 from headscope.studies.costs import count_flops, peak, peak_bytes
 from headscope.studies.headcount.settings import head_dim_of
 from headscope.studies.subjects import LONG, Subject
+from headscope.text.batches import Batch
 
 __all__ = [
     "COSTS",
@@ -184,8 +185,10 @@ def scale_model(subject: Subject) -> pd.DataFrame:
     lengths = sorted(longest // 2**times for times in range(6) if longest // 2**times >= _SHORTEST)
     if len(lengths) < 2:
         raise InputError(f"the model takes {longest} tokens at most: too few to see how costs grow")
-    rounds, device, readout = (3 if subject.quick else 8), str(device_of(model)), _readout(model)
-    runs = {length: partial(run_model, model, subject.stretched(length), **readout) for length in lengths}
+    rounds, device = (3 if subject.quick else 8), str(device_of(model))
+    texts = {length: subject.stretched(length) for length in lengths}
+    readout = _readout(model, texts[lengths[0]])
+    runs = {length: partial(run_model, model, text, **readout) for length, text in texts.items()}
     site, rows = subject.anatomy.sites[0], []
     pair = sum(2 * own.n_heads * (own.head_dim + own.value_dim) for own in subject.anatomy.sites)
     with evaluating(model), torch.no_grad():
@@ -346,9 +349,9 @@ def _using(model: nn.Module, kernel: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _readout(model: nn.Module) -> dict[str, Any]:
+def _readout(model: nn.Module, text: Batch) -> dict[str, Any]:
     """What keeps a language model from reading out every position, whose cost is the vocabulary's."""
-    return last_logits(model, {}) if isinstance(model, PreTrainedModel) else {}
+    return last_logits(model, text) if isinstance(model, PreTrainedModel) else {}
 
 
 def _longest(subject: Subject) -> int:

@@ -37,10 +37,10 @@ from headscope.studies.tasks import inputs
 from headscope.studies.tasks.language import Language
 from headscope.studies.training import one_thread, train
 from headscope.tables import HeadTable
-from headscope.text.batches import Batch, digest, row_lengths, token_names
+from headscope.text.batches import Batch, digest, encoded_lengths, row_lengths, token_names
 from headscope.text.splits import sample_batches
 from headscope.verdict.gathering import Evidence
-from headscope.verdict.preparation import affordable_tokens
+from headscope.verdict.preparation import affordable_tokens, stated_positions
 from headscope.watching.observation import Captured, capture, observe
 
 __all__ = ["DRAWS", "LONG", "Subject", "reference_subjects"]
@@ -116,20 +116,30 @@ class Subject:
     def most_tokens(self) -> int | None:
         """The longest row that the model says it takes, a power of two, 2,048 at the most; None where it says nothing.
 
-        RoBERTa and its kin reserve two of the positions that they state, so that it is not the whole of them.
+        RoBERTa and its kin reserve two of the positions that they state: a power of two that they state is too long.
         """
-        config = getattr(self.model, "config", None)
-        stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        return int(2 ** int(log2(min(stated, LONG)))) if isinstance(stated, int) and stated > 0 else None
+        stated = stated_positions(self.model)
+        return None if stated is None else int(2 ** int(log2(min(stated, LONG))))
 
     def stretched(self, length: int) -> Batch:
         """One row of its text, without padding, repeated and cut to a length.
 
+        Labels go along where a decoder reads them, and only there: a loss asks for logits at every position.
+
         Args:
             length: tokens.
+
+        Raises:
+            InputError: every row is padding alone.
         """
-        row = {name: value[:1] for name, value in self.few.items()}
-        kept = {name: _unpadded(row, name) for name in row}
+        decodes = getattr(getattr(self.model, "config", None), "is_encoder_decoder", False)
+        given = {name: value for name, value in self.few.items() if decodes or name not in LABELS}
+        n_rows = min(len(value) for value in given.values())
+        rows = [{name: value[row : row + 1] for name, value in given.items()} for row in range(n_rows)]
+        unpadded = [{name: _unpadded(row, name) for name in row} for row in rows]
+        kept = max(unpadded, key=lambda row: min(value.shape[1] for value in row.values()))
+        if not min(value.shape[1] for value in kept.values()):
+            raise InputError("the rows are padding alone: their masks keep no position")
         return {name: value.repeat(1, -(-length // value.shape[1]))[:, :length] for name, value in kept.items()}
 
     @cached_property
@@ -152,7 +162,10 @@ class Subject:
 
     @property
     def unseen_window(self) -> int:
-        """Tokens of the longest window that the model declares, if masks were seen on no longer row; 0 otherwise."""
+        """Tokens of the longest window that the model declares, if masks were seen on no longer row; 0 otherwise.
+
+        See `declared_window`.
+        """
         declared = declared_window(self.model)
         return declared if declared >= max((own.tokens for own in self.reach.values()), default=0) else 0
 
@@ -161,17 +174,24 @@ class Subject:
         return self.reach[layer].kind if layer in self.reach else kind_of(self.anatomy.site(layer))
 
     @property
-    def idle_window(self) -> int:
-        """Tokens of the longest window, seen or declared, than which no row of the text is longer; 0 without one."""
-        seen = [own.farthest for own in self.reach.values() if own.kind == "windowed"]
-        return max((one for one in (*seen, self.unseen_window) if one >= self.longest_row), default=0)
+    def idle_window(self) -> tuple[int, int]:
+        """Tokens of the longest window, seen or declared, than which no row is longer, and of the longest such row.
 
-    @cached_property
-    def longest_row(self) -> int:
-        """Tokens of the longest row of its text; of what is no text, positions of the few rows."""
+        Rows are those of the window's side, where an encoder and a decoder read different ones; (0, 0) without one.
+        """
+        windowed = {n: own.farthest for n, own in self.reach.items() if own.kind == "windowed"}
+        rows = {n: self._longest_row(self.anatomy.site(n).kind) for n in self.reach}
+        found = [(farthest, rows[n]) for n, farthest in windowed.items() if farthest >= rows[n]]
+        if (unseen := self.unseen_window) >= max(rows.values()):
+            found.append((unseen, max(rows.values())))
+        return max(found, default=(0, 0))
+
+    def _longest_row(self, kind: str) -> int:
+        """Tokens of the longest row on the side of such sites; of what is no text, positions of the few rows."""
         if not token_names(self.few):
             return max(own.tokens for own in self.reach.values())
-        return max(int(row_lengths(batch).max()) for batch in self.batches)
+        decodes = kind in ("causal", "cross")
+        return max(int((row_lengths(one) if decodes else encoded_lengths(one)).max()) for one in self.batches)
 
     @cached_property
     def effects(self) -> Effects:

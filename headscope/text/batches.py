@@ -21,6 +21,7 @@ __all__ = [
     "Remade",
     "digest",
     "document_ids",
+    "encoded_lengths",
     "kept_positions",
     "labels_of",
     "n_rows",
@@ -178,6 +179,11 @@ def row_lengths(batch: Batch) -> Int[Tensor, " batch"]:
     """
     if isinstance(decoder := batch.get("decoder_input_ids"), Tensor):
         return kept_positions(batch, "causal", decoder.shape[1]).sum(1)
+    return encoded_lengths(batch)
+
+
+def encoded_lengths(batch: Batch) -> Int[Tensor, " batch"]:
+    """The same of the side that reads, where an encoder and a decoder have rows of their own."""
     return kept_positions(batch, "self", row_length(batch)).sum(1)
 
 

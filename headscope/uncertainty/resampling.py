@@ -14,7 +14,7 @@ _DRAWS = 2000
 
 
 def share_above(spread: Spread, size: float, *, seed: int = 0, draws: int = _DRAWS) -> tuple[float, float, float]:
-    """Share of numbers above a size, with a 95% interval over documents that holds wherever the true numbers lie.
+    """Share of numbers above a size, with a 95% interval over documents that holds where many numbers lie at the line.
 
     Noise moves numbers over the line, and where many lie just beside it the share that is counted is far from the true
     one, on one side. Resampled shares are as far off again, so that their percentiles miss the truth. The question is
@@ -22,8 +22,11 @@ def share_above(spread: Spread, size: float, *, seed: int = 0, draws: int = _DRA
     there. Several lines are asked, and hold at once; so it is from below.
 
     What noise does is drawn: blocks of documents with replacement, as many as there are, the same for all numbers, so
-    that those that err together still do. A number's noise is its mean over the drawn blocks' pseudo-values, less its
-    own value, in standard errors of the draw: few blocks make it wide, as Student's t is.
+    that those that err together still do. A number's noise is its mean over the drawn blocks' pseudo-values, less their
+    mean over all blocks, in standard errors of the draw: few blocks make it wide, as Student's t is.
+
+    Skewed noise and few documents remain a weakness. Where all numbers lay at the line, their noise leaned to the low
+    side and documents had very unlike lengths, 95% intervals held in 86% of texts of 5 documents, 91% of 10, 96% of 24.
 
     Args:
         spread: (number,) a jackknife over blocks, or `mean_spread`; numbers that are NaN are left out.

@@ -24,7 +24,7 @@ from headscope.text.corpus import text_batches
 from headscope.text.feeding import Batches, feed
 from headscope.text.sides import sides_of
 
-__all__ = ["Budget", "Source", "affordable_tokens", "prepare"]
+__all__ = ["Budget", "Source", "affordable_tokens", "prepare", "stated_positions"]
 
 _SWEEP_WORK = 2e12  # heads x parameters x tokens of the plain ablation loop: about a minute on two cores
 _LEAST_SETS = 5
@@ -198,11 +198,17 @@ def _name(model: nn.Module) -> str:
     return telling_name(path) or type(model).__name__
 
 
-def _longest(model: nn.Module) -> int:
-    """Positions that the model takes; RoBERTa and its kin reserve two of the positions that they state."""
+def stated_positions(model: nn.Module) -> int | None:
+    """Positions that the model's configuration states; None where it states none."""
     config = getattr(model, "config", None)
     stated = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    return int(stated) - 2 if isinstance(stated, int) and stated > 2 else sys.maxsize
+    return stated if isinstance(stated, int) and stated > 0 else None
+
+
+def _longest(model: nn.Module) -> int:
+    """Positions that the model takes; RoBERTa and its kin reserve two of the positions that they state."""
+    stated = stated_positions(model) or 0
+    return stated - 2 if stated > 2 else sys.maxsize
 
 
 def affordable_tokens(model: nn.Module, anatomy: Anatomy) -> int:

@@ -21,7 +21,8 @@ __all__ = ["Similarity"]
 _NAMES = {"cka": "CKA", "cosine": "cosine"}
 _MEANINGS = {
     "cka": "CKA compares what two heads carry over all tokens (their z, before the output projection), whatever the "
-    "rotation and scale: 1 = the same up to those, 0 = unrelated. The estimate is unbiased, so unrelated heads may come out a little below 0.",
+    "rotation and scale: 1 = the same up to those, 0 = unrelated. The estimate is unbiased, so unrelated heads may "
+    "come out a little below 0.",
     "cosine": "Token by token, whether two heads push the model's state in the same direction: 1 = always.",
 }
 _NULLS_TOLD = {

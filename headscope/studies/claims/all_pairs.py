@@ -46,15 +46,15 @@ class AllPairs(ModelClaim):
     )
     measured: ClassVar[Both] = Both(
         "The share of all pairs of query and key, padding left out, that mask and window leave to any head of a layer. "
-        "It is counted in a row of the text that is repeated until it is as long as the model says it takes, up to "
-        "2,048 tokens; in the rows as they are where it says nothing. "
+        "It is counted in a row of the text that is repeated until it is as long as the model says it takes, cut to a "
+        "power of two and to 2,048 tokens; in the rows as they are where the model says nothing or takes less. "
         "Beside it the share of pairs of two tokens that meet in at least one direction: that one of them may look at "
         "the other. A layer is called windowed where its mask hides more than the future. The effective span of a head "
         "is the exponential of the entropy of a query's weights, over the number of keys that it may look at; 1 if it "
         "looks at all of them alike. Spans are of rows as they are, for repeated text is looked at otherwise.",
         "パディングを除くクエリとキーの組のうち、マスクと窓が層のいずれかのヘッドに許す割合を数えます。数えるテキストは、1行を繰り返して、"
-        "モデルが受け付けるとする長さ(最長2,048トークン)まで延ばしたものです。長さの上限が分からないモデルでは、"
-        "元の行のまま数えます。あわせて、2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。マスクが未来以外も隠す層は「窓付き」"
+        "モデルが受け付けるとする長さ(2の累乗に切り下げ、最長2,048トークン)まで延ばしたものです。長さの上限が分からないモデルや、"
+        "実際にはその長さを受け付けないモデルでは、元の行のまま数えます。あわせて、2つのトークンの少なくとも一方が他方を見られる組の割合も数えます。マスクが未来以外も隠す層は「窓付き」"
         "と呼びます。ヘッドの有効な範囲は、クエリのアテンションの重みのエントロピーをHとして、exp(H)"
         "を見ることのできるキーの数で割った値です。すべてのキーを均等に見ていれば1、"
         "1つだけを見ていれば1÷キーの数です。繰り返したテキストでは見方が変わるため、有効な範囲は元の行で測ります。",
@@ -110,6 +110,9 @@ class AllPairs(ModelClaim):
             numbers |= {named(name, layer): float(row[name.rpartition("_")[2]]) for name in _NUMBERS}
             rows.append(row)
         table = pd.DataFrame(rows)
+        if table["tokens"].nunique() > 1:  # an encoder and a decoder read rows of their own
+            for row in rows:
+                numbers[named("largest_tokens", Layer(row["kind"], row["layer"]))] = float(row["tokens"])
         numbers |= {
             "tokens": float(table["tokens"].max()), "span_tokens": float(table["span_tokens"].max()),
             "unseen": float(subject.unseen_window),
@@ -125,13 +128,14 @@ class AllPairs(ModelClaim):
         return in_part(joined([made.where, far], ", ", "、") if made.where else far)
 
     def say(self, words: Mapping[str, float]) -> Both:
-        unseen, tokens = words["unseen"], f"{words['tokens']:,.0f}"
-        farthest = by_kind(words, "largest_farthest")
+        unseen, farthest = words["unseen"], by_kind(words, "largest_farthest")
+        longest = {kind: f"{max(own):,.0f}" for kind, own in by_kind(words, "largest_tokens").items()}
+        tokens = {kind: longest.get(kind, f"{words['tokens']:,.0f}") for kind in farthest}
         kinds = [
             Both(
-                f"Of all pairs in texts of up to {tokens} tokens, {layers_named([kind]).en} ({len(shares)}) allow "
-                f"{np.mean(shares):.0%}{_window(kind, farthest[kind]).en}.",
-                f"長さ{tokens}トークンまでのテキストのすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)"
+                f"Of all pairs in texts of up to {tokens[kind]} tokens, {layers_named([kind]).en} ({len(shares)}) "
+                f"allow {np.mean(shares):.0%}{_window(kind, farthest[kind]).en}.",
+                f"長さ{tokens[kind]}トークンまでのテキストのすべての組のうち、{layers_named([kind]).ja}({len(shares)}層)"
                 f"が許すのは{np.mean(shares):.0%}{_window(kind, farthest[kind]).ja}です。",
             )
             for kind, shares in by_kind(words, "least_allowed").items()

@@ -19,6 +19,7 @@ from headscope.studies.headcount.shapes import MARGIN
 __all__ = ["Balance"]
 
 _FEWEST, _WORST = "fewest on", "worst on"  # before the name of a task
+_NO_FEWER, _NO_MORE = "no fewer on", "no more on"  # the ends of the fewest heads that suit it
 
 
 @CLAIMS.register("C10")
@@ -96,12 +97,15 @@ class Balance(SweepClaim):
         sizes = runs.groupby("n_heads")["head_dim"].first()
         low, high = (float(end) for end in spread.interval())
         told = [*suited(runs, common).values()]
+        ends = _ends({n: suited(runs, n) for n in sizes.index})
         numbers = {
             "width": float(sweep.width), "common": float(common), "head_dim": float(sizes[common]),
             "tasks": float(len(told)), "as_good": float(told.count("as good")),
             "least_seeds": float(runs.groupby("task")["seed"].nunique().min()),
             f"{_WORST} {task}": float(costs.loc[common, task]),
             **{f"{_FEWEST} {label}": float(n) for label, n in (costs <= costs.min() + MARGIN).idxmax().items()},
+            **{f"{_NO_FEWER} {label}": float(least) for label, (least, _) in ends.items()},
+            **{f"{_NO_MORE} {label}": float(most) for label, (_, most) in ends.items()},
         }  # fmt: skip
         return Measured(float(spread.centre), sweep.over, numbers, runs, low, high)
 
@@ -135,29 +139,50 @@ class Balance(SweepClaim):
         ])  # fmt: skip
 
     def side_by_side(self, words: Sequence[Mapping[str, float]]) -> Both:
-        each = {own["width"]: own for own in sorted(words, key=lambda own: own["width"])}
+        each: dict[float, Mapping[str, float]] = {}
+        for own in sorted(words, key=lambda one: one["width"]):
+            each.setdefault(own["width"], own)
         if len(each) < 2:
             return NOTHING
-        fewest = [of_tasks(own, _FEWEST) for own in each.values()]
+        widths, common = [f"{width:g}" for width in each], [f"{own['common']:g}" for own in each.values()]
+        same = len({*common}) == 1
+        least = Both(
+            f"At widths of {' and '.join(widths)} the number of heads that costs least on its worst task is "
+            + (f"{common[0]} at each." if same else f"{' and '.join(common)}."),
+            f"最悪のタスクでの損が最も小さいヘッド数は、幅{'、'.join(widths)}で"
+            + (f"いずれも{common[0]}個です。" if same else f"それぞれ{'、'.join(common)}個です。"),
+        )
+        fewest, no_fewer, no_more = (
+            [of_tasks(own, name) for own in each.values()] for name in (_FEWEST, _NO_FEWER, _NO_MORE)
+        )
         shared = [task for task in fewest[0] if all(task in own for own in fewest)]
         moved = [task for task in shared if len({own[task] for own in fewest}) > 1]
-        told = {task: [f"{own[task]:g}" for own in fewest] for task in moved}
-        widths, common = ([f"{number:g}" for number in own] for own in (each, [one["common"] for one in each.values()]))
-        same = Both(
-            f"At widths of {' and '.join(widths)} the number of heads that costs least on its worst task is "
-            f"{' and '.join(common)}.",
-            f"最悪のタスクでの損が最も小さいヘッド数は、幅{'、'.join(widths)}でそれぞれ{'、'.join(common)}個です。",
-        )
+        sure = [task for task in moved if min(own[task] for own in no_more) < max(own[task] for own in no_fewer)]
         if not moved:
-            return same + Both("The fewest that suit a task do not differ.", "各タスクに足りる最少の数は変わりません。")
-        return same + Both(
-            "The fewest that suit a task, within 1% of its best, differ for "
-            + "; ".join(f"{task} ({' and '.join(own)})" for task, own in told.items())
-            + f", of {count(len(shared), 'task')} of both.",
-            f"各タスクに足りる(最良から1%以内の)最少の数が変わるのは、共通の{len(shared)}タスクのうち"
-            + "、".join(f"{task}({'、'.join(own)}個)" for task, own in told.items())
-            + "です。",
-        )
+            return least + Both(
+                " The fewest that suit a task, within 1% of its best, differ for none of "
+                f"{count(len(shared), 'task')}.",
+                f"足りる(最良から1%以内の)最少のヘッド数は、共通の{len(shared)}タスクのどれでも変わりません。",
+            )
+        means = {task: [f"{own[task]:g}" for own in fewest] for task in moved}
+        en = "; ".join(f"{task} ({' and '.join(own)})" for task, own in means.items())
+        ja = "、".join(f"{task}({'、'.join(own)}個)" for task, own in means.items())
+        shown = "区間で見ると、違うとは言えません。"
+        if sure:
+            shown = f"区間で見ても違うと言えるのは{'、'.join(sure)}です。"
+        return joined([
+            least,
+            Both(
+                f"By the means the fewest that suit a task, within 1% of its best, differ for {en}, of "
+                f"{count(len(shared), 'task')}.",
+                f"足りる(最良から1%以内の)最少のヘッド数が平均値で見て変わるのは、共通の{len(shared)}タスクのうち"
+                f"{ja}です。",
+            ),
+            Both(
+                f"By their intervals they differ for {' and '.join(sure)}."
+                if sure else "By their intervals it cannot be told.", shown,
+            ),
+        ])  # fmt: skip
 
     def headline(self, words: Mapping[str, float]) -> Both:
         if words["low"] <= MARGIN:
@@ -194,3 +219,13 @@ class Balance(SweepClaim):
             "表とは少し異なります。"
             f"\n\n{told.ja}",
         )
+
+
+def _ends(told: Mapping[int, Mapping[str, str]]) -> dict[str, tuple[int, int]]:
+    """The fewest heads that may suit each task, and the fewest that surely do, or the most tried."""
+    found = {}
+    for task in next(iter(told.values())):
+        may = [n for n, own in told.items() if own[task] != "worse"]
+        surely = [n for n, own in told.items() if own[task] == "as good"]
+        found[task] = min(may, default=max(told)), min(surely, default=max(told))
+    return found

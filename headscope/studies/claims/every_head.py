@@ -152,12 +152,12 @@ class EveryHead(ModelClaim):
         return HOLDS
 
     def say(self, words: Mapping[str, float]) -> Both:
-        above, below, across = (f"{words[name]:.3g}" for name in ("above", "below", "across"))
+        above, below, across = (_tally(words[name]) for name in ("above", "below", "across"))
         if words["distance"]:
             size, largest = Both(f"{_SIZE:g} (a distance)", f"{_SIZE:g}(距離)"), number(words["largest"])
         else:
             size, largest = Both(f"{_SIZE:.1%} of the loss", f"損失の{_SIZE:.1%}"), f"{words['largest']:.2%}"
-        heads, mean = f"{words['heads']:g}", f"{words['effect'] * words['heads']:.3g}"
+        heads, mean = _tally(words["heads"]), _tally(words["effect"] * words["heads"])
         counted = Both(
             f"Switched off alone, {mean} of {heads} heads cost more than {size.en} in the mean over documents. By "
             f"their whole interval {above} cost more, {below} less, and {across} cannot be told; the costliest costs "
@@ -168,19 +168,19 @@ class EveryHead(ModelClaim):
         )
         helped = NOTHING
         if not words["distance"] and words["helped"]:
-            count = f"{words['helped']:.3g}"
+            count = _tally(words["helped"])
             helped = Both(f"Removing {count} of them lowers the loss.", f"除くと損失が下がるヘッドは{count}個です。")
         return joined([counted, helped, _beside_noise(words), _in_the_task(words)])
 
     def headline(self, words: Mapping[str, float]) -> Both:
-        heads, above = f"{words['heads']:g}", f"{words['above']:.3g}"
-        louder = f"{words['louder']:.3g}"
+        heads, above = _tally(words["heads"]), _tally(words["above"])
+        louder = _tally(words["louder"])
         noise, task = NOTHING, NOTHING
         result = Both("moves the output clearly", "出力が明らかに変わる")
         if not words["distance"]:
             result = Both("makes the loss clearly higher", "損失が明らかに増える")
         if not isnan(words["task_above"]):
-            needed = f"{words['task_above']:.3g}"
+            needed = _tally(words["task_above"])
             task = Both(f" For the task {needed} are clearly needed.", f"タスクに明らかに必要なのは{needed}個です。")
         if not isnan(words["louder"]):
             noise = Both(
@@ -209,7 +209,12 @@ class EveryHead(ModelClaim):
 
 
 def _counted(some: float, every: float) -> Both:
-    return Both(f"{some:.3g} of {every:.3g} heads", f"{every:.3g}個中{some:.3g}個")
+    return Both(f"{_tally(some)} of {_tally(every)} heads", f"{_tally(every)}個中{_tally(some)}個")
+
+
+def _tally(number: float) -> str:
+    """A count of heads, which is a mean over training seeds where there are several."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _noise(subject: Subject) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -247,7 +252,7 @@ def _task(subject: Subject) -> tuple[dict[str, float], dict[str, np.ndarray]]:
 def _beside_noise(words: Mapping[str, float]) -> Both:
     if isnan(words["louder"]):
         return NOTHING
-    louder, quieter = (f"{words[name]:.3g}" for name in ("louder", "quieter"))
+    louder, quieter = (_tally(words[name]) for name in ("louder", "quieter"))
     return Both(
         f"Removing costs clearly more than noise of the same length for {louder} heads, clearly less for {quieter}, "
         "and for the others it cannot be told.",
@@ -259,8 +264,8 @@ def _beside_noise(words: Mapping[str, float]) -> Both:
 def _in_the_task(words: Mapping[str, float]) -> Both:
     if isnan(words["task_intact"]):
         return NOTHING
-    above, below, across = (f"{words[f'task_{name}']:.3g}" for name in ("above", "below", "across"))
-    heads = f"{words['heads']:g}"
+    above, below, across = (_tally(words[f"task_{name}"]) for name in ("above", "below", "across"))
+    heads = _tally(words["heads"])
     intact, largest = f"{words['task_intact']:.1%}", f"{words['task_largest'] * 100:.2f}"
     least = f"{_TASK_SIZE * 100:g}"
     return Both(

@@ -128,7 +128,8 @@ class Integration(ModelClaim):
         if not rows:
             raise AnatomyError("no layer has two heads whose contributions can be told apart")
         table = pd.DataFrame(rows)
-        numbers |= {"tokens": float(subject.longest_row), "window": float(subject.idle_window)}
+        window, tokens = subject.idle_window
+        numbers |= {"tokens": float(tokens), "window": float(window)}
         effect, low, high = (float(table[name].mean()) for name in ("ratio", "ratio_low", "ratio_high"))
         return Measured(effect, subject.over, numbers, table, low, high)
 

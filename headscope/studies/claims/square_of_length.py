@@ -42,8 +42,9 @@ class SquareOfLength(CostClaim):
     )
     measured: ClassVar[Both] = Both(
         "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's "
-        "one layer of attention; of a named model as a whole, on a row of its text that is repeated, where it can be "
-        "told to with logits of the last position alone, as when text is generated. Counts are fitted as a fixed part "
+        "one layer of attention; of a named model as a whole, on a row of its text that is repeated. "
+        "Where it can be told to, it makes logits of the last position alone, as when "
+        "text is generated. Counts are fitted as a fixed part "
         "+ a·T + b·T², by least squares over the longest four lengths. One pair costs a head 2 "
         "· (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
         "sum, taken over all heads and layers, is how many pairs of T² a head computes. The most bytes that are alive "
@@ -80,9 +81,10 @@ class SquareOfLength(CostClaim):
     follows: ClassVar[Both] = Both(
         "Readers infer that cost grows with the square of the length. Operations do in the end. A part of them, the "
         "projections and in a whole model the layers between, grows with the length itself, so that short texts seem "
-        "linear. Memory grows with the square only where the maps are written out. Times are an illustration: the "
-        "interval over the rounds of one day does not hold on another. On one processor three days gave from T^2.7 to "
-        "T^3.5 for the same doubling.",
+        "linear. Memory grows with the square where the maps are written out; elsewhere only "
+        "where masks or position biases of T × T are made, as for windows, and that is less. Times are an "
+        "illustration: the interval over the rounds of one day does not hold on another. On one processor three days "
+        "gave from T^2.7 to T^3.5 for the same doubling.",
         "「コストはシーケンス長の二乗で増える」と読まれがちです。演算量は、十分に長ければそのとおりです。ただし、"
         "射影や(モデル全体では)間にある層の演算量は長さに比例するため、短いテキストでは全体も長さに比例して見えます。"
         "メモリは、マップを書き出す場合に長さの二乗で増えます。書き出さない場合に二乗で増えるのは、"
@@ -180,8 +182,8 @@ class SquareOfLength(CostClaim):
 
 
 _HEAD = Both(
-    "Its language head made logits of the last position alone, as when text is generated; logits of every position "
-    "would add operations and bytes that grow with T.",
+    "The model's language head made logits of the last position alone, as when text is generated; logits of every "
+    "position would add operations and bytes that grow with T.",
     "言語モデルの出力層は、テキスト生成のときと同じく最後の位置のロジットだけを計算しています。"
     "すべての位置のロジットを計算すると、Tに比例する演算量とメモリが加わります。",
 )

@@ -174,10 +174,10 @@ class TooSmall(SweepClaim):
         most, (tiny, fixed) = count(sizes[0], "head"), (count(n, "dimension") for n in sizes[1:])
         return Both(
             f"Cut out of the same width, heads of {_PAPER} dimensions, the paper's example, lose {own} of what is "
-            f"learnt (the mean over kinds of task), {most} of {tiny} {small}; {most} of {fixed} lose {wide}.",
+            f"learnt (the mean over kinds of task), {most} of {tiny} {small}. {most} kept at {fixed} lose {wide}.",
             f"同じ幅を分けた場合、論文の例と同じ{_PAPER}次元のヘッドで失うのは学習できた量の{own}"
             f"(タスクの種類の平均)、{sizes[1]}次元のヘッド{sizes[0]}個では{small}です。"
-            f"{sizes[2]}次元のヘッド{sizes[0]}個で失うのは{wide}です。",
+            f"{sizes[2]}次元に固定したヘッド{sizes[0]}個で失うのは{wide}です。",
         )
 
     def draw(self, table: pd.DataFrame) -> Figure:

@@ -33,6 +33,40 @@ def test_it_holds_the_share_as_often_as_it_says(case: str, shared: float) -> Non
     assert held / 100 >= 0.9
 
 
+@pytest.mark.parametrize("lean", [1.0, -1.0])
+@pytest.mark.parametrize("side", [0.4, -0.4])
+def test_noise_that_leans_to_a_side_is_held_on_either_side_of_the_line(lean: float, side: float) -> None:
+    """What lies above is held as often from above as what lies below is from below."""
+    rng, held = np.random.default_rng(3), 0
+    for text in range(100):
+        noise = lean * (rng.exponential(size=(24, 24)) - 1)
+        spread = mean_spread(side / 24**0.5 + noise, np.arange(24))
+        _, low, high = share_above(spread, 0.0, seed=text, draws=400)
+        held += low <= float(side > 0) <= high
+    assert held / 100 >= 0.9
+
+
+def test_the_ends_are_mirrored_with_the_numbers() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.exponential(size=(20, 12)) + np.linspace(-2, 1, 20)[:, None]
+    share, low, high = share_above(mean_spread(values, np.arange(12)), 0.0, draws=400)
+    mirrored = share_above(mean_spread(-values, np.arange(12)), 0.0, draws=400)
+    np.testing.assert_allclose(mirrored, (1 - share, 1 - high, 1 - low))
+
+
+def test_noise_of_a_ratio_is_counted_from_the_middle_of_its_pseudo_values() -> None:
+    """A jackknife's middle is not what it is of where that is no mean."""
+    rng = np.random.default_rng(6)
+    blocks = rng.exponential(size=(8, 2)) + 0.1
+    total = blocks.sum(0)
+    without = np.array([[(total[0] - one[0]) / (total[1] - one[1])] for one in blocks])
+    noise = _noise(np.array([total[0] / total[1]]), without, np.ones((8, 1)), seed=1, draws=4000)
+    pseudo = 8 * total[0] / total[1] - 7 * without[:, 0]
+    drawn = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), size=4000)
+    means = drawn @ pseudo / 8
+    assert np.sign(noise[:, 0]).tolist() == np.sign(np.round(means - pseudo.mean(), 12)).tolist()
+
+
 def test_what_noise_does_is_that_of_texts_drawn_anew() -> None:
     """Each draw by itself: documents with their copies, the mean of all rows, and its delete-m jackknife."""
     rng = np.random.default_rng(4)

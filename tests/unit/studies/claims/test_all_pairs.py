@@ -6,20 +6,28 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModel,
+    Dots1Config,
     Gemma3Config,
     Gemma3TextConfig,
     GPTNeoConfig,
     LlamaConfig,
     LongformerConfig,
+    LongT5Config,
     MistralConfig,
+    ModernBertConfig,
     Qwen2Config,
+    T5GemmaConfig,
 )
 
+import headscope as hs
+from headscope.errors import InputError
 from headscope.models.reference import Transformer, example
 from headscope.studies.asking import ask_model
 from headscope.studies.claims.all_pairs import AllPairs
 from headscope.studies.layers import Layer, named
-from headscope.studies.reach import declared_window
+from headscope.studies.reach import declared_window, open_pairs
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
 from tests.families import build_any
@@ -154,7 +162,11 @@ def test_an_unseen_window_takes_its_part_of_every_verdict_that_it_could_change(l
         (MistralConfig(sliding_window=4096), 4096),
         (MistralConfig(sliding_window=None), 0),
         (Qwen2Config(sliding_window=4096, use_sliding_window=False), 0),
-        (LongformerConfig(attention_window=[8, 64]), 64),
+        (LongformerConfig(attention_window=[8, 64]), 33),  # 32 to either side, and the query itself
+        (ModernBertConfig(local_attention=24), 13),
+        (LongT5Config(local_radius=127), 128),
+        (T5GemmaConfig(), 4096),
+        (Dots1Config(sliding_window=4096), 0),  # which no layer has, by their types
         (Gemma3Config(text_config=Gemma3TextConfig(sliding_window=1024)), 1024),
         (GPTNeoConfig(window_size=256), 256),
         (None, 0),
@@ -165,6 +177,64 @@ def test_declared_windows_are_read_off_configurations(config: Any, window: int) 
     if config is not None:
         model.config = config
     assert declared_window(model) == window
+
+
+def looking_around(length: int, rows: int) -> tuple[nn.Module, list[dict[str, Any]]]:
+    """An encoder whose layer 1 looks 4 tokens to either side and layer 0 everywhere; rows as long as it takes."""
+    torch.manual_seed(0)
+    model: Any = AutoModel.from_config(
+        AutoConfig.for_model(
+            "modernbert", hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+            vocab_size=60, local_attention=8, max_position_embeddings=length, pad_token_id=0, cls_token_id=1,
+            sep_token_id=2, bos_token_id=1, eos_token_id=2,
+        )
+    ).eval()  # fmt: skip
+    return model, [{"input_ids": torch.randint(3, 50, (4, rows)), "document": torch.arange(4)}]
+
+
+def test_a_window_to_both_sides_reaches_half_of_what_is_declared() -> None:
+    ruling = ask(*looking_around(8, 8))
+    assert ruling.table["kind"].tolist() == ["encoder", "windowed"]
+    assert ruling.table["farthest"].tolist() == [8, 5]
+    seen = sum(min(query + 4, 7) - max(query - 4, 0) + 1 for query in range(8))
+    assert ruling.table["allowed"].tolist() == pytest.approx([1.0, seen / 64])
+    assert "declares" not in ruling.sentence.en
+    assert "up to" not in ruling.verdict.where.en
+
+
+def test_the_longest_row_is_a_power_of_two() -> None:
+    assert ask(*windowed(7, 100)).table["tokens"].tolist() == [64, 64]
+
+
+def test_rows_of_padding_alone_are_passed_over() -> None:
+    model, rows = windowed(7, 64)
+    mask = torch.ones(4, 7, dtype=torch.long)
+    mask[0] = 0
+    ruling = ask(model, [{**rows[0], "attention_mask": mask}])
+    assert ruling.table["tokens"].tolist() == [64, 64]
+    with pytest.raises(InputError, match="padding alone"):
+        Subject("small", model, [{**rows[0], "attention_mask": 0 * mask}]).stretched(64)
+
+
+@pytest.mark.parametrize("hidden", [-1e4, -float("inf"), torch.finfo(torch.float32).min])
+def test_masks_hide_by_what_they_add(hidden: float) -> None:
+    model, rows = windowed(7, 7)
+    site = hs.discover(model, rows[0]).sites[0]
+    bias = torch.zeros(4, 1, 7, 7)
+    bias[..., 3:] = hidden
+    allowed, real = open_pairs(site, bias, torch.rand(4, 2, 7, 7), rows[0])
+    assert bool(real.all())
+    assert allowed.float().mean().item() == pytest.approx(3 / 7)
+
+
+def test_sides_of_unlike_length_have_their_own() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(3, 60, (4, 12))
+    rows = [{"input_ids": ids, "decoder_input_ids": ids[:, :7], "document": torch.arange(4)}]
+    said = ask(build_any("t5"), rows).sentence
+    assert "in texts of up to 12 tokens, encoder layers" in said.en
+    assert "in texts of up to 7 tokens, causal layers" in said.en
+    assert same_numbers(said)
 
 
 def test_two_sides_are_told_apart() -> None:

@@ -45,10 +45,24 @@ def test_sweeps_of_two_widths_are_told_side_by_side() -> None:
     )
     fewest = [f"{own['fewest on a']:g}" for own in (narrow, wide)]
     assert fewest[0] != fewest[1]
-    assert f"differ for a ({' and '.join(fewest)}), of 2 tasks of both" in told.en
+    assert f"differ for a ({' and '.join(fewest)}), of 2 tasks. By their intervals they differ for a." in told.en
     assert same_numbers(told)
-    assert "do not differ" in CLAIM.side_by_side([wide, {**wide, "width": 8.0}]).en
+    wider = {**narrow, "no fewer on a": 1.0, "no more on a": 16.0}
+    unsure = CLAIM.side_by_side([wide, wider])
+    assert "By their intervals it cannot be told." in unsure.en
+    assert same_numbers(unsure)
+    alike = CLAIM.side_by_side([wide, {**wide, "width": 8.0}])
+    assert f"is {wide['common']:g} at each." in alike.en
+    assert "differ for none of 2 tasks" in alike.en
+    assert same_numbers(alike)
     assert not CLAIM.side_by_side([wide, wide])
+
+
+def test_the_fewest_that_suit_a_task_have_ends() -> None:
+    words = CLAIM.measure(runs({("a", "width"): OPTIMUM, ("b", "width"): MANY})).words
+    assert words["no fewer on a"] <= words["fewest on a"] <= words["no more on a"]
+    loud = CLAIM.measure(runs({("a", "width"): OPTIMUM, ("b", "width"): MANY}, noise=0.2)).words
+    assert loud["no fewer on a"] < loud["no more on a"]
 
 
 def test_regrets_by_hand() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from headscope.models.reference import Transformer, example
 from headscope.studies.claims.integration import Integration
 from headscope.studies.layers import Layer, named
+from headscope.studies.reach import Reach
 from headscope.studies.rulings import rule
 from headscope.studies.subjects import Subject
 from tests.families import build_any
@@ -65,7 +66,7 @@ def test_kinds_of_layers_are_told_apart_in_both_languages() -> None:
     assert same_numbers(followed)
 
 
-@pytest.mark.parametrize(("length", "most"), [(7, 64), (7, 7), (20, 64)])
+@pytest.mark.parametrize(("length", "most"), [(7, 64), (7, 7), (8, 64), (20, 64)])
 def test_kinds_are_those_of_masks_and_a_window_that_no_row_reaches_is_told(length: int, most: int) -> None:
     """Layer 0 looks back 8 tokens; rows of 7 tokens are below, of 20 above."""
     torch.manual_seed(0)
@@ -75,7 +76,7 @@ def test_kinds_are_those_of_masks_and_a_window_that_no_row_reaches_is_told(lengt
     measured = CLAIM.measure(Subject("small", model, rows, quick=True))
     assert measured.table["kind"].tolist() == ["windowed" if most == 64 else "causal", "causal"]
     said = CLAIM.say(measured.words)
-    assert ("up to 7 tokens, so a window of 8 hides nothing in them" in said.en) == (length == 7)
+    assert (f"up to {length} tokens, so a window of 8 hides nothing in them" in said.en) == (length < 20)
     assert same_numbers(said)
 
 
@@ -102,6 +103,20 @@ def test_sides_of_a_model_have_kinds() -> None:
     rows = [{"input_ids": ids, "decoder_input_ids": ids[:, :7], "document": torch.arange(12)}]
     table = CLAIM.measure(Subject("t5", build_any("t5"), rows, quick=True)).table
     assert set(table["kind"]) == {"encoder", "causal", "cross"}
+
+
+def test_a_window_is_held_against_rows_of_its_own_side() -> None:
+    """An encoder reads rows of 40 tokens, its decoder 7: a window of 9 hides much of one, nothing of the other."""
+    torch.manual_seed(0)
+    ids = torch.randint(3, 60, (12, 40))
+    rows = [{"input_ids": ids, "decoder_input_ids": ids[:, :7], "document": torch.arange(12)}]
+    subject = Subject("t5", build_any("t5"), rows, quick=True)
+    sides = {site.layer: site.kind for site in subject.anatomy.sites}
+    for side, told in (("encoder", (0, 0)), ("causal", (9, 7))):
+        subject.__dict__["reach"] = {
+            layer: Reach("windowed" if kind == side else kind, 40, 0.5, 0.5, 9) for layer, kind in sides.items()
+        }
+        assert subject.idle_window == told
 
 
 def test_ranks_hold_up_by_hand() -> None:
