@@ -27,7 +27,7 @@ from headscope.models.reference import Transformer, example
 from headscope.studies.asking import ask_model
 from headscope.studies.claims.all_pairs import AllPairs
 from headscope.studies.layers import Layer, named
-from headscope.studies.reach import declared_window, open_pairs
+from headscope.studies.reach import _reach, declared_window, open_pairs
 from headscope.studies.rulings import Ruling
 from headscope.studies.subjects import Subject
 from tests.families import build_any
@@ -225,6 +225,14 @@ def test_masks_hide_by_what_they_add(hidden: float) -> None:
     allowed, real = open_pairs(site, bias, torch.rand(4, 2, 7, 7), rows[0])
     assert bool(real.all())
     assert allowed.float().mean().item() == pytest.approx(3 / 7)
+
+
+def test_what_lies_ahead_is_as_far_as_what_lies_behind() -> None:
+    model, rows = windowed(7, 7)
+    site = hs.discover(model, rows[0]).sites[0]
+    bias = torch.full((4, 1, 7, 7), -float("inf"))
+    bias[..., torch.ones(7, 7).triu().tril(2).bool()] = 0
+    assert _reach(site, bias, torch.rand(4, 2, 7, 7), rows[0]).farthest == 3
 
 
 def test_sides_of_unlike_length_have_their_own() -> None:
