@@ -69,8 +69,8 @@ def similarity_(
     of: Annotated[
         str | None,
         typer.Option(
-            help=f"what is compared: {compared('likeness/measures')}; of several measures, one that does not "
-            "compare it takes its own default",
+            help=f"what is compared: {compared('likeness/measures')}; with several measures, those that cannot "
+            "compare it use their own default",
             show_default="the first that the measure compares",
         ),
     ] = None,

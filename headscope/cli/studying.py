@@ -50,9 +50,7 @@ class Sweeping:
     width: Annotated[int | None, typer.Option(help="dimensions of the residual stream", show_default="64")] = None
     earlier: Annotated[
         Path | None,
-        typer.Option(
-            help="a finished sweep: its runs are taken, and only what is missing is trained, as further seeds"
-        ),
+        typer.Option(help="a finished sweep: its runs are used, and only missing seeds are trained"),
     ] = None
     workers: Annotated[
         int | None, typer.Option(min=1, help="runs at a time, one thread each", show_default="one a core")
@@ -148,8 +146,7 @@ def claims_(
         Path | None,
         typer.Option(
             "--sweep",
-            help="a folder that `headscope headcount` wrote; its runs are taken, and one that it has not finished is "
-            "gone on with",
+            help="a folder that `headscope headcount` wrote: its runs are used, and an unfinished sweep is continued",
             show_default="OUT-sweep, or OUT-quick-sweep",
         ),
     ] = None,
@@ -177,10 +174,10 @@ def claims_(
 ) -> None:
     """Measure the claims of a Japanese paper that explains multi-head attention, and say which hold.
 
-    With MODEL, the claims are measured that can be asked of a trained model; those that are decided are kept in
-    OUT.unfinished until all are, and the same command goes on. Without it, all are measured on a small
-    transformer that is trained for it. That takes hours, nearly all for the sweep over numbers of heads; --quick takes
-    minutes.
+    With MODEL, only claims that a trained model can answer are measured, beside untrained copies of it where likeness
+    is asked. If it is interrupted, the same command goes on: finished claims are kept in OUT.unfinished. Without MODEL,
+    all are measured on a small transformer that is trained for it. That takes hours, nearly all for the sweep over
+    numbers of heads; --quick takes minutes.
 
     Example: headscope claims --quick --out claims
     """

@@ -26,7 +26,7 @@ _COPY = (
 )
 _APART = (
     "Most have grown apart: they are less alike than architecture, initialisation and text alone made them in that "
-    "copy, so that training did not make them redundant."
+    "copy, so that training did not make these redundant."
 )
 _CLOSER = (
     "Most are more alike than in that copy. Whether training did it, one copy cannot tell: claim C9 of the command "
