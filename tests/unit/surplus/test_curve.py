@@ -85,6 +85,12 @@ def test_chance_is_the_fit_where_the_others_are_of_another_document():
     assert np.isnan(curve_by_chance([], [0, 1, 2, 3], weights)).all()
 
 
+def test_a_layer_that_does_not_vary_has_no_chance() -> None:
+    still = (torch.full((50, 4, 3), 3.0) * (1 + 1e-9 * torch.randn(50, 4, 3, generator=torch.manual_seed(0)))).double()
+    halves = [Swapped.of_rows(still[way::2], still[way::2].flip(0), torch.zeros(12).double()) for way in (0, 1)]
+    assert np.isnan(curve_by_chance(halves, [0, 1, 2, 3], weights_for(0, 4, 3))).all()
+
+
 def test_empty_blocks_and_too_few_of_them():
     rows, weights = uneven_sample(), weights_for(0, 4, 3)
     empty = Moments.empty((3,) * 4, torch.zeros(12, dtype=torch.float64))
