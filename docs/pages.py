@@ -24,6 +24,7 @@ from headscope.likeness.measures import MEASURES, Measure
 from headscope.reporting import figures
 from headscope.scoring.scores import SCORES
 from headscope.studies.claims import claim_named
+from headscope.studies.provenance import subject_name
 from headscope.studies.rulings import Rulings
 
 __all__ = [
@@ -262,7 +263,8 @@ def rules(path: Path = HERE / "rules.csv", results: Path = HERE / "claims") -> s
         told: dict[str, list[str]] = {}
         for one in made:
             if row.claim in one:
-                told.setdefault(one[row.claim].verdict.told(), []).append(one.subject)
+                subject = subject_name(one.subject, claim_named(row.claim)).en
+                told.setdefault(one[row.claim].verdict.told(), []).append(subject)
         verdicts = "; ".join(f"**{verdict}**: {', '.join(subjects)}" for verdict, subjects in told.items())
         first = f"{row.first_rule}. **{row.first_verdict}**"
         present = f"{claim_named(row.claim).rule.en}. {verdicts}"

@@ -92,7 +92,7 @@ def test_every_page_is_built_and_in_the_menu(site: Path) -> None:
 
 def test_the_pages_of_claims_follow_from_the_results_beside_them(tmp_path: Path) -> None:
     made = [Rulings.load(CLAIMED / name) for name in ASKED]
-    write_pages(made, tmp_path, Sweep.load(CLAIMED / "sweep"))
+    write_pages(made, tmp_path, Sweep.load(CLAIMED / "sweep"), documents="..")
     pages = sorted(page.name for page in CLAIMED.glob("*.md"))
     assert pages == sorted(page.name for page in tmp_path.glob("*.md"))
     assert {f"{name}.md" for name in CLAIMS} < set(pages)

@@ -1,5 +1,6 @@
 """Pages of claims, in English and in Japanese: one for each claim and one over all; made from results alone."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -43,8 +44,10 @@ _LEGEND = Both(
     "どこから起きるかを各ページに示します。",
 )
 _WORDS = Both(
-    "The width is that of the embedding. In a causal layer a token sees itself and those before it, in an encoder "
-    "layer all. z is a head's output before the output projection, head_dim its dimensions. A head's contribution is "
+    "The width is that of the embedding. A mask hides pairs of tokens from a layer. In a causal layer a token sees "
+    "itself "
+    "and those before it, in an encoder layer all, in a windowed layer no more than a number of those near it. z is a "
+    "head's output before the output projection, head_dim its dimensions. A head's contribution is "
     "what it adds to the layer's output, z through its part of the projection; the head writes it, as is also said. A "
     "map is a head's attention weights for all pairs of tokens. Two kernels compute attention: eager writes every map "
     "out, sdpa never does. Loss is in nats (natural logarithms). Drift is 1 − the cosine of the model's pooled output "
@@ -52,9 +55,12 @@ _WORDS = Both(
     "anew. What is learnt, on a task, is how far below chance the best number of heads errs; the tasks are look-ups "
     "of 4 of 16 pairs (lookups), maps drawn at random, of 8 to 64 tokens (maps-8 to maps-64), the next byte of prose "
     "(language) and handwritten digits (digits). A training seed is that of the random numbers that a model's first "
-    "weights are drawn with. An interval tells how far a number would move with other texts, or other seeds: it is "
-    "meant to hold the true value in 95 of 100, and docs/coverage.md counts how often intervals over documents did.",
-    "幅は埋め込み次元のことです。因果層では各トークンが自分とそれより前だけを見ます。エンコーダ層では全部を見ます。"
+    "weights are drawn with. An interval tells how far a number would move with other texts, other seeds or other "
+    "rounds "
+    "of timing: it is meant to hold the true value in at least 95 of 100, and docs/coverage.md counts how often "
+    "intervals over documents did.",
+    "幅は埋め込み次元のことです。マスクは、特定のトークンの組を計算結果から除く仕組みです。因果層では各トークンが自分とそれより前だけを、"
+    "エンコーダ層ではすべてのトークンを、窓付き層では近くの決まった数のトークンだけを見ます。"
     "zは出力射影(論文のいう、連結された行列にかける線形変換)を通す前の各ヘッドの出力、head_dimはその次元数です。"
     "寄与は、1個のヘッドの出力をその線形変換に通したもの(そのヘッドが層の出力に足す分)で、「ヘッドが書き込む」"
     "とも言います。論文の「アテンションスコア」(ソフトマックス後の値)を、ここでは「アテンションの重み」、"
@@ -65,8 +71,8 @@ _WORDS = Both(
     "でたらめに答えたときの誤差から、最良のヘッド数での誤差を引いた値です。タスクは、"
     "16組の中から4個のキーの値を答えるlookups、ランダムに作った8〜64トークンのマップを再現するmaps-8〜maps-64、"
     "英文の次のバイトを当てるlanguage、手書き数字を当てるdigitsです。学習シードは、"
-    "重みの初期値などを決める乱数の種です。区間は、測るテキストや学習シードを取り替えたときに数値がどの程度動くかを"
-    "表す幅です。95%区間は、同じ手順を100回繰り返せば95回ほど真の値を含むように作ったものです。"
+    "重みの初期値などを決める乱数の種です。区間は、測るテキスト、学習シード、計時の回を取り替えたときに数値がどの程度動くかを"
+    "表す幅です。95%区間は、同じ手順を100回繰り返せば少なくとも95回ほど真の値を含むように作ったものです。"
     "文書についての区間が実際に含んだ割合は、docs/coverage.md(英語)で数えています。",
 )
 _BOX_OF = ("C6", "C9", "C12")
@@ -86,7 +92,7 @@ _BOX = Both(
 _SEEDS = Both(
     "Over several training seeds: of their mean; its half-width is √(a² + b²), with a that of 95% over the seeds and b "
     "that of a single model's interval.",
-    "学習シードが複数あるときは、シードによるばらつきと、1つのモデルを測るときのばらつきの両方を含む区間です(半幅は、"
+    "学習シードが複数あるときは、シードによるばらつきと、1つのモデルを測るときのばらつきの両方を含む区間(半幅は、"
     "それぞれの95%区間の半幅aとbから√(a²+b²))。",
 )
 _MEANS, _OUT = Both("What this means", "要点"), Both("What came out", "測定結果")
@@ -126,34 +132,42 @@ _PAPER = Both("the paper, abridged, under", "論文より(要約)")
 _ALL = Both("All claims", "主張の一覧")
 _INDEX = Both("claim,verdict", "主張,判定")
 _DPI = 110
+_DOCUMENT = re.compile(r"docs/([a-z]+(?:\.ja)?\.md)")
 
 
-def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = None) -> None:
+def write_pages(made: Sequence[Rulings], folder: Path, sweep: Sweep | None = None, documents: str = "") -> None:
     """Write C1.md, C1.ja.md …, index.md, index.ja.md and figures/ into an existing folder.
 
     Args:
         made: results of one subject or of several, side by side.
         folder: where.
         sweep: runs with few heads and many, for what they add.
+        documents: where the documentation that pages name lies, as seen from them, for links; "" for none.
     """
     names = _names(made)
     (folder / "figures").mkdir(exist_ok=True)
+    drawn: set[str] = set()
     for name in names:
         claim = claim_named(name)
         for one in made:
-            if name in one and not one[name].table.empty:
+            if name in one and not one[name].table.empty and (file := _figure(claim, name, one)) not in drawn:
                 with styling():
-                    figure = claim.draw(_drawn(claim, name, one))
-                    figure.savefig(folder / "figures" / _figure(claim, name, one), dpi=_DPI)
+                    claim.draw(_drawn(claim, name, one)).savefig(folder / "figures" / file, dpi=_DPI)
+                drawn.add(file)
         sentence, further = (NOTHING, {}) if sweep is None else claim.beside(sweep)
         for title, figure in further.items():
             with styling():
                 figure.savefig(folder / "figures" / f"{name}-{title}.png", dpi=_DPI)
         for language in LANGUAGES:
             written = page(name, made, sentence, list(further), language)
-            new_file(folder / _file(name, language), written, force=True)
+            new_file(folder / _file(name, language), _linked(written, documents), force=True)
     for language in LANGUAGES:
-        new_file(folder / _file("index", language), index_page(made, language), force=True)
+        new_file(folder / _file("index", language), _linked(index_page(made, language), documents), force=True)
+
+
+def _linked(text: str, documents: str) -> str:
+    """A page whose names of further documents are links."""
+    return _DOCUMENT.sub(rf"[\g<0>]({documents}/\g<1>)", text) if documents else text
 
 
 def page(

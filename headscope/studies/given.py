@@ -24,15 +24,24 @@ def amount_of_text(words: Mapping[str, float]) -> Both:
         f"テキストは層の次元1つあたり{tokens}トークンです。テキストが多いほど当てはめが良くなり、再現率は上がります。"
         "区間は、同じ長さの別のテキストで測ったときの幅です。",
     )
-    if isnan(chance) or isnan(drawn) or drawn - chance <= _LOST:
+    if isnan(chance) or isnan(drawn) or abs(drawn - chance) <= _LOST:
         return told
     lost, less = _percent(chance), _percent(drawn)
-    short = Both(
-        f"Too little text costs the trained model more than its untrained copies: heads of other documents give {lost} "
-        f"there and {less} in these, so that a part of the difference between both is no more than that.",
-        f"テキスト不足の影響は、未学習の複製より学習後のモデルで大きく出ています(別の文書でのヘッドからの再現率は{lost}、"
-        f"複製では{less})。両者の差の一部は、そのためです。",
-    )
+    if drawn > _LOST:
+        short = Both(
+            f"In untrained copies heads of other documents, at the same positions, give {less}, in the trained model "
+            f"{lost}: so much of what varies in the copies goes with the position, whatever the text says.",
+            f"未学習の複製では、別の文書の同じ位置のヘッドからも{less}を再現できます(学習後は{lost})。"
+            "複製の変動のうちその分は、テキストの内容によらず、行の中の位置で決まります。",
+        )
+    else:
+        more = Both("the trained model more than its copies", "学習後のモデルのほうに")
+        if drawn < chance:
+            more = Both("the copies more than the trained model", "複製のほうに")
+        short = Both(
+            f"Little text costs {more.en}: heads of other documents give {less} in the copies.",
+            f"テキストの少なさの影響は、{more.ja}大きく出ています(別の文書のヘッドからの再現率は、複製では{less})。",
+        )
     return joined([told, short])
 
 
@@ -71,10 +80,10 @@ def done_by_training(words: Mapping[str, float]) -> Both:
         )
     elif words["more_high"] < 0:
         did = Both(
-            f"; in the trained model they give {mean}, clearly less: architecture, initialisation and text make heads "
-            "alike, and after training they differ more.",
-            f"ですが、学習後は{mean}と明らかに低い値です。ヘッドを似せているのは構造と初期値とテキストで、"
-            "学習後はむしろヘッド同士の違いが大きくなっています。",
+            f"; in the trained model they give {mean}, clearly less: what the others give comes with "
+            "architecture, initialisation and text, and training lowers it on average.",
+            f"ですが、学習後は{mean}と明らかに低い値です。"
+            "他のヘッドから再現できる分は構造と初期値とテキストによるもので、平均すると、学習後はむしろ減っています。",
         )
     else:
         did = Both(

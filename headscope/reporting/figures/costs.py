@@ -140,8 +140,12 @@ def cost_terms(
         _logarithmic(ax, lengths, quantity)
         ax.set_xlabel("tokens")
         ax.set_title(_QUANTITIES[quantity], loc="left", fontsize=10, color=INK)
-        for at in {at for (_, of), at in crossings.items() if of == quantity and lengths[0] <= at <= lengths[-1]}:
-            _overtaking(ax, at, late=at > (lengths[0] * lengths[-1]) ** 0.5)
+        places: dict[str, list[str]] = {}
+        for (kernel, of), at in crossings.items():
+            if of == quantity and lengths[0] <= at <= lengths[-1]:
+                places.setdefault(f"{at:.3g}", []).append(str(kernel))
+        for at, named in ((float(at), named) for at, named in places.items()):
+            _overtaking(ax, at, named, late=at > (lengths[0] * lengths[-1]) ** 0.5)
     kernels = own["kernel"].unique().tolist()
     figure.legend([_kernel(name) for name in kernels], kernels, loc="outside upper left", ncols=2, frameon=False)
     return figure
@@ -185,11 +189,11 @@ def _look(quantity: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "markersize": 5.0, **hollow}
 
 
-def _overtaking(ax: Axes, at: float, *, late: bool) -> None:
+def _overtaking(ax: Axes, at: float, kernels: list[str], *, late: bool) -> None:
     """A dotted line at a number of tokens, named where no curve is: late on the axis below them, early on it above."""
     ax.axvline(at, color=MUTED, linewidth=0.9, linestyle=":")
     ax.annotate(
-        f"T² overtakes T\nat {at:,.0f}", (at, 0.04 if late else 0.96), (-4 if late else 4, 0),
+        f"T² overtakes T\nat {at:,.0f} ({', '.join(kernels)})", (at, 0.04 if late else 0.96), (-4 if late else 4, 0),
         xycoords=ax.get_xaxis_transform(), textcoords="offset points", color=MUTED, fontsize=8,
         ha="right" if late else "left", va="bottom" if late else "top",
     )  # fmt: skip

@@ -207,6 +207,8 @@ def regret_curves(costs: pd.DataFrame, best: int, *, ax: Axes | None = None) -> 
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_axisbelow(True)
     _doublings(ax, list(costs.index))
+    if worst.max() > 1:  # errors above chance, where training failed: what is below would lie flat
+        ax.set_ylim(top=1.05)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.set_xlabel("heads, the same for every task")
     ax.set_ylabel("cost beside the task's own best number,\nas a share of what is learnt")

@@ -61,8 +61,8 @@ SEEDS_DRAWN = Both(
     "薄い印は学習シードごとの値(複数あるとき)、大きい印はその平均。",
 )
 WORKED = Both(
-    "The documentation works the paper's own example out, line by line.",
-    "論文の例を一行ずつ計算したページが、このプロジェクトの文書にあります。",
+    "The documentation works the paper's own example out, line by line (docs/worked.md).",
+    "論文の例を一行ずつ計算したページが、このプロジェクトの文書にあります(docs/worked.ja.md)。",
 )
 CURVES_DRAWN = Both(
     "Error against the number of heads, a panel a task: on what was held out, of maps on the maps themselves. The "

@@ -122,15 +122,16 @@ class Alike(ModelClaim):
         "median head of MiniLM comes to 0.17 on 18 tokens for each dimension of its layer, to 0.45 on 74 and to 0.55 "
         "on 272, so that shares of models are comparable at as much text alone. A chance far below 0 says the same; "
         "below 0 it adds nothing to the rule. The four query heads of a layer of Gemma 3 270M read one key and one "
-        "value head; that alone decides nothing here, since untrained copies come as high where heads share none "
-        "(reference, MiniLM). The paper says that heads *can* come to be alike: a share that untrained weights reach "
+        "value head; what sharing adds cannot be told here: it would take the same model without sharing, on as much "
+        "text. The "
+        "paper says that heads *can* come to be alike: a share that untrained weights reach "
         "as well is no case of it. Quality against the number of heads is judged under C7 and C11.",
         "1つの層の中の線形変換だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
         "実際より低く出ます(MiniLMの中央のヘッドは、層の次元あたり18トークンで0.17、74トークンで0.45、"
         "272トークンで0.55)。モデル同士は、同じだけのテキストで測った値でなければ比べられません。"
         "偶然の水準が0を大きく下回るのも、テキストが足りないことの表れです(0より低い水準は、判定には影響しません)。"
         "Gemma 3 270Mでは同じ層の4個のクエリヘッドが1組のキーとバリューを共有しますが、"
-        "共有のないモデル(参照モデル、MiniLM)でも未学習の複製は同じくらい高いので、共有だけからは何も言えません。"
+        "共有がどれだけ効いているかは、ここでは分かりません。共有のない同じモデルを同じ量のテキストで測る必要があります。"
         "論文は「学習してしまうことがある」と述べています。未学習でも出る値は、その例にはなりません。"
         "ヘッド数と性能の関係はC7とC11で判定します。",
     )
@@ -219,7 +220,7 @@ class Alike(ModelClaim):
             "chance": Both("chance", "偶然の水準"), "untrained": Both("untrained copies", "未学習の複製"),
             "constant": Both("a constant gives", "定数で得られる割合"),
         }  # fmt: skip
-        return layer_table(table, columns, _percent)
+        return joined([layer_table(table, columns, _percent), _above_copies(table)], "\n\n", "\n\n")
 
     def follow(self, words: Mapping[str, float]) -> Both:
         learnt, gone = NOTHING, NOTHING
@@ -351,3 +352,21 @@ def _removable(subject: Subject) -> float:
         if effects.values.mean() > most:
             return (size - 1) / len(ranked)
     return 1.0
+
+
+def _above_copies(table: pd.DataFrame) -> Both:
+    """Layers whose mean head the others give more of than in untrained copies, which the mean of all may hide."""
+    if "untrained" not in table:
+        return NOTHING
+    means = table.groupby("layer")[["replaceability", "untrained"]].mean()
+    above = [f"{layer}" for layer in means.index[means["replaceability"] > means["untrained"]]]
+    if not 0 < len(above) < len(means):
+        return NOTHING
+    which = "layer" if len(above) == 1 else "layers"
+    return Both(
+        f"Not in every layer is it less than in untrained copies: in {which} {', '.join(above)} it is more. The rule "
+        "goes "
+        "by the mean head of the model.",
+        f"すべての層で未学習の複製より低いわけではありません。層{'、'.join(above)}では複製より高い値です。"
+        "判定はモデル全体の平均で行います。",
+    )

@@ -20,7 +20,7 @@ from headscope.watching.observation import Captured
 __all__ = ["AllPairs"]
 
 _NUMBERS = ("least_allowed", "least_met", "largest_farthest", "span")
-_EARLIER = Both("with itself and earlier tokens only", "自分自身と前のトークンとのみ")
+_EARLIER = Both("with itself and earlier tokens only", "自分自身とそれより前のトークンとのみ")
 
 
 @CLAIMS.register("C16")
@@ -67,12 +67,15 @@ class AllPairs(ModelClaim):
         "すべての層がすべての組を許すなら成り立つ。どの層にも、"
         "どちらの方向にも見られない2トークンがあるなら成り立たない。"
         "それ以外は一部で成り立つ(すべての組を許す層で、そのような層がなければ片方向だけ)。"
-        "モデルの設定にある窓がテキストより長い場合は、そのテキストの長さまでで成り立つとする",
+        "モデルの設定にある窓がテキストより長い場合は、そのテキストの長さまでについて一部で成り立つとする",
     )
     drawn: ClassVar[Both] = (
         Both(
-            "A mark a layer: the share of pairs that it allows, a mark for each kind of layer, and the effective span.",
-            "層ごとの値。許される組の割合(層の種類ごとに印を変える)と、有効な範囲。",
+            "A mark a layer: the share of all pairs that it allows, a mark for each kind of layer; and the effective "
+            "span, a "
+            "share of the keys that a query may see, in texts as they are. The two are not to be compared.",
+            "層ごとの値。許される組は全ての組のうちの割合で、層の種類ごとに印を変える。有効な範囲は、"
+            "元の長さのテキストで、クエリから見えるキーのうちの割合。両者の大小は比べられない。",
         )
         + SEEDS_DRAWN
     )
@@ -173,9 +176,14 @@ class AllPairs(ModelClaim):
         )
 
     def tabled(self, table: pd.DataFrame) -> Both:
+        long, short = (
+            Both(f" ({most:,.0f} tokens)", f"({most:,.0f}トークン)")
+            for most in (table["tokens"].max(), table["span_tokens"].max())
+        )
         columns = {
-            "layer": Both("layer", "層"), "allowed": Both("pairs allowed", "許される組"),
-            "span": Both("effective span", "有効な範囲"),
+            "layer": Both("layer", "層"), "allowed": Both(f"pairs allowed{long.en}", f"許される組{long.ja}"),
+            "met": Both("allowed one way at least", "少なくとも片方向に許される組"),
+            "span": Both(f"effective span{short.en}", f"有効な範囲{short.ja}"),
         }  # fmt: skip
         return layer_table(table, columns, "{:.0%}".format)
 
@@ -202,7 +210,9 @@ def _by_masks(words: Mapping[str, float]) -> Verdict:
     if not one_way:
         return FAILS
     where = only(one_way, layers)
-    return in_part(Both(f"with itself and earlier tokens, {where.en}", f"自分自身と前のトークンと、{where.ja}"))
+    return in_part(
+        Both(f"with itself and earlier tokens, in {where.en}", f"{where.ja}、自分自身とそれより前のトークンと")
+    )
 
 
 def _window(kind: str, farthest: Sequence[float]) -> Both:

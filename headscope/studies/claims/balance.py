@@ -112,7 +112,10 @@ class Balance(SweepClaim):
     def decide(self, words: Mapping[str, float]) -> Verdict:
         if words["low"] > MARGIN:
             return in_part(
-                Both(f"for the task, at a width of {words['width']:g}", f"タスクについて。幅{words['width']:g}")
+                Both(
+                    f"for the task only, at a width of {words['width']:g}",
+                    f"幅{words['width']:g}で、タスクについてのみ",
+                )
             )
         if words["as_good"] == words["tasks"]:
             return FAILS
@@ -133,8 +136,8 @@ class Balance(SweepClaim):
                 f"学習できた量の{middle}({low}〜{high})を失います。",
             ),
             Both(
-                f"The fewest heads whose mean error is within 1% of the best: {fewest.en}.",
-                f"誤差の平均が最良から1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
+                f"The fewest heads whose mean error is within 1% of what is learnt of the best: {fewest.en}.",
+                f"誤差の平均と最良との差が学習できた量の1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             ),
         ])  # fmt: skip
 
@@ -144,45 +147,7 @@ class Balance(SweepClaim):
             each.setdefault(own["width"], own)
         if len(each) < 2:
             return NOTHING
-        widths, common = [f"{width:g}" for width in each], [f"{own['common']:g}" for own in each.values()]
-        same = len({*common}) == 1
-        least = Both(
-            f"At widths of {' and '.join(widths)} the number of heads that costs least on its worst task is "
-            + (f"{common[0]} at each." if same else f"{' and '.join(common)}."),
-            f"最悪のタスクでの損が最も小さいヘッド数は、幅{'、'.join(widths)}で"
-            + (f"いずれも{common[0]}個です。" if same else f"それぞれ{'、'.join(common)}個です。"),
-        )
-        fewest, no_fewer, no_more = (
-            [of_tasks(own, name) for own in each.values()] for name in (_FEWEST, _NO_FEWER, _NO_MORE)
-        )
-        shared = [task for task in fewest[0] if all(task in own for own in fewest)]
-        moved = [task for task in shared if len({own[task] for own in fewest}) > 1]
-        sure = [task for task in moved if min(own[task] for own in no_more) < max(own[task] for own in no_fewer)]
-        if not moved:
-            return least + Both(
-                " The fewest that suit a task, within 1% of its best, differ for none of "
-                f"{count(len(shared), 'task')}.",
-                f"足りる(最良から1%以内の)最少のヘッド数は、共通の{len(shared)}タスクのどれでも変わりません。",
-            )
-        means = {task: [f"{own[task]:g}" for own in fewest] for task in moved}
-        en = "; ".join(f"{task} ({' and '.join(own)})" for task, own in means.items())
-        ja = "、".join(f"{task}({'、'.join(own)}個)" for task, own in means.items())
-        shown = "区間で見ると、違うとは言えません。"
-        if sure:
-            shown = f"区間で見ても違うと言えるのは{'、'.join(sure)}です。"
-        return joined([
-            least,
-            Both(
-                f"By the means the fewest that suit a task, within 1% of its best, differ for {en}, of "
-                f"{count(len(shared), 'task')}.",
-                f"足りる(最良から1%以内の)最少のヘッド数が平均値で見て変わるのは、共通の{len(shared)}タスクのうち"
-                f"{ja}です。",
-            ),
-            Both(
-                f"By their intervals they differ for {' and '.join(sure)}."
-                if sure else "By their intervals it cannot be told.", shown,
-            ),
-        ])  # fmt: skip
+        return joined([_common_at(each), *_fewest_at(each)])
 
     def headline(self, words: Mapping[str, float]) -> Both:
         if words["low"] <= MARGIN:
@@ -209,15 +174,23 @@ class Balance(SweepClaim):
             for heads, row in zip(cells.index, cells.to_numpy(), strict=True)
         ]
         head = [Both("heads", "ヘッド数"), *(Both(task, task) for task in costs), Both("worst", "最悪")]
-        told = tables(head, rows)
+        told, failed = tables(head, rows), NOTHING
+        if float(costs.max(axis=None)) > 1:
+            failed = Both(
+                " Over 100% means an error above chance: training failed there, most likely.",
+                "100%を超える値は、誤差が偶然の水準より大きいことを表します(学習がうまくいかなかったと考えられます)。",
+            )
         return Both(
             "What each number of heads costs each task beside the task's own best number, a share of what is learnt, "
-            "the mean over all its seeds (the number above is of the seeds that all tasks have, and of choices made by "
-            f"the other seeds):\n\n{told.en}",
-            "各ヘッド数での損(タスクごとの最良のヘッド数との差、学習できた量に対する割合、全シードの平均)"
-            "を次に示します。上の数値は、全タスクに共通するシードだけを使い、ヘッド数を残りのシードで選んだ値なので、"
-            "表とは少し異なります。"
-            f"\n\n{told.ja}",
+            "the mean over all its seeds. The best number is chosen for each seed by the other seeds, so that a cost "
+            "can "
+            "be slightly negative. The number above is of the seeds that all tasks have, and its number of heads and "
+            "its "
+            f"task are chosen by the other seeds too.{failed.en}\n\n{told.en}",
+            "各ヘッド数での損(学習できた量に対する割合、全シードの平均)を次に示します。"
+            "比べる相手はタスクごとの最良のヘッド数で、シードごとに残りのシードから選ぶため、損がわずかに負になることもあります。"
+            "上の数値は、全タスクに共通するシードだけを使い、ヘッド数とタスクも残りのシードで選んだ値なので、"
+            f"表とは少し異なります。{failed.ja}\n\n{told.ja}",
         )
 
 
@@ -229,3 +202,55 @@ def _ends(told: Mapping[int, Mapping[str, str]]) -> dict[str, tuple[int, int]]:
         surely = [n for n, own in told.items() if own[task] == "as good"]
         found[task] = min(may, default=max(told)), min(surely, default=max(told))
     return found
+
+
+def _common_at(each: Mapping[float, Mapping[str, float]]) -> Both:
+    """The number of heads that costs least on its worst task, at each width."""
+    widths, common = [f"{width:g}" for width in each], [f"{own['common']:g}" for own in each.values()]
+    same = len({*common}) == 1
+    return Both(
+        f"At widths of {' and '.join(widths)} the number of heads that costs least on its worst task is "
+        + (f"{common[0]} at each." if same else f"{' and '.join(common)}."),
+        f"最悪のタスクでの損が最も小さいヘッド数は、幅{'、'.join(widths)}で"
+        + (f"いずれも{common[0]}個です。" if same else f"それぞれ{'、'.join(common)}個です。"),
+    )
+
+
+def _fewest_at(each: Mapping[float, Mapping[str, float]]) -> list[Both]:
+    """For which tasks the fewest heads that suit them differ between widths: by the means, and by their intervals."""
+    fewest, no_fewer, no_more = (
+        [of_tasks(own, name) for own in each.values()] for name in (_FEWEST, _NO_FEWER, _NO_MORE)
+    )
+    shared = [task for task in fewest[0] if all(task in own for own in fewest)]
+    moved = [task for task in shared if len({own[task] for own in fewest}) > 1]
+    sure = [task for task in moved if min(own[task] for own in no_more) < max(own[task] for own in no_fewer)]
+    tasks = count(len(shared), "task")
+    suits = Both(
+        "the fewest heads that suit a task, within 1% of what is learnt of its best,",
+        "十分な(最良との差が学習できた量の1%以内になる)最少のヘッド数",
+    )
+    if not moved:
+        return [
+            Both(
+                f"By the means {suits.en} differ for none of {tasks}.",
+                f"{suits.ja}は、共通の{len(shared)}タスクのどれでも変わりません。",
+            )
+        ]
+    means = {
+        task: [(f"{width:g}", f"{own[task]:g}") for width, own in zip(each, fewest, strict=True)] for task in moved
+    }
+    en = "; ".join(f"{task} ({', '.join(f'{n} at {width}' for width, n in own)})" for task, own in means.items())
+    ja = "、".join(f"{task}({'、'.join(f'幅{width}で{n}個' for width, n in own)})" for task, own in means.items())
+    told = Both(
+        f"By the means {suits.en} differ for {en}, of {tasks}.",
+        f"{suits.ja}を平均値で比べると、異なるのは、共通の{len(shared)}タスクのうち{ja}です。",
+    )
+    unsure = Both(
+        "By their intervals it cannot be told: that the number must be balanced with the width is not shown.",
+        "区間で見ると、異なるとは言い切れません。幅とのバランスが必要だとは示されていません。",
+    )
+    clear = Both(
+        f"By their intervals they differ for {' and '.join(sure)}.",
+        f"区間で見ても異なると言えるのは{'、'.join(sure)}です。",
+    )
+    return [told, clear if sure else unsure]

@@ -77,7 +77,7 @@ class Contributions(MadeAgain):
             f"The contributions of {heads:g} heads and the bias sum to what their layer puts out, to within {gap} of "
             "its largest.",
             f"{heads:g}個のヘッドの寄与とバイアスをすべて足した値と、層の出力との差は、"
-            f"その層の出力の絶対値の最大値の{gap}以内です。",
+            f"その層の出力の絶対値の最大値の{gap}倍以内です。",
         )
 
 

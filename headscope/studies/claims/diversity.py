@@ -180,10 +180,10 @@ class Diversity(ModelClaim):
         if not isnan(words["maps_random"]):
             random = f"{words['maps_random']:.3g}"
             beside = Both(
-                f"On random tokens maps are worth {random}: as many different maps arise without a text that means "
-                "anything, as far as the two agree.",
-                f"意味のないランダムなトークンでは、マップは{random}個分です。両者が近いほど、"
-                "マップの違いは文章の意味がなくても生じるものです。",
+                f"On random tokens maps are worth {random}. As far as the two agree, the number of different maps does "
+                "not depend on what the text means.",
+                f"意味のないランダムなトークンでは、マップは{random}個分です。両者が近ければ、"
+                "異なるマップの数は、文章の意味にほとんどよりません。",
             )
         return joined([counted, beside, _failing(words)])
 

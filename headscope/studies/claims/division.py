@@ -30,8 +30,8 @@ _WHAT = {
 _SHARED = Both(
     "All heads of a layer read by one value head that they share: they read the same subspace, and there are no two "
     "to compare.",
-    "層のすべてのヘッドが1個のバリューヘッドを共有しています。読み取る部分空間はどのヘッドでも同じで、"
-    "重なりを測る組がありません。",
+    "バリューは1組で、層のすべてのヘッドが共有しています。そのため読み取る部分空間はどのヘッドでも同じで、"
+    "比べる組がありません。",
 )
 _UNREAD = {
     "read": Both(
@@ -54,7 +54,7 @@ class Division(ModelClaim):
     about: ClassVar[Both] = Both("the embedding is divided", "埋め込みの分割")
     says: ClassVar[Both] = Both(
         "The input's embedding is divided into several heads; the original vector is split into small ones.",
-        "入力トークンの埋め込みベクトルを複数の「ヘッド」に分割し、元の埋め込みベクトルを小さな次元に分割する。",
+        "…埋め込みベクトルを複数の「ヘッド」に分割し、…。…元の埋め込みベクトルを小さな次元に分割し、…。",
     )
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要」と「クエリ、キー、バリューの生成"
     means: ClassVar[Both] = Both(
@@ -88,7 +88,7 @@ class Division(ModelClaim):
         "it "
         "reads more in every layer; else it holds in part, in the layers that are named",
         "すべての層でヘッドの読み取る割合が1/ヘッド数以下なら成り立つ。すべての層でそれを超えるなら成り立たない。"
-        "それ以外は、名前を挙げた層で一部で成り立つ",
+        "それ以外は、名前を挙げた層についてだけ一部で成り立つ",
     )
     drawn: ClassVar[Both] = (
         Both(
@@ -100,12 +100,13 @@ class Division(ModelClaim):
     follows: ClassVar[Both] = Both(
         "Readers picture heads that each get a slice of the embedding. One may not: each head has weight matrices of "
         "its own for the whole embedding, as the paper itself says where queries, keys and values are made "
-        "(「専用の重み行列を用いて」). What is small is what a head makes of it: its queries, keys and values. So the "
+        "(「埋め込みベクトル(例:512次元)に対して専用の重み行列を用いて」). What is small is what a head makes of it: "
+        "its queries, keys and values. So the "
         "picture of "
         "slices is right for the heads' outputs side by side, and wrong for the input. Nor are a head's directions its "
         "own: two heads may read, and write, the same ones.",
         "各ヘッドに埋め込みの一部分が渡される、という図を思い浮かべがちですが、そうではありません。論文自身もクエリ・"
-        "キー・バリューの生成の箇所で「専用の重み行列を用いて」と述べているとおり、"
+        "キー・バリューの生成の箇所で「埋め込みベクトル(例:512次元)に対して専用の重み行列を用いて」と述べているとおり、"
         "各ヘッドは埋め込み全体に対する重み行列を持っています。小さいのは、そこから作られるクエリ・キー・"
         "バリューのほうです。したがって「切り分ける」という図は、ヘッドの出力を並べたものについては正しく、"
         "入力については誤りです。また、方向が各ヘッドに専有されているわけでもなく、"
@@ -160,7 +161,7 @@ class Division(ModelClaim):
         return Both(
             f"A head's weights read {read} of the {width} dimensions of the width; of an embedding that is divided it "
             f"would be {share}.",
-            f"各ヘッドは入力の幅{width}次元のうち{read}を使っており、埋め込みが分割されているなら{share}のはずです。",
+            f"各ヘッドは入力{width}次元の{read}を使っています。埋め込みが分割されているなら、{share}になるはずです。",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:
@@ -173,7 +174,7 @@ class Division(ModelClaim):
 
     def tabled(self, table: pd.DataFrame) -> Both:
         columns = {
-            "layer": Both("layer", "層"), "read": Both("width read", "読み取る入力次元"),
+            "layer": Both("layer", "層"), "read": Both("share of width read", "読み取る入力次元の割合"),
             "read_overlap": Both("overlap, read", "読み取る部分空間の重なり"),
             "read_chance": Both("by chance", "偶然の水準"),
             "write_overlap": Both("overlap, written", "書き込む部分空間の重なり"),

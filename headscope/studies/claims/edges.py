@@ -41,7 +41,7 @@ class Edges(ModelClaim):
     about: ClassVar[Both] = Both("weights are importance", "スコアは重要度を表す")
     says: ClassVar[Both] = Both(
         "The attention score says how important each token is to another.",
-        "各トークンが他のトークンに対してどれだけ重要であるかを計算する。",
+        "アテンションスコアは、各トークンが他のトークンに対してどれだけ重要であるかを計算する。",
     )
     where_ja: ClassVar[str] = "アテンションスコアの計算"
     means: ClassVar[Both] = Both(
@@ -204,6 +204,8 @@ class Edges(ModelClaim):
 
     def headline(self, words: Mapping[str, float]) -> Both:
         own, other, effect, loss = (_signed(words[name]) for name in ("own", "other", "effect", "target"))
+        low, high = (_signed(words[name]) for name in ("low", "high"))
+        ends = NOTHING if isnan(words["low"]) else Both(f" ({low} to {high})", f"({low}〜{high})")
         target = NOTHING  # a distance is a length as well, and tells no more
         if not words["distance"]:
             target = Both(
@@ -219,9 +221,10 @@ class Edges(ModelClaim):
                 f"重みの大きいトークンを切るほど出力は大きく動きます(順位相関{own})。",
             )
         return Both(
-            f"{first.en}; with another token's content under that weight it is {other}, so the token itself "
-            f"accounts for {effect}{target.en}.",
-            f"{first.ja}同じ重みで中身を別のトークンに替えると順位相関は{other}で、差は{effect}です。{target.ja}",
+            f"{first.en}; with another token's content under that weight it is {other}, a difference of "
+            f"{effect}{ends.en}"
+            f"{target.en}.",
+            f"{first.ja}同じ重みで中身を別のトークンに替えると順位相関は{other}で、差は{effect}{ends.ja}です。{target.ja}",
         )
 
     def follow(self, words: Mapping[str, float]) -> Both:

@@ -57,17 +57,17 @@ class EveryHead(ModelClaim):
         "is added to it, at every position as long as the contribution itself. It is the mean over four turns; how "
         "far turns and documents lie apart says what is clearly more. A head whose removal costs no more "
         "than that may be needed for its size alone. Encoders judged by a distance are given a task that a reader "
-        "knows as well: of two passages, one from the same document and one from another essay or file, how often is "
-        "the stranger's embedding the nearer one?",
+        "knows as well: given a passage and two others, one from the same document and one from another essay or file, "
+        "how often is the stranger's embedding the nearer one to it?",
         "ヘッドを1個ずつ除き(出力を0にする)、同じテキストで評価指標を測り直します(1ヘッドにつき順伝播1回なので、"
         "テキストが多いときは一部を抜き出します。表の文書数はその数です。Michelら2019、arXiv:1905.10650)。"
         "損失が0.1%(元のモデルとの距離で測る場合は0.001)を超えて悪化すれば重要とします。比較のため、"
         "元の寄与は残したまま、それをそのヘッドが書き込める方向の中でランダムに回転させたものを"
-        "足したときの影響も測ります(ノイズと呼びます。長さはどの位置でも寄与と同じ)。回転は4通り試して平均し、"
+        "足したときの影響も測ります(ノイズと呼びます。ノルムはどの位置でも寄与と同じ)。回転は4通り試して平均し、"
         "明らかに差があるかは、文書によるばらつきと回転によるばらつきの両方から判断します。"
         "除いた影響がこれを上回らなければ、そのヘッドの中身が必要だとまでは言えません。距離で測るエンコーダでは、"
-        "良し悪しが分かるタスクでも測ります。同じ文書の文章と、別の記事やファイルの文章を1つずつ取り、"
-        "後者のほうを近いと取り違える割合です。",
+        "良し悪しが分かるタスクでも測ります。ある文章に対して、同じ文書の文章と、別の記事やファイルの文章を1つずつ用意し、"
+        "埋め込みが後者のほうに近くなる割合を数えます。",
     )
     unit: ClassVar[Both] = Both(
         "share of heads whose mean cost is above the size, clearly or not; the verdict counts only heads whose whole "
@@ -81,18 +81,18 @@ class EveryHead(ModelClaim):
         "half removing costs clearly more than noise, and where a task was given at least half are clearly needed for "
         "it; it does not if more heads lie below the size than above it; where none lies below, half lie above and "
         "noise was not measured, it is not decided; else it holds in part",
-        "区間全体が基準の大きさを下回るヘッドがなく、半数以上の区間全体が上回り、"
-        "半数以上で除いた影響がノイズを明らかに上回り、タスクがあれば半数以上が明らかに必要であるとき成り立ち、"
-        "下回るヘッドのほうが上回るヘッドより多ければ成り立たない。下回るヘッドがなく半数以上が上回るが、"
-        "ノイズを測っていないときは未判定、それ以外は一部で成り立つ",
+        "次をすべて満たせば成り立つ。(1)区間全体が基準を下回るヘッドがない、(2)半数以上のヘッドで区間全体が基準を上回る、"
+        "(3)半数以上のヘッドで、除いた影響がノイズの影響を明らかに上回る、(4)タスクがあれば、"
+        "半数以上のヘッドがそれに明らかに必要である。下回るヘッドが上回るヘッドより多ければ成り立たない。"
+        "(1)と(2)を満たすがノイズを測っていないときは未判定。それ以外は一部で成り立つ",
     )
     drawn: ClassVar[Both] = Both(
         "Share of heads that cost more than a size, for every size (the axis is logarithmic). Band: the same by the "
         "ends of the heads' 95% intervals. Dashed: noise of the same length. Dotted: the size of the rule. On either "
         "axis heads at or below 0 are out of sight. Over several training seeds, of the heads of all models. Where "
         "there is a second panel, the size is how much the share of pairs taken wrong rises in the task.",
-        "影響がある大きさを超えるヘッドの割合を、大きさを変えて示した(横軸は対数)。"
-        "帯は各ヘッドの95%区間の両端で数えた割合、破線は同じ長さのノイズ、点線は判定基準の大きさ。"
+        "影響の大きさが横軸の値を超えるヘッドの割合(横軸は対数)。"
+        "帯は各ヘッドの95%区間の両端で数えた割合、破線は同じ大きさ(ノルム)のノイズ、点線は判定基準の大きさ。"
         "影響が0以下のヘッドは図の範囲に入らない。学習シードが複数あるときは全モデルのヘッドを合わせた割合。"
         "右の図がある場合、横軸はタスクで取り違える組の割合の増加。",
     )
@@ -104,9 +104,11 @@ class EveryHead(ModelClaim):
         "何個除けるかは別に測る必要があります(C9)。",
     )
     limits: ClassVar[Both] = Both(
-        "A head alone: two that stand in for each other both seem not to matter. By a distance to the intact model no "
+        "A head alone: two that stand in for each other both seem not to matter. Intervals are of single heads: of 72 "
+        "that sit at the line, about 1.8 would lie clearly above it by chance. By a distance to the intact model no "
         "head can be seen to harm. Switching off sets a head's contribution to zero, which the model never saw.",
         "ヘッドを1個ずつ除いた結果です。互いに代わりになる2個のヘッドは、どちらも重要でないように見えます。"
+        "区間は1個ずつのもので、基準ちょうどのヘッドが72個あれば、偶然でも約1.8個が明らかに超えます。"
         "元のモデルとの距離では、"
         "有害なヘッドは見つけられません。また、寄与を0にした状態はモデルが学習中に経験していないものです。",
     )
@@ -154,7 +156,7 @@ class EveryHead(ModelClaim):
     def say(self, words: Mapping[str, float]) -> Both:
         above, below, across = (_tally(words[name]) for name in ("above", "below", "across"))
         if words["distance"]:
-            size, largest = Both(f"{_SIZE:g} (a distance)", f"{_SIZE:g}(距離)"), number(words["largest"])
+            size, largest = Both(f"{_SIZE:g} of drift", f"driftで{_SIZE:g}"), number(words["largest"])
         else:
             size, largest = Both(f"{_SIZE:.1%} of the loss", f"損失の{_SIZE:.1%}"), f"{words['largest']:.2%}"
         heads, mean = _tally(words["heads"]), _tally(words["effect"] * words["heads"])
@@ -169,23 +171,30 @@ class EveryHead(ModelClaim):
         helped = NOTHING
         if not words["distance"] and words["helped"]:
             count = _tally(words["helped"])
-            helped = Both(f"Removing {count} of them lowers the loss.", f"除くと損失が下がるヘッドは{count}個です。")
+            helped = Both(
+                f"Removing {count} of them clearly lowers the loss.",
+                f"除くと損失が明らかに下がる(区間全体が0未満の)ヘッドは{count}個です。",
+            )
         return joined([counted, helped, _beside_noise(words), _in_the_task(words)])
 
     def headline(self, words: Mapping[str, float]) -> Both:
         heads, above = _tally(words["heads"]), _tally(words["above"])
         louder = _tally(words["louder"])
         noise, task = NOTHING, NOTHING
-        result = Both("moves the output clearly", "出力が明らかに変わる")
+        result = Both(
+            f"moves the output by clearly more than {_SIZE:g} (drift)", f"出力の変化(drift)が明らかに{_SIZE:g}を超える"
+        )
         if not words["distance"]:
-            result = Both("makes the loss clearly higher", "損失が明らかに増える")
+            result = Both(
+                f"raises the loss by clearly more than {_SIZE:.1%}", f"損失が明らかに{_SIZE:.1%}を超えて増える"
+            )
         if not isnan(words["task_above"]):
             needed = _tally(words["task_above"])
             task = Both(f" For the task {needed} are clearly needed.", f"タスクに明らかに必要なのは{needed}個です。")
         if not isnan(words["louder"]):
             noise = Both(
                 f", and more than adding noise as long as what the head writes for {louder}",
-                f"、寄与と同じ長さでランダムな向きのノイズを足すよりその影響が大きいのは{louder}個",
+                f"、寄与と同じ大きさ(ノルム)のノイズを足した場合より影響が明らかに大きいのは{louder}個",
             )
         return Both(
             f"Taking one head away alone {result.en} for {above} of {heads} heads{noise.en}.{task.en}",
@@ -256,7 +265,7 @@ def _beside_noise(words: Mapping[str, float]) -> Both:
     return Both(
         f"Removing costs clearly more than noise of the same length for {louder} heads, clearly less for {quieter}, "
         "and for the others it cannot be told.",
-        f"同じ長さのノイズを加えた場合と比べると、除いた影響のほうが明らかに大きいヘッドは{louder}個、"
+        f"同じ大きさ(ノルム)のノイズを加えた場合と比べると、除いた影響のほうが明らかに大きいヘッドは{louder}個、"
         f"明らかに小さいヘッドは{quieter}個で、残りは判断できません。",
     )
 
@@ -273,6 +282,6 @@ def _in_the_task(words: Mapping[str, float]) -> Both:
         f"head it errs clearly more (by over {least} points) for {above} of {heads} heads, surely no more than that "
         f"for {below}, and for {across} it cannot be told; the largest rise is {largest} points.",
         f"同じ文書の文章を選ぶタスクでは、元のモデルが取り違える組は{intact}です。"
-        f"1個除いて明らかに({least}ポイントを超えて)増えるのは{heads}個中{above}個、それほど増えないのは{below}個、"
+        f"1個除いて明らかに({least}ポイントを超えて)増えるのは{heads}個中{above}個、増加が{least}ポイント以下と言えるのは{below}個、"
         f"判断できないのは{across}個で、増加は最大{largest}ポイントです。",
     )

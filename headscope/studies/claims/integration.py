@@ -47,15 +47,15 @@ class Integration(ModelClaim):
     says: ClassVar[Both] = Both(
         "Concatenation and linear map integrate the different features that the heads extracted, so that the model can "
         "make a richer representation.",
-        "各ヘッドで抽出された異なる特徴が統合され、モデルがより豊かな表現を生成することができる。",
+        "このプロセスにより、各ヘッドで抽出された異なる特徴が統合され、モデルがより豊かな表現を生成することができる。",
     )
     where_ja: ClassVar[str] = "ヘッドの連結と最終出力の生成"
     means: ClassVar[Both] = Both(
         "We ask whether what all heads of a layer write together varies in more directions than what one head writes. "
         "If it does, then the layer can tell tokens apart in more ways than any head alone; if not, then its heads all "
         "write into the same few directions.",
-        "層のすべてのヘッドが書き込むものの和が、1個のヘッドが書き込むものより多くの方向に変化するかを調べます。"
-        "多くの方向に変化するなら、層は1個のヘッドより多くの面でトークンを区別でき、"
+        "全ヘッドの寄与の和が、1個のヘッドの寄与より多くの方向に広がっているかを調べます"
+        "(方向の数は有効ランクで測るため、小数になります)。多くの方向に広がっているなら、層は1個のヘッドより多くの面でトークンを区別でき、"
         "そうでなければ、ヘッドはどれも同じ少数の方向に書き込んでいることになります。",
     )
     measured: ClassVar[Both] = Both(
@@ -93,7 +93,7 @@ class Integration(ModelClaim):
         "射影が連結に何かを付け加える、と読まれがちですが、そうではありません。"
         "線形変換はヘッドにない次元を作りません(有効ランクは増えることも減ることもあります)。"
         "射影はヘッドが書き込むものを足し合わせるだけで、2個のヘッドが共有する方向に書き込めば(C14)、"
-        "和の方向は並べたときより少なくなります。1個のヘッドより豊かであることは、"
+        "和の方向の数は並べたときより少なくなります。1個のヘッドより豊かであることは、"
         "連結より豊かであることを意味しません。",
     )
     limits: ClassVar[Both] = Both(
@@ -102,7 +102,7 @@ class Integration(ModelClaim):
         "width, nothing need be lost in the sum. Where it is more, as in Gemma, some must be.",
         "このテキストで変化する方向の数を数えるだけで、それが役に立つかどうかは問いません。"
         "また、この基準は緩いものです。ヘッドが互いに異なってさえいればよく、ランダムな重みのヘッドでも満たします。"
-        "ヘッド数×head_dimが幅以下なら、和をとっても失われないことがあります。"
+        "ヘッド数×head_dimが幅以下なら、和をとっても方向が失われないことがあります。"
         "幅を超える場合(Gemmaなど)は、必ず一部が失われます。",
     )
 
@@ -147,10 +147,11 @@ class Integration(ModelClaim):
             Both(
                 f"In {layers_named([kind]).en} ({len(times)}) one head's contribution varies in "
                 f"{_mean(words, 'one', kind):.1f} directions, and the sum of all, after the projection, in "
-                f"{_mean(words, 'projected', kind):.1f}: {np.mean(times):.1f} times as many.",
+                f"{_mean(words, 'projected', kind):.1f}: {np.mean(times):.2f} times as many in the mean over layers.",
                 f"{layers_named([kind]).ja}({len(times)}層)では、1個のヘッドの寄与は"
                 f"{_mean(words, 'one', kind):.1f}方向に、射影後の和は"
-                f"{_mean(words, 'projected', kind):.1f}方向に変化し、その比は{np.mean(times):.1f}倍です。",
+                f"{_mean(words, 'projected', kind):.1f}方向に変化します。層ごとの比の平均は{np.mean(times):.2f}倍です"
+                "。",
             )
             for kind, times in by_kind(words, "ratio").items()
         )

@@ -68,7 +68,7 @@ class ScaledScores(MadeAgain):
             f"Maps made again from queries and keys are the model's to within {gap} of a layer's largest weight; their "
             f"rows sum to 1 to within {rows}.",
             "クエリとキーから計算し直したマップとモデルのマップの差は、"
-            f"その層のアテンションの重みの最大値の{gap}以内、マップの各行の和と1との差は{rows}以内です。",
+            f"その層のアテンションの重みの最大値の{gap}倍以内、マップの各行の和と1との差は{rows}以内です。",
         )
 
 

@@ -1,7 +1,7 @@
 """C5: every query meets every key, so that cost grows with the square of the length."""
 
 from collections.abc import Mapping
-from math import isnan, nan
+from math import isnan, log10, nan
 from typing import ClassVar
 
 import pandas as pd
@@ -17,6 +17,7 @@ __all__ = ["SquareOfLength"]
 
 _TOKENS = 10  # the paper's example
 _CLOSE = 0.05  # terms that miss a cost by more than that share of it say nothing of it
+_ROUGH = 0.01  # terms that miss a cost by more: where they cross is told to two digits
 _NOTHING = 1e-6  # of a cost: a term that is less is what rounding leaves of none
 _NAMES = {"flops": Both("operations", "演算量"), "bytes": Both("bytes of memory", "メモリのバイト数")}
 
@@ -30,7 +31,7 @@ class SquareOfLength(CostClaim):
     says: ClassVar[Both] = Both(
         "Every query is compared with every key. With 10 tokens each head computes all pairs of queries and keys, 10 "
         "× 10.",
-        "各クエリが全てのキーと比較される。10個のトークンがある場合、各ヘッドは全てのクエリと全てのキーのペア(10×10組)"
+        "各クエリが全てのキーと比較される。10個のトークンがある場合、各ヘッドは全てのクエリと全てのキーのペア"
         "を計算する。",
     )
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
@@ -41,19 +42,19 @@ class SquareOfLength(CostClaim):
         "省かれた組はなく、テキストの長さが2倍になると組の数は4倍になります。",
     )
     measured: ClassVar[Both] = Both(
-        "torch counts the operations of the matrix products in inference, at several lengths T: of the reference's "
-        "one layer of attention; of a named model as a whole, on a row of its text that is repeated. "
+        "torch counts the operations of the matrix products in inference, at several lengths T: of the timed layer its "
+        "attention; of a named model as a whole, on a row of its text that is repeated. "
         "Where it can be told to, it makes logits of the last position alone, as when "
         "text is generated. Counts are fitted as a fixed part "
-        "+ a·T + b·T², by least squares over the longest four lengths. One pair costs a head 2 "
+        "+ a·T + b·T², by least squares of the relative errors over the longest four lengths. One pair costs a head 2 "
         "· (head_dim + value_dim) operations, one product for the score and one for the weighted value. b over that "
         "sum, taken over all heads and layers, is how many pairs of T² a head computes. The most bytes that are alive "
         "at once are fitted alike, with maps written out (eager) and never (sdpa; Dao et al. 2022, arXiv:2205.14135). "
         "Seconds are taken in turns in one process, many rounds.",
-        "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。参照モデルでは1層のアテンションだけ、"
-        "指定されたモデルでは全体が対象で、入力は自身のテキストの1行を、必要な長さになるまで繰り返したものです。"
+        "複数の長さTについて、推論時の行列積の演算量をtorchで数えます。計測用の層ではアテンション1層、"
+        "指定されたモデルでは全体が対象です。後者の入力は、テキストの1行を必要な長さになるまで繰り返したものです。"
         "モデルに指定できる場合は、テキスト生成のときと同じく、最後の位置のロジットだけを計算させます。数えた値を、"
-        "長い方から4つの長さについて最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
+        "長い方から4つの長さについて、相対誤差の最小二乗法で「定数+a·T+b·T²」に当てはめます。1組あたりの演算量は1ヘッド"
         "につき2·(head_dim+value_dim)(スコアの積と、重みを掛けたバリューの積)です。全ヘッド・全層についての合"
         "計でbを割ると、1ヘッドが計算した組の数がT²の何倍かが分かります。同時に必要な最大バイト数も"
         "同じ式に当てはめます。マップを書き出すカーネル(eager)と書き出さないカーネル(sdpa、Daoら2022、"
@@ -74,7 +75,7 @@ class SquareOfLength(CostClaim):
         "memory: the fit, over the lengths that were fitted. Lines of time: the median. Dotted lines, for operations "
         "and for memory, stand where the term of T² overtakes that of T by the fit, if that is in sight.",
         "点は数えた値または計った値(時間は繰り返した計時のすべて)。塗りつぶしはeager、白抜きはsdpa。"
-        "演算量とメモリの線は当てはめた式(使った長さの範囲)、時間の線は中央値。演算量とメモリの"
+        "演算量とメモリの線は当てはめた式(当てはめに使った長さの範囲)、時間の線は中央値。演算量とメモリの"
         "縦の点線は、当てはめた式でトークン数の二乗に比例する項が、トークン数に比例する項を超える長さ"
         "(図の範囲にあるとき)。",
     )
@@ -160,8 +161,8 @@ class SquareOfLength(CostClaim):
             f"At {_TOKENS} tokens a head computes {pairs} pairs of a query and a key, of {_TOKENS} × {_TOKENS}; at "
             f"{longest:,.0f} tokens {most}. Operations were counted at {shortest:,.0f} to {longest:,.0f} tokens; what "
             f"is told of {_TOKENS} follows from the terms that fit them.",
-            f"{_TOKENS}トークンでは、1個のヘッドがクエリとキーの組を{pairs}個({_TOKENS}×{_TOKENS}組のうち)計算し、"
-            f"{longest:,.0f}トークンでは{most}個です。演算量を数えた長さは{shortest:,.0f}〜{longest:,.0f}トークンで、"
+            f"{_TOKENS}トークンでは、1個のヘッドがクエリとキーの組を{_TOKENS}×{_TOKENS}組のうち{pairs}組計算し、"
+            f"{longest:,.0f}トークンでは{most}組を計算します。演算量を数えた長さは{shortest:,.0f}〜{longest:,.0f}トークンで、"
             f"{_TOKENS}トークンでの組の数は、そこに当てはめた式から求めた値です。",
         )
         return told + _HEAD if words["whole"] and words["last"] else told
@@ -171,7 +172,7 @@ class SquareOfLength(CostClaim):
             return NOTHING
         kernels = [name for name in ("eager", "sdpa") if f"{name}_seconds" in words]
         parts = [_grown(words, kernels[0], "flops"), *(_grown(words, name, "bytes") for name in kernels)]
-        return joined([*parts, _time(words, kernels)])
+        return joined([_TERMS, *parts, _time(words, kernels)])
 
     def draw(self, table: pd.DataFrame) -> Figure:
         own = _inference(table)
@@ -184,8 +185,12 @@ class SquareOfLength(CostClaim):
 _HEAD = Both(
     "The model's language head made logits of the last position alone, as when text is generated; logits of every "
     "position would add operations and bytes that grow with T.",
-    "言語モデルの出力層は、テキスト生成のときと同じく最後の位置のロジットだけを計算しています。"
+    "言語モデルの出力層は、テキスト生成のときと同じく最後の位置のロジット(次のトークンの得点)だけを計算しています。"
     "すべての位置のロジットを計算すると、Tに比例する演算量とメモリが加わります。",
+)
+_TERMS = Both(
+    "T is the number of tokens; a multiply-add counts as 2 operations.",
+    "以下、Tはトークン数です。演算量は、乗算と加算の組を2と数えます。",
 )
 _PARTS = ("fixed", "linear", "square", "gap", "share", "crossing")  # of `Terms`, that are told
 
@@ -247,11 +252,14 @@ def _grown(words: Mapping[str, float], kernel: str, quantity: str) -> Both:
             f"{name.ja}{with_maps.ja}は{formula}{off.ja}で、二乗で増える部分はありません。",
         )
     counted = words["shortest"] <= crossing <= words["longest"]
+    rough = gap > _ROUGH  # another weighting of the lengths would give another crossing
+    tokens = round(crossing, 1 - int(log10(crossing))) if rough and crossing >= 1 else round(crossing)
+    tokens, about = round(tokens), Both("about ", "約") if rough else NOTHING
     beyond = NOTHING if counted else Both(" (by the fit: no such length was counted)", "(測った長さの外で、式による値)")
     return Both(
         f"{name.en.capitalize()}{with_maps.en}: {formula}{off.en}; the term of T² overtakes that of T at "
-        f"{count(round(crossing))} tokens{beyond.en} and is {percent(share)} of all at {longest}.",
-        f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{count(round(crossing))}トークン{beyond.ja}で"
+        f"{about.en}{count(tokens)} tokens{beyond.en} and is {percent(share)} of all at {longest}.",
+        f"{name.ja}{with_maps.ja}は{formula}{off.ja}です。T²の項は{about.ja}{count(tokens)}トークン{beyond.ja}で"
         f"Tの項を超え、{longest}トークンでは全体の{percent(share)}を占めます。",
     ) + (_of_masks(words, kernel) if quantity == "bytes" else NOTHING)
 
@@ -264,8 +272,8 @@ def _of_masks(words: Mapping[str, float], kernel: str) -> Both:
     told, a_pair = number(masks), number(masks / words["longest"] ** 2)
     longest = f"{words['longest']:,.0f}"
     return Both(
-        f"Of these bytes, {told} at {longest} tokens are masks of truth values, {a_pair} bytes a pair of tokens.",
-        f"このうち{longest}トークンで{told}バイトは真偽値のマスクで、トークンの組1つあたり{a_pair}バイトです。",
+        f"Of all bytes at {longest} tokens, {told} are masks of truth values, {a_pair} bytes a pair of tokens.",
+        f"{longest}トークンで使う全バイト数のうち、{told}バイトは真偽値のマスクです(トークンの組1つあたり{a_pair}バイト)。",
     )
 
 
@@ -277,7 +285,7 @@ def _time(words: Mapping[str, float], kernels: list[str]) -> Both:
     before, longest = (f"{words[name]:,.0f}" for name in ("before", "longest"))
     return Both(
         f"As an illustration, from {before} to {longest} tokens time grew {en}; the brackets hold over the rounds of "
-        "one session. T² alone would give × 4.",
-        f"参考として、{before}トークンから{longest}トークンへの時間の増加は{ja}でした(括弧内は1回の計測の中での区間)。"
-        "T²だけなら4倍です。",
+        "one session. T² alone would give × 4; traffic with memory may add to it in long texts.",
+        f"参考として、{before}トークンから{longest}トークンへの変化で、時間は{ja}になりました(括弧内は1回の計測の中での区間)。"
+        "T²に比例する部分だけなら4倍です(長いテキストではメモリの読み書きなどが加わり、それを超えることもあります)。",
     )

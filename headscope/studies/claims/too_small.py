@@ -58,7 +58,9 @@ class TooSmall(SweepClaim):
         "The same small transformer is trained with few heads and with many, once with the width shared among them "
         "and once with heads of fixed size. Tasks are four look-ups at once (lookups), attention maps of several "
         "lengths (maps), the next byte of prose (language) and handwritten digits (digits). What is learnt is how far "
-        "below chance the best number of heads of the arm errs. The number in the table is a mean over kinds of task, "
+        "below chance the best number of heads of the arm errs; chance is the error without having learnt anything "
+        "(for "
+        "maps, that of a uniform map). The number in the table is a mean over kinds of task, "
         "maps of several lengths as one kind; what is said of a task rests on all its seeds. Learning rates are "
         "chosen for each task and arm at the fewest, the middle and the most heads, on data and a seed of their own, "
         "and taken over by the nearest of the numbers between. For attention maps theory says where: scores of "
@@ -107,8 +109,10 @@ class TooSmall(SweepClaim):
         "dimensions for long maps, the task is hard with any number of them: more heads do not make up for their "
         "size. Where error begins to rise at heads larger than the fixed 8 dimensions, as many of fixed size are "
         "smaller and err more; what they show there is that their number alone does not raise error. Fixed size costs "
-        "parameters too: on prose, where many heads of fixed size cannot be told from the best, size and parameters "
-        "are not told apart.",
+        "parameters too: where many heads of fixed size lose as well, as on prose, what is lost to size, to number and "
+        "to parameters is not told apart. A mean over kinds of task may come from one of them: the table tells what "
+        "each "
+        "loses.",
         "小さなモデルを短く学習させた結果です。増加が認められる次元は、このシード数で検出できるところを示します。"
         "もっと大きいヘッドでも小さな増加は始まっているかもしれません。学習率は最少・中間・最多のヘッド数で選ぶため、"
         "隣のヘッド数の学習率を使うところで曲線が乱れることがあります(digitsの4ヘッド)。論文の例(16次元のヘッド32個)"
@@ -118,8 +122,9 @@ class TooSmall(SweepClaim):
         "小ささは補えません。8次元より大きいヘッドで誤差が増え始めるタスクでは、同数の8次元のヘッドはさらに小さく、"
         "誤差も大きくなります。そこで示せるのは、数が増えただけでは誤差は増えないことです。また、"
         "固定サイズではヘッドとともにパラメータも増えます。"
-        "固定サイズの多数のヘッドと最良との差が判断できないlanguageでは、"
-        "小ささの影響とパラメータ数の影響を切り分けられません。",
+        "languageのように固定サイズの多数のヘッドでも損が出るタスクでは、"
+        "小ささ、数、パラメータ数のどれによる損かを切り分けられません。タスクの種類の平均は、"
+        "一つのタスクに左右されることがあります。タスクごとの損は表で確かめられます。",
     )
 
     def measure(self, sweep: Sweep) -> Measured:
@@ -243,8 +248,8 @@ def _begun(words: Mapping[str, float]) -> Both:
         return NOTHING
     sizes = grouped(begun, falling=True)
     return Both(
-        f"Error is clear to rise because heads are small from head_dim {sizes.en} on.",
-        f"ヘッドが小さいための誤差の増加がはっきり認められるのは、head_dimが{sizes.ja}以下のときです。",
+        f"The rise that is due to small heads is clear from head_dim {sizes.en} on.",
+        f"ヘッドが小さいことによる誤差の増加がはっきり認められるのは、head_dimが{sizes.ja}以下のときです。",
     )
 
 

@@ -57,5 +57,5 @@ class WeightedMean(MadeAgain):
             f"Map times values is every head's output, here up to {tokens:g} tokens × {dims:g}, to within {gap} of a "
             "layer's largest.",
             f"マップとバリューの積と各ヘッドの出力(ここでは最大{tokens:g}トークン×{dims:g}次元)との差は、"
-            f"その層の出力の絶対値の最大値の{gap}以内です。",
+            f"その層の出力の絶対値の最大値の{gap}倍以内です。",
         )

@@ -45,7 +45,11 @@ def more_alike(runs: pd.DataFrame) -> Both:
         return joined([answer, smaller])
     sentences = joined([answer, *_before_training(runs), smaller])
     table = mean_table(runs, "cka", lambda mean: f"{mean:.2f}", beside="cka_untrained")
-    heading = Both("Mean CKA of two heads, over seeds; before training in brackets:", "CKAの平均(括弧内は学習前の値):")
+    heading = Both(
+        "Mean CKA of two heads, over seeds, by the number of heads; before training in brackets:",
+        "2個のヘッドのCKAの平均(列はヘッド数。学習シードの平均で、括弧内は学習前の値。CKAは出力の似ている度合いで、"
+        "回転と拡大を除いて同じなら1):",
+    )
     return joined([sentences, heading, table], "\n\n", "\n\n")
 
 
@@ -74,9 +78,10 @@ def quality(shapes: pd.DataFrame) -> Both:
     """
     every = _by_arm(shapes, lambda own: _QUALITY[str(own["many_is"].iloc[0])], "it ")
     return Both(
-        f"**Does quality fail to rise?** With the most heads in place of the best other number, {every.en}. Where it "
+        "**Does quality fall with the most heads?** With the most heads in place of the best other number, "
+        f"{every.en}. Where it "
         "falls at fixed width, heads are too small (C7); that is not redundancy.",
-        "**性能が上がらないことはあるか。** 最多のヘッド数にすると、"
+        "**ヘッド数を最多にすると性能は下がるか。** 最多のヘッド数にすると、"
         f"他のヘッド数のうち最良のものに比べて性能は次のとおりです。{every.ja}。"
         "幅固定で下がるのはヘッドが小さくなりすぎるためで(C7)、冗長性によるものではありません。",
     )

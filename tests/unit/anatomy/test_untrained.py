@@ -163,7 +163,8 @@ def test_what_cannot_be_drawn_is_named() -> None:
     ],
 )
 def test_weights_that_are_made_of_others_are_drawn_through_them(made_of: Any) -> None:
-    model = made_of(nn.Linear(4, 4))
+    torch.manual_seed(0)
+    model = made_of(nn.Linear(4, 4)).eval()  # in training a spectral norm moves with every look
     weight = model.weight.detach().clone()
     copy = untrained_copy(model)
     assert torch.isfinite(copy.weight).all()

@@ -58,7 +58,7 @@ def test_it_is_decided_against_nothing_and_chance(change: dict[str, float], word
 @pytest.mark.parametrize(
     ("change", "en", "ja"),
     [
-        ({"more_high": -0.3}, "after training they differ more", "違いが大きくなっています"),
+        ({"more_high": -0.3}, "training lowers it", "学習後はむしろ減っています"),
         (LEARNT, "training made heads redundant", "学習がヘッドを冗長にしました"),
         ({}, "cannot be told", "判断できません"),
     ],
@@ -74,8 +74,23 @@ def test_both_languages_have_the_same_numbers() -> None:
     for change in ({}, {"top_low": nan}, {"untrained_chance": -0.18}, {"untrained_chance": nan}):
         told = Alike().say({**PRESENT, **change})
         assert same_numbers(told)
-        assert ("Too little text costs" in told.en) is ("untrained_chance" not in change)
+        assert ("Little text costs the trained model more" in told.en) is ("untrained_chance" not in change)
+    position, copies = (Alike().say({**PRESENT, "untrained_chance": chance}) for chance in (0.33, -0.9))
+    assert "at the same positions, give 33%, in the trained model −20%" in position.en
+    assert "Little text costs the copies more than the trained model: heads of other documents give −90%" in copies.en
+    assert same_numbers(position)
+    assert same_numbers(copies)
     assert same_numbers(Alike().follow(PRESENT))
+
+
+def test_layers_above_their_copies_are_named_where_others_lie_below() -> None:
+    rows = [(0, 0.4, 0.2), (0, 0.3, 0.2), (1, 0.4, 0.8), (2, 0.9, 0.7)]
+    table = pd.DataFrame(rows, columns=["layer", "replaceability", "untrained"]).assign(chance=0.0, constant=0.1)
+    told = Alike().tabled(table)
+    assert "in layers 0, 2 it is more" in told.en
+    assert "層0、2では複製より高い値です" in told.ja
+    assert "it is more" not in Alike().tabled(table[table["layer"] != 1]).en
+    assert "it is more" not in Alike().tabled(table[table["layer"] == 1]).en
 
 
 def test_a_model_is_held_against_what_a_further_copy_would_come_to() -> None:

@@ -86,7 +86,7 @@ def test_a_window_is_seen_however_short_the_text(length: int) -> None:
     seen = sum(min(query + 1, 8) for query in range(64))
     assert ruling.table["allowed"].tolist() == pytest.approx([seen / 64**2, 64 * 65 / 2 / 64**2])
     assert ruling.table["met"].tolist() == pytest.approx([(2 * seen - 64) / 64**2, 1.0])
-    assert ruling.verdict.where.en == "with itself and earlier tokens, causal layers only"
+    assert ruling.verdict.where.en == "with itself and earlier tokens, in causal layers only"
     assert "windowed layers (1) allow 12%: a query sees no farther than 8 tokens" in ruling.sentence.en
     assert f"in texts of up to {length} tokens" in ruling.follows.en
     assert same_numbers(ruling.sentence)
@@ -98,7 +98,7 @@ def test_a_declared_window_that_no_text_reaches_is_told_in_the_verdict(length: i
     ruling = ask(*windowed(length, length))
     assert ruling.table["kind"].tolist() == ["causal", "causal"]
     assert ruling.verdict.told() == f"holds in part (with itself and earlier tokens only, up to {length} tokens)"
-    assert ruling.verdict.told("ja") == f"一部で成り立つ(自分自身と前のトークンとのみ、{length}トークンまで)"
+    assert ruling.verdict.told("ja") == f"一部で成り立つ(自分自身とそれより前のトークンとのみ、{length}トークンまで)"
     assert "The model declares a window of 8 tokens, and no text here is longer" in ruling.sentence.en
     assert same_numbers(ruling.sentence)
 
@@ -263,7 +263,10 @@ def test_two_sides_are_told_apart() -> None:
         ([("causal", 0.5, 1.0)] * 3, "holds in part (with itself and earlier tokens only)"),
         ([("windowed", 0.2, 0.9)] * 3, "does not hold"),
         ([("encoder", 1.0, 1.0), ("windowed", 0.2, 0.9)], "holds in part (encoder layers only)"),
-        ([("causal", 0.5, 1.0), ("causal", 0.5, 0.99)], "holds in part (with itself and earlier tokens, layer 0 only)"),
+        (
+            [("causal", 0.5, 1.0), ("causal", 0.5, 0.99)],
+            "holds in part (with itself and earlier tokens, in layer 0 only)",
+        ),
     ],
 )
 def test_the_rule_follows_from_shares(layers: Any, told: str) -> None:

@@ -22,7 +22,7 @@ FEW, MANY = {1: 0.1, 4: 0.3, 16: 0.6}, {1: 0.6, 4: 0.2, 16: 0.1}
 @pytest.mark.parametrize(
     ("first", "second", "verdict"),
     [
-        (OPTIMUM, LONG, "holds in part (for the task, at a width of 16)"),
+        (OPTIMUM, LONG, "holds in part (for the task only, at a width of 16)"),
         (FLAT, FLAT, "does not hold"),
         (OPTIMUM, OPTIMUM, "does not hold"),  # one number is the best for both
         (VARYING, VARYING, "not decided (10 seeds or more)"),
@@ -43,13 +43,13 @@ def test_sweeps_of_two_widths_are_told_side_by_side() -> None:
     assert told.en.startswith(
         f"At widths of 8 and 16 the number of heads that costs least on its worst task is {least}."
     )
-    fewest = [f"{own['fewest on a']:g}" for own in (narrow, wide)]
-    assert fewest[0] != fewest[1]
-    assert f"differ for a ({' and '.join(fewest)}), of 2 tasks. By their intervals they differ for a." in told.en
+    fewest = [f"{own['fewest on a']:g} at {own['width']:g}" for own in (narrow, wide)]
+    assert narrow["fewest on a"] != wide["fewest on a"]
+    assert f"differ for a ({', '.join(fewest)}), of 2 tasks. By their intervals they differ for a." in told.en
     assert same_numbers(told)
     wider = {**narrow, "no fewer on a": 1.0, "no more on a": 16.0}
     unsure = CLAIM.side_by_side([wide, wider])
-    assert "By their intervals it cannot be told." in unsure.en
+    assert "By their intervals it cannot be told:" in unsure.en
     assert same_numbers(unsure)
     alike = CLAIM.side_by_side([wide, {**wide, "width": 8.0}])
     assert f"is {wide['common']:g} at each." in alike.en

@@ -84,7 +84,7 @@ def test_overlap_is_told_against_chance_in_both_languages() -> None:
         alone = CLAIM.follow({**words, "read_overlap": float("nan"), "value_heads": value_heads})
         assert "read overlap by" not in alone.en
         assert why in alone.en
-        assert ("バリューヘッドを共有" in alone.ja) == (value_heads == 1)
+        assert ("層のすべてのヘッドが共有" in alone.ja) == (value_heads == 1)
 
 
 def test_dashes_in_the_table_have_their_reason_under_it() -> None:
@@ -94,7 +94,7 @@ def test_dashes_in_the_table_have_their_reason_under_it() -> None:
     told = CLAIM.tabled(ruling.table)
     assert "| 0 | 1 | – | – |" in told.en
     assert told.en.endswith("they read the same subspace, and there are no two to compare.")
-    assert told.ja.endswith("重なりを測る組がありません。")
+    assert told.ja.endswith("比べる組がありません。")
     assert "one value head that they share" in ruling.follows.en
     whole = CLAIM.tabled(ask(divided(0, 2)).table)
     assert whole.en.endswith("|")

@@ -95,8 +95,8 @@ def test_terms_are_told_however_small_and_misses_too() -> None:
     told = CLAIM.follow(measured.words)
     assert "Operations: 1,000 + 640·T + 128·T²; the term" in told.en
     assert ", to within 0." in told.en
-    assert "Of these bytes, 16,384 at 128 tokens are masks of truth values, 1.00 bytes a pair of tokens." in told.en
-    assert "このうち128トークンで16,384バイトは真偽値のマスクで" in told.ja
+    assert "Of all bytes at 128 tokens, 16,384 are masks of truth values, 1.00 bytes a pair of tokens." in told.en
+    assert "128トークンで使う全バイト数のうち、16,384バイトは真偽値のマスクです" in told.ja
     assert same_numbers(told)
     last = "logits of the last position alone"
     assert last in CLAIM.say(measured.words).en
@@ -111,8 +111,18 @@ def test_every_crossing_in_sight_has_its_line() -> None:
     table.loc[table["kernel"] == "sdpa", "bytes"] = 100 * table["length"]
     axes = CLAIM.draw(table).axes
     named = [sorted(text.get_text() for text in ax.texts) for ax in axes]
-    assert named == [["T² overtakes T\nat 30"], ["T² overtakes T\nat 50"], []]
+    assert named == [["T² overtakes T\nat 30 (eager, sdpa)"], ["T² overtakes T\nat 50 (eager)"], []]
     assert not any(ax.texts for ax in CLAIM.draw(costs(lambda t: 640 * t)).axes)  # nothing that grows with the square
+
+
+def test_a_crossing_is_told_to_two_digits_where_the_fit_is_rough() -> None:
+    """869 by one weighting of the lengths is 607 by another."""
+    words = CLAIM.measure(costs(lambda t: 869 * t + t**2)).words
+    assert "overtakes that of T at 869 tokens" in CLAIM.follow(words).en
+    rough = {**words, "eager_flops_gap": 0.03}
+    assert "overtakes that of T at about 870 tokens" in CLAIM.follow(rough).en
+    assert "約870トークン" in CLAIM.follow(rough).ja
+    assert same_numbers(CLAIM.follow(rough))
 
 
 def test_a_whole_model_with_windows_holds_a_mask_where_no_map_is_written_out() -> None:

@@ -39,7 +39,7 @@ def test_each_task_is_told_with_the_size_at_which_the_fall_begins() -> None:
     early = {("early", "width"): {1: 0.1, 4: 0.3, 16: 0.5}, ("early", "head_dim"): FLAT}
     measured = CLAIM.measure(runs({**later, **early, **STILL, **UNTOLD}))
     said = CLAIM.say(measured.words)
-    assert "Error is clear to rise because heads are small from head_dim 4 (early); 1 (late) on." in said.en
+    assert "The rise that is due to small heads is clear from head_dim 4 (early); 1 (late) on." in said.en
     assert "It does not on b. It is not decided on c (5 seeds)." in said.en
     assert "head_dimが4(early)、1(late)以下のときです。" in said.ja
     table = CLAIM.tabled(measured.table)
