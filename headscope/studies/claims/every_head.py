@@ -218,7 +218,8 @@ class EveryHead(ModelClaim):
 
 
 def _counted(some: float, every: float) -> Both:
-    return Both(f"{_tally(some)} of {_tally(every)} heads", f"{_tally(every)}個中{_tally(some)}個")
+    mean = Both(" on average", "平均") if some != round(some) else NOTHING  # of several training seeds
+    return Both(f"{_tally(some)} of {_tally(every)} heads{mean.en}", f"{_tally(every)}個中{mean.ja}{_tally(some)}個")
 
 
 def _tally(number: float) -> str:
