@@ -14,7 +14,7 @@ from torch import Tensor
 from headscope.anatomy.weights import input_weights, output_weights
 from headscope.errors import AnatomyError
 from headscope.reporting.figures import figure_of, layer_dots
-from headscope.studies.bilingual import Both, joined
+from headscope.studies.bilingual import NOTHING, Both, joined
 from headscope.studies.claims import CLAIMS, EXACT, FAILS, HOLDS, SEEDS_DRAWN, Measured, ModelClaim, Verdict, in_part
 from headscope.studies.layers import Layer, kind_of, layer_table, named, of_layers, only
 from headscope.studies.subjects import Subject
@@ -183,7 +183,8 @@ class Division(ModelClaim):
         made = layer_table(table, columns, "{:.3g}".format)
         untold = [(what, table[table[f"{what}_overlap"].isna()]) for what in _WHAT]
         reasons = {_why_not(what, heads) for what, own in untold if len(own) for heads in own["value_heads"]}
-        return joined([made, *sorted(reasons, key=lambda one: one.en)], "\n\n", "\n\n")
+        less = [told for what in _WHAT if (told := _less_than_chance(what, table))]
+        return joined([made, *less, *sorted(reasons, key=lambda one: one.en)], "\n\n", "\n\n")
 
     def draw(self, table: pd.DataFrame) -> Figure:
         series = {"read": "width read by a head", "read_overlap": "overlap, read", "write_overlap": "overlap, written"}
@@ -229,6 +230,22 @@ def _read(own: Mapping[str, Sequence[Tensor]]) -> tuple[float, int]:
     largest = max(float(each.max()) for each in columns)
     shares = [float((each > _NOTHING * largest).double().mean()) for each in columns]
     return float(np.mean(shares)), max(each.shape[1] for each in columns)
+
+
+def _less_than_chance(what: str, table: pd.DataFrame) -> Both:
+    """Layers whose heads overlap less than random ones do, where others overlap more: a mean hides them."""
+    means = table.groupby("layer")[[f"{what}_overlap", f"{what}_chance"]].mean()
+    less = means.index[means[f"{what}_overlap"] < means[f"{what}_chance"]]
+    if not 0 < len(less) < len(means):
+        return NOTHING
+    layers, named = (mark.join(map(str, less)) for mark in (", ", "、"))
+    done = "読み取る" if what == "read" else "書き込む"
+    return Both(
+        f"In layer{'' if len(less) == 1 else 's'} {layers} the subspaces that two heads {what} overlap less than "
+        "random "
+        "ones.",
+        f"層{named}では、2個のヘッドが{done}部分空間の重なりが、ランダムな部分空間より小さくなっています。",
+    )
 
 
 def _overlapping(what: str, words: Mapping[str, float]) -> Both:

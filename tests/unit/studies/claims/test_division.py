@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -96,10 +97,22 @@ def test_dashes_in_the_table_have_their_reason_under_it() -> None:
     assert told.en.endswith("they read the same subspace, and there are no two to compare.")
     assert told.ja.endswith("比べる組がありません。")
     assert "one value head that they share" in ruling.follows.en
-    whole = CLAIM.tabled(ask(divided(0, 2)).table)
-    assert whole.en.endswith("|")
+    assert "–" not in CLAIM.tabled(ask(divided(0, 2)).table).en
     groups = ask_model(Subject("small", build("llama"), rows, quick=True), ["C14"])["C14"]
-    assert CLAIM.tabled(groups.table).en.endswith("|")  # two value heads for eight heads: one pair
+    assert "–" not in CLAIM.tabled(groups.table).en  # two value heads for eight heads: one pair
+
+
+def test_layers_that_overlap_less_than_by_chance_are_named_where_others_overlap_more() -> None:
+    rows = [(0, 0.3, 0.1), (1, 0.05, 0.1), (2, 0.2, 0.1)]
+    table = pd.DataFrame(rows, columns=["layer", "read_overlap", "read_chance"]).assign(
+        read=1.0, write_overlap=0.4, write_chance=0.2, value_heads=4
+    )
+    told = CLAIM.tabled(table)
+    assert told.en.endswith("In layer 1 the subspaces that two heads read overlap less than random ones.")
+    assert told.ja.endswith(
+        "層1では、2個のヘッドが読み取る部分空間の重なりが、ランダムな部分空間より小さくなっています。"
+    )
+    assert "less than random" not in CLAIM.tabled(table[table["layer"] != 1]).en
 
 
 def test_the_whole_width_is_told_beside_the_slice() -> None:
