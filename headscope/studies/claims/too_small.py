@@ -23,6 +23,7 @@ from headscope.studies.headcount.outcomes import (
     tasks_that,
     untold,
 )
+from headscope.studies.headcount.regret import regrets
 from headscope.studies.headcount.results import Sweep
 from headscope.studies.headcount.shapes import falls, pooled, shapes
 from headscope.studies.headcount.telling import BONFERRONI, amount
@@ -194,17 +195,20 @@ class TooSmall(SweepClaim):
             Both("task", "タスク"), Both("clear from head_dim", "増加が認められるhead_dim"),
             Both("error there, of chance", "そこでの誤差"),
             Both("as many of fixed size err", "同数の固定サイズでの誤差"),
-            Both("smallest heads lose, of what is learnt", "最小のヘッドでの悪化分"),
+            Both(f"heads of {_PAPER} dimensions lose, of what is learnt", f"{_PAPER}次元のヘッドでの悪化分"),
+            Both("smallest heads lose", "最小のヘッドでの悪化分"),
             Both("as many of fixed size lose", "同数の固定サイズでの悪化分"),
             Both("seeds", "シード"),
         ]  # fmt: skip
+        own = table[table["arm"] == "width"]
+        paper = regrets(table).loc[own.loc[own["head_dim"] == _PAPER, "n_heads"].iloc[0]]
         rows = []
         for task, row in found.iterrows():
             begun = [MISSING] * 3
             if row["is"] == "falls":
                 begun = [f"{row['head_dim']:.0f}", percent(row["error"]), percent(row["error_fixed"])]
             lost = (amount(ends.loc[(arm, task)], "many") for arm in ("width", "head_dim"))
-            rows.append((str(task), *begun, *lost, str(row["seeds"])))
+            rows.append((str(task), *begun, percent(paper[task]), *lost, str(row["seeds"])))
         told = tables(head, rows)
         note = Both(
             "Errors are shares of chance, losses of what is learnt. A size is told by how much the error rises from "

@@ -55,6 +55,14 @@ def test_each_task_is_told_with_the_size_at_which_the_fall_begins() -> None:
     )
 
 
+def test_what_heads_of_the_paper_s_size_lose_stands_beside_each_task() -> None:
+    """Of a width of 16 they are one head, which errs 0.4 more than the best of what is learnt, 0.9."""
+    few = {("few", "width"): {1: 0.5, 4: 0.1, 16: 0.1}, ("few", "head_dim"): FLAT}
+    told = CLAIM.tabled(runs({**few, **STILL}, noise=0.0).runs).en
+    lost = [float(line.split(" | ")[4].rstrip("%")) for line in told.splitlines()[2:4]]
+    assert lost == pytest.approx([100 * 0.4 / 0.9, 0], abs=0.1)
+
+
 def test_what_it_takes_to_decide_is_told_with_the_tasks_that_are_open() -> None:
     verdict = CLAIM.decide(CLAIM.measure(runs({**STILL, **UNTOLD}, seeds={"c": 6})).words)
     assert verdict.told() == "not decided (12 seeds or more for c)"
