@@ -13,6 +13,7 @@ import headscope as hs
 from headscope.reporting import SECTIONS, Figure, Table, Text, figures, render
 from headscope.reporting.figures.beside import LOOKS, SAID, beside, means_beside
 from headscope.reporting.figures.legends import legend_above
+from headscope.reporting.sections.beside import _beyond
 from headscope.tables import NULLS
 from tests.unit.reporting.synthetic import SyntheticAnalysis, analysis, stand_beside
 
@@ -177,3 +178,16 @@ def test_a_legend_above_has_as_many_columns_as_find_room(width: float, columns: 
     figures.figure_of(ax).draw_without_rendering()
     places = {round(text.get_window_extent().x0) for text in ax.get_legend().get_texts()}
     assert len(places) == columns
+
+
+def test_heads_are_held_against_every_one_of_their_layer_in_the_copy() -> None:
+    """Layer 0 has copies from 0.2 to 0.8: a head below their mean is below not every one of them."""
+    frame = pd.DataFrame(
+        {
+            "layer": [0, 0, 0, 1, 1],
+            "low": [0.0, 0.3, 0.85, 0.0, 0.0],
+            "high": [0.1, 0.4, 0.95, 0.1, 0.1],
+            "untrained": [0.2, 0.5, 0.8, 0.5, 0.5],  # layer 1 has two, and is left out
+        }
+    )
+    assert _beyond(frame) == (1, 1, 3)
