@@ -36,6 +36,7 @@ _OVER = {
     r"(\d+) rounds?": "計時{}回",
     r"(\d+) heads? removed": "ヘッド{}個(1個ずつ除去)",
     "exact": "数えた値(誤差なし)",
+    "fit to counts": "数えた値に当てはめた式",
 }
 
 

@@ -16,6 +16,7 @@ from headscope.studies.growing import Terms, growth, terms
 __all__ = ["SquareOfLength"]
 
 _TOKENS = 10  # the paper's example
+_FITTED = "fit to counts"  # what is told of a length that was not counted itself
 _CLOSE = 0.05  # terms that miss a cost by more than that share of it say nothing of it
 _ROUGH = 0.01  # terms that miss a cost by more: where they cross is told to two digits
 _NOTHING = 1e-6  # of a cost: a term that is less is what rounding leaves of none
@@ -130,7 +131,7 @@ class SquareOfLength(CostClaim):
             numbers |= {f"{row['kernel']}_seconds{end}": 2.0 ** row[f"last{end}"] for end in ("", "_low", "_high")}
         told = operations.gap < ROUNDING and pairs < 1 + ROUNDING
         effect = pairs * _TOKENS**2 if told else nan
-        return Measured(effect, EXACT, {**numbers, "pairs": pairs, "gap": operations.gap}, own)
+        return Measured(effect, _FITTED, {**numbers, "pairs": pairs, "gap": operations.gap}, own)
 
     def decide(self, words: Mapping[str, float]) -> Verdict:
         pairs, gap = words["pairs"], words["gap"]

@@ -131,6 +131,7 @@ def test_the_index_in_japanese_names_the_machine() -> None:
         ("5 to 10 seeds", "シード5〜10個"),
         ("1 document", "文書1件"),
         ("exact", "数えた値(誤差なし)"),
+        ("fit to counts", "数えた値に当てはめた式"),
         ("24 layers", "24層"),
         ("10 rounds", "計時10回"),
         ("8 heads removed", "ヘッド8個(1個ずつ除去)"),
