@@ -140,11 +140,11 @@ def cost_terms(
         _logarithmic(ax, lengths, quantity)
         ax.set_xlabel("tokens")
         ax.set_title(_QUANTITIES[quantity], loc="left", fontsize=10, color=INK)
-        places: dict[str, list[str]] = {}
+        places: dict[int, list[str]] = {}
         for (kernel, of), at in crossings.items():
             if of == quantity and lengths[0] <= at <= lengths[-1]:
-                places.setdefault(f"{at:.3g}", []).append(str(kernel))
-        for at, named in ((float(at), named) for at, named in places.items()):
+                places.setdefault(round(at), []).append(str(kernel))
+        for at, named in places.items():
             _overtaking(ax, at, named, late=at > (lengths[0] * lengths[-1]) ** 0.5)
     kernels = own["kernel"].unique().tolist()
     figure.legend([_kernel(name) for name in kernels], kernels, loc="outside upper left", ncols=2, frameon=False)

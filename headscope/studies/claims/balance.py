@@ -136,7 +136,8 @@ class Balance(SweepClaim):
                 f"学習できた量の{middle}({low}〜{high})を失います。",
             ),
             Both(
-                f"The fewest heads whose mean error is within 1% of what is learnt of the best: {fewest.en}.",
+                "The fewest heads whose mean error exceeds the best by no more than 1% of what is learnt: "
+                f"{fewest.en}.",
                 f"誤差の平均と最良との差が学習できた量の1%以内に収まる最少のヘッド数は、{fewest.ja}です。",
             ),
         ])  # fmt: skip
@@ -226,14 +227,14 @@ def _fewest_at(each: Mapping[float, Mapping[str, float]]) -> list[Both]:
     sure = [task for task in moved if min(own[task] for own in no_more) < max(own[task] for own in no_fewer)]
     tasks = count(len(shared), "task")
     suits = Both(
-        "the fewest heads that suit a task, within 1% of what is learnt of its best,",
+        "the fewest heads that suit a task, erring no more than 1% of what is learnt beyond its best,",
         "十分な(最良との差が学習できた量の1%以内になる)最少のヘッド数",
     )
     if not moved:
         return [
             Both(
                 f"By the means {suits.en} differ for none of {tasks}.",
-                f"{suits.ja}は、共通の{len(shared)}タスクのどれでも変わりません。",
+                f"{suits.ja}は、平均値で比べると、共通の{len(shared)}タスクのどれでも変わりません。",
             )
         ]
     means = {

@@ -193,7 +193,7 @@ class EveryHead(ModelClaim):
             task = Both(f" For the task {needed} are clearly needed.", f"タスクに明らかに必要なのは{needed}個です。")
         if not isnan(words["louder"]):
             noise = Both(
-                f", and more than adding noise as long as what the head writes for {louder}",
+                f", and by clearly more than adding noise as long as what the head writes does for {louder}",
                 f"、寄与と同じ大きさ(ノルム)のノイズを足した場合より影響が明らかに大きいのは{louder}個",
             )
         return Both(

@@ -208,7 +208,9 @@ class TooSmall(SweepClaim):
             if row["is"] == "falls":
                 begun = [f"{row['head_dim']:.0f}", percent(row["error"]), percent(row["error_fixed"])]
             lost = (amount(ends.loc[(arm, task)], "many") for arm in ("width", "head_dim"))
-            rows.append((str(task), *begun, percent(paper[task]), *lost, str(row["seeds"])))
+            rows.append(
+                (str(task), *begun, percent(paper[task]) if task in paper else MISSING, *lost, str(row["seeds"]))
+            )
         told = tables(head, rows)
         note = Both(
             "Errors are shares of chance, losses of what is learnt. A size is told by how much the error rises from "

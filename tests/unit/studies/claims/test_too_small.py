@@ -61,6 +61,9 @@ def test_what_heads_of_the_paper_s_size_lose_stands_beside_each_task() -> None:
     told = CLAIM.tabled(runs({**few, **STILL}, noise=0.0).runs).en
     lost = [float(line.split(" | ")[4].rstrip("%")) for line in told.splitlines()[2:4]]
     assert lost == pytest.approx([100 * 0.4 / 0.9, 0], abs=0.1)
+    nothing = {("none", arm): {1: 1.0, 4: 1.0, 16: 1.0} for arm in ("width", "head_dim")}
+    told = CLAIM.tabled(runs({**few, **nothing}, noise=0.0).runs).en
+    assert "| none | – | – | – | – |" in told
 
 
 def test_what_it_takes_to_decide_is_told_with_the_tasks_that_are_open() -> None:
