@@ -107,12 +107,16 @@ def _undrawable(model: nn.Module, what: str) -> ModelError:
 
 
 def _beside_parameters(model: nn.Module, anatomy: Anatomy) -> Iterator[str]:
-    """Names of weights of heads that are no parameters."""
+    """Names of weights of heads that are no parameters; a bias that is one does not make up for it."""
     for site in anatomy.sites:
         for part in (*site.query, *site.key, *site.value, *(() if site.output is None else (site.output,))):
-            names = {name for name, _ in model.get_submodule(part.module).named_parameters(remove_duplicate=False)}
-            named = {part.parameter, f"parametrizations.{part.parameter}.original"}
-            if not (names if part.is_module else any(name.startswith(tuple(named)) for name in names)):
+            own = dict(model.get_submodule(part.module).named_parameters())
+            beneath = f"parametrizations.{part.parameter}."
+            if part.is_module:
+                held = any(parameter.ndim > 1 for parameter in own.values())
+            else:
+                held = any(name == part.parameter or name.startswith(beneath) for name in own)
+            if not held:
                 yield part.name
 
 

@@ -36,8 +36,7 @@ _INTRODUCTION = Both(
 _LEGEND = Both(
     "**Holds**: it came out as the paper says. **Holds in part**: the brackets say where. **Does not hold**: it came "
     "out otherwise. **Not decided**: the brackets say what it would take. What the paper says *can* happen holds once "
-    "it "
-    "has been shown clearly in trained models; its page says where it begins.",
+    "it has been shown clearly in trained models; its page says where it begins.",
     "**成り立つ**:論文の記述どおりの結果になりました。**一部で成り立つ**:どこで成り立つかを括弧内に示します。"
     "**成り立たない**:異なる結果になりました。**未判定**:判定に必要なものを括弧内に示します。「可能性がある」"
     "「場合がある」という記述は、学習済みモデルで明確に一度示せれば成り立つとし、"
@@ -45,20 +44,18 @@ _LEGEND = Both(
 )
 _WORDS = Both(
     "The width is that of the embedding. A mask hides pairs of tokens from a layer. In a causal layer a token sees "
-    "itself "
-    "and those before it, in an encoder layer all, in a windowed layer no more than a number of those near it. z is a "
-    "head's output before the output projection, head_dim its dimensions. A head's contribution is "
-    "what it adds to the layer's output, z through its part of the projection; the head writes it, as is also said. A "
-    "map is a head's attention weights for all pairs of tokens. Two kernels compute attention: eager writes every map "
-    "out, sdpa never does. Loss is in nats (natural logarithms). Drift is 1 − the cosine of the model's pooled output "
-    "with its own before heads were removed: 0 is no change. An untrained copy is the same model with weights drawn "
-    "anew. What is learnt, on a task, is how far below chance the best number of heads errs; the tasks are look-ups "
-    "of 4 of 16 pairs (lookups), maps drawn at random, of 8 to 64 tokens (maps-8 to maps-64), the next byte of prose "
-    "(language) and handwritten digits (digits). A training seed is that of the random numbers that a model's first "
-    "weights are drawn with. An interval tells how far a number would move with other texts, other seeds or other "
-    "rounds "
-    "of timing: it is meant to hold the true value in at least 95 of 100, and docs/coverage.md counts how often "
-    "intervals over documents did.",
+    "itself and those before it, in an encoder layer all, in a windowed layer no more than a number of those near it. "
+    "z is a head's output before the output projection, head_dim its dimensions. A head's contribution is what it adds "
+    "to the layer's output, z through its part of the projection; the head writes it, as is also said. A map is a "
+    "head's attention weights for all pairs of tokens. Two kernels compute attention: eager writes every map out, sdpa "
+    "never does. Loss is in nats (natural logarithms). Drift is 1 − the cosine of the model's pooled output with its "
+    "own before heads were removed: 0 is no change. An untrained copy is the same model with weights drawn anew. What "
+    "is learnt, on a task, is how far below chance the best number of heads errs; the tasks are look-ups of 4 of 16 "
+    "pairs (lookups), maps drawn at random, of 8 to 64 tokens (maps-8 to maps-64), the next byte of prose (language) "
+    "and handwritten digits (digits). A training seed is that of the random numbers that a model's first weights are "
+    "drawn with. An interval tells how far a number would move with other texts, other seeds or other rounds of "
+    "timing: it is meant to hold the true value in at least 95 of 100, and docs/coverage.md counts how often intervals "
+    "over documents did.",
     "幅は埋め込み次元のことです。マスクは、特定のトークンの組を計算結果から除く仕組みです。因果層では各トークンが自分とそれより前だけを、"
     "エンコーダ層ではすべてのトークンを、窓付き層では近くの決まった数のトークンだけを見ます。"
     "zは出力射影(論文のいう、連結された行列にかける線形変換)を通す前の各ヘッドの出力、head_dimはその次元数です。"
@@ -78,10 +75,10 @@ _WORDS = Both(
 _BOX_OF = ("C6", "C9", "C12")
 _BOX = Both(
     "> **How C6, C9 and C12 can all be as they are.** They ask three different things. C6 compares heads two at a "
-    "time: "
-    "two heads can be unlike. C9 asks what *all* the others of a layer give together, once weights are adjusted to it: "
-    "many unlike heads can make up a good part of one. C12 takes one head away and adjusts nothing: the model then "
-    "misses even what others could have given. So heads can differ, be partly replaceable and matter, all at once.",
+    "time: two heads can be unlike. C9 asks what *all* the others of a layer give together, once weights are adjusted "
+    "to it: many unlike heads can make up a good part of one. C12 takes one head away and adjusts nothing: the model "
+    "then misses even what others could have given. So heads can differ, be partly replaceable and matter, all at "
+    "once.",
     "> **C6・C9・C12が矛盾しない理由。** 3つは別々の問いです。C6はヘッドを2個ずつ比べます。"
     "2個のヘッドは互いに異なっていて構いません。C9は、同じ層の残り*すべて*を使い、重みを調整すれば、"
     "そのヘッドの出力をどこまで再現できるかを調べます。互いに異なるヘッドでも、"

@@ -179,17 +179,15 @@ class Subject:
 
         Rows are those of the window's side, where an encoder and a decoder read different ones; (0, 0) without one.
         """
-        windowed = {n: own.farthest for n, own in self.reach.items() if own.kind == "windowed"}
-        rows = {n: self._longest_row(self.anatomy.site(n).kind) for n in self.reach}
-        found = [(farthest, rows[n]) for n, farthest in windowed.items() if farthest >= rows[n]]
-        if (unseen := self.unseen_window) >= max(rows.values()):
-            found.append((unseen, max(rows.values())))
-        return max(found, default=(0, 0))
+        rows = {site.layer: self._longest_row(site.kind) for site in self.anatomy.sites}
+        seen = [(own.farthest, rows[layer]) for layer, own in self.reach.items() if own.kind == "windowed"]
+        found = [*seen, (self.unseen_window, max(rows.values()))]
+        return max(((window, longest) for window, longest in found if window >= longest), default=(0, 0))
 
     def _longest_row(self, kind: str) -> int:
         """Tokens of the longest row on the side of such sites; of what is no text, positions of the few rows."""
         if not token_names(self.few):
-            return max(own.tokens for own in self.reach.values())
+            return max((own.tokens for own in self.reach.values()), default=0)
         decodes = kind in ("causal", "cross")
         return max(int((row_lengths(one) if decodes else encoded_lengths(one)).max()) for one in self.batches)
 

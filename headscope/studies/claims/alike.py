@@ -64,15 +64,14 @@ class Alike(ModelClaim):
     )
     measured: ClassVar[Both] = Both(
         "Of every head, the share of what varies in its contribution that a linear map of its layer's other heads "
-        "gives, fitted on one half of the documents and judged on the other (ridge regression; "
-        "`headscope.importance`, replaceability). A constant that a head always writes needs no other head, and is "
-        "told apart from it. Three things stand beside it. Chance: the same head beside what the others wrote at the "
-        "same positions of other documents; below 0 the fit does worse than a constant, as fits on little text do. "
-        "Untrained copies: "
-        "the same model with weights drawn anew, several times, on the same text; the mean is held against what a "
-        "further copy would come to; what is given there, architecture, initialisation and text give alone. And how "
-        "many heads can go together as they are, at a cost of 1% of the loss, or of 0.01 where the metric is a "
-        "distance to the intact model; ordered and judged on the same text, so that it is rather too many.",
+        "gives, fitted on one half of the documents and judged on the other (ridge regression; `headscope.importance`, "
+        "replaceability). A constant that a head always writes needs no other head, and is told apart from it. Three "
+        "things stand beside it. Chance: the same head beside what the others wrote at the same positions of other "
+        "documents; below 0 the fit does worse than a constant, as fits on little text do. Untrained copies: the same "
+        "model with weights drawn anew, several times, on the same text; the mean is held against what a further copy "
+        "would come to; what is given there, architecture, initialisation and text give alone. And how many heads can "
+        "go together as they are, at a cost of 1% of the loss, or of 0.01 where the metric is a distance to the intact "
+        "model; ordered and judged on the same text, so that it is rather too many.",
         "各ヘッドの寄与の変動のうち、同じ層の残りのヘッドから線形変換で再現できる割合を測ります。"
         "文書の半分で当てはめ、残り半分で評価します(リッジ回帰、`headscope.importance`のreplaceability)。"
         "ヘッドが常に書き込む定数には他のヘッドが要らないので、別に数えます。比較対象は3つです。偶然の水準は、"
@@ -111,8 +110,8 @@ class Alike(ModelClaim):
     )
     follows: ClassVar[Both] = Both(
         "Readers infer that training makes heads redundant, and that redundant heads can be taken out. Neither "
-        "follows: "
-        "an untrained copy tells what training added, and what the others *could* give they give only after a repair.",
+        "follows: an untrained copy tells what training added, and what the others *could* give they give only after a "
+        "repair.",
         "「学習するとヘッドが冗長になる」「冗長なヘッドは取り除ける」と読まれがちですが、"
         "どちらもここからは言えません。学習による"
         "分は未学習の複製と比べて初めて分かり、残りのヘッドで再現できる分も、修復(重みの調整)をして初めて得られます。",
@@ -123,9 +122,8 @@ class Alike(ModelClaim):
         "on 272, so that shares of models are comparable at as much text alone. A chance far below 0 says the same; "
         "below 0 it adds nothing to the rule. The four query heads of a layer of Gemma 3 270M read one key and one "
         "value head; what sharing adds cannot be told here: it would take the same model without sharing, on as much "
-        "text. The "
-        "paper says that heads *can* come to be alike: a share that untrained weights reach "
-        "as well is no case of it. Quality against the number of heads is judged under C7 and C11.",
+        "text. The paper says that heads *can* come to be alike: a share that untrained weights reach as well is no "
+        "case of it. Quality against the number of heads is judged under C7 and C11.",
         "1つの層の中の線形変換だけを見ています。テキストが少ないと当てはめが別の文書に通用せず、"
         "実際より低く出ます(MiniLMの中央のヘッドは、層の次元あたり18トークンで0.17、74トークンで0.45、"
         "272トークンで0.55)。モデル同士は、同じだけのテキストで測った値でなければ比べられません。"
@@ -365,8 +363,7 @@ def _above_copies(table: pd.DataFrame) -> Both:
     which = "layer" if len(above) == 1 else "layers"
     return Both(
         f"Not in every layer is it less than in untrained copies: in {which} {', '.join(above)} it is more. The rule "
-        "goes "
-        "by the mean head of the model.",
+        "goes by the mean head of the model.",
         f"すべての層で未学習の複製より低いわけではありません。層{'、'.join(above)}では複製より高い値です。"
         "判定はモデル全体の平均で行います。",
     )

@@ -38,8 +38,7 @@ class AllPairs(ModelClaim):
     where_ja: ClassVar[str] = "シーケンス全体に対するアテンション計算"
     means: ClassVar[Both] = Both(
         "We ask which pairs of tokens a layer compares at all, and which a mask hides. If no pair is hidden, then "
-        "every "
-        "token can take something from every other; if the future is hidden, then only from those before it.",
+        "every token can take something from every other; if the future is hidden, then only from those before it.",
         "層がどのトークンの組を比較し、どの組をマスクが隠しているかを調べます。"
         "隠された組がなければ、どのトークンも他のすべてから情報を受け取ることができ、"
         "未来が隠されていれば、受け取れるのはそれより前のトークンからだけになります。",
@@ -72,8 +71,7 @@ class AllPairs(ModelClaim):
     drawn: ClassVar[Both] = (
         Both(
             "A mark a layer: the share of all pairs that it allows, a mark for each kind of layer; and the effective "
-            "span, a "
-            "share of the keys that a query may see, in texts as they are. The two are not to be compared.",
+            "span, a share of the keys that a query may see, in texts as they are. The two are not to be compared.",
             "層ごとの値。許される組は全ての組のうちの割合で、層の種類ごとに印を変える。有効な範囲は、"
             "元の長さのテキストで、クエリから見えるキーのうちの割合。両者の大小は比べられない。",
         )

@@ -184,9 +184,8 @@ class Balance(SweepClaim):
         return Both(
             "What each number of heads costs each task beside the task's own best number, a share of what is learnt, "
             "the mean over all its seeds. The best number is chosen for each seed by the other seeds, so that a cost "
-            "can "
-            "be slightly negative. The number above is of the seeds that all tasks have, and its number of heads and "
-            "its "
+            "can be slightly negative. The number above is of the seeds that all tasks have, and its number of heads "
+            "and its "
             f"task are chosen by the other seeds too.{failed.en}\n\n{told.en}",
             "各ヘッド数での損(学習できた量に対する割合、全シードの平均)を次に示します。"
             "比べる相手はタスクごとの最良のヘッド数で、シードごとに残りのシードから選ぶため、損がわずかに負になることもあります。"

@@ -59,9 +59,8 @@ class Division(ModelClaim):
     where_ja: ClassVar[str] = "マルチヘッドアテンションの概要」と「クエリ、キー、バリューの生成"
     means: ClassVar[Both] = Both(
         "We ask whether a head is given a slice of each token's embedding, 64 of 512 numbers say, or all of it. If "
-        "each "
-        "reads a slice, then heads see different parts of a token; if each reads all, then they differ only in what "
-        "they make of it.",
+        "each reads a slice, then heads see different parts of a token; if each reads all, then they differ only in "
+        "what they make of it.",
         "各ヘッドが受け取るのは、トークンの埋め込みの一部分(たとえば512個の数値のうち64個)なのか、"
         "それとも全体なのかを調べます。"
         "一部分であれば、ヘッドごとにトークンの別の部分を見ていることになり、"
@@ -85,8 +84,7 @@ class Division(ModelClaim):
     unit: ClassVar[Both] = Both("share of the width that a head reads", "ヘッドが読み取る入力次元の割合")
     rule: ClassVar[Both] = Both(
         "it holds if in every layer a head reads no more than its share of the width, 1 / heads; it does not hold if "
-        "it "
-        "reads more in every layer; else it holds in part, in the layers that are named",
+        "it reads more in every layer; else it holds in part, in the layers that are named",
         "すべての層でヘッドの読み取る割合が1/ヘッド数以下なら成り立つ。すべての層でそれを超えるなら成り立たない。"
         "それ以外は、名前を挙げた層についてだけ一部で成り立つ",
     )
@@ -101,10 +99,8 @@ class Division(ModelClaim):
         "Readers picture heads that each get a slice of the embedding. One may not: each head has weight matrices of "
         "its own for the whole embedding, as the paper itself says where queries, keys and values are made "
         "(「埋め込みベクトル(例:512次元)に対して専用の重み行列を用いて」). What is small is what a head makes of it: "
-        "its queries, keys and values. So the "
-        "picture of "
-        "slices is right for the heads' outputs side by side, and wrong for the input. Nor are a head's directions its "
-        "own: two heads may read, and write, the same ones.",
+        "its queries, keys and values. So the picture of slices is right for the heads' outputs side by side, and "
+        "wrong for the input. Nor are a head's directions its own: two heads may read, and write, the same ones.",
         "各ヘッドに埋め込みの一部分が渡される、という図を思い浮かべがちですが、そうではありません。論文自身もクエリ・"
         "キー・バリューの生成の箇所で「埋め込みベクトル(例:512次元)に対して専用の重み行列を用いて」と述べているとおり、"
         "各ヘッドは埋め込み全体に対する重み行列を持っています。小さいのは、そこから作られるクエリ・キー・"
@@ -242,8 +238,7 @@ def _less_than_chance(what: str, table: pd.DataFrame) -> Both:
     done = "読み取る" if what == "read" else "書き込む"
     return Both(
         f"In layer{'' if len(less) == 1 else 's'} {layers} the subspaces that two heads {what} overlap less than "
-        "random "
-        "ones.",
+        "random ones.",
         f"層{named}では、2個のヘッドが{done}部分空間の重なりが、ランダムな部分空間より小さくなっています。",
     )
 

@@ -46,10 +46,8 @@ class Edges(ModelClaim):
     where_ja: ClassVar[str] = "アテンションスコアの計算"
     means: ClassVar[Both] = Both(
         "We take one token after another away from what a query looks at, and ask whether those with larger weights "
-        "are "
-        "missed more: more than others would be if they stood there with the same weights. If so, then the weight "
-        "tells "
-        "which tokens matter for what they are; if not, then it tells only how much of a token is taken.",
+        "are missed more: more than others would be if they stood there with the same weights. If so, then the weight "
+        "tells which tokens matter for what they are; if not, then it tells only how much of a token is taken.",
         "クエリが見ているトークンへのつながりを1本ずつ切り、アテンションの重みの大きいトークンほど影響が大きいか、"
         "しかも同じ重みで別のトークンがそこにあった場合よりも大きいかを調べます。そうであれば、"
         "重みはどのトークンが内容として重要かを示しており、そうでなければ、"
@@ -102,10 +100,8 @@ class Edges(ModelClaim):
     drawn: ClassVar[Both] = Both(
         "A dot is a query. The first two rows: the rank correlation with cuts of its own edges, and with another key's "
         "value, joined by a line; the third: their difference; the fourth: the rank correlation with the effect on "
-        "what "
-        "the model is judged by. Diamonds: means with their 95% intervals, one for each training seed. Dotted: the "
-        "size "
-        "of 0.1.",
+        "what the model is judged by. Diamonds: means with their 95% intervals, one for each training seed. Dotted: "
+        "the size of 0.1.",
         "点は1つのクエリ。上の2行は、実際にそのキーを切ったときとの順位相関と、"
         "別のキーのバリューで切ったときとの順位相関で、同じクエリを線で結ぶ。3行目はその差、"
         "4行目は評価指標への効果との順位相関。ひし形は平均と95%区間(学習シードごと)。点線は大きさ0.1。",
@@ -123,10 +119,8 @@ class Edges(ModelClaim):
         "The difference can be no larger than what the arithmetic leaves: 1 less the correlation with other keys' "
         "values. Where that one is above 0.9, no weights could pass: the order of the effects already follows from the "
         "size of the weights, which is no evidence that tokens were told apart. A distance is a length as well, so it "
-        "rises with the weight by the same "
-        "arithmetic; a loss need not. Single edges, in rows of 48 tokens at the most. Ranks among a query's own keys: "
-        "it "
-        "says nothing of one head against another.",
+        "rises with the weight by the same arithmetic; a loss need not. Single edges, in rows of 48 tokens at the "
+        "most. Ranks among a query's own keys: it says nothing of one head against another.",
         "差の上限は、計算上生じる分を除いた残り、つまり1から別のキーのバリューによる相関を引いた値です。"
         "その相関が0.9を超えていれば、どのような重みでも基準を満たせません。"
         "このとき切断効果の順序は重みの大きさだけで決まっており、トークンの内容を見分けた証拠にはなりません。"

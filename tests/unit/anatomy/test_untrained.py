@@ -182,7 +182,7 @@ def test_weights_outside_of_parameters_are_no_untrained_ones() -> None:
     held = projection.weight.detach().clone()
     del projection.weight
     projection.register_buffer("weight", held)
-    projection.bias = None
+    assert projection.bias is not None  # which is drawn anew, and does not stand for the weight
     with pytest.raises(ModelError, match=r"h\.0\.attn\.c_proj keeps its weight outside of parameters"):
         untrained_copy(model, anatomy=anatomy)
     assert "h.0.attn.c_proj.weight, h.1.attn.bias stay as in the model" in drawn_by(model)

@@ -117,6 +117,10 @@ def test_a_window_is_held_against_rows_of_its_own_side() -> None:
             layer: Reach("windowed" if kind == side else kind, 40, 0.5, 0.5, 9) for layer, kind in sides.items()
         }
         assert subject.idle_window == told
+    subject.__dict__["reach"] = {}  # no layer's mask can be had
+    assert subject.idle_window == (0, 0)
+    subject.model.config.sliding_window = 64
+    assert subject.idle_window == (64, 40)
 
 
 def test_ranks_hold_up_by_hand() -> None:
