@@ -104,13 +104,10 @@ def test_a_declared_window_that_no_text_reaches_is_told_in_the_verdict(length: i
 
 
 def test_what_masks_hide_counts_for_more_than_what_is_declared() -> None:
-    model, rows = windowed(20, 64)
-    assert declared_window(model) == 8
-    model.config.sliding_window = 2  # layers have read theirs from it already, the masks have not
-    for layer in model.model.layers:  # type: ignore[union-attr]
-        layer.self_attn.sliding_window = None
-    model.config.layer_types = ["full_attention"] * 2
-    ruling = ask(model, rows)
+    model: Any = build("gpt2")
+    model.config.sliding_window = 2  # which no layer of it reads
+    assert declared_window(model) == 2
+    ruling = ask(model, [{"input_ids": torch.randint(3, 50, (4, 20)), "document": torch.arange(4)}])
     assert ruling.verdict.told() == "holds in part (with itself and earlier tokens only)"
     assert "declares" not in ruling.sentence.en
 
