@@ -16,6 +16,7 @@ from einops import EinopsError
 from torch import Tensor, nn
 
 from headscope.anatomy.check import gap_of, tolerance
+from headscope.anatomy.left import of_heads_left
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.picking import Picking, reading
 from headscope.anatomy.recognition import recognise
@@ -129,7 +130,7 @@ class _Reader(Picking):
                 for call in calls:
                     call.check()
                     call.whole = not self._module.training
-            return _joined(self._module, key, calls, probing=self._watch is not None)
+            return of_heads_left(_joined(self._module, key, calls, probing=self._watch is not None))
         except (RuntimeError, IndexError, EinopsError) as error:
             raise AnatomyError(
                 f"{type(self._module).__name__} computes its attention in another way here than in the probe "

@@ -11,7 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from headscope.errors import StorageError
 from headscope.surgery.carried import CONFIG, carried_records, mark_saved, plain_config, take_record
-from headscope.surgery.edits import MapGroups, apply_edits, edits_from_json
+from headscope.surgery.edits.base import apply_edits, edits_from_json
+from headscope.surgery.edits.grouping import MapGroups
 
 __all__ = ["BUILT_BY_HAND", "class_named", "load_checkpoint"]
 

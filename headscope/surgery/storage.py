@@ -20,7 +20,8 @@ from headscope.errors import StorageError
 from headscope.plans import Record
 from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks, plain_config, take_record
 from headscope.surgery.checkpoints import BUILT_BY_HAND, class_named, load_checkpoint
-from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
+from headscope.surgery.edits.base import apply_edits, edits_from_json
+from headscope.surgery.edits.slicing import SliceInput, SliceOutput
 
 __all__ = ["holds_cut", "load", "loads_alone", "save"]
 

@@ -12,8 +12,8 @@ from tests.families import build_any
 def test_layers_with_one_reason_stand_together() -> None:
     anatomy = discover(build_any("llama"))
     assert uncuttable(anatomy, anatomy.heads) == ""
-    mixed = replace(anatomy, sites=tuple(replace(site, entangled=("q",)) for site in anatomy.sites))
-    told = "its heads cannot be told apart in q (something mixes them there)"
+    mixed = replace(anatomy, sites=tuple(replace(site, entangled=("o",)) for site in anatomy.sites))
+    told = "its heads cannot be told apart in o (something mixes them there)"
     assert uncuttable(mixed, ["L0H1", "L1H0"]) == f"layers 0, 1: {told}"
     one = replace(anatomy, sites=(mixed.sites[0], anatomy.sites[1]))
     assert uncuttable(one, ["L0H1", "L1H0"]) == f"layer 0: {told}"

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.errors import SurgeryError
 from headscope.surgery import load, prune, save
 from headscope.watching.observation import capture
 
@@ -181,14 +180,14 @@ class _Bare(nn.Module):
         return torch.einsum("bthd,hdm->btm", torch.einsum("bhts,bshd->bthd", pattern, v), self.o)
 
 
-def test_attention_of_bare_parameters_is_watched_and_refuses_to_be_cut() -> None:
+def test_attention_of_bare_parameters_is_watched_and_cut() -> None:
     torch.manual_seed(0)
     model, batch = _Bare(), {"x": torch.randn(2, 5, 8)}
     with torch.no_grad(), capture(model, ("contribution",), example=batch) as seen:
         out = model(**batch)
     torch.testing.assert_close(seen[0].contribution.sum(1), out, rtol=0, atol=1e-5)
-    with pytest.raises(SurgeryError, match=r"a parameter that the forward uses by itself"):
-        prune(model, ["L0H0"], batches=[batch])
+    pruned = prune(model, ["L0H0"], batches=[batch])
+    torch.testing.assert_close(pruned(**batch), out - seen[0].contribution[:, 0], rtol=0, atol=1e-5)
 
 
 class _Translates(nn.Module):

@@ -1,24 +1,60 @@
 """Cuts of PyTorch's own attention: `nn.MultiheadAttention` asserts its full width, so a narrower one runs this instead.
 
-As in `headscope.surgery.replacements`, an attribute of the module instance is set and nothing else.
+An attribute of the module instance is set and nothing else.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headscope.anatomy.fast_path import packs
+from headscope.errors import SurgeryError
+from headscope.surgery.edits.base import EDITS, Edit
 from headscope.surgery.forwards import replace_forward
 
-__all__ = ["narrow_attention", "pack_by_hand"]
+__all__ = ["NarrowAttention", "PackByHand", "narrow_attention", "pack_by_hand"]
 
 _HEADS = "_headscope_heads"
 _PACKS = "_headscope_packs"
 _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@EDITS.register("narrow_attention")
+@dataclass(frozen=True)
+class NarrowAttention(Edit):
+    """Keep some heads of an `nn.MultiheadAttention`; see `narrow_attention`.
+
+    Attributes:
+        keep: positions of the heads that stay.
+        heads: how many there were.
+    """
+
+    kind: ClassVar[str] = "narrow_attention"
+    keep: tuple[int, ...]
+    heads: int
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.MultiheadAttention) or module.num_heads != self.heads:
+            raise SurgeryError(f"{self.module} is no nn.MultiheadAttention of {self.heads} heads")
+        narrow_attention(module, self.keep)
+
+
+@EDITS.register("pack_by_hand")
+@dataclass(frozen=True)
+class PackByHand(Edit):
+    """Let an `nn.TransformerEncoder` leave zeros in the padding as before; see `pack_by_hand`."""
+
+    kind: ClassVar[str] = "pack_by_hand"
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.TransformerEncoder):
+            raise SurgeryError(f"{self.module} is no nn.TransformerEncoder")
+        pack_by_hand(module)
 
 
 def narrow_attention(module: nn.MultiheadAttention, kept: Sequence[int]) -> None:
@@ -59,7 +95,7 @@ def _slice(module: nn.Module, name: str, keep: Tensor, axis: int) -> None:
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
-def _forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def _forward(self: Any, _: Any, /, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     bound = _SIGNATURE.bind(self, *args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
@@ -146,6 +182,7 @@ def pack_by_hand(encoder: nn.TransformerEncoder) -> None:
 
 def _encode(
     self: Any,
+    _: Any,
     src: Tensor,
     mask: Tensor | None = None,
     src_key_padding_mask: Tensor | None = None,
