@@ -73,7 +73,6 @@ class Site:
         query, key, value: the linear layers that make each head's q, k, v; empty where entangled.
         output: the linear layer that consumes z, with each head's columns; None where there is none.
         gated: something stands between z and the output projection (a gate, say).
-        biased: what is added to its scores differs from head to head, as position biases do.
         entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
         shares_module_with: numbers of the other sites that run the same module.
         rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
@@ -112,7 +111,6 @@ class Site:
     value: tuple[Slices, ...]
     output: Slices | None
     gated: bool = False
-    biased: bool = False
     entangled: tuple[str, ...] = ()
     shares_module_with: tuple[int, ...] = ()
     rows: str = "b t"
@@ -176,9 +174,9 @@ class Site:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` gave."""
+        data = {name: value for name, value in data.items() if name != "biased"}  # written once, and not needed
         data = {
             "output_call": data["call"],
-            "biased": False,
             "copied": (),
             "query_masks": (),
             "key_masks": (),

@@ -137,6 +137,8 @@ def prune_(
     if plan is not None and budget.run is not None:
         raise typer.BadParameter("--run says what heads cost, and --plan has chosen them already; give one of the two")
     from headscope._support.folders import check_free
+    from headscope.anatomy.records import record_of
+    from headscope.anatomy.remarks import cut_before
     from headscope.surgery import prune, save
     from headscope.surgery.timing import compare_sizes, told_of_cut
 
@@ -150,11 +152,12 @@ def prune_(
     smaller = prune(loaded.model, chosen, batches=proof)
     cut = compare_sizes(loaded.model, smaller, proof[0] if proof else None)
     save(smaller, out, tokenizer=loaded.tokenizer, force=force)
+    ways = cut_before(record_of(smaller))
     if as_json:
-        print_json({"removed": [str(head) for head in chosen.heads], **cut, "out": str(out)})
+        print_json({"removed": [str(head) for head in chosen.heads], **cut, "ways": ways, "out": str(out)})
         return
     typer.echo(f"removed {len(chosen.heads)} heads; equal to the masked model on real input")
-    typer.echo("\n".join(told_of_cut(cut)))
+    typer.echo("\n".join([*told_of_cut(cut), *ways]))
     typer.echo(f"written to {out}\nnext: {_read_again(smaller, loaded, out)}")
 
 

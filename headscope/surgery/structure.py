@@ -66,7 +66,7 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         keep = runs(set(range(size)) - indices)
         yield PadOutput(layer.module, keep, size) if side == "output" else PickInput(layer.module, keep, size)
     for change in changes:
-        yield KeepHeads(change.site.module_name, change.kept_first, change.first.n_heads)
+        yield KeepHeads(change.site.module_name, change.kept_first, change.first.n_heads, change.whole)
 
 
 def is_framed(model: nn.Module, change: SiteChange) -> bool:

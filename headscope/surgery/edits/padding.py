@@ -65,11 +65,13 @@ class KeepHeads(Edit):
     Attributes:
         keep: their places.
         heads: how many it runs with.
+        whole: those of q, k and v whose layers are as large as ever.
     """
 
     kind: ClassVar[str] = "keep_heads"
     keep: tuple[int, ...]
     heads: int
+    whole: tuple[str, ...] = ()
 
     def apply(self, module: nn.Module) -> None:
         module.__dict__[LEFT] = Left(self.keep, self.heads)
