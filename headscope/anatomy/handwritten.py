@@ -118,7 +118,7 @@ class _Reader(Picking):
             # what is done with it is no operation of the model; in a function of autograd's there are no gradients
             with claiming(), torch.set_grad_enabled(torch.is_grad_enabled() or self._watch is not None):
                 told = self._told(key, self._waiting.pop(key))
-                z = self._receive(told)
+                z = self._receive(told) if told.q.shape[1] else None  # where no head is left there is nothing to tell
                 # only the operation that ran last can still be given another result
                 out = told.made[0][2](z) if z is not None and len(told.made) == 1 and told.made[0][0] is kept else out
         return out

@@ -129,6 +129,8 @@ def _attend(
     if not hearing or is_claimed() or query.ndim != 4:
         return result
     call = of_heads_left(_Ask(function, module, query, key, value, attention_mask, args, kwargs).call(*result[:2]))
+    if not call.q.shape[1]:  # no head is left
+        return result
     out = result[0]
     with claiming():
         for listener in hearing:

@@ -135,9 +135,13 @@ def _inside(site: Site, unit: str) -> Site:
     def moved(parts: tuple[Slices, ...]) -> tuple[Slices, ...]:
         return tuple(replace(part, module=inner(part.module)) for part in parts)
 
+    spelling = None if site.spelling is None else dict(site.spelling)
+    if spelling is not None:
+        spelling["weightings"] = [one | {"parameter": inner(one["parameter"])} for one in spelling["weightings"]]
     assert site.output is not None
     return replace(
         site,
+        spelling=spelling,
         module_name=inner(site.module_name),
         query=moved(site.query),
         key=moved(site.key),

@@ -295,6 +295,8 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
     old = getattr(module, leaf)
     if old.shape != tensor.shape:
         raise StorageError(f"{name} is {tuple(tensor.shape)} where the model has {tuple(old.shape)}; wrong model=?")
+    # in memory of its own: where it lies in the file, numbers may be added up in another order
+    tensor = tensor.clone()
     if leaf in module._parameters:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad)
     else:
