@@ -103,8 +103,10 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Se
 
 
 def output_of(model: nn.Module, batch: Batch) -> Any:
-    """The model's output in evaluation mode, without gradients."""
-    with torch.no_grad(), evaluating(model):
+    """The model's output in evaluation mode, without gradients; one that draws at random draws the same each time."""
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
         return run_model(model, batch)
 
 

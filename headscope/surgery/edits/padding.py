@@ -22,6 +22,7 @@ from headscope.surgery.forwards import replace_forward, run_inner
 
 __all__ = ["KeepHeads", "PadOutput", "PickInput"]
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAME = "_headscope_frame"
 _COUNTS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
 
@@ -97,12 +98,26 @@ def _run_framed(self: Any, inner: Any, x: Tensor, /) -> Tensor:
     frame: dict[str, tuple[Runs, int]] = self.__dict__[_FRAME]
     if "input" in frame:
         x = _picked(x, frame["input"][0], feature_axis(self, x))
-    # Conv1D counts what it puts out
-    out = F.linear(x, self.weight.T, self.bias) if stores_transposed(self) else run_inner(self, inner, x)
+    if stores_transposed(self):  # which counts what it puts out
+        out = F.linear(x, self.weight.T, self.bias)
+    elif isinstance(self, _CONVOLUTIONS) and not self.weight.numel():
+        out = _convolved(self, x)
+    else:
+        out = run_inner(self, inner, x)
     if "output" not in frame:
         return out
     keep, size = frame["output"]
     return _padded(out, keep, size, feature_axis(self, out))
+
+
+def _convolved(self: Any, x: Tensor) -> Tensor:
+    """What a convolution without rows, or without columns, makes: PyTorch has none."""
+    rows, columns, *window = self.weight.shape
+    if not columns:
+        x = torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], 1)
+    out: Tensor = self._conv_forward(x, self.weight.new_zeros(max(rows, 1), max(columns, 1), *window), None)
+    out = out.narrow(1, 0, rows)
+    return out if self.bias is None else out + self.bias.view(-1, *[1] * len(window))
 
 
 def _picked(x: Tensor, keep: Runs, axis: int) -> Tensor:

@@ -26,7 +26,7 @@ def mapped():
     return prune(models.build("llama"), ["L0H1", "L0H2", "L1H7"])
 
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 IDS = torch.arange(3, 13).view(2, 5)
 
 
