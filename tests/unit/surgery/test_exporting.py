@@ -381,6 +381,14 @@ def test_a_folder_that_does_not_load_and_a_disk_that_is_full_are_told_apart(smal
         refused(smaller, tmp_path, r"save_pretrained fails \(no such thing\)")
 
 
+def test_integers_that_change_no_shape_stay_as_they_are(smaller, tmp_path):
+    for number in range(12):
+        setattr(smaller.config, f"odd_heads_{number}", 4)
+    config = json.loads((export(smaller, tmp_path / "plain") / "config.json").read_text())
+    assert config["num_attention_heads"] == 2
+    assert {config[f"odd_heads_{number}"] for number in range(12)} == {4}
+
+
 def test_many_integers_that_could_count_heads_end_in_finite_time(smaller, tmp_path, monkeypatch):
     built = []
     shapes = head_counts.Rebuilding._shapes
