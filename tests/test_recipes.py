@@ -247,5 +247,5 @@ def test_the_readme_runs_as_it_stands(space) -> None:
 def test_every_recipe_is_followed() -> None:
     headings = re.findall(r"^## (.*)$", (DOCS / "recipes.md").read_text("utf-8"), re.M)
     tests = Path(__file__).read_text("utf-8").replace("\\", "")
-    assert len(headings) == 11
+    assert len(headings) == 12
     assert [heading for heading in headings if f'"{heading}"' not in tests] == []
