@@ -169,6 +169,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "capture": lambda model: hs.capture(model).__enter__(),
     "prune": lambda model: hs.prune(model, ["L0H1"]),
     "save": lambda model: hs.save(model, "nowhere"),
+    "export": lambda model: hs.export(model, "nowhere"),
     "load_model": hs.load_model,
 }
 
