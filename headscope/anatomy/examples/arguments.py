@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 
 from headscope._support.running import LABELS, arguments
+from headscope.anatomy.examples.facts import Facts
+from headscope.anatomy.examples.values import CODEBOOKS
 
 __all__ = ["is_of_text_alone", "may_be_added", "may_be_dropped", "required", "selections"]
 
@@ -28,6 +30,7 @@ _PERCEIVED: dict[str, tuple[str, ...]] = {
     "visual_embeds": (),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
     "past_values": (),
+    "patch_embeds": (),
 }  # fmt: skip
 _FIRST_ONLY = (("pixel_values", "pixel_values_videos"), ("pixel_values", "image"))  # both go through one tower
 _STREAMS = ("inputs_embeds", "hidden_states", "inputs")
@@ -47,16 +50,12 @@ def required(model: nn.Module) -> tuple[str, ...]:
     return tuple(one.name for one in takes if one.default is one.empty and one.kind in named)
 
 
-def is_of_text_alone(model: nn.Module) -> bool:
-    """Whether a model reads tokens, and nothing beside them."""
+def is_of_text_alone(model: nn.Module, facts: Facts) -> bool:
+    """Whether a model reads one row of tokens at a time, and nothing beside them."""
     takes = arguments(model)
-    mains = _mains(model)
-    return (
-        mains == ("input_ids",)
-        and set(required(model)) <= {"input_ids"}
-        and "input_ids" in takes
-        and not any(name in takes for name in _PERCEIVED)
-    )
+    if _mains(model) != ("input_ids",) or "input_ids" not in takes or set(required(model)) - {"input_ids"}:
+        return False
+    return facts.number(CODEBOOKS, 1) == 1 and not any(name in takes for name in _PERCEIVED)
 
 
 def may_be_added(name: str, takes: Mapping[str, Parameter]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from headscope.anatomy.examples.facts import Facts, field
 from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
 
-__all__ = ["Draft", "Maker"]
+__all__ = ["TOKENS", "Draft", "Maker"]
 
 _KINDS = {"image": 1, "video": 2, "audio": 3}
 
@@ -94,7 +94,7 @@ class Maker:
             elif name not in late:
                 example[name] = self._value(name, draft, generator)
         for name in late:
-            example[name] = _WITH_TOKENS[name](example["input_ids"], self._kinds(draft))
+            example[name] = _WITH_TOKENS[name](self._kinds(draft, example["input_ids"]))
         return example
 
     def _value(self, name: str, draft: Draft, generator: torch.Generator) -> Any:
@@ -114,13 +114,27 @@ class Maker:
         drawn = draw_tokens(sizes, self._facts, generator, self._barred, decoder=name != "input_ids")
         if name != "input_ids" or not draft.pieces:
             return drawn
-        runs = [_run(kind, count, self._facts) for kind, count in draft.pieces.items()]
-        return torch.cat([drawn[:, :1], *(run.expand(ROWS, -1) for run in runs), drawn[:, 1:]], 1)
+        runs = [run.expand(ROWS, -1) for run, _ in self._runs(draft)]
+        return torch.cat([drawn[:, :1], *runs, drawn[:, 1:]], 1)
 
-    def _kinds(self, draft: Draft) -> dict[int, int]:
-        """By token, the number of the kind that it stands for."""
-        marks = {kind: self._facts.placeholder(kind) for kind in draft.pieces}
-        return {mark: _KINDS[kind] for kind, mark in marks.items() if mark is not None}
+    def _runs(self, draft: Draft) -> list[tuple[Tensor, Tensor]]:
+        """Of each kind, tokens that stand for its pieces, between those that begin and end them; and their kinds."""
+        runs = []
+        for kind, count in draft.pieces.items():
+            mark, edges = self._facts.placeholder(kind), [self._facts.edge(kind, side) for side in ("start", "end")]
+            ids = [edges[0], *[1 if mark is None else mark] * count, edges[1]]
+            kinds = [0, *[_KINDS[kind]] * count, 0]
+            kept = [(one, what) for one, what in zip(ids, kinds, strict=True) if one is not None]
+            runs.append((torch.tensor([one for one, _ in kept]), torch.tensor([what for _, what in kept])))
+        return runs
+
+    def _kinds(self, draft: Draft, ids: Tensor) -> Tensor:
+        """By row and position, the number of what a token stands for a piece of: 0 for text."""
+        shape, _ = self.sizes(draft, "input_ids")
+        kinds = torch.zeros(ROWS, ids.shape[shape.axes.index("position")], dtype=torch.long)
+        run = torch.cat([kinds[0, :1], *(kinds for _, kinds in self._runs(draft))])
+        kinds[:, : len(run)] = run[: kinds.shape[1]]
+        return kinds
 
 
 def draw_tokens(
@@ -147,26 +161,13 @@ def draw_tokens(
     return drawn
 
 
-def _run(kind: str, count: int, facts: Facts) -> Tensor:
-    """Tokens that stand for the pieces of a kind, between those that say where it begins and ends."""
-    mark = facts.placeholder(kind)
-    ids = [facts.edge(kind, "start"), *[mark] * count, facts.edge(kind, "end")]
-    return torch.tensor([one for one in ids if one is not None], dtype=torch.long)
-
-
-def _marked(ids: Tensor, kinds: Mapping[int, int]) -> Tensor:
-    """By token, what it stands for: 0 for text."""
-    found = torch.zeros_like(ids)
-    for mark, number in kinds.items():
-        found[ids == mark] = number
-    return found
-
-
-_WITH_TOKENS: dict[str, Callable[[Tensor, Mapping[int, int]], Tensor]] = {
-    "attention_mask": lambda ids, kinds: torch.ones(ids.shape[:2], dtype=torch.long),
-    "token_type_ids": lambda ids, kinds: torch.zeros_like(ids),
-    "mm_token_type_ids": _marked,
-    "position_ids": lambda ids, kinds: torch.arange(ids.shape[1]).expand(ids.shape[:2]).contiguous(),
-    "image_embeds_position_mask": lambda ids, kinds: (_marked(ids, kinds) > 0).long(),
+_WITH_TOKENS: dict[str, Callable[[Tensor], Tensor]] = {
+    "attention_mask": torch.ones_like,
+    "token_type_ids": torch.zeros_like,
+    "mm_token_type_ids": torch.clone,
+    "position_ids": lambda kinds: torch.arange(kinds.shape[1]).expand(kinds.shape).contiguous(),
+    "image_embeds_position_mask": lambda kinds: (kinds > 0).long(),
 }
 """Arguments that are as long as the text is."""
+TOKENS = frozenset({"input_ids", "decoder_input_ids", *_WITH_TOKENS})
+"""These, and the tokens themselves."""

@@ -52,9 +52,11 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
     todo, tried, tries, complaint = list(selections), [], 0, ""
     for number, names in enumerate(todo):
         left = _MOST_TRIES - tries
-        most = left if number == len(todo) - 1 else min(max(2, left // 2), left)
-        if not most:
-            break
+        most = min(max(2, left // 2), left - (len(todo) - 1 - number))  # at least one for each of those to come
+        if number == len(todo) - 1:
+            most = left
+        if most < 1:
+            continue
         found = _fit_one(model, Draft(names), maker, facts, most)
         tries += found.tries
         tried.append(names)
@@ -67,19 +69,19 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
 def _fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:
     """One selection of arguments, mended as long as tries are left."""
     takes, order = arguments(model), itertools.count()
-    waiting, seen, tries, last = [(0, next(order), draft)], {draft.key()}, 0, ""
+    waiting, seen, tries, last = [(0, 0, next(order), draft)], {draft.key()}, 0, ""
     while waiting and tries < most:
-        _, _, draft = heapq.heappop(waiting)
+        _, _, _, draft = heapq.heappop(waiting)
         tries += 1
         example = maker.make(draft)
         complaint = _try(model, example)
         if complaint is None:
             return Fitted(example, tries)
         last = complaint.line
-        for further in repaired(draft, complaint, maker, takes, facts):
+        for rank, further in repaired(draft, complaint, maker, takes, facts):
             if further.key() not in seen:
                 seen.add(further.key())
-                heapq.heappush(waiting, (-complaint.finished, next(order), further))
+                heapq.heappush(waiting, (-complaint.finished, rank, next(order), further))
     return Fitted(None, tries, (), last)
 
 

@@ -37,7 +37,7 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
         )
     facts = Facts(config)
     maker = Maker(facts, arguments(model), placeholders(model), _dtype_of(model))
-    if is_of_text_alone(model):
+    if is_of_text_alone(model, facts):
         return maker.make(
             Draft(("input_ids", "attention_mask", *(["decoder_input_ids"] if is_two_sided(model) else [])))
         )
@@ -53,6 +53,8 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
 
 def _told(found: Fitted) -> str:
     """What was tried, and what the model said."""
+    if not found.tried:
+        return "its forward names nothing that it reads"
     return f"it was run {found.tries} times on {_listed(found.tried[0])} or less, and said last: {found.complaint}"
 
 

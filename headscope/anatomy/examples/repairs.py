@@ -7,13 +7,13 @@ from inspect import Parameter
 
 from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped
 from headscope.anatomy.examples.complaints import Complaint
-from headscope.anatomy.examples.drafts import Draft, Maker
+from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker
 from headscope.anatomy.examples.facts import Facts
 from headscope.anatomy.examples.values import ROWS
 
 __all__ = ["repaired"]
 
-_MOST_PIECES, _MOST_STRETCH = 4000, 64
+_MOST_PIECES, _MOST_STRETCH, _LONGEST = 4000, 16, 1024
 # how errors spell that an axis has another length than wanted
 _GOT_AND_WANTED = (
     re.compile(r"cannot be multiplied \(\d+x(?P<got>\d+) and (?P<want>\d+)x"),
@@ -29,13 +29,16 @@ _GOT_AND_WANTED = (
     re.compile(r"[Ee]xpected? \D{0,40}(?P<want>\d+)\D{1,60}?(?:got|found|has|is) \D{0,40}?(?P<got>\d+)"),
 )
 _MULTIPLE = re.compile(r"(?:multiples? of|divisible by)\D{0,40}(\d+)")
-_AXES = re.compile(r"expected (\d), got \d|(\d)-?[dD]\b|(\d) dimensions|(\d)-dimensional")
+_TILES = re.compile(r"split_sizes=\[(\d+)")
+_PLACES = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast")
+_UNPACKED = re.compile(r"values to unpack \(expected (?P<want>\d)(?:, got (?P<got>\d))?\)")
+_AXES = re.compile(r"\b(\d)-?[dD]\b|\b(\d) dimensions|\b(\d)-dimensional")
 
 
 def repaired(
     draft: Draft, complaint: Complaint, maker: Maker, takes: Mapping[str, Parameter], facts: Facts
-) -> Iterator[Draft]:
-    """Drafts to try next, the most promising first.
+) -> Iterator[tuple[int, Draft]]:
+    """Drafts to try next, each with how far-fetched it is: 0 for what was asked for, 2 for what is merely different.
 
     Args:
         draft: what was tried.
@@ -44,27 +47,35 @@ def repaired(
         takes: what the forward takes.
         facts: of the configs.
     """
-    yield from _with_pieces(draft, complaint, facts)
-    for name in complaint.missing:
-        if name not in draft.names and may_be_added(name, takes):
-            yield draft.having(name)
-    yield from _resized(draft, complaint, maker)
-    yield from (draft.without(name) for name in draft.names if may_be_dropped(name, takes))
-    yield from _stretched(draft, complaint, maker)
-    yield from _rounded(draft, complaint, maker)
-    yield from _otherwise(draft, complaint, maker)
+    missing = [name for name in complaint.missing if name not in draft.names and may_be_added(name, takes)]
+    others = _others(draft, complaint, maker)
+    ranks = (
+        (
+            _with_pieces(draft, complaint, facts),
+            (draft.having(name) for name in missing),
+            (other for is_asked_for, other in others if is_asked_for),
+            _resized(draft, complaint, maker),
+        ),
+        (
+            (draft.without(name) for name in draft.names if may_be_dropped(name, takes)),
+            _stretched(draft, complaint, maker),
+            _rounded(draft, complaint, maker),
+        ),
+        ((other for is_asked_for, other in others if not is_asked_for),),
+    )
+    for rank, groups in enumerate(ranks):
+        yield from ((rank, further) for group in groups for further in group)
 
 
 def _with_pieces(draft: Draft, complaint: Complaint, facts: Facts) -> Iterator[Draft]:
     """Places in the text for as many pieces as the model counted."""
     if "input_ids" not in draft.names:
         return
-    low = complaint.message.lower()
-    told = [kind for kind in ("audio", "video", "image") if kind in low]
-    for kind in told or ("image", "audio"):
-        if facts.placeholder(kind) is None:
+    low, told = complaint.message.lower(), [*complaint.pieces, *map(int, _PLACES.findall(complaint.message))]
+    for kind in [kind for kind in ("audio", "video", "image") if kind in low] or ("image", "audio"):
+        if facts.placeholder(kind) is None and not _PLACES.search(complaint.message):
             continue
-        for count in complaint.pieces:
+        for count in told:
             if count % ROWS == 0 and 0 < count // ROWS <= _MOST_PIECES and draft.pieces.get(kind) != count // ROWS:
                 yield draft.standing(kind, count // ROWS)
 
@@ -75,11 +86,14 @@ def _axes(draft: Draft, maker: Maker) -> list[tuple[str, int, int]]:
     for name in draft.names:
         shape, sizes = maker.sizes(draft, name)
         if shape.is_of_numbers:
-            found += [(name, place, size) for place, size in enumerate(sizes) if shape.axes[place] != "row"]
+            fixed = ("row", "position", "answer") if name in TOKENS else ("row",)
+            found += [(name, place, size) for place, size in enumerate(sizes) if shape.axes[place] not in fixed]
     return found
 
 
 def _mismatches(complaint: Complaint) -> list[tuple[int, int]]:
+    if _UNPACKED.search(complaint.message):
+        return []
     pairs = [match for pattern in _GOT_AND_WANTED for match in pattern.finditer(complaint.message)]
     return list(dict.fromkeys((int(one["got"]), int(one["want"])) for one in pairs if one["got"] != one["want"]))
 
@@ -87,6 +101,11 @@ def _mismatches(complaint: Complaint) -> list[tuple[int, int]]:
 def _resized(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft]:
     """Axes that are as long as what does not fit, as long as what it should be: all of them, then one by one."""
     axes = _axes(draft, maker)
+    for tiles in _TILES.findall(complaint.message):
+        for name in draft.names:
+            for choice, shape in enumerate(maker.shapes(draft, name)):
+                if shape.axes[:3] == ("row", "frame", "channel"):
+                    yield draft.choosing(name, choice).sized({(name, 1): int(tiles)})
     for got, want in _mismatches(complaint):
         places = [(name, place) for name, place, size in axes if size == got]
         if places and want:
@@ -109,7 +128,8 @@ def _stretched(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Dra
                 own = [(place, size) for one, place, size in axes if one == name]
                 for places, factor in ((own[-2:], math.sqrt(ratio)), (own[-1:], ratio), (own[:1], ratio)):
                     sizes = {(name, place): round(size * factor) for place, size in places}
-                    if sizes and all(abs(round(size * factor) - size * factor) < 1e-6 for _, size in places):
+                    whole = all(abs(round(size * factor) - size * factor) < 1e-6 for _, size in places)
+                    if sizes and whole and max(sizes.values()) <= _LONGEST:
                         yield draft.sized(sizes)
 
 
@@ -124,13 +144,18 @@ def _rounded(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft
                 yield draft.sized(sizes)
 
 
-def _otherwise(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft]:
-    """Other shapes of each argument, those with as many axes as asked for first."""
-    wanted = {int(next(filter(None, found))) for found in _AXES.findall(complaint.message)}
-    others = [
-        (len(shape.axes) not in wanted, choice, name)
-        for name in draft.names
-        for choice, shape in enumerate(maker.shapes(draft, name))
-        if choice != draft.choices.get(name, 0)
-    ]
-    yield from (draft.choosing(name, choice) for _, choice, name in sorted(others))
+def _others(draft: Draft, complaint: Complaint, maker: Maker) -> list[tuple[bool, Draft]]:
+    """Other shapes of each argument, and whether they have as many axes as the model asks for."""
+    absolute = {int(next(filter(None, found))) for found in _AXES.findall(complaint.message)}
+    unpacked = _UNPACKED.search(complaint.message)
+    others = []
+    for name in draft.names:
+        have = len(maker.sizes(draft, name)[1])
+        wanted = set(absolute)
+        if unpacked:
+            # what is unpacked may be a part of the argument, or the argument with an axis more
+            wanted = {have + int(unpacked["want"]) - int(unpacked["got"] or int(unpacked["want"]) + 1)}
+        for choice, shape in enumerate(maker.shapes(draft, name)):
+            if choice != draft.choices.get(name, 0):
+                others.append((len(shape.axes) not in wanted, name in TOKENS, choice, name))
+    return [(not unasked, draft.choosing(name, choice)) for unasked, _, choice, name in sorted(others)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headscope.anatomy.examples.facts import Facts
 
-__all__ = ["GRIDS", "ROWS", "Shape", "shapes_of", "size_of"]
+__all__ = ["CODEBOOKS", "GRIDS", "ROWS", "Shape", "shapes_of", "size_of"]
 
 ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
 
@@ -25,6 +25,8 @@ _MEL = (
     "num_mel_bins", "n_mels", "mel_bins", "num_mels", "input_feat_per_channel", "feature_size", "mel_dim", "input_dim",
     "audio_input_feature_size", "feature_projection_input_dim", "input_feat_size", "model_in_dim",
 )  # fmt: skip
+CODEBOOKS = ("num_codebooks", "num_quantizers", "n_codebooks", "audio_num_codebooks", "num_channels")
+"""How configs of models of codes tell how many of them are heard at a time."""
 _WIDTH = ("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "width", "hidden_dim")
 
 # by word: fields of a config that tell the length, what it is where none does, and the tower that is asked first
@@ -41,7 +43,7 @@ AXES: dict[str, tuple[Sequence[str], int, str]] = {
     "seen_width": (_WIDTH, 64, "sight"),
     "heard_width": (_WIDTH, 64, "sound"),
     "memory_width": (("encoder_hidden_size", "cross_attention_hidden_size", "cross_attention_dim", *_WIDTH), 64, ""),
-    "codebook": (("num_codebooks", "num_quantizers", "n_codebooks", "audio_num_codebooks"), 4, "text"),
+    "codebook": (CODEBOOKS, 4, "text"),
     "past": (("context_length",), 32, ""),
     "series": (("num_input_channels", "input_size"), 1, ""),
     "clock": (("num_time_features",), 0, ""),
@@ -88,6 +90,7 @@ _MADE: dict[str, Callable[[Facts], int]] = {
     "patch": lambda facts: size_of("channel", facts) * size_of("side", facts) ** 2,
     "film_patch": lambda facts: size_of("patch", facts) * size_of("moment", facts),
     "coded_patch": lambda facts: size_of("patch", facts) + 2,
+    "strip": lambda facts: size_of("patches", facts) * size_of("side", facts),
     "long": lambda facts: 2 * size_of("half", facts),
     "lagged": lambda facts: size_of("past", facts) + _lags(facts),
     "voices": lambda facts: ROWS * size_of("codebook", facts),
@@ -183,23 +186,25 @@ _PICTURES = (
 )  # fmt: skip
 _PATCHES = (
     "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
-    "noise: patches seen_width", "noise: 1 patches channel side side",
+    "noise: 1 channel side strip", "noise: patches seen_width", "noise: 1 patches channel side side",
 )  # fmt: skip
 _SPECTRA = (
     "noise: row mel long", "noise: row 90 mel", "noise: row mel 90", "noise: row 1 90 mel", "noise: row 90 80",
-    "noise: row 80 90", "noise: row 128 64", "noise: row 64 128", "noise: row 90 160",
+    "noise: row 80 90", "noise: row 128 64", "noise: row 64 128", "noise: row 90 160", "noise: mel 180",
 )  # fmt: skip
 _STREAM = (
     "noise: row position width", "noise: row grid width", "noise: row width 6 8", "noise: row channel 64 96",
     "noise: row channel 224 224", "noise: patches width", "noise: row 90 mel",
 )  # fmt: skip
 _WAVES = (
-    "noise: row 4000", "noise: row 1 sound", "noise: row sound", "noise: row 16000", "noise: row 1024 mel",
-    "noise: row 90 mel", "noise: row position width",
+    "noise: row 4000", "noise: row position width", "noise: row 1 sound", "noise: row sound", "noise: row 16000",
+    "noise: row 1024 mel", "noise: row 90 mel",
 )  # fmt: skip
 
 VALUES: dict[str, tuple[str, ...]] = {
-    "input_ids": ("token: row position", "token: row position codebook", "token: row codebook position"),
+    "input_ids": (
+        "token: row position", "token: voices position", "token: row position codebook", "token: row codebook position",
+    ),
     "decoder_input_ids": ("token: row answer", "token: voices answer", "token: row answer codebook"),
     "attention_mask": ("all: row position",),
     "encoder_attention_mask": ("all: row position",),
@@ -276,6 +281,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "states": ("noise: row position state",),
     "state": ("noise: row state",),
     "actions": ("noise: row position act", "noise: row horizon act"),
+    "patch_embeds": ("noise: row position width", "noise: row 6 8 width"),
     "action_embeds": ("noise: row horizon width",),
     "rewards": ("noise: row position 1",),
     "returns_to_go": ("noise: row position 1",),
