@@ -155,6 +155,8 @@ def _others(draft: Draft, complaint: Complaint, maker: Maker) -> list[tuple[bool
         if unpacked:
             # what is unpacked may be a part of the argument, or the argument with an axis more
             wanted = {have + int(unpacked["want"]) - int(unpacked["got"] or int(unpacked["want"]) + 1)}
+        if f"input[1, {ROWS}, " in complaint.message:  # rows were taken for channels: a layer saw no axis of rows
+            wanted.add(have + 1)
         for choice, shape in enumerate(maker.shapes(draft, name)):
             if choice != draft.choices.get(name, 0):
                 others.append((len(shape.axes) not in wanted, name in TOKENS, choice, name))
