@@ -23,9 +23,9 @@ from headscope.sites import Anatomy, Site
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
-from headscope.surgery.edits.padding import KeepHeads
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import find_edits
+from headscope.surgery.structure import keeps_maps
 from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, magnitude, output_of, recording
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed, feed_one
@@ -107,10 +107,9 @@ def _proven(
         pruned = _copy(model)
         apply_edits(edits, pruned)
         try:
-            maps = not any(isinstance(edit, KeepHeads) for edit in edits)
-            _verify(model, pruned, plan, anatomy, inputs, maps=maps)
+            _verify(model, pruned, plan, anatomy, inputs, maps=keeps_maps(edits))
         except SurgeryError:
-            if pad or not maps:
+            if pad or not keeps_maps(edits):
                 raise
         else:
             return edits

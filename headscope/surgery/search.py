@@ -22,11 +22,10 @@ from headscope.surgery.change import SiteChange, Stale
 from headscope.surgery.edits.attributes import SetAttribute, SetConfig
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.edits.grouping import MapGroups
-from headscope.surgery.edits.padding import KeepHeads
 from headscope.surgery.edits.pytorch import NarrowAttention, PackByHand
 from headscope.surgery.edits.repairing import RepairSizes
 from headscope.surgery.forwards import copied
-from headscope.surgery.structure import KV_GROUPS, is_framed, padded, sliced, structure
+from headscope.surgery.structure import KV_GROUPS, by_function, is_framed, keeps_maps, padded, sliced, structure
 from headscope.surgery.verification import Seen, difference, magnitude
 
 __all__ = ["find_edits"]
@@ -74,7 +73,7 @@ def find_edits(
         return _narrowed(model, unit, changes, call, tolerance)
     failures = []
     refusals: list[SurgeryError] = []
-    for way in (*(() if pad else (_following,)), _padded):
+    for way in (*(() if pad else (_following,)), _by_function, _padded):
         try:
             for edits in way(model, unit, changes, seen):
                 failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance)
@@ -110,6 +109,14 @@ def _padded(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) 
     for many in range(len(_MAKERS) + 1):
         for spared in itertools.combinations(_MAKERS, many):
             yield tuple(padded(model, [replace(change, spared=spared) for change in changes]))
+
+
+def _by_function(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) -> Iterator[Edits]:
+    """The way of modules that hand weights to PyTorch's function, which then attends with fewer heads."""
+    del unit
+    edits = tuple(edit for change in changes for edit in by_function(change))
+    if edits:
+        yield (*sliced(model, changes, ()), *edits)
 
 
 def _following(model: nn.Module, unit: str, changes: Sequence[SiteChange], seen: Mapping[str, Seen]) -> Iterator[Edits]:
@@ -220,7 +227,7 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")
     if isinstance(call.output, Tensor) and isinstance(output, tuple):
         output = output[0]  # where a map of the heads left comes with it
-    gap = difference(call.output, output, maps=not any(isinstance(edit, KeepHeads) for edit in edits))
+    gap = difference(call.output, output, maps=keeps_maps(edits))
     # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
     return None if gap <= tolerance * max(1.0, magnitude(call.output)) else _Failure(gap)
 

@@ -1,6 +1,6 @@
 """What a cut does to one unit: which layers get smaller, and what else has to change that is known without trial."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from headscope.surgery.edits.base import Edit, runs
 from headscope.surgery.edits.emptying import EmptyAttention
 from headscope.surgery.edits.grouping import KV_BUFFER, MapGroups
 from headscope.surgery.edits.padding import KeepHeads, PadOutput, PickInput
+from headscope.surgery.edits.pytorch import NarrowFunction
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput, SliceParameter
 from headscope.surgery.verification import Seen, is_map
 
-__all__ = ["KV_GROUPS", "is_framed", "padded", "sliced", "structure"]
+__all__ = ["KV_GROUPS", "by_function", "is_framed", "keeps_maps", "padded", "sliced", "structure"]
 
 KV_GROUPS = "num_key_value_groups"
 """Queries per key head, as the modules and functions of transformers call it."""
@@ -67,6 +68,19 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         yield PadOutput(layer.module, keep, size) if side == "output" else PickInput(layer.module, keep, size)
     for change in changes:
         yield KeepHeads(change.site.module_name, change.kept_first, change.first.n_heads, change.whole)
+
+
+def by_function(change: SiteChange) -> Iterator[Edit]:
+    """The edit of a module that hands its layers' weights to PyTorch's function of attention, and runs no layer."""
+    site = change.site
+    read = {one["parameter"] for one in (site.spelling or {}).get("weightings", ())}
+    if {part.name + ".weight" for part in (*site.query, *site.key, *site.value) if part.is_module} & read:
+        yield NarrowFunction(site.module_name, change.kept_first, change.first.n_heads)
+
+
+def keeps_maps(edits: Iterable[Edit]) -> bool:
+    """Whether maps that a cut module returns are those of the heads left, and of no others."""
+    return not any(isinstance(edit, KeepHeads | NarrowFunction) for edit in edits)
 
 
 def is_framed(model: nn.Module, change: SiteChange) -> bool:

@@ -1,23 +1,25 @@
 """Cuts of PyTorch's own attention: `nn.MultiheadAttention` asserts its full width, so a narrower one runs this instead.
 
-An attribute of the module instance is set and nothing else.
+So do modules that hold its weights and call `F.multi_head_attention_forward` by themselves.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from headscope.anatomy.fast_path import packs
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit
-from headscope.surgery.forwards import replace_forward
+from headscope.surgery.forwards import replace_forward, run_inner
 
-__all__ = ["NarrowAttention", "PackByHand", "narrow_attention", "pack_by_hand"]
+__all__ = ["NarrowAttention", "NarrowFunction", "PackByHand", "narrow_attention", "pack_by_hand"]
 
 _HEADS = "_headscope_heads"
 _PACKS = "_headscope_packs"
@@ -42,6 +44,24 @@ class NarrowAttention(Edit):
         if not isinstance(module, nn.MultiheadAttention) or module.num_heads != self.heads:
             raise SurgeryError(f"{self.module} is no nn.MultiheadAttention of {self.heads} heads")
         narrow_attention(module, self.keep)
+
+
+@EDITS.register("narrow_function")
+@dataclass(frozen=True)
+class NarrowFunction(Edit):
+    """Let a module that calls `F.multi_head_attention_forward` attend with the heads that its weights are left with.
+
+    Attributes:
+        keep: places of these heads among those that it speaks of.
+        heads: how many it speaks of.
+    """
+
+    kind: ClassVar[str] = "narrow_function"
+    keep: tuple[int, ...]
+    heads: int
+
+    def apply(self, module: nn.Module) -> None:
+        replace_forward(module, _run_narrow, self.keep, self.heads)
 
 
 @EDITS.register("pack_by_hand")
@@ -166,6 +186,43 @@ def _mask(self: Any, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None
         return None
     mask = floats[0] if len(floats) == 1 else floats[0] + floats[1]
     return F.pad(mask, (0, added)) if added else mask
+
+
+def _run_narrow(self: nn.Module, inner: Any, keep: Sequence[int], heads: int, /, *args: Any, **kwargs: Any) -> Any:
+    with _Narrow(keep, heads):
+        return run_inner(self, inner, *args, **kwargs)
+
+
+class _Narrow(TorchFunctionMode):
+    def __init__(self, keep: Sequence[int], heads: int) -> None:
+        super().__init__()
+        self._keep, self._heads = tuple(keep), heads
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is not F.multi_head_attention_forward:
+            return function(*args, **(kwargs or {}))
+        bound = _FUNCTION.bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        given = bound.arguments
+        many = len(self._keep)
+        as_module = SimpleNamespace(
+            num_heads=many,
+            head_dim=given["embed_dim_to_check"] // self._heads,
+            in_proj_weight=None if given["use_separate_proj_weight"] else given["in_proj_weight"],
+            dropout=given["dropout_p"],
+            out_proj=SimpleNamespace(weight=given["out_proj_weight"], bias=given["out_proj_bias"]),
+            **{name: given[name] for name in ("in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "training")},
+            **{name: given[name] for name in _PROJECTIONS},
+            **{_HEADS: self._keep, "_headscope_of": self._heads},
+        )
+        turned = [given[name].transpose(0, 1) for name in ("query", "key", "value")]
+        out, pattern = _attend(as_module, turned, given, given["key_padding_mask"])
+        return out.transpose(0, 1), pattern
+
+
+_FUNCTION = inspect.signature(F.multi_head_attention_forward)
 
 
 def pack_by_hand(encoder: nn.TransformerEncoder) -> None:
