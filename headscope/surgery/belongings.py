@@ -29,6 +29,7 @@ from headscope.surgery.verification import Seen
 
 __all__ = ["Belongings", "belongings"]
 
+_Gradients = dict[str, list[Tensor | None]]
 Owned = tuple[frozenset[int], ...]  # for each head, its places on an axis
 
 
@@ -103,14 +104,14 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
     if site.n_heads < 2 or not (probed or handed):
         return found
     try:
-        reached = _reached(twin, site, call, probed, handed)
+        reached, of_given = _reached(twin, site, call, probed, handed)
     except Exception:  # what its forward needs beside, and what has no gradient: it is tried without
         return found
     tables: dict[str, tuple[int, int, Owned]] = {}
     rows: dict[str, Owned] = {}
     for name, gradients in reached.items():
         axis, owned = _split(gradients)
-        if axis is None or name in handed:
+        if axis is None:
             continue
         owner, _, own = name.rpartition(".")
         layer = twin.get_submodule(owner)
@@ -122,7 +123,7 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
     lists = dict(_lists(twin, site, reached))
     tables = {n: one for n, one in tables.items() if not any(n.startswith(f"{of}.") for of in lists)}
     first = [change.first.head_ids.index(head) for head in site.head_ids]
-    taken = (_taken(name, reached[name], first, change.first.n_heads) for name in handed)
+    taken = (_taken(name, of_given[name], first, change.first.n_heads) for name in handed)
     return replace(found, parameters=tables, rows=rows, lists=lists, arguments=tuple(filter(None, taken)))
 
 
@@ -193,9 +194,12 @@ def _may_hold(value: Any, change: SiteChange) -> bool:
 
 def _reached(
     unit: nn.Module, site: Site, call: Seen, probed: Mapping[str, Tensor], handed: Mapping[str, Tensor]
-) -> dict[str, list[Tensor | None]]:
-    """For each tensor, what of it each head's part of the output projection's input depends on."""
+) -> tuple[_Gradients, _Gradients]:
+    """For each parameter and for each argument, what of it each head's part of what enters the output projection
+    depends on.
+    """
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in handed.items()}
+    own_leaves: dict[str, Tensor] = {}
     names = parameters_of(unit)
     own_args, own_kwargs = copy.deepcopy((call.args, call.kwargs))  # what it is given may be written to
     args = [leaves[n].clone() if n in leaves else one for n, one in zip(names, own_args, strict=False)]
@@ -205,24 +209,24 @@ def _reached(
         owner, _, own = name.rpartition(".")
         module = unit.get_submodule(owner)
         if own in module._parameters:
-            leaves[name] = module.get_parameter(own).requires_grad_()
+            own_leaves[name] = module.get_parameter(own).requires_grad_()
         else:
-            leaves[name] = module._buffers[own] = probed[name].detach().clone().requires_grad_()
+            own_leaves[name] = module._buffers[own] = probed[name].detach().clone().requires_grad_()
     seen: list[tuple[Tensor, tuple[int, ...]]] = []
     with plainly(unit), uncompiled(), differentiable(), at_output(unit, site, lambda x, axes: seen.append((x, axes))):
         unit(*args, **kwargs)
     entering = features_last(*seen[0])
     generator = torch.Generator().manual_seed(0)
-    found: dict[str, list[Tensor | None]] = {name: [] for name in leaves}
+    found: tuple[_Gradients, _Gradients] = ({name: [] for name in own_leaves}, {name: [] for name in leaves})
+    every = [*own_leaves.values(), *leaves.values()]
     assert site.output is not None
     for columns in site.output.heads:
         part = entering[..., list(columns)]
         weights = torch.randn(part.shape, generator=generator).to(part.device, part.dtype)
-        gradients = torch.autograd.grad(
-            (part * weights).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
-        )
-        for name, gradient in zip(leaves, gradients, strict=True):
-            found[name].append(gradient)
+        gradients = iter(torch.autograd.grad((part * weights).sum(), every, retain_graph=True, allow_unused=True))
+        for own_found in found:
+            for gradients_of in own_found.values():
+                gradients_of.append(next(gradients))
     return found
 
 

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from headscope.anatomy.operations import tensors_in
+
 __all__ = ["copied", "parameters_of", "replace_forward", "run_inner"]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -23,7 +25,9 @@ def copied(model: Module) -> Module:
     Args:
         model: a model or a part of one.
     """
-    twin = copy.deepcopy(model)
+    # what a model keeps for the next call may hang on a graph, which cannot be copied
+    kept = (tensor for module in model.modules() for tensor in tensors_in(vars(module)) if not tensor.is_leaf)
+    twin = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept})
     for module, own in zip(model.modules(), twin.modules(), strict=True):
         inner = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
         if isinstance(inner, types.MethodType) and inner.__self__ is module:
