@@ -315,8 +315,13 @@ class Anatomy(Shown):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What every table says of the model that it was made of; "blocks" where layers' numbers do not tell them."""
+        """What every table says of the model that it was made of; "blocks" where layers' numbers do not tell them, and
+        "key_heads", the key head of each query head, by layer, where several query heads share one.
+        """
         told: dict[str, Any] = {"remarks": list(self.remarks)} if self.remarks else {}
+        shared = {str(site.layer): list(site.kv_of_query) for site in self.sites if site.n_kv_heads < site.n_heads}
+        if shared:
+            told["key_heads"] = shared
         if any(site.block not in (None, site.layer) for site in self.sites):
             told["blocks"] = _blocks(self.sites)
         return {"model_class": self.model_class, "fingerprint": self.fingerprint, **told}

@@ -106,10 +106,7 @@ UNCUTTABLE: dict[str, tuple[dict[str, Any], str, bool]] = {
     "mixed, and told why": (
         {"entangled": ("o",), "refused": {"contribution": "it sorts"}}, "in o .it sorts", False,
     ),
-    "queries mixed": ({"entangled": ("q",)}, "cannot be told apart in q", True),
-    "a parameter": ({"query": (OWN,)}, r"attn\.w_qkv is a parameter that the forward uses by itself", True),
     "odd values": ({"n_value_heads": 3}, "3 value heads, and which query reads which value is not known", True),
-    "a position bias": ({"biased": True}, "differs from head to head is added to its scores", True),
 }  # fmt: skip
 
 
@@ -123,8 +120,17 @@ def test_why_no_head_can_be_cut_is_told_in_one_place(anatomy: Anatomy, name: str
     assert re.search(told, site.uncuttable)
 
 
-def test_pytorchs_own_weights_are_no_bar(anatomy: Anatomy) -> None:
-    assert replace(anatomy.sites[0], query=(replace(OWN, parameter="in_proj_weight"),)).prunable
+def test_neither_bare_parameters_nor_mixed_queries_are_a_bar(anatomy: Anatomy) -> None:
+    assert replace(anatomy.sites[0], query=(OWN,)).prunable
+    assert replace(anatomy.sites[0], entangled=("q", "k")).prunable
+
+
+def test_key_heads_that_are_shared_are_told_with_every_table(anatomy: Anatomy) -> None:
+    many = anatomy.sites[0].n_heads
+    grouped = replace(anatomy.sites[0], n_kv_heads=1, kv_of_query=(0,) * many)
+    assert replace(anatomy, sites=(grouped,)).facts["key_heads"] == {"0": [0] * many}
+    alone = replace(anatomy.sites[0], n_kv_heads=many, kv_of_query=tuple(range(many)))
+    assert "key_heads" not in replace(anatomy, sites=(alone,)).facts
 
 
 def test_frame_has_a_row_per_site(anatomy: Anatomy) -> None:
