@@ -9,7 +9,7 @@ from torch import Tensor
 
 from headscope.anatomy.coordinates import Letters, Own, split_axis
 from headscope.anatomy.labels import Labels
-from headscope.anatomy.layout import Layout
+from headscope.anatomy.layout import IrregularError, Layout
 from headscope.anatomy.operations import MOVES, Axes
 from headscope.anatomy.recording import Node, product, weight_of
 from headscope.anatomy.weightings import features_of
@@ -42,6 +42,9 @@ class Placed:
     first_column: int
 
 
+_STREAMS = "several layers read what its heads make, each at some of the positions, as where two streams attend together (MMDiT)"
+
+
 def place(out: Tensor, node: Node, axes: Axes, of_map: Own, of_values: Own) -> Placed:
     """For each axis of z what its places are: rows of the batch, heads, positions, dimensions."""
     rows, columns, reader, alone = _read_by(out, node)
@@ -67,7 +70,12 @@ def place(out: Tensor, node: Node, axes: Axes, of_map: Own, of_values: Own) -> P
             count["d"] *= size
         elif letter is not None:
             line = (*base[:axis], slice(None), *base[axis + 1 :])
-            known[letter] = split_axis(heads[line], "b" if letter in of_values else "t", count)
+            try:
+                known[letter] = split_axis(heads[line], "b" if letter in of_values else "t", count)
+            except IrregularError:
+                if alone:
+                    raise
+                raise UnlikeError(_STREAMS) from None
     contracted = axes.contracted[0]
     known[contracted] = {"k": torch.arange(axes.size(contracted))}
     return Placed(known, rows, reader, alone, int(starts[0]))
