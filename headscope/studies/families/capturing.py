@@ -1,0 +1,137 @@
+"""Is what headscope captures what the model computed? Held against plain hooks, without headscope's own proofs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope.sites import Anatomy, Site
+from headscope.studies.families.outputs import outputs_of, same
+from headscope.watching.observation import Captured, capture
+
+__all__ = ["Capturing", "check_captured", "nearest_rows"]
+
+_TOLERANCE = 1e-5  # of max(1, size)
+_NAMES = ("q", "k", "v", "pattern", "z", "contribution")
+
+
+@dataclass(frozen=True)
+class Capturing:
+    """Whether captures are exact: "exact", "in part" (some tensors are refused), "refused" (all are), "wrong"."""
+
+    status: str
+    why: str = ""
+
+
+def check_captured(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Capturing:
+    """Capture all that is not refused of every site, and hold it against the model.
+
+    Args:
+        model: the model.
+        anatomy: its sites.
+        inputs: arguments of its forward.
+
+    Returns:
+        What came of it, the worst of all sites.
+    """
+    plain, wrong, refused, read = outputs_of(model, inputs), [], [], 0
+    by_names: dict[tuple[str, ...], list[Site]] = {}
+    for site in anatomy.sites:
+        names = tuple(name for name in _NAMES if name not in site.refused and (name != "contribution" or site.apart))
+        by_names.setdefault(names, []).append(site)
+        missing = [name for name in _NAMES if name not in names]
+        if missing:
+            why = next((site.refused[name] for name in missing if name in site.refused), site.uncuttable)
+            refused.append(f"no {', '.join(missing)}: {why}")
+        read += len(names)
+    for names, sites in by_names.items():
+        if names:
+            wrong += _wrong_of(model, replace(anatomy, sites=tuple(sites)), inputs, names, plain)
+    if wrong:
+        return Capturing("wrong", "; ".join(dict.fromkeys(wrong)))
+    if refused:
+        return Capturing("in part" if read else "refused", "; ".join(dict.fromkeys(refused)))
+    return Capturing("exact")
+
+
+def _wrong_of(
+    model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any], names: tuple[str, ...], plain: Sequence[Tensor]
+) -> list[str]:
+    """What of some sites' captures is not what the model computed, in words."""
+    try:
+        with _outputs_heard(model, anatomy) as heard, capture(model, names, anatomy=anatomy) as seen:
+            watched = outputs_of(model, inputs)
+    except Exception as error:
+        return [f"capturing failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
+    told = [] if same(plain, watched) else ["outputs are others while it is watched"]
+    for site in anatomy.sites:
+        if site.layer not in seen:
+            told.append(f"{site.module_name} was not heard")
+            continue
+        if {"v", "pattern", "z"} <= {*names}:
+            told += _unlike("z", "pattern·v", seen[site.layer].z, _mixed(site, seen[site.layer]))
+        if "contribution" in names:
+            told += _unlike_output(model, site, seen[site.layer].contribution, heard)
+    return told
+
+
+def _mixed(site: Site, seen: Captured) -> Tensor:
+    """pattern·v, values repeated for the queries that share them."""
+    v = seen.v if seen.v.shape[1] == site.n_heads else seen.v[:, list(site.kv_of_query)]
+    return torch.einsum("bhqk,bhkd->bhqd", seen.pattern.double(), v.double())
+
+
+def _unlike(name: str, other: str, first: Tensor, second: Tensor) -> list[str]:
+    if first.shape != second.shape:
+        return [f"{name} is {tuple(first.shape)}, and {other} is {tuple(second.shape)}"]
+    gap, size = float((first.double() - second.double()).abs().max()), float(first.abs().max())
+    return [] if gap <= _TOLERANCE * max(1.0, size) else [f"{name} is {gap:.1e} away from {other}, of size {size:.1e}"]
+
+
+@contextmanager
+def _outputs_heard(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, list[Tensor]]]:
+    """What each output projection that is a module gave, call by call."""
+    heard: dict[str, list[Tensor]] = {}
+    handles = []
+    for name in {site.output.module for site in anatomy.sites if site.output is not None and site.output.is_module}:
+        own = heard.setdefault(name, [])
+        module = model.get_submodule(name)
+        handles.append(module.register_forward_hook(lambda _, __, out, own=own: own.append(out.detach().clone())))
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _unlike_output(
+    model: nn.Module, site: Site, contributions: Tensor, heard: Mapping[str, Sequence[Tensor]]
+) -> list[str]:
+    """How the sum of contributions and the bias are unlike what the output projection gave."""
+    if site.output is None or not heard.get(site.output.module):
+        return []
+    gave = heard[site.output.module][site.output_call]
+    bias = getattr(model.get_submodule(site.output.module), "bias", None)
+    whole = contributions.double().sum(1) + (0 if bias is None else bias.double())
+    if site.rows == "t b":
+        gave = gave.transpose(0, 1)
+    if site.rows and gave.numel() == whole.numel():
+        return _unlike("the sum of contributions", "the projection's output", whole, gave.reshape(whole.shape))
+    rows, given = whole.flatten(0, -2), gave.double().flatten(0, -2)
+    return _unlike("the sum of contributions", "the projection's output", rows, nearest_rows(rows, given))
+
+
+def nearest_rows(rows: Tensor, among: Tensor) -> Tensor:
+    """For each row the nearest among others: positions in another order are compared as a set.
+
+    Args:
+        rows: (row, width).
+        among: (other, width).
+
+    >>> nearest_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[9.0, 9.0], [1.0, 2.5]]))
+    tensor([[1.0000, 2.5000]])
+    """
+    return among[torch.cdist(rows[None], among[None], compute_mode="donot_use_mm_for_euclid_dist")[0].argmin(1)]
