@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from headscope.errors import StorageError
-from headscope.studies.families.outputs import floats, outputs_of, same
+from headscope.studies.families.outputs import apart, floats, outputs_of, same
 from headscope.studies.families.results import NO, YES
 from headscope.studies.families.telling import first_sentence
 from headscope.surgery import load, save
@@ -76,12 +76,18 @@ def _saved(model: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:
             loaded = load(place)
         except StorageError:  # a class that is not built by its name
             loaded = load(place, model=copy.deepcopy(model))
-        return "" if same(outputs_of(pruned, inputs), outputs_of(loaded, inputs)) else "it comes back another model"
+        return _unlike(pruned, loaded, inputs)
 
 
 def _copied(_: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:
     twin = copy.deepcopy(pruned)
-    return "" if same(outputs_of(pruned, inputs), outputs_of(twin, inputs)) else "a copy gives something else"
+    return _unlike(pruned, twin, inputs)
+
+
+def _unlike(pruned: nn.Module, other: nn.Module, inputs: Inputs) -> str:
+    """How far outputs are apart, which are to be the same to the last bit."""
+    first, second = outputs_of(pruned, inputs), outputs_of(other, inputs)
+    return "" if same(first, second) else f"outputs are {apart(first, second):.1e} apart"
 
 
 def _trained(_: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:

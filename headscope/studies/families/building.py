@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -26,6 +27,7 @@ _MOST_PARAMETERS = 130_000_000
 _MOST_REPAIRS = 4  # of one variant
 _MOST_MODELS = 3  # that were built, and did not run
 _HOPELESS = "not found in your environment"  # a package that is not installed
+_LONGEST = 2000  # characters of a message
 _LEFT_OUT = "PreTrainedModel"
 
 
@@ -159,7 +161,7 @@ def _spread(weight: Tensor) -> float:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[-_LONGEST:]}"
 
 
 def model_class(model_type: str) -> type[PreTrainedModel]:
@@ -178,8 +180,10 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
     if known is not None:
         return known
     for module in _modelling(config):
-        if found := [one for one in _own_models(module) if _takes(one, config)]:
-            return min(found, key=_preference)
+        own = [*_own_models(module)]
+        for takes in (_constructor_takes, _class_takes, _is_named_so):
+            if found := [one for one in own if takes(one, config)]:
+                return min(found, key=_preference)
     raise ModelError(f"{config.__name__} is a config without a model of its own")
 
 
@@ -199,12 +203,17 @@ def _own_models(module: ModuleType) -> Iterator[type[PreTrainedModel]]:
             yield one
 
 
-def _takes(kind: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
-    """Whether a class is built from a config: it says so, its constructor does, or their names do."""
+def _constructor_takes(kind: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
     given = inspect.signature(kind.__init__).parameters.get("config")
-    annotated = given is not None and given.annotation in (config, config.__name__)
-    named = kind.__name__.replace("Model", "") == config.__name__.replace("Config", "")
-    return getattr(kind, "config_class", None) is config or annotated or named
+    return given is not None and config.__name__ in re.findall(r"\w+", str(given.annotation))
+
+
+def _class_takes(kind: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
+    return getattr(kind, "config_class", None) is config
+
+
+def _is_named_so(kind: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
+    return kind.__name__.replace("Model", "") == config.__name__.replace("Config", "")
 
 
 def _preference(kind: type[PreTrainedModel]) -> tuple[bool, bool, bool, int]:

@@ -62,7 +62,10 @@ def _wrong_of(
 ) -> list[str]:
     """What of some sites' captures is not what the model computed, in words."""
     try:
-        with _outputs_heard(model, anatomy) as heard, capture(model, names, anatomy=anatomy) as seen:
+        # apart from each other: capture runs a projection of a class of its own, to know its weights
+        with _outputs_heard(model, anatomy) as heard:
+            outputs_of(model, inputs)
+        with capture(model, names, anatomy=anatomy) as seen:
             watched = outputs_of(model, inputs)
     except Exception as error:
         return [f"capturing failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
@@ -80,7 +83,9 @@ def _wrong_of(
 
 def _mixed(site: Site, seen: Captured) -> Tensor:
     """pattern·v, values repeated for the queries that share them."""
-    v = seen.v if seen.v.shape[1] == site.n_heads else seen.v[:, list(site.kv_of_query)]
+    many = seen.v.shape[1]
+    shared = many == site.n_kv_heads != site.n_heads
+    v = seen.v[:, list(site.kv_of_query) if shared else [head * many // site.n_heads for head in range(site.n_heads)]]
     return torch.einsum("bhqk,bhkd->bhqd", seen.pattern.double(), v.double())
 
 
@@ -111,7 +116,7 @@ def _unlike_output(
     model: nn.Module, site: Site, contributions: Tensor, heard: Mapping[str, Sequence[Tensor]]
 ) -> list[str]:
     """How the sum of contributions and the bias are unlike what the output projection gave."""
-    if site.output is None or not heard.get(site.output.module):
+    if site.output is None or site.output_call >= len(heard.get(site.output.module, ())):
         return []
     gave = heard[site.output.module][site.output_call]
     bias = getattr(model.get_submodule(site.output.module), "bias", None)

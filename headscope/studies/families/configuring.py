@@ -65,7 +65,7 @@ _CHANNELS = ("conv_dim", "tdnn_dim")
 _FEATURES = ("vision_feature_layer", "vision_feature_layers", "feature_layers", "vision_feature_select_layers")
 _SOME_LAYERS = (
     "global_attn_indexes", "deepstack_visual_indexes", "fullatt_block_indexes", "out_indices",
-    "window_attention_layers", "full_attn_idxs", "attn_layer_indices",
+    "window_attention_layers", "full_attn_idxs",
 )  # fmt: skip
 _BACKBONES_ELSEWHERE = ("timm_backbone", "timm_wrapper")  # from a package that need not be there
 _BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1]}
@@ -157,6 +157,8 @@ def _set_lists(draft: _Draft) -> None:
         value = draft.known.get(name)
         if name == "vision_feature_layer" and type(value) is int:
             draft.made[name] = -1
+        elif name == "attn_layer_indices":  # of layers with attention among others; None is none
+            draft.made[name] = [1]
         elif name == "image_size" and isinstance(value, dict):
             draft.made[name] = dict.fromkeys(value, PICTURE)
         elif isinstance(value, list | tuple):
@@ -265,8 +267,10 @@ def _name_layers(draft: _Draft) -> None:
 
 
 def _fit_rope(draft: _Draft) -> None:
-    heads = draft.made.get("num_attention_heads", HEADS)
-    half = (draft.made.get("head_dim") or (draft.made.get("hidden_size", WIDTH) // heads)) // 2
+    heads, width = draft.made.get("num_attention_heads", HEADS), draft.made.get("hidden_size", WIDTH)
+    if type(heads) is not int or type(width) is not int:  # lists by stage
+        return
+    half = (draft.made.get("head_dim") or width // heads) // 2
     for name in ("rope_parameters", "rope_scaling"):
         value = draft.known.get(name)
         if name in draft.names and isinstance(value, dict) and (fitted := rope_sections(value, half)) != value:

@@ -17,7 +17,15 @@ _ABSENT = {
     "initializer_range": 0.02, "rope_theta": 10000.0, "layer_norm_eps": 1e-5, "rms_norm_eps": 1e-5,
     "num_key_value_heads": HEADS, "shared_expert_intermediate_size": 32, "moe_intermediate_size": 32,
     "hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 96, "hidden_act": "gelu",
+    "model_args": {"embed_dim": 96},
 }  # fmt: skip
+# what stands for fields whose default is None, though the model reads them
+_NONE = {
+    "layer_types": ["conv", "full_attention"], "mlp_layer_types": ["dense", "sparse"],
+    "vocabulary_map": {"<image>": 110, "<|extra_200|>": 101}, "n_shared_experts": 1,
+}  # fmt: skip
+_MOST_LAYERS = 16
+_PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _LAYER_LISTS = ("block_types", "layers_block_type", "_block_types")
 
 
@@ -114,9 +122,7 @@ def _add_attention(_: re.Match[str], settings: Settings) -> bool:
 
 def _make_equal(found: re.Match[str], settings: Settings) -> bool:
     name, value = found[1].split(".")[-1], int(found[4])
-    if not settings.put(name, value):
-        settings.values[name] = value
-    return True
+    return settings.put(name, value) or settings.put_anew(name, value)
 
 
 def _match_width(found: re.Match[str], settings: Settings) -> bool:
@@ -144,6 +150,87 @@ def _enlarge_picture(_: re.Match[str], settings: Settings) -> bool:
     return settings.put("patch_size", 4) or enlarged
 
 
+def _fill_none(_: re.Match[str], settings: Settings) -> bool:
+    """What is None everywhere, and is read all the same."""
+    filled = [_fill(settings.default, settings.values, name, value) for name, value in _NONE.items()]
+    return any(filled)
+
+
+def _fill(config: PreTrainedConfig, values: dict[str, Any], name: str, value: Any) -> bool:
+    filled = False
+    if name in field_names(config) and config.__dict__.get(name) is None and values.get(name) is None:
+        values[name] = copy.deepcopy(value)
+        filled = True
+    for key in parts_of(config):
+        part = config.__dict__.get(key)
+        if isinstance(part, PreTrainedConfig) and isinstance(values.get(key), dict):
+            filled |= _fill(part, values[key], name, value)
+    return filled
+
+
+def _add_rope(found: re.Match[str], settings: Settings) -> bool:
+    """Rotary positions by kind of layer, of which the default has none."""
+    empty = [one for one in walk(settings.default) if one.__dict__.get("rope_parameters") == {}]
+    return bool(empty) and settings.put_anew("rope_parameters", {found[1]: dict(_PLAIN_ROPE)})
+
+
+def _agree(found: re.Match[str], settings: Settings) -> bool:
+    """A field of a config within that is to be what the outer one's is."""
+    part, name, value = found[1], found[2], int(found[3])
+    inner = settings.values.get(part)
+    if isinstance(inner, dict):
+        inner[name] = value
+    return isinstance(inner, dict)
+
+
+def _set_only(found: re.Match[str], settings: Settings) -> bool:
+    return settings.put(found[1], int(found[2]))
+
+
+def _make_lists(_: re.Match[str], settings: Settings) -> bool:
+    for name in field_names(settings.default):
+        value = settings.default.__dict__.get(name)
+        if isinstance(value, tuple):
+            settings.values.setdefault(name, list(value))
+    return True
+
+
+def _double_layers(_: re.Match[str], settings: Settings) -> bool:
+    """Twice the layers, for those that share something with an earlier one of their kind."""
+    return _double(settings.default, settings.values)
+
+
+def _double(config: PreTrainedConfig, values: dict[str, Any]) -> bool:
+    count = values.get("num_hidden_layers")
+    doubled = isinstance(count, int) and count < _MOST_LAYERS
+    if isinstance(count, int) and doubled:
+        for name, value in values.items():
+            if isinstance(value, list | tuple) and len(value) == count:
+                values[name] = value * 2
+        values["num_hidden_layers"] = 2 * count
+        if config.__dict__.get("num_kv_shared_layers"):
+            values["num_kv_shared_layers"] = count
+    for key in parts_of(config):
+        part = config.__dict__.get(key)
+        if isinstance(part, PreTrainedConfig) and isinstance(values.get(key), dict):
+            doubled |= _double(part, values[key])
+    return doubled
+
+
+def _add_up(found: re.Match[str], settings: Settings) -> bool:
+    """Parts of a sum: one layer each, and kinds of layers for as many."""
+    parts = re.findall(r"\w+", found[1])
+    settings.values.update(dict.fromkeys(parts, 1) | {found[2]: len(parts)})
+    kinds = settings.values.get("layer_types")
+    if kinds:
+        settings.values["layer_types"] = (kinds * len(parts))[: len(parts)]
+    return True
+
+
+def _split_rope(found: re.Match[str], settings: Settings) -> bool:
+    return _put_sections(settings.default, settings.values, shares(int(found[1]), 3))
+
+
 _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"'(\w+Config)' object has no attribute '(\w+)'", _add_absent),
     (r"sum exactly to (\d+).*split_sizes=\[([\d, ]+)\]", _fit_sections),
@@ -156,6 +243,14 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"(\w+) \((\d+)\) must be divisible by (\w+) \((\d+)\)", _divide),
     (r"`?(\w+)`? \(?(\d+)?\)?.{0,30}multiple of.{0,40}\((\d+)\)", _multiply),
     (r"sliding_window` argument", _add_window),
+    (r"expanded size of the tensor \((\d+)\) must match the existing size \(0\)", _split_rope),
+    (r"NoneType' object (?:is not subscriptable|has no attribute 'get')|'int' and 'NoneType'", _fill_none),
+    (r"KeyError: '(\w+_attention)'", _add_rope),
+    (r"`(\w+)\.(\w+)` \(None\) and `\w+` \((\d+)\) must be equal", _agree),
+    (r"`(\w+)=(\d+)` only", _set_only),
+    (r'can only concatenate list \(not "tuple"\)', _make_lists),
+    (r"tie_weights_keys|set of layer types producing a cache", _double_layers),
+    (r"(\w+(?: \+ \w+)+) must equal (num_hidden_layers)", _add_up),
     (r"image_size` has to be divisible by `num_windows`", _enlarge_picture),
 )
 

@@ -174,7 +174,9 @@ def _child(mouth: Connection, name: str, limits: Limits, work: "partial[Result]"
     except KeyboardInterrupt:
         pass  # the parent says it
     except BaseException as error:
-        mouth.send(Result(model_type=name, why={"built": f"{type(error).__name__}: {error}"}).to_json())
+        mouth.send(
+            Result(model_type=name, why={"built": f"the study failed with {type(error).__name__}: {error}"}).to_json()
+        )
 
 
 def _end(ear: Connection, child: _Child, limits: Limits) -> Result:

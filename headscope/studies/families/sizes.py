@@ -22,7 +22,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         llm_hidden_size fusion_hidden_size projector_hidden_size adapter_hidden_size tower_hidden_size
         backbone_hidden_size qformer_hidden_size neck_hidden_size fpn_hidden_size classifier_proj_size
         pooler_output_size memory_encoder_hidden_size memory_attention_hidden_size mask_decoder_hidden_size
-        speaker_embedding_dim proj_codevector_dim codevector_dim"""),
+        speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents"""),
     ("inner width", INNER, """
         intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff ffn_hidden_size mlp_dim d_inner
         shared_intermediate_size ffn_intermediate_size decoder_intermediate_size dim_feedforward pooler_hidden_size
@@ -30,17 +30,18 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("rank", SMALL, """
         moe_intermediate_size moe_ffn_hidden_size shared_expert_intermediate_size expert_ffn_hidden_size
         expert_hidden_size moe_shared_expert_intermediate_size q_lora_rank kv_lora_rank o_lora_rank lora_rank
-        num_filters mamba_d_state ssm_state_size"""),
+        mamba_d_state ssm_state_size base_channels"""),
     ("layers", LAYERS, """
         num_hidden_layers n_layer n_layers num_layers layers depth num_hidden_groups encoder_layers decoder_layers
         num_encoder_layers num_decoder_layers encoder_num_hidden_layers decoder_num_hidden_layers resampler_depth
         num_blocks memory_attention_num_layers speech_encoder_layers speech_decoder_layers text_encoder_layers
-        lstm_layers generator_layers num_registers fuse_layers"""),
+        lstm_layers generator_layers num_registers fuse_layers num_self_attends_per_block"""),
     ("heads", HEADS, """
         num_attention_heads n_head n_heads num_heads attention_heads num_attn_heads encoder_attention_heads
         decoder_attention_heads encoder_num_attention_heads decoder_num_attention_heads text_num_attention_heads
         speech_encoder_attention_heads resampler_n_heads cross_num_attention_heads memory_attention_num_attention_heads
-        index_n_heads adapter_num_heads num_attention_heads_vision"""),
+        index_n_heads adapter_num_heads num_attention_heads_vision linear_num_key_heads linear_num_value_heads
+        mamba_n_heads mamba_num_heads"""),
     ("kv heads", KV_HEADS, """
         num_key_value_heads num_kv_heads n_head_kv kv_n_heads encoder_num_key_value_heads decoder_num_key_value_heads
         resampler_num_key_value_heads multi_query_group_num"""),
@@ -58,8 +59,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         max_seq_length n_ctx context_len max_2d_position_embeddings relative_attention_max_distance
         original_max_position_embeddings"""),
     ("experts", 4, """
-        num_experts num_local_experts n_routed_experts num_routed_experts moe_num_experts linear_num_key_heads
-        linear_num_value_heads mamba_n_heads mamba_num_heads"""),
+        num_experts num_local_experts n_routed_experts num_routed_experts moe_num_experts"""),
     ("experts", 2, """
         num_experts_per_tok num_experts_per_token experts_per_token num_experts_per_group moe_topk moe_k
         moe_num_shared_experts"""),
@@ -67,9 +67,10 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset"""),
     ("groups", 2, "attn_layer_period expert_layer_period full_attention_interval cross_attention_freq"),
     ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size"),
-    ("patch", PATCH, "patch_size index_block_size prediction_length"),
+    ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
     ("few", 4, "index_topk mm_tokens_per_image"),
-    ("several", 16, "num_queries num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"),
+    ("several", 16, """
+        num_queries num_latents num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
     ("token", 0, "pad_token_id"),
     ("token", 1, "bos_token_id decoder_start_token_id"),
     ("token", 2, "eos_token_id"),
@@ -111,6 +112,7 @@ _PATTERNS = (
     _Pattern(
         "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)"
     ),
+    _Pattern("positions", WIDTH, 512, r"^max_length$"),
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),
 )
 
