@@ -120,7 +120,7 @@ def _unlike_output(
         return []
     gave = heard[site.output.module][site.output_call]
     bias = getattr(model.get_submodule(site.output.module), "bias", None)
-    whole = contributions.double().sum(1) + (0 if bias is None else bias.double())
+    whole = contributions.double().sum(1) + (0 if bias is None else bias.detach().double())
     if site.rows == "t b":
         gave = gave.transpose(0, 1)
     if site.rows and gave.numel() == whole.numel():

@@ -86,7 +86,7 @@ def heading(column: str, reason: str) -> str:
     for own, pattern, words in _HEADINGS:
         if own == column and re.search(pattern, reason):
             return words
-    plain = re.sub(r"[\\w.]*\\.[\\w.]+|\\([^)]*\\)|\\d+(\\.\\d+)?(e-?\\d+)?", "…", reason.split("; ")[0])
+    plain = re.sub(r"\w+(\.\w+)+|\([^)]*\)|\d+(\.\d+)?(e-?\d+)?", "…", reason.split("; ")[0])
     return plain if len(plain) < 120 else f"{plain[:119]}…"
 
 
