@@ -37,12 +37,14 @@ class Built:
 
     Attributes:
         model: the first that nothing was held against; else the first that was built, or None.
-        complaints: what was said against those that were tried, in their order.
+        complaints: what was said against all that was tried, in order.
+        against: of these, what was said against models that were built.
         runs: whether nothing was held against it.
     """
 
     model: nn.Module | None
     complaints: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
     runs: bool = False
 
 
@@ -82,22 +84,23 @@ def build(model_type: str, seed: int = 0, complain: Callable[[nn.Module], str] =
     except Exception as error:
         return Built(None, (_told(error),))
     complaints: list[str] = []
+    against: list[str] = []
     first: nn.Module | None = None
-    many = 0
     for settings in _to_try(default):
         for _ in range(_MOST_REPAIRS):
             model, complaint = _attempt(kind, settings, seed)
             if model is not None:
-                complaint, many = complain(model), many + 1
+                complaint = complain(model)
                 first = model if first is None else first
                 if not complaint:
-                    return Built(model, tuple(complaints), runs=True)
+                    return Built(model, tuple(complaints), tuple(against), runs=True)
+                against.append(complaint)
             complaints.append(complaint)
-            if many >= _MOST_MODELS or _HOPELESS in complaint:
-                return Built(first, tuple(complaints))
+            if len(against) >= _MOST_MODELS or _HOPELESS in complaint:
+                return Built(first, tuple(complaints), tuple(against))
             if not repair(complaint, settings):
                 break
-    return Built(first, tuple(complaints))
+    return Built(first, tuple(complaints), tuple(against))
 
 
 def _to_try(default: PreTrainedConfig) -> Iterator[Settings]:

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope.errors import HeadscopeError
 from headscope.sites import Anatomy, Site
 from headscope.studies.families.outputs import outputs_of, same
+from headscope.studies.families.telling import first_sentence
 from headscope.watching.observation import Captured, capture
 
 __all__ = ["Capturing", "check_captured", "nearest_rows"]
 
 _TOLERANCE = 1e-5  # of max(1, size)
+_Heard = tuple[Tensor, Tensor]  # what a projection was given, and gave
 _NAMES = ("q", "k", "v", "pattern", "z", "contribution")
 
 
@@ -48,8 +51,12 @@ def check_captured(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any]
             refused.append(f"no {', '.join(missing)}: {why}")
         read += len(names)
     for names, sites in by_names.items():
-        if names:
-            wrong += _wrong_of(model, replace(anatomy, sites=tuple(sites)), inputs, names, plain)
+        try:
+            wrong += _wrong_of(model, replace(anatomy, sites=tuple(sites)), inputs, names, plain) if names else []
+        except HeadscopeError as error:
+            refused.append(first_sentence(str(error)))
+        except Exception as error:
+            wrong.append(f"capturing failed with {type(error).__name__}: {first_sentence(str(error))}")
     if wrong:
         return Capturing("wrong", "; ".join(dict.fromkeys(wrong)))
     if refused:
@@ -61,14 +68,11 @@ def _wrong_of(
     model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any], names: tuple[str, ...], plain: Sequence[Tensor]
 ) -> list[str]:
     """What of some sites' captures is not what the model computed, in words."""
-    try:
-        # apart from each other: capture runs a projection of a class of its own, to know its weights
-        with _outputs_heard(model, anatomy) as heard:
-            outputs_of(model, inputs)
-        with capture(model, names, anatomy=anatomy) as seen:
-            watched = outputs_of(model, inputs)
-    except Exception as error:
-        return [f"capturing failed with {type(error).__name__}: {' '.join(str(error).split())[:200]}"]
+    # apart from each other: capture runs a projection of a class of its own, to know its weights
+    with _outputs_heard(model, anatomy) as heard:
+        outputs_of(model, inputs)
+    with capture(model, names, anatomy=anatomy) as seen:
+        watched = outputs_of(model, inputs)
     told = [] if same(plain, watched) else ["outputs are others while it is watched"]
     for site in anatomy.sites:
         if site.layer not in seen:
@@ -97,14 +101,20 @@ def _unlike(name: str, other: str, first: Tensor, second: Tensor) -> list[str]:
 
 
 @contextmanager
-def _outputs_heard(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, list[Tensor]]]:
-    """What each output projection that is a module gave, call by call."""
-    heard: dict[str, list[Tensor]] = {}
+def _outputs_heard(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, list[_Heard]]]:
+    """What each output projection that is a module was given and gave, call by call."""
+    heard: dict[str, list[_Heard]] = {}
     handles = []
-    for name in {site.output.module for site in anatomy.sites if site.output is not None and site.output.is_module}:
+
+    def listen(name: str) -> None:
         own = heard.setdefault(name, [])
         module = model.get_submodule(name)
-        handles.append(module.register_forward_hook(lambda _, __, out, own=own: own.append(out.detach().clone())))
+        handles.append(
+            module.register_forward_hook(lambda _, given, out: own.append((given[0].detach().clone(), out.clone())))
+        )
+
+    for name in {site.output.module for site in anatomy.sites if site.output is not None and site.output.is_module}:
+        listen(name)
     try:
         yield heard
     finally:
@@ -113,20 +123,33 @@ def _outputs_heard(model: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, lis
 
 
 def _unlike_output(
-    model: nn.Module, site: Site, contributions: Tensor, heard: Mapping[str, Sequence[Tensor]]
+    model: nn.Module, site: Site, contributions: Tensor, heard: Mapping[str, Sequence[_Heard]]
 ) -> list[str]:
     """How the sum of contributions and the bias are unlike what the output projection gave."""
     if site.output is None or site.output_call >= len(heard.get(site.output.module, ())):
         return []
-    gave = heard[site.output.module][site.output_call]
-    bias = getattr(model.get_submodule(site.output.module), "bias", None)
-    whole = contributions.double().sum(1) + (0 if bias is None else bias.detach().double())
+    given, gave = heard[site.output.module][site.output_call]
+    projection = model.get_submodule(site.output.module)
+    whole, gave = contributions.double().sum(1), gave.double() - _of_others(projection, site, given)
     if site.rows == "t b":
         gave = gave.transpose(0, 1)
     if site.rows and gave.numel() == whole.numel():
         return _unlike("the sum of contributions", "the projection's output", whole, gave.reshape(whole.shape))
-    rows, given = whole.flatten(0, -2), gave.double().flatten(0, -2)
-    return _unlike("the sum of contributions", "the projection's output", rows, nearest_rows(rows, given))
+    # in another order; and blocks may be filled up on either side of the projection
+    few, many = sorted((whole.flatten(0, -2), gave.flatten(0, -2)), key=len)
+    return _unlike("the sum of contributions", "the projection's output", few, nearest_rows(few, many))
+
+
+def _of_others(projection: nn.Module, site: Site, given: Tensor) -> Tensor:
+    """What the projection gives beside the heads' parts: its bias, and what columns give that are no head's."""
+    assert site.output is not None  # it was heard
+    weight, bias = projection.weight, projection.bias if hasattr(projection, "bias") else None
+    assert isinstance(weight, Tensor)
+    columns = {column for head in site.output.heads for column in head}
+    beside = [column for column in range(given.shape[-1]) if column not in columns]
+    by_column = weight if type(projection).__name__ == "Conv1D" else weight.T  # that of transformers is (in, out)
+    others = given[..., beside].double() @ by_column[beside].detach().double()
+    return others + bias.detach().double() if isinstance(bias, Tensor) else others
 
 
 def nearest_rows(rows: Tensor, among: Tensor) -> Tensor:

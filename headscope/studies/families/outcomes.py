@@ -46,6 +46,7 @@ _HEADINGS: tuple[tuple[str, str, str], ...] = (
     ("cut", r"cannot be told apart in", "q, k or v are made of all heads together"),
     ("cut", r"is a parameter that the forward uses", "a parameter that the forward uses by itself"),
     ("cut", r"does not run any more", "something beside its layers holds numbers for each head"),
+    ("cut", r"was given up|not return what it returned", "no way of cutting that was tried is exact"),
     ("cut", r"single head", "a single head"),
     ("cut", r"left .* parameters", "weights are tied"),
     ("cut", r"outputs of the pruned and of the masked model differ", "the cut is not exact"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headscope._support.running import evaluating
 
-__all__ = ["apart", "complaint_of", "finer", "floats", "outputs_of", "same", "with_settings"]
+__all__ = ["apart", "complaint_of", "finer", "floats", "outputs_of", "same", "takes_more", "with_settings"]
 
 _SEED = 7  # some models draw in evaluation too
 _LEFT_OUT = ("past_key_values", "cache_params", "attentions", "cache")  # by the end of a name
@@ -26,6 +26,17 @@ def with_settings(model: nn.Module, example: Mapping[str, Any]) -> dict[str, Any
     """
     takes = "use_cache" in inspect.signature(model.forward).parameters
     return {**({"use_cache": False} if takes else {}), **example}
+
+
+def takes_more(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether a forward takes arguments that it does not name, and was not told to make no cache.
+
+    Args:
+        model: the model.
+        inputs: arguments of its forward.
+    """
+    known = inspect.signature(model.forward).parameters.values()
+    return "use_cache" not in inputs and any(one.kind is one.VAR_KEYWORD for one in known)
 
 
 def outputs_of(model: nn.Module, inputs: Mapping[str, Any]) -> list[Tensor]:

@@ -23,6 +23,7 @@ _ABSENT = {
 _NONE = {
     "layer_types": ["conv", "full_attention"], "mlp_layer_types": ["dense", "sparse"],
     "vocabulary_map": {"<image>": 110, "<|extra_200|>": 101}, "n_shared_experts": 1,
+    "top_k_experts": 2, "clip_qkv": 8.0,
 }  # fmt: skip
 _MOST_LAYERS = 16
 _PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -158,7 +159,8 @@ def _fill_none(_: re.Match[str], settings: Settings) -> bool:
 
 def _fill(config: PreTrainedConfig, values: dict[str, Any], name: str, value: Any) -> bool:
     filled = False
-    if name in field_names(config) and config.__dict__.get(name) is None and values.get(name) is None:
+    known = config.__dict__.get(name)
+    if name in field_names(config) and (known is None or known == {}) and values.get(name) is None:
         values[name] = copy.deepcopy(value)
         filled = True
     for key in parts_of(config):
@@ -170,8 +172,7 @@ def _fill(config: PreTrainedConfig, values: dict[str, Any], name: str, value: An
 
 def _add_rope(found: re.Match[str], settings: Settings) -> bool:
     """Rotary positions by kind of layer, of which the default has none."""
-    empty = [one for one in walk(settings.default) if one.__dict__.get("rope_parameters") == {}]
-    return bool(empty) and settings.put_anew("rope_parameters", {found[1]: dict(_PLAIN_ROPE)})
+    return _fill(settings.default, settings.values, "rope_parameters", {found[1]: dict(_PLAIN_ROPE)})
 
 
 def _agree(found: re.Match[str], settings: Settings) -> bool:
@@ -228,7 +229,7 @@ def _add_up(found: re.Match[str], settings: Settings) -> bool:
 
 
 def _split_rope(found: re.Match[str], settings: Settings) -> bool:
-    return _put_sections(settings.default, settings.values, shares(int(found[1]), 3))
+    return _put_sections(settings.default, settings.values, shares(int(found[1]), 3)[::-1])
 
 
 _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
@@ -244,7 +245,11 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"`?(\w+)`? \(?(\d+)?\)?.{0,30}multiple of.{0,40}\((\d+)\)", _multiply),
     (r"sliding_window` argument", _add_window),
     (r"expanded size of the tensor \((\d+)\) must match the existing size \(0\)", _split_rope),
-    (r"NoneType' object (?:is not subscriptable|has no attribute 'get')|'int' and 'NoneType'", _fill_none),
+    (
+        r"NoneType' object (?:is not subscriptable|has no attribute 'get')|'int' and 'NoneType'|not NoneType"
+        r"|torch\.clamp: At least",
+        _fill_none,
+    ),
     (r"KeyError: '(\w+_attention)'", _add_rope),
     (r"`(\w+)\.(\w+)` \(None\) and `\w+` \((\d+)\) must be equal", _agree),
     (r"`(\w+)=(\d+)` only", _set_only),

@@ -15,7 +15,7 @@ from headscope.studies.families.afterwards import CHECKS, check_afterwards
 from headscope.studies.families.building import build
 from headscope.studies.families.capturing import check_captured
 from headscope.studies.families.cutting import sites_to_cut, try_cuts
-from headscope.studies.families.outputs import complaint_of, with_settings
+from headscope.studies.families.outputs import complaint_of, takes_more, with_settings
 from headscope.studies.families.results import NO, YES, Cut, Result
 from headscope.studies.families.telling import first_sentence
 
@@ -57,7 +57,14 @@ def _row_of(model_type: str, export: bool, example: Example, seed: int) -> dict[
             given["inputs"] = with_settings(model, example(model))
         except HeadscopeError as error:
             return f"no input can be made up: {error}"
-        return complaint_of(model, given["inputs"])
+        except Exception as error:  # what makes inputs is tried here too
+            return f"making up an input failed with {type(error).__name__}: {error}"
+        complaint = complaint_of(model, given["inputs"])
+        if complaint and takes_more(model, given["inputs"]):  # a cache that does not fit a config of two halves
+            without = {**given["inputs"], "use_cache": False}
+            if not complaint_of(model, without):
+                given["inputs"], complaint = without, ""
+        return complaint
 
     built = build(model_type, seed, complain)
     row: dict[str, Any] = {"model_type": model_type, "why": {}}
@@ -68,7 +75,7 @@ def _row_of(model_type: str, export: bool, example: Example, seed: int) -> dict[
         if built.runs:
             _try_model(row, built.model, given["inputs"], export)
         else:
-            row["why"]["forward"] = _first_word(built.complaints)
+            row["why"]["forward"] = _first_word(built.against)
     return row
 
 
