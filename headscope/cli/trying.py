@@ -38,12 +38,13 @@ def families(
     """Try headscope on tiny random models of transformers' model types: found, captured, cut, saved, each checked.
 
     Nothing is downloaded. Every check is made with plain hooks, beside the proofs that headscope makes itself. The exit
-    code is 1 if a capture or a cut is wrong.
+    code is 1 if a capture or a cut is wrong, or something failed that should have been refused.
 
     Example: headscope families llama bert t5
     """
     from headscope._support.kept import remove_kept
     from headscope.studies.families import QUICK, Limits, all_types, run_types
+    from headscope.studies.families.outcomes import OUTCOMES, outcome
 
     wanted = _wanted(types, quick=quick, everything=everything)
     names = {"all": all_types(), "quick": QUICK}.get(wanted, tuple(types or ()))
@@ -59,9 +60,9 @@ def families(
         print_json({"types": [row.to_json() for row in found.rows], "counts": found.counts(), "facts": {**found.facts}})
     else:
         _print(found)
-    wrong = [row.model_type for row in found.rows if "wrong" in (row.captured, row.cut)]
+    wrong = [row.model_type for row in found.rows if outcome(row) == OUTCOMES[0]]
     if wrong:
-        typer.echo(f"headscope: wrong: {', '.join(wrong)}", err=True)
+        typer.echo(f"headscope: {OUTCOMES[0]}: {', '.join(wrong)}", err=True)
         raise typer.Exit(1)
 
 

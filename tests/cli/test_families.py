@@ -35,7 +35,7 @@ def test_what_is_wrong_is_an_exit_code(run: Run, monkeypatch: pytest.MonkeyPatch
     ended, said, err = run("families", "bert", "--json")
     assert ended == code
     assert json.loads(said)["types"][0]["model_type"] == "bert"
-    assert ("wrong: bert" in err) == bool(code)
+    assert ("right: bert" in err) == bool(code)
 
 
 @pytest.mark.parametrize(

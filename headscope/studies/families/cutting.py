@@ -79,7 +79,7 @@ def _try(
     model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any], site: Site, what: str, positions: list[int]
 ) -> TriedCut:
     place = _place(model, site)
-    layers = [site, *(anatomy.site(layer) for layer in site.shares_module_with)]  # one module: cut at all its sites
+    layers = _with_the_same_weights(anatomy, site)
     heads = [HeadId(one.layer, one.head_ids[position]) for one in layers for position in positions]
     try:
         pruned = prune(model, heads, batches=[inputs], anatomy=anatomy, example=inputs)
@@ -91,6 +91,16 @@ def _try(
     status, why = _judge(model, pruned, inputs, layers, (positions, others))
     way = way_of(pruned) if status == "exact" else ""
     return TriedCut(Cut(what, place, status, way, why), pruned)
+
+
+def _with_the_same_weights(anatomy: Anatomy, site: Site) -> list[Site]:
+    """The sites of one module, and those whose keys or values are made by the same weights."""
+    own = {part.name for part in (*site.key, *site.value)}
+    return [
+        other
+        for other in anatomy.sites
+        if other.module_name == site.module_name or own & {part.name for part in (*other.key, *other.value)}
+    ]
 
 
 def _judge(
@@ -143,37 +153,41 @@ def masked(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site], p
     Args:
         model: left as it was.
         inputs: arguments of its forward.
-        sites: those of one module.
+        sites: those that lose these heads.
         positions: of the heads, on the head axis.
     """
     twin = copy.deepcopy(model)
+    by_projection: dict[str, list[Site]] = {}
     for site in sites:
         assert site.output is not None  # it was cut
-        columns = sorted(column for position in positions for column in site.output.heads[position])
-        projection = twin.get_submodule(site.output.module)
-        calls = [0]
-        handles = [_mask_calls(projection, columns, site, calls, alone=len(sites) == 1)]
-        handles.append(twin.register_forward_pre_hook(lambda _, __, calls=calls: calls.__setitem__(0, 0)))
-        outputs_of(twin, inputs)
-        if not calls[0]:
-            for handle in handles:
-                handle.remove()
-            _zero_columns(projection, columns)
+        by_projection.setdefault(site.output.module, []).append(site)
+    for name, own in by_projection.items():
+        _mask(twin, twin.get_submodule(name), own, positions, inputs)
     return twin
 
 
-def _mask_calls(
-    projection: nn.Module, columns: list[int], site: Site, calls: list[int], *, alone: bool
-) -> torch.utils.hooks.RemovableHandle:
+def _mask(
+    twin: nn.Module, projection: nn.Module, sites: Sequence[Site], positions: Sequence[int], inputs: Mapping[str, Any]
+) -> None:
+    """Mask what sites hand to one projection."""
+    assert sites[0].output is not None
+    columns = sorted(column for position in positions for column in sites[0].output.heads[position])
+    first, calls = sites[0], [0]
+    only = None if len(sites) > 1 or first.output_runs < 2 else (first.output_call, first.output_runs)
+
     def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         number, calls[0] = calls[0], calls[0] + 1
-        if alone and site.output_runs > 1 and number % site.output_runs != site.output_call:
+        if only is not None and number % only[1] != only[0]:
             return given
         z: Tensor = given[0].clone()
         z[..., columns] = 0
         return (z, *given[1:])
 
-    return projection.register_forward_pre_hook(before)
+    handle = projection.register_forward_pre_hook(before)
+    outputs_of(twin, inputs)
+    if not calls[0]:
+        handle.remove()
+        _zero_columns(projection, columns)
 
 
 def _zero_columns(projection: nn.Module, columns: list[int]) -> None:

@@ -8,7 +8,7 @@ from headscope.studies.families.results import YES, Result
 __all__ = ["OUTCOMES", "grouped_reasons", "heading", "outcome"]
 
 OUTCOMES = (
-    "wrong",
+    "wrong, or failed where a refusal would be right",
     "read and cut exactly",
     "read and cut exactly; something beside is no attention of this kind, or did not run",
     "read; some cuts are exact, others refused",
@@ -59,7 +59,7 @@ def outcome(row: Result) -> str:
     Args:
         row: of the table.
     """
-    if "wrong" in (row.captured, row.cut) or row.cut == "failed":
+    if "wrong" in (row.captured, row.cut) or "failed" in (row.found, row.cut):
         return OUTCOMES[0]
     if row.built != YES:
         return OUTCOMES[11]

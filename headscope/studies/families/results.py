@@ -12,7 +12,7 @@ _BETWEEN = " | "  # reasons in one cell
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "built": (YES, NO),
     "forward": (YES, NO),
-    "found": ("all", "some", "none"),
+    "found": ("all", "some", "none", "failed"),
     "captured": ("exact", "in part", "refused", "wrong"),
     "cut": ("exact", "in part", "unproven", "refused", "failed", "wrong"),
     "saved": (YES, NO),
@@ -65,7 +65,7 @@ class Result:
         sites: attention calls that were found.
         routes: by route, how many.
         kinds: "self", "causal", "cross", those that there are.
-        found: whether all that looks like attention is read.
+        found: whether all that looks like attention is read; "failed" where looking for it raised no refusal.
         captured: whether z is pattern·v, contributions and bias are the projection's output, and outputs stay the same.
         cut: whether each cut that was tried is exact; see `cuts`.
         cuts: those that were tried.

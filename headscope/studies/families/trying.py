@@ -117,8 +117,11 @@ def _find(row: dict[str, Any], model: nn.Module, inputs: Mapping[str, Any]) -> A
         else:
             row["why"]["found"] = first_sentence(str(error))
         return None
+    except HeadscopeError as error:
+        _note(row, "found", "none", first_sentence(str(error)))
+        return None
     except Exception as error:
-        _note(row, "found", "none", f"{type(error).__name__}: {first_sentence(str(error))}")
+        _note(row, "found", "failed", f"{type(error).__name__}: {first_sentence(str(error))}")
         return None
     routes = [site.route for site in anatomy.sites]
     row |= {

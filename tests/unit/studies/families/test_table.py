@@ -81,7 +81,8 @@ def test_every_row_comes_to_one_thing() -> None:
     assert outcome(GOOD) == "read and cut exactly"
     assert outcome(BAD) == "read in part; cuts are refused, or there is nothing to cut"
     assert outcome(NONE) == "not built"
-    assert outcome(replace(GOOD, cut="wrong")) == "wrong"
+    assert outcome(replace(GOOD, cut="wrong")) == OUTCOMES[0]
+    assert outcome(replace(GOOD, found="failed")) == OUTCOMES[0]
     assert outcome(replace(GOOD, cut="in part")) == "read; some cuts are exact, others refused"
     assert outcome(replace(GOOD, cut="")) == "read; nothing to cut"
     assert outcome(replace(GOOD, sites=0, found="none")).startswith("with attention of another kind")
