@@ -21,7 +21,7 @@ def families(
     types: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TYPE]...", help="model types as transformers calls them, as llama; without any, see --quick"
+            metavar="TYPE", help="model types as transformers calls them, as llama; without any, see --quick"
         ),
     ] = None,
     quick: Annotated[
