@@ -172,20 +172,17 @@ def _mask(
     """Mask what sites hand to one projection."""
     assert sites[0].output is not None
     columns = sorted(column for position in positions for column in sites[0].output.heads[position])
-    first, calls = sites[0], [0]
-    only = None if len(sites) > 1 or first.output_runs < 2 else (first.output_call, first.output_runs)
+    called = []
 
     def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        number, calls[0] = calls[0], calls[0] + 1
-        if only is not None and number % only[1] != only[0]:
-            return given
+        called.append(True)
         z: Tensor = given[0].clone()
         z[..., columns] = 0
         return (z, *given[1:])
 
     handle = projection.register_forward_pre_hook(before)
     outputs_of(twin, inputs)
-    if not calls[0]:
+    if not called:
         handle.remove()
         _zero_columns(projection, columns)
 
