@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope.errors import HeadscopeError
 from headscope.sites import Anatomy, Site
-from headscope.studies.families.outputs import outputs_of, same
+from headscope.studies.families.outputs import features_last, outputs_of, same
 from headscope.studies.families.telling import first_sentence
 from headscope.watching.observation import Captured, capture
 
@@ -128,8 +128,8 @@ def _unlike_output(
     """How the sum of contributions and the bias are unlike what the output projection gave."""
     if site.output is None or site.output_call >= len(heard.get(site.output.module, ())):
         return []
-    given, gave = heard[site.output.module][site.output_call]
     projection = model.get_submodule(site.output.module)
+    given, gave = (features_last(projection, one) for one in heard[site.output.module][site.output_call])
     whole, gave = contributions.double().sum(1), gave.double() - _of_others(projection, site, given)
     if site.rows == "t b":
         gave = gave.transpose(0, 1)
@@ -147,7 +147,8 @@ def _of_others(projection: nn.Module, site: Site, given: Tensor) -> Tensor:
     assert isinstance(weight, Tensor)
     columns = {column for head in site.output.heads for column in head}
     beside = [column for column in range(given.shape[-1]) if column not in columns]
-    by_column = weight if type(projection).__name__ == "Conv1D" else weight.T  # that of transformers is (in, out)
+    # that of transformers is (in, out); convolutions of width 1 have axes of their own for it
+    by_column = weight if type(projection).__name__ == "Conv1D" else weight.flatten(1).T
     others = given[..., beside].double() @ by_column[beside].detach().double()
     return others + bias.detach().double() if isinstance(bias, Tensor) else others
 

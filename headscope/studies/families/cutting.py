@@ -177,7 +177,7 @@ def _mask(
     def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         called.append(True)
         z: Tensor = given[0].clone()
-        z[..., columns] = 0
+        z.movedim(1 if isinstance(projection, nn.Conv1d | nn.Conv2d) else -1, -1)[..., columns] = 0
         return (z, *given[1:])
 
     handle = projection.register_forward_pre_hook(before)

@@ -11,8 +11,19 @@ from torch import Tensor, nn
 
 from headscope._support.running import evaluating
 
-__all__ = ["apart", "complaint_of", "finer", "floats", "outputs_of", "same", "takes_more", "with_settings"]
+__all__ = [
+    "apart",
+    "complaint_of",
+    "features_last",
+    "finer",
+    "floats",
+    "outputs_of",
+    "same",
+    "takes_more",
+    "with_settings",
+]
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SEED = 7  # some models draw in evaluation too
 _LEFT_OUT = ("past_key_values", "cache_params", "attentions", "cache")  # by the end of a name
 
@@ -80,6 +91,16 @@ def complaint_of(model: nn.Module, inputs: Mapping[str, Any]) -> str:
     if not made:
         return "it gives no float tensor"
     return "" if any(bool(one.isfinite().any()) for one in made) else "it gives nothing but NaN or infinity"
+
+
+def features_last(projection: nn.Module, tensor: Tensor) -> Tensor:
+    """What a projection takes or gives as (…, position, feature): convolutions have their features second.
+
+    Args:
+        projection: a linear layer, or a convolution of width 1.
+        tensor: its input or output.
+    """
+    return tensor.movedim(1, -1).flatten(1, -2) if isinstance(projection, _CONVOLUTIONS) else tensor
 
 
 def same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
