@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     # cut
     from headscope.planning.planner import plan as plan
     from headscope.plans import Plan as Plan
-    from headscope.surgery import load as load, prune as prune, save as save
+    from headscope.surgery import export as export, load as load, prune as prune, save as save
 
     # when something is refused
     from headscope import errors as errors
@@ -149,7 +149,7 @@ _PLACES = {
     # cut
     "planning.planner": "plan",
     "plans": "Plan",
-    "surgery": "load prune save",
+    "surgery": "export load prune save",
     # when something is refused
     "errors": "HeadscopeError",
     # to extend: registries, what to derive from, and what the pure parts are made of

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["Anatomy", "Padding", "Site", "Slices", "heads_read"]
 
 
-# weights of nn.MultiheadAttention, which is known and cut in a way of its own
-_OF_PYTORCH = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-
-
 @dataclass(frozen=True, slots=True)
 class Slices:
     """Which rows (or columns) of one linear layer belong to each head.
@@ -77,7 +73,6 @@ class Site:
         query, key, value: the linear layers that make each head's q, k, v; empty where entangled.
         output: the linear layer that consumes z, with each head's columns; None where there is none.
         gated: something stands between z and the output projection (a gate, say).
-        biased: what is added to its scores differs from head to head, as position biases do.
         entangled: those of "q", "k", "v", "o" where heads cannot be told apart.
         shares_module_with: numbers of the other sites that run the same module.
         rows: how rows and positions enter the output projection: "b t", or "t b" where the sequence comes first; ""
@@ -116,7 +111,6 @@ class Site:
     value: tuple[Slices, ...]
     output: Slices | None
     gated: bool = False
-    biased: bool = False
     entangled: tuple[str, ...] = ()
     shares_module_with: tuple[int, ...] = ()
     rows: str = "b t"
@@ -150,26 +144,13 @@ class Site:
         """Why no head of it can be cut, as far as that is known without a trial; "" where a cut may be tried."""
         if self.output is None:
             return "no linear layer was found that reads the heads' outputs"
-        parts = (*self.query, *self.key, *self.value, self.output)
-        own = next((part for part in parts if not part.is_module and part.parameter not in _OF_PYTORCH), None)
-        if own is not None:
-            return (
-                f"{own.module}.{own.parameter} is a parameter that the forward uses by itself, in no layer of its own, "
-                "and such a forward cannot be made smaller here"
-            )
-        if self.entangled:
-            mixed = [part for part in ("q", "k", "v", "o") if part in self.entangled]
-            why = (self.refused if "o" in mixed else {}).get("contribution", "something mixes them there")
-            return f"its heads cannot be told apart in {', '.join(mixed)} ({why})"
+        if "o" in self.entangled:
+            why = self.refused.get("contribution", "something mixes them there")
+            return f"its heads cannot be told apart in o ({why})"
         if self.n_value_heads not in (self.n_heads, self.n_kv_heads):
             return (
                 f"it has {self.n_heads} query, {self.n_kv_heads} key and {self.n_value_heads} value heads, and which "
                 "query reads which value is not known"
-            )
-        if self.biased:
-            return (
-                "something that differs from head to head is added to its scores, as a position bias is, and no cut "
-                "reaches it"
             )
         return ""
 
@@ -193,9 +174,9 @@ class Site:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Read back what `to_json` gave."""
+        data = {name: value for name, value in data.items() if name != "biased"}  # written once, and not needed
         data = {
             "output_call": data["call"],
-            "biased": False,
             "copied": (),
             "query_masks": (),
             "key_masks": (),

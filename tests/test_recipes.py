@@ -85,6 +85,15 @@ def test_save_and_load(space) -> None:
     check_cut(space["again"], space["model"])
 
 
+def test_without_headscope(space) -> None:
+    follow("Without headscope", space)
+    again, smaller, whole = (space[name] for name in ("again", "smaller", "model"))
+    torch.testing.assert_close(logits(again), logits(smaller), atol=1e-5, rtol=0)
+    assert (again.config.num_attention_heads, again.config.num_key_value_heads) == (4, 1)
+    assert (logits(again) - logits(whole)).abs().max() > 1e-3
+    assert not hasattr(again, "_headscope")
+
+
 def test_a_class_of_your_own(space, monkeypatch) -> None:
     batches = [{"input_ids": models.make_batches("nanogpt", 1)[0]["input_ids"]}]
     own = lambda: models.build("nanogpt", seed=1)  # noqa: E731  # of other weights
@@ -238,5 +247,5 @@ def test_the_readme_runs_as_it_stands(space) -> None:
 def test_every_recipe_is_followed() -> None:
     headings = re.findall(r"^## (.*)$", (DOCS / "recipes.md").read_text("utf-8"), re.M)
     tests = Path(__file__).read_text("utf-8").replace("\\", "")
-    assert len(headings) == 11
+    assert len(headings) == 12
     assert [heading for heading in headings if f'"{heading}"' not in tests] == []

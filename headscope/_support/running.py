@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headscope._support.adapters import check_one_adapter
 from headscope._support.holding import uncompiled
+from headscope._support.hooks import unhooking
 from headscope._support.objects import OWN_BATCHES
 from headscope.errors import HeadscopeError, InputError, ModelError
 
@@ -195,9 +196,9 @@ def in_python(model: nn.Module) -> list[nn.Module]:
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Evaluation mode while open; what a forward leaves in the model is undone, and every module's own mode comes back.
 
-    Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes are put
-    back as they were, modules among them: BigBird, given a short text, rebuilds itself for good. So are weights that it
-    put others in the place of; what it wrote into them stays.
+    Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes and hooks
+    are put back as they were, modules too: BigBird, given a short text, rebuilds itself for good. So are weights that
+    it put others in the place of; what it wrote into them stays.
 
     Yields:
         What tells whether the model has rebuilt itself by then.
@@ -206,6 +207,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     weights = [(one, one.detach()) for one in model.parameters() if type(one) is nn.Parameter and not one.is_meta]
     states = [({**module.__dict__}, [{**module.__dict__[name]} for name in _HELD]) for module in modules]
     copies: dict[int, Tensor] = {}
+    unhook = unhooking(modules)
 
     def is_rebuilt() -> bool:
         return any(dict(module._modules) != held[0] for module, (_, held) in zip(modules, states, strict=True))
@@ -218,6 +220,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
         yield is_rebuilt
     finally:
+        unhook()
         for module, mode in training:
             module.training = mode
         for module, (attributes, held) in zip(modules, states, strict=True):
@@ -356,14 +359,8 @@ def _advised(model: nn.Module, inputs: Mapping[str, Any], failed: str, error: Ex
     return ModelError(f"{failed}; the error is the model's own, on what it was given")
 
 
-_HANDS_ON = {
-    "__torch_function__",
-    "heard",
-    "picked",
-    "__call__",
-    "_attend",
-    "run_model",
-}  # what the model does, as it is
+# what the model does, as it is
+_HANDS_ON = {"__torch_function__", "heard", "picked", "__call__", "_attend", "run_model"}
 
 
 def _is_ours(error: Exception) -> bool:

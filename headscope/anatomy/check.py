@@ -15,9 +15,8 @@ from headscope.anatomy.route import Call
 from headscope.errors import AnatomyError
 from headscope.sites import heads_read
 
-__all__ = ["check_call", "for_each_head", "gap_of", "is_biased", "output_gap", "rounding_of", "scaling_of", "tolerance"]
+__all__ = ["check_call", "for_each_head", "gap_of", "output_gap", "rounding_of", "scaling_of", "tolerance"]
 
-_MASKED = -1e3  # of a bias: what is lower masks
 _TOLERANCES = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -99,25 +98,6 @@ def _scores(call: Call, q: Tensor, k: Tensor, pattern: Tensor, scaling: float, a
     if not gap <= allowed:
         return {"bias": f"softmax(scaling·q·kᵀ + bias) is {gap:.1e} away from its map"}
     return {}
-
-
-def is_biased(call: Call, scaling: float) -> bool:
-    """Whether what is added to the scores of a call differs from head to head, where none of them masks it out.
-
-    Args:
-        call: as a route told it, whose bias can be had.
-        scaling: what multiplies q·kᵀ.
-    """
-    with torch.no_grad():
-        bias = call.bias(scaling).detach().double()
-        if bias.ndim < 4 or bias.shape[1] == 1 or not bias.numel():
-            return False
-        q, k = (tensor.detach().double() for tensor in (call.q, call.k))
-        # scores are at most as large as this, and what is told from them is rounded as they are
-        size = max(abs(scaling) * float(q.norm(dim=-1).max() * k.norm(dim=-1).max()), 1e-12)
-        seen = (bias > _MASKED).all(1, keepdim=True)
-        apart = torch.where(seen, bias - bias[:, :1], 0).abs()
-        return float(apart.max()) > tolerance(call.q.dtype) * size
 
 
 def gap_of(made: Tensor, want: Tensor) -> float:

@@ -21,7 +21,7 @@ from headscope.anatomy.examples import make_example
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.linear import row_size
 from headscope.anatomy.records import record_of
-from headscope.anatomy.remarks import nothing_found, unread, unsettled, wrapped
+from headscope.anatomy.remarks import cut_before, nothing_found, unread, unsettled, wrapped
 from headscope.anatomy.route import key_of
 from headscope.anatomy.sightings import Layer, Sighting
 from headscope.anatomy.trials import Findings, try_out
@@ -70,7 +70,7 @@ def discover(model: nn.Module, example: Any = None) -> Anatomy:
     if record is not None:
         sites = _with_original_numbers(sites, record)
     sites = _with_sharing(sites)
-    remarks = (*wrapped(wrapper), *found.remarks, *unsettled(sites), *unread(model, sites, found))
+    remarks = (*wrapped(wrapper), *found.remarks, *cut_before(record), *unsettled(sites), *unread(model, sites, found))
     signed = _fingerprint(model, sites)
     return Anatomy(type(model).__name__, tuple(sites), signed, remarks, tuple(found.padding), tuple(found.masks))
 
@@ -117,7 +117,6 @@ def _site(layer: int, seen: Sighting, names: Mapping[nn.Module, str]) -> Site:
         value=parts["value"],
         output=output,
         gated=seen.gated,
-        biased=seen.biased,
         entangled=tuple(seen.entangled),
         rows=seen.rows,
         output_call=seen.output_call,
@@ -194,7 +193,7 @@ def _with_sharing(sites: list[Site]) -> list[Site]:
 # how heads are read, not which they are
 _UNSIGNED = (
     "spelling", "rows", "output_call", "output_runs", "refused", "copied", "batch", "query_masks", "key_masks",
-    "row_sizes", "biased",
+    "row_sizes",
 )  # fmt: skip
 
 

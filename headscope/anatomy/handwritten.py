@@ -16,6 +16,7 @@ from einops import EinopsError
 from torch import Tensor, nn
 
 from headscope.anatomy.check import gap_of, tolerance
+from headscope.anatomy.left import of_heads_left
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.picking import Picking, reading
 from headscope.anatomy.recognition import recognise
@@ -117,7 +118,7 @@ class _Reader(Picking):
             # what is done with it is no operation of the model; in a function of autograd's there are no gradients
             with claiming(), torch.set_grad_enabled(torch.is_grad_enabled() or self._watch is not None):
                 told = self._told(key, self._waiting.pop(key))
-                z = self._receive(told)
+                z = self._receive(told) if told.q.shape[1] else None  # where no head is left there is nothing to tell
                 # only the operation that ran last can still be given another result
                 out = told.made[0][2](z) if z is not None and len(told.made) == 1 and told.made[0][0] is kept else out
         return out
@@ -129,7 +130,7 @@ class _Reader(Picking):
                 for call in calls:
                     call.check()
                     call.whole = not self._module.training
-            return _joined(self._module, key, calls, probing=self._watch is not None)
+            return of_heads_left(_joined(self._module, key, calls, probing=self._watch is not None))
         except (RuntimeError, IndexError, EinopsError) as error:
             raise AnatomyError(
                 f"{type(self._module).__name__} computes its attention in another way here than in the probe "

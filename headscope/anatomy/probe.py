@@ -12,7 +12,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from headscope._support.around import around
 from headscope.anatomy.between import adds, filled, is_z
-from headscope.anatomy.check import check_call, is_biased, scaling_of, tolerance
+from headscope.anatomy.check import check_call, scaling_of, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
 from headscope.anatomy.graph import behind, groups_of, own_rows, run_of, sees_ahead, touched_by
@@ -124,7 +124,6 @@ class Probe(Watch):
         )
         sighting.entangled = [name[0] for name in ("query", "key", "value") if not getattr(sighting, name)]
         sighting.refused = check_call(call, sighting.scaling, sighting.kv_of_query) | dict(call.refused)
-        sighting.biased = "bias" not in sighting.refused and is_biased(call, sighting.scaling)
         self._check_making(sighting, call, value_groups)
         if not call.z.requires_grad and any(one.requires_grad for one in (call.q, call.k, call.v)):
             sighting.refused |= dict.fromkeys(("contribution", "written"), _NO_WAY_ON)

@@ -17,9 +17,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from headscope.anatomy.left import of_heads_left
 from headscope.anatomy.route import ROUTES, Call, Place, Receive, Route, Watch, claiming, is_claimed
 
-__all__ = ["RegistryRoute"]
+__all__ = ["RegistryRoute", "passed_on"]
+
+_PASSES = "_headscope_passes"
+
+
+def passed_on(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark an attention function that calls another one of the registry: that one is listened to."""
+    setattr(function, _PASSES, True)
+    return function
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +121,16 @@ def _attend(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
+    if getattr(function, _PASSES, False):
+        return function(module, query, key, value, attention_mask, *args, **kwargs)
     with claiming():
         result = function(module, query, key, value, attention_mask, *args, **kwargs)
     hearing = [listener for listener in listeners if module in listener.modules]
     if not hearing or is_claimed() or query.ndim != 4:
         return result
-    call = _Ask(function, module, query, key, value, attention_mask, args, kwargs).call(*result[:2])
+    call = of_heads_left(_Ask(function, module, query, key, value, attention_mask, args, kwargs).call(*result[:2]))
+    if not call.q.shape[1]:  # no head is left
+        return result
     out = result[0]
     with claiming():
         for listener in hearing:
@@ -165,6 +178,9 @@ class _Ask:
             scaling=float(scaling),
             cap=self.kwargs.get("softcap"),
             map=weights if isinstance(weights, Tensor) and weights.shape[:3] == self.query.shape[:3] else None,
+            given={
+                n: own for n, own in (("attention_mask", self.mask), *self.kwargs.items()) if isinstance(own, Tensor)
+            },
         )
 
     def pattern(self) -> Tensor:

@@ -12,7 +12,7 @@ from headscope.anatomy.trials import Findings
 from headscope.plans import Record
 from headscope.sites import Site
 
-__all__ = ["nothing_found", "unread", "unsettled", "wrapped"]
+__all__ = ["cut_before", "nothing_found", "unread", "unsettled", "wrapped"]
 
 _LOOKS_LIKE_IT = re.compile(r"attention|attn|multi_?head|mha$", re.IGNORECASE)
 
@@ -26,6 +26,15 @@ def wrapped(model: nn.Module) -> list[str]:
     if unwrapped(model) is not model:
         return [f"what is described is the model inside the {type(model).__name__}"]
     return []
+
+
+def cut_before(record: Record | None) -> list[str]:
+    """How layers of a cut model got smaller, where that is not in all their parts, layers alike together."""
+    ways: dict[str, list[Site]] = {}
+    for layer, told in (record.ways if record is not None else {}).items():
+        assert record is not None
+        ways.setdefault(told, []).append(record.anatomy.site(layer))
+    return [f"{_layers(sites)}: cut, and {told}" for told, sites in ways.items()]
 
 
 def unsettled(sites: Sequence[Site]) -> list[str]:
@@ -45,6 +54,9 @@ def _lacks(site: Site) -> Iterable[str]:
         yield f"no {', '.join(names)}: {reason}"
     if site.uncuttable and (site.apart or "contribution" not in site.refused):
         yield f"heads cannot be cut: {site.uncuttable}"
+    mixed = [part for part in ("q", "k", "v") if part in site.entangled]
+    if mixed and site.prunable:
+        yield f"heads cannot be told apart in {' and '.join(mixed)}, which a cut leaves whole"
     if ELSEWHERE in (*site.query_masks, *site.key_masks):
         yield "its positions stand in another order than those of the batch: which are padding cannot be told there"
     if not site.batch:

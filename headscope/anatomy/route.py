@@ -52,6 +52,7 @@ class Call:
         map: the model's own map, where there is one on its graph that lies as it should.
         key: of the place where it was heard; "" where a module needs none.
         refused: tensors that are not what they should be, by name, with the reason.
+        given: what else a function of attention was given: its mask and its biases, by name.
     """
 
     module: nn.Module
@@ -68,6 +69,7 @@ class Call:
     map: Tensor | None = None
     key: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,7 +49,6 @@ class Sighting:
     output_call: int = 0
     output_runs: int = 0
     gated: bool = False
-    biased: bool = False
     entangled: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

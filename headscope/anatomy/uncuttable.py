@@ -32,11 +32,14 @@ def torn(anatomy: Anatomy, heads: Heads) -> str:
         heads: in any spelling.
     """
     gone = anatomy.find(heads)
-    users: dict[str, dict[int, Site]] = {}
+    users: dict[tuple[str, str], dict[int, Site]] = {}
     for site in anatomy.sites:
-        for part in (*site.query, *site.key, *site.value, *([site.output] if site.output else [])):
-            users.setdefault(part.module, {})[site.layer] = site
-    for module, sites in users.items():
+        # not what makes keys and values: these stay while any layer reads them
+        for part in site.query:
+            users.setdefault((part.module, "makes"), {})[site.layer] = site
+        if site.output is not None and site.apart:
+            users.setdefault((site.output.module, "reads"), {})[site.layer] = site
+    for (module, _), sites in users.items():
         lost = {layer: set(gone.get(layer, ())) for layer in sites}
         everywhere = set().union(*lost.values())
         missing = [

@@ -122,6 +122,12 @@ def prune_(
     out: Annotated[Path, typer.Option(help="folder of the smaller model")],
     plan: Annotated[Path | None, typer.Option(help="plan file made by `headscope plan`", show_default=False)] = None,
     budget: Wanted = Wanted(),
+    export: Annotated[
+        bool,
+        typer.Option(
+            "--export", help="with --plan: a folder that plain transformers loads; equally many heads from each layer"
+        ),
+    ] = False,
     reading: Reading = Reading(),
     force: Force = False,
     loading: Loading = Loading(),
@@ -136,8 +142,15 @@ def prune_(
         raise typer.BadParameter("give either --plan FILE, or one of --max-loss-rise, --heads and --share")
     if plan is not None and budget.run is not None:
         raise typer.BadParameter("--run says what heads cost, and --plan has chosen them already; give one of the two")
+    if export and plan is None:
+        raise typer.BadParameter(
+            "--export goes with --plan: equally many heads from each layer are chosen by `headscope plan RUN --score "
+            "ablation --share SHARE --uniform`, and measured costs take them from anywhere"
+        )
     from headscope._support.folders import check_free
-    from headscope.surgery import prune, save
+    from headscope.anatomy.records import record_of
+    from headscope.anatomy.remarks import cut_before
+    from headscope.surgery import prune
     from headscope.surgery.timing import compare_sizes, told_of_cut
 
     check_free(out, force=force)
@@ -149,13 +162,23 @@ def prune_(
     proof = few_batches(loaded, texts, seed)
     smaller = prune(loaded.model, chosen, batches=proof)
     cut = compare_sizes(loaded.model, smaller, proof[0] if proof else None)
-    save(smaller, out, tokenizer=loaded.tokenizer, force=force)
+    _write(smaller, loaded, out, proof[0] if export and proof else None, force, export)
+    ways = cut_before(record_of(smaller))
     if as_json:
-        print_json({"removed": [str(head) for head in chosen.heads], **cut, "out": str(out)})
+        print_json({"removed": [str(head) for head in chosen.heads], **cut, "ways": ways, "out": str(out)})
         return
     typer.echo(f"removed {len(chosen.heads)} heads; equal to the masked model on real input")
-    typer.echo("\n".join(told_of_cut(cut)))
-    typer.echo(f"written to {out}\nnext: {_read_again(smaller, loaded, out)}")
+    typer.echo("\n".join([*told_of_cut(cut), *ways]))
+    typer.echo(f"written to {out}\nnext: {_read_again(smaller, loaded, out, export)}")
+
+
+def _write(smaller: Any, loaded: "Loaded", out: Path, example: Any, force: bool, plain: bool) -> None:
+    from headscope.surgery import export, save
+
+    if plain:
+        export(smaller, out, tokenizer=loaded.tokenizer, example=example, force=force)
+    else:
+        save(smaller, out, tokenizer=loaded.tokenizer, force=force)
 
 
 def _planned(analysis: "Analysis", max_loss_rise: str | None, heads: int | None, share: float | None) -> "Plan":
@@ -210,7 +233,7 @@ def _next(analysis: "Analysis", out: Path) -> str:
     return " ".join(word for word in words if word)
 
 
-def _read_again(smaller: Any, loaded: "Loaded", out: Path) -> str:
+def _read_again(smaller: Any, loaded: "Loaded", out: Path, plain: bool) -> str:
     """How the saved model is used: in Python, and by a command where it brings all that this takes."""
     from headscope.anatomy.records import record_of
     from headscope.surgery import loads_alone
@@ -219,12 +242,14 @@ def _read_again(smaller: Any, loaded: "Loaded", out: Path) -> str:
         trust = ", trust_remote_code=True" if "--trust-remote-code" in loaded.options else ""
         whole = f"headscope.load_model({loaded.source!r}{trust}).model"
         return f"in Python, headscope.load({str(out)!r}, model={whole})"
+    again = f"transformers.{type(smaller).__name__}.from_pretrained" if plain else "headscope.load"
+    again += f"({str(out)!r})"
     record = record_of(smaller)
     emptied = record is not None and len(record.removed) == record.anatomy.n_heads
     if loaded.tokenizer is None or "--describe" in loaded.options or emptied:
-        return f"in Python, headscope.load({str(out)!r})"
+        return f"in Python, {again}"
     report = shlex.quote(f"{out}-report")
-    return f"headscope analyze {shlex.quote(str(out))} --out {report}; in Python, headscope.load({str(out)!r})"
+    return f"headscope analyze {shlex.quote(str(out))} --out {report}; in Python, {again}"
 
 
 def _read_run(run: Path) -> "Analysis":

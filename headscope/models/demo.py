@@ -16,8 +16,8 @@ import torch
 import transformers
 
 from headscope._support.folders import new_folder
+from headscope._support.silence import quietly
 from headscope.errors import HeadscopeError, ModelError, UnknownNameError
-from headscope.models.loading import quietly
 
 __all__ = ["DEMO_MODELS", "demo_model", "how_to_install"]
 

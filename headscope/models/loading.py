@@ -2,11 +2,9 @@
 
 import re
 import socket
-import sys
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +14,17 @@ import torch
 import transformers
 from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from torch import Tensor, nn
 
 from headscope import surgery
 from headscope._support.objects import find_object, importable, line_of, reason_of
+from headscope._support.silence import quietly
 from headscope.errors import HeadscopeError, InputError, ModelError
 from headscope.surgery.carried import carries_record
 from headscope.text.corpus import Tokenizer
 from headscope.text.feeding import feed
 
-__all__ = ["Loaded", "device_named", "load_model", "quietly", "telling_name"]
+__all__ = ["Loaded", "device_named", "load_model", "telling_name"]
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TELLS_NONE = re.compile(r"models?|weights|out(put)?|final|best|last|checkpoint(-\d+)?|[0-9a-f]{7,}")
@@ -115,28 +113,6 @@ def telling_name(path: str | Path) -> str:
         return cached[-1].removeprefix("models--").replace("--", "/")
     tells_none = bool(parts) and _TELLS_NONE.fullmatch(parts[-1].lower())
     return "/".join(parts[-2:] if tells_none and parts[-2:-1] != ("/",) else parts[-1:])
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """No log lines below errors and no progress bars of transformers while open; downloads still show in a terminal."""
-    log: Any = transformers.utils.logging
-    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
-    downloads = not are_progress_bars_disabled()
-    log.set_verbosity_error()
-    log.disable_progress_bar()  # the hub's too
-    _show_downloads(downloads and sys.stderr.isatty())
-    try:
-        yield
-    finally:
-        log.set_verbosity(level)
-        if bars:
-            log.enable_progress_bar()
-        _show_downloads(downloads)
-
-
-def _show_downloads(shown: bool) -> None:
-    (enable_progress_bars if shown else disable_progress_bars)()
 
 
 def _from_folder(folder: Path, place: torch.device, precision: torch.dtype | None, trust: bool) -> Loaded:

@@ -22,6 +22,7 @@ __all__ = [
     "mark_saved",
     "plain_config",
     "take_record",
+    "without_records",
 ]
 
 ABOUT, CONFIG = "headscope.json", "config.json"
@@ -110,6 +111,15 @@ def plain_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """The config itself, without what keeps `from_pretrained` away."""
     config.__dict__.pop(_WEIGHTS, None)
     return config
+
+
+def without_records(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as JSON values, without what it, or one inside it, says of cuts."""
+    return {
+        name: without_records(value) if isinstance(value, dict) else value
+        for name, value in data.items()
+        if name not in (_ENTRY, _WEIGHTS)
+    }
 
 
 def carries_record(data: Mapping[str, Any]) -> bool:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import nn
+from torch import Tensor, nn
 
 from headscope.anatomy.linear import is_linear
 from headscope.errors import SurgeryError
 from headscope.sites import Site, Slices
 
-__all__ = ["SiteChange", "Stale"]
+__all__ = ["SiteChange", "Stale", "is_matrix"]
 
 _NOT_A_SIZE = (
     "idx", "index", "layer", "window", "pos", "len", "ctx", "block", "vocab", "bucket", "seed", "pad", "max", "min",
@@ -43,11 +43,16 @@ class SiteChange:
         site: the site as it is.
         gone: positions of the query heads to remove, sorted.
         first: the site as it was before any cut, whose sizes code that writes them out still holds.
+        held: key heads that another site reads too, and still does.
+        spared: those of q, k and v whose layers are left whole though heads could be told apart in them: something
+            else reads them too.
     """
 
     site: Site
     gone: tuple[int, ...]
     first: Site
+    held: frozenset[int] = frozenset()
+    spared: tuple[str, ...] = ()
 
     @cached_property
     def kept(self) -> tuple[int, ...]:
@@ -55,8 +60,8 @@ class SiteChange:
 
     @cached_property
     def kept_kv(self) -> tuple[int, ...]:
-        """Key heads that a query head left still reads; the others go too."""
-        return tuple(sorted({self.site.kv_of_query[head] for head in self.kept}))
+        """Key heads that a query head left still reads, here or in another site; the others go too."""
+        return tuple(sorted({self.site.kv_of_query[head] for head in self.kept} | self.held))
 
     @cached_property
     def kv_of_query(self) -> tuple[int, ...]:
@@ -68,6 +73,11 @@ class SiteChange:
         return not self.kept
 
     @property
+    def whole(self) -> tuple[str, ...]:
+        """Those of q, k and v whose layers stay whole: heads cannot be told apart in them, or they are spared."""
+        return tuple(part for part in ("q", "k", "v") if part in (*self.site.entangled, *self.spared))
+
+    @property
     def grouped(self) -> bool:
         return self.site.n_kv_heads < self.site.n_heads
 
@@ -77,8 +87,16 @@ class SiteChange:
         each, rest = divmod(len(self.kept), max(len(self.kept_kv), 1))
         return not rest and self.kv_of_query == tuple(place // each for place in range(len(self.kept)))
 
-    def slices(self) -> Iterator[tuple[str, str, frozenset[int]]]:
-        """(module, "output" or "input", rows or columns that go) of every linear layer that makes or reads heads."""
+    @cached_property
+    def kept_first(self) -> tuple[int, ...]:
+        """The heads left, by their places before any cut: what stays whole has them there."""
+        return tuple(self.first.head_ids.index(self.site.head_ids[head]) for head in self.kept)
+
+    def slices(self) -> Iterator[tuple[Slices, str, frozenset[int]]]:
+        """(layer, "output" or "input", rows or columns that go) of every linear layer that makes or reads heads.
+
+        Layers in which heads cannot be told apart stay whole.
+        """
         site = self.site
         gone_kv = set(range(site.n_kv_heads)) - set(self.kept_kv)
         if site.n_value_heads == site.n_kv_heads:
@@ -87,11 +105,12 @@ class SiteChange:
             gone_values = set(self.gone)
         else:
             raise SurgeryError(f"layer {site.layer} ({site.module_name}): {site.uncuttable}")
-        for parts, gone in ((site.query, set(self.gone)), (site.key, gone_kv), (site.value, gone_values)):
+        made = {"q": (site.query, set(self.gone)), "k": (site.key, gone_kv), "v": (site.value, gone_values)}
+        for parts, gone in (made[name] for name in made if name not in self.spared):
             for part in parts:
-                yield part.module, "output", _own(part, gone)
+                yield part, "output", _own(part, gone)
         assert site.output is not None
-        yield site.output.module, "input", _own(site.output, set(self.gone))
+        yield site.output, "input", _own(site.output, set(self.gone))
 
     def stale(self, unit: nn.Module, prefix: str) -> list[Stale]:
         """Integer attributes beneath `unit` whose value could be one of the sizes that change.
@@ -110,13 +129,21 @@ class SiteChange:
                     found.append(Stale(full, attribute, value, int(new or 0), _counts_heads(attribute.lower())))
         return found
 
+    def stale_config(self, module: nn.Module) -> list[Stale]:
+        """The same of the config that an attention module keeps; `module` is the site's."""
+        found = []
+        for name, value in vars(getattr(module, "config", None) or object).items():
+            if type(value) is int and _counts_heads(name) and (new := self._size(name, value)) not in (None, value):
+                found.append(Stale(self.site.module_name, name, value, int(new or 0), True))
+        return found
+
     def _size(self, name: str, value: int) -> int | None:
         """What an attribute of that name and value would become; None for one that is no size of this site."""
         site, heads, kv_heads = self.site, len(self.kept), len(self.kept_kv)
         if name.startswith(("_", "training")) or any(word in name for word in _NOT_A_SIZE):
             return None
         if "group" in name or "rep" in name:
-            each = heads // kv_heads
+            each = heads // max(kv_heads, 1)
             return each if value == site.n_heads // site.n_kv_heads and heads == each * kv_heads else None
         if "head" in name and ("dim" in name or "size" in name) and "all" not in name:
             return None
@@ -155,6 +182,17 @@ def _widths(old: Site, heads: int, kv_heads: int) -> Iterator[tuple[int, int]]:
 
 def _counts_heads(name: str) -> bool:
     return "group" in name or ("head" in name and "dim" not in name and "size" not in name)
+
+
+def is_matrix(module: nn.Module, layer: Slices) -> bool:
+    """Whether it is known how a weight that is no module's lies: which of its numbers are a row.
+
+    Args:
+        module: what holds the parameter.
+        layer: of which it is the weight.
+    """
+    weight = getattr(module, layer.parameter, None)
+    return bool(layer.layout) or (isinstance(weight, Tensor) and weight.ndim == 2)
 
 
 def _own(part: Slices, gone: set[int]) -> frozenset[int]:

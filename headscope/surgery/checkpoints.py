@@ -11,7 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from headscope.errors import StorageError
 from headscope.surgery.carried import CONFIG, carried_records, mark_saved, plain_config, take_record
-from headscope.surgery.edits import MapGroups, apply_edits, edits_from_json
+from headscope.surgery.edits.base import apply_edits, edits_from_json
+from headscope.surgery.edits.grouping import MapGroups
+from headscope.surgery.versions import saved_versions, told_versions
 
 __all__ = ["BUILT_BY_HAND", "class_named", "load_checkpoint"]
 
@@ -43,7 +45,9 @@ def load_checkpoint(folder: Path, model: nn.Module | None = None) -> nn.Module:
     except StorageError as error:
         raise StorageError(f"{folder}: {error}") from error
     except Exception as error:
-        raise StorageError(f"{folder}: the weights of the cut {kind.__name__} cannot be read: {error}") from error
+        raise StorageError(
+            f"{folder}: the weights of the cut {kind.__name__} cannot be read: {error}; {_versions(folder)}"
+        ) from error
     fresh, told = loaded
     _check_fit(folder, kind, told)
     fresh.__class__ = kind
@@ -56,18 +60,24 @@ def load_checkpoint(folder: Path, model: nn.Module | None = None) -> nn.Module:
     return fresh
 
 
-def class_named(folder: Path, name: str) -> Any:
+def class_named(folder: Path, name: str, saved: Mapping[str, str]) -> Any:
     """A class of transformers.
+
+    Args:
+        folder: that holds a model of it.
+        name: the class's name.
+        saved: versions that wrote it.
 
     Raises:
         StorageError: there is none of that name.
     """
     kind = getattr(transformers, name, None)
     if kind is None:
+        wrote = f"transformers {saved['transformers']}" if "transformers" in saved else "the version"
         raise StorageError(
             f"{folder} holds a {name}, which transformers {transformers.__version__} does not have",
-            python="install the version that it was saved with, or pass model=",
-            shell=f"install the version that it was saved with, or {BUILT_BY_HAND}",
+            python=f"install {wrote}, with which it was saved, or pass model=",
+            shell=f"install {wrote}, with which it was saved, or {BUILT_BY_HAND}",
         )
     return kind
 
@@ -77,7 +87,7 @@ def _class_of(folder: Path, model: nn.Module | None) -> tuple[type[PreTrainedMod
         saved, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
         name = (saved.get("architectures") or ["model that does not say its class"])[0]
         if model is None:
-            kind = class_named(folder, name)
+            kind = class_named(folder, name, saved_versions({}, folder / CONFIG))
         elif isinstance(model, PreTrainedModel) and type(model).__name__ == name:
             kind = type(model)
         else:
@@ -87,7 +97,7 @@ def _class_of(folder: Path, model: nn.Module | None) -> tuple[type[PreTrainedMod
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(f"{folder / CONFIG} cannot be read: {error}") from error
+        raise StorageError(f"{folder / CONFIG} cannot be read: {error}; {_versions(folder)}") from error
     return kind, plain_config(config)
 
 
@@ -112,8 +122,12 @@ def _check_fit(folder: Path, kind: type, told: Mapping[str, Any]) -> None:
         raise StorageError(
             f"{folder}: the weights are not those of the cut {kind.__name__} that {CONFIG} records: {few}. Save "
             "the cut model again, weights and config together; for a model that is whole, take the entry headscope "
-            f"out of {CONFIG}"
+            f"out of {CONFIG}. {_versions(folder).capitalize()}"
         )
+
+
+def _versions(folder: Path) -> str:
+    return told_versions(saved_versions({}, folder / CONFIG))
 
 
 def _finish(model: PreTrainedModel) -> None:

@@ -1,12 +1,13 @@
 """From a plan to a smaller model: heads physically removed from a copy, which is handed out only once proven exact."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
 from headscope.anatomy import discover
@@ -15,17 +16,17 @@ from headscope.anatomy.records import record_of
 from headscope.anatomy.trials import corner_of
 from headscope.anatomy.uncuttable import torn
 from headscope.effects.ablation import ablate
-from headscope.errors import PlanError, SurgeryError
+from headscope.errors import ModelError, PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
 from headscope.sites import Anatomy, Site
-from headscope.surgery.by_head import BESIDE, beside_projections
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
-from headscope.surgery.edits import Edit, apply_edits
+from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import find_edits
-from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, output_of, recording
+from headscope.surgery.structure import keeps_maps
+from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, magnitude, output_of, recording
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed, feed_one
 
@@ -79,69 +80,109 @@ def prune(
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
-    changes = _changes(model, plan, anatomy, record, example)
-    exact = in_precision(model, torch.float32)
-    edits = _edits(exact, plan, anatomy, changes, inputs_in(example, torch.float32), tolerance)
+    changes = _changes(plan, anatomy, record)
+    edits = _proven(model, plan, anatomy, changes, _Inputs(example, given or [example], tolerance))
     pruned = _copy(model)
     apply_edits(edits, pruned)
-    _verify(model, pruned, plan, anatomy, given or [example], tolerance)
     take_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
 
 
-def _changes(model: nn.Module, plan: Plan, anatomy: Anatomy, record: Record | None, example: Batch) -> list[SiteChange]:
+@dataclass(frozen=True)
+class _Inputs:
+    """What a cut is tried on, then proven on, and how exact it has to be."""
+
+    example: Batch
+    given: Sequence[Batch]
+    tolerance: float
+
+
+def _proven(
+    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs
+) -> tuple[Edit, ...]:
+    """Edits that are right for the whole model: what units hand on to each other is seen by the whole alone."""
+    exact = in_precision(model, torch.float32)
+    for pad in (False, True):
+        edits = _edits(exact, plan, anatomy, changes, inputs, pad)
+        pruned = _copy(model)
+        apply_edits(edits, pruned)
+        try:
+            _verify(model, pruned, plan, anatomy, inputs, maps=keeps_maps(edits))
+        except SurgeryError:
+            if pad or not keeps_maps(edits):
+                raise
+        else:
+            return edits
+    raise AssertionError
+
+
+def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
     """What goes from each site, checked everywhere before anything is touched."""
     gone = anatomy.find(plan.heads)
     first = {site.layer: site for site in (record.anatomy if record else anatomy).sites}
     changes = []
     for site in anatomy.sites:
         if site.layer in gone:
-            _check_cuttable(model, site, example)
-            changes.append(SiteChange(site, tuple(sorted(gone[site.layer])), first[site.layer]))
+            _check_cuttable(site)
+            own = tuple(sorted(gone[site.layer]))
+            changes.append(SiteChange(site, own, first.get(site.layer, site), _held(site, anatomy, gone)))
     if why := torn(anatomy, plan.heads):
         raise PlanError(why)
     return changes
 
 
-def _check_cuttable(model: nn.Module, site: Site, example: Batch) -> None:
-    if not site.uncuttable:
-        return
-    raise SurgeryError(
-        f"layer {site.layer} ({site.module_name}): {site.uncuttable}, so a cut would change the heads that stay"
-        f"{_beside(model, site, example) if site.biased else ''}; the model was left as it was. "
-        + ("headscope.ablate can switch its heads off" if site.apart else "Nothing can be cut or switched off there")
+def _held(site: Site, anatomy: Anatomy, gone: Mapping[int, Sequence[int]]) -> frozenset[int]:
+    """Key heads of a site that others, which read what the same layers make, go on reading."""
+    own = {part.name for part in (*site.key, *site.value)}
+    others = (one for one in anatomy.sites if own & {part.name for part in (*one.key, *one.value)})
+    return frozenset(
+        kv
+        for other in others
+        for head, kv in enumerate(other.kv_of_query)
+        if other.layer != site.layer and head not in gone.get(other.layer, ())
     )
 
 
-def _beside(model: nn.Module, site: Site, example: Batch) -> str:
-    """What a site has for each head beside its projections, in words."""
-    with recording(model, {site.unit}) as seen:
-        output_of(model, example)
-    call = seen.get(site.unit, Seen((), {}, None))
-    named = beside_projections(model.get_submodule(site.unit), site.unit, [site], call)
-    return f". {BESIDE}: {named}" if named else ""
+def _check_cuttable(site: Site) -> None:
+    if site.uncuttable:
+        raise SurgeryError(
+            f"layer {site.layer} ({site.module_name}): {site.uncuttable}, so a cut would change the heads that stay; "
+            "the model was left as it was. "
+            + (
+                "headscope.ablate can switch its heads off"
+                if site.apart
+                else "Nothing can be cut or switched off there"
+            )
+        )
 
 
 def _edits(
-    model: nn.Module,
-    plan: Plan,
-    anatomy: Anatomy,
-    changes: Sequence[SiteChange],
-    example: Batch,
-    tolerance: float,
+    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs, pad: bool
 ) -> tuple[Edit, ...]:
-    units: dict[str, dict[str, SiteChange]] = {}
-    for change in changes:
-        units.setdefault(change.site.unit, {}).setdefault(change.site.module_name, change)
-    emptied = [change.site.module_name for change in changes if change.empties]
-    seen = _record(model, plan, anatomy, example, {"", *units, *emptied})
+    example = inputs_in(inputs.example, torch.float32)
+    units = _units(changes)
+    modules = [change.site.module_name for change in changes]
+    seen = _record(model, plan, anatomy, example, {"", *units, *modules})
     edits: list[Edit] = []
     for unit, own in units.items():
         # a container whose forward is never called cannot be tried alone
         tried = unit if unit in seen else ""
-        seen[tried].check_finite(f"layer {min(change.site.layer for change in own.values())} ({unit})")
-        edits.extend(find_edits(model, tried, list(own.values()), seen, tolerance))
+        seen[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
+        edits.extend(find_edits(model, tried, own, seen, inputs.tolerance, pad=pad))
     return tuple(edits)
+
+
+def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:
+    """What goes, by the modules that are tried alone; those that hold others hold what goes there."""
+    names = {change.site.unit for change in changes}
+    outer = {name: min((o for o in names if not o or f"{name}.".startswith(f"{o}.")), key=len) for name in names}
+    units: dict[str, dict[tuple[str, str], SiteChange]] = {}
+    for change in changes:
+        site = change.site
+        read_by = site.output.name if site.output else ""
+        # a module that runs several times is cut once
+        units.setdefault(outer[site.unit], {}).setdefault((site.module_name, read_by), change)
+    return {unit: list(own.values()) for unit, own in units.items()}
 
 
 def _record(model: nn.Module, plan: Plan, anatomy: Anatomy, example: Batch, names: set[str]) -> dict[str, Seen]:
@@ -157,9 +198,7 @@ def _copy(model: nn.Module) -> nn.Module:
         raise SurgeryError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
 
 
-def _verify(
-    model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, inputs: Sequence[Batch], tolerance: float
-) -> None:
+def _verify(model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, inputs: _Inputs, *, maps: bool) -> None:
     """Compare whole outputs with those of the model with the heads switched off, and the number of parameters."""
     if not plan.heads:
         return
@@ -170,15 +209,32 @@ def _verify(
     def masking(whole: nn.Module) -> AbstractContextManager[None]:
         return ablate(whole, plan.heads, anatomy=anatomy)
 
-    dtype = torch.float32
-    for batch in inputs:
-        gap = distance(model, pruned, batch, dtype, masking)
+    dtype, tolerance = torch.float32, inputs.tolerance
+    for batch in (*inputs.given, *_alone(model, inputs.given[:1])):
+        gap = distance(model, pruned, batch, dtype, masking, maps=maps)
         if gap > tolerance and dtype != torch.float64:
             # deep models with large outputs differ by more than the tolerance by rounding alone: float64 decides
             dtype = torch.float64
-            gap = distance(model, pruned, batch, dtype, masking)
+            try:
+                gap = distance(model, pruned, batch, dtype, masking, maps=maps)
+            except ModelError:  # it makes float32 by itself: what float32 rounds is told by its outputs' size
+                dtype = torch.float32
+                gap /= max(1.0, magnitude(output_of(model, batch)))
         if gap > tolerance:
             raise SurgeryError(_unequal(model, plan, anatomy, gap, tolerance))
+
+
+def _alone(model: nn.Module, given: Sequence[Batch]) -> Iterator[Batch]:
+    """The first row by itself, where the model runs on it: what was right for one number of rows may not be for two."""
+    for batch in given:
+        rows = {value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim}
+        if len(rows) == 1 and rows != {1}:
+            one = {n: value[:1] if isinstance(value, Tensor) and value.ndim else value for n, value in batch.items()}
+            try:
+                output_of(model, one)
+            except ModelError:
+                continue
+            yield one
 
 
 def _unequal(model: nn.Module, plan: Plan, anatomy: Anatomy, gap: float, tolerance: float) -> str:

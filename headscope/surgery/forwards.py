@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-__all__ = ["copied", "replace_forward"]
+__all__ = ["copied", "parameters_of", "replace_forward", "run_inner"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -34,12 +34,29 @@ def copied(model: Module) -> Module:
 def replace_forward(module: nn.Module, run: Callable[..., Any], *settings: Any) -> None:
     """Let a module run something else than its class's forward, and take what that takes.
 
+    What runs there already is handed to it as `inner`; where that is of the same kind, it takes its place.
+
     Args:
         module: keeps its class and its place.
-        run: called with the module, the settings and what the module is given; a function that can be imported.
+        run: called with the module, `inner`, the settings and what the module is given; a function that can be
+            imported.
         settings: what else it needs; they are copied, moved and pickled with the module.
     """
-    module.__dict__["forward"] = _Replaced(run, module, *settings)
+    module.__dict__["forward"] = _Replaced(run, module, _without(run, module.__dict__.get("forward")), *settings)
+
+
+def _without(run: Callable[..., Any], forward: Any) -> Any:
+    """What runs on a module, without what `run` had been told to do there before."""
+    if not isinstance(forward, _Replaced):
+        return forward
+    module, inner, *settings = forward.args
+    inner = _without(run, inner)
+    return inner if forward.func is run else _Replaced(forward.func, module, inner, *settings)
+
+
+def run_inner(module: nn.Module, inner: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a module would run without its replacement."""
+    return type(module).forward(module, *args, **kwargs) if inner is None else inner(*args, **kwargs)
 
 
 class _Replaced(functools.partial[Any]):
@@ -49,3 +66,8 @@ class _Replaced(functools.partial[Any]):
     def __signature__(self) -> inspect.Signature:
         module = self.args[0]
         return inspect.signature(types.MethodType(type(module).forward, module))
+
+
+def parameters_of(module: nn.Module) -> list[str]:
+    """Names of what a module's own forward takes, in order, whatever has been done to the module."""
+    return list(inspect.signature(types.MethodType(type(module).forward, module)).parameters)

@@ -3,16 +3,16 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from headscope._support.environment import versions
 from headscope._support.folders import new_folder
 from headscope._support.running import unwrapped
 from headscope.anatomy.records import record_of
@@ -20,32 +20,45 @@ from headscope.errors import StorageError
 from headscope.plans import Record
 from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks, plain_config, take_record
 from headscope.surgery.checkpoints import BUILT_BY_HAND, class_named, load_checkpoint
-from headscope.surgery.edits import SliceInput, SliceOutput, apply_edits, edits_from_json
+from headscope.surgery.edits.base import apply_edits, edits_from_json
+from headscope.surgery.edits.slicing import SliceInput, SliceOutput
+from headscope.surgery.versions import saved_versions, told_versions
+from headscope.surgery.weights import TENSORS, check_size, put_weights, write_weights
 
-__all__ = ["holds_cut", "load", "loads_alone", "save"]
+__all__ = ["attention_names", "check_whole", "holds_cut", "load", "loads_alone", "save"]
 
-_FORMAT = 1
-_WEIGHTS, _GENERATION = "model.safetensors", "generation_config.json"
+_ONE_FILE, _SEVERAL = 1, 2  # formats: headscope before the second one was there still reads the first
+_GENERATION = "generation_config.json"
 
 
-def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: bool = False) -> Path:
+def save(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    tokenizer: Any = None,
+    force: bool = False,
+    max_shard_size: int | str = "5GB",
+) -> Path:
     """Write a model into a new folder from which `load` brings it back bit-identical. A whole model is saved as well.
 
-    The folder holds model.safetensors (parameters, and buffers whether or not the model calls them persistent),
-    headscope.json (class, what was cut, checksums) and for a model of transformers its config: head counts in it are
-    those of before the cut, since few families could be built with others. Plain `from_pretrained` refuses it, and a
-    README says that `headscope.load` reads it.
+    The folder holds model.safetensors (parameters, and buffers whether or not the model calls them persistent), or for
+    a large model several such files and their index, headscope.json (class, what was cut, versions, checksums) and for
+    a model of transformers its config: head counts in it are those of before the cut, since few families could be built
+    with others (`export` writes them where they can). Plain `from_pretrained` refuses it, and a README says that
+    `headscope.load` reads it.
 
     Args:
         model: the model; pruned or not.
         folder: where it is to stand; appears whole or not at all.
         tokenizer: a tokenizer of transformers to save beside it.
         force: whether a folder with content is replaced.
+        max_shard_size: bytes in one file of weights, or text like "500MB"; a tensor that is larger has a file alone.
 
     Returns:
         The folder.
 
     Raises:
+        InputError: `max_shard_size` is no size.
         StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor,
             weights that are elsewhere, or adapters around a layer that was cut.
     """
@@ -53,16 +66,16 @@ def save(model: nn.Module, folder: str | Path, *, tokenizer: Any = None, force: 
     odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
     if odd:
         raise StorageError(f"{type(model).__name__} keeps state beside its tensors ({odd[0]}), which cannot be saved")
-    _check_whole(model)
+    check_size(max_shard_size)
+    check_whole(model)
     with new_folder(folder, force=force) as new:
-        tensors, tied = _distinct(_state(model))
-        save_file(tensors, new / _WEIGHTS)
-        files = [_WEIGHTS, *_save_configs(model, new)]
+        weights, tied = write_weights(model, new, max_shard_size)
+        files = [*weights, *_save_configs(model, new)]
         if CONFIG in files and record_of(model) is not None:
             leave_marks(new)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
-        about = _describe(model) | {"tied": tied, "sha256": {name: _sha256(new / name) for name in files}}
+        about = _describe(model, weights) | {"tied": tied, "sha256": {name: _sha256(new / name) for name in files}}
         text = json.dumps(about | {"digest": _digest(about)}, indent=1)
         (new / ABOUT).write_text(text + "\n", encoding="utf-8")
     return Path(folder)
@@ -94,13 +107,14 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     about = _read(folder)
     _verify_files(folder, about)
     fresh = _build(folder, about) if model is None else _copied(folder, about, model)
-    with _blaming(folder, "the saved cut does not fit the model"):
+    with _blaming(folder, about, "the saved cut does not fit the model"):
         record = None if about["record"] is None else Record.from_json(about["record"])
         if record is not None:
             apply_edits(edits_from_json(record.edits), fresh)
             take_record(fresh, record)
-    with _blaming(folder, f"{_WEIGHTS} cannot be read"):
-        _put_weights(folder, fresh, about["tied"])
+    with _blaming(folder, about, "the weights do not fit the model"):
+        put_weights([folder / name for name in about["sha256"] if name.endswith(TENSORS)], fresh, about["tied"])
+    _check_filled(fresh)
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
     return fresh
 
@@ -116,7 +130,7 @@ def holds_cut(folder: Path) -> bool:
     return isinstance(data, dict) and carries_record(data)
 
 
-def _check_whole(model: nn.Module) -> None:
+def check_whole(model: nn.Module) -> None:
     """Refuse what `load` could not bring back."""
     kind = type(model).__name__
     away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
@@ -133,37 +147,17 @@ def _check_whole(model: nn.Module) -> None:
             )
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and buffer under every name that it has."""
-    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    return {name: tensor.detach() for name, tensor in named}
-
-
-def _distinct(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors that lie in memory of their own, and for each further name of one of them that name."""
-    first: dict[Any, str] = {}
-    tensors, tied = {}, {}
-    for name, tensor in state.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        if place in first:
-            tied[name] = first[place]
-            continue
-        first[place] = name
-        # a clone: safetensors refuses views that share memory in part
-        tensors[name] = tensor.cpu().contiguous().clone()
-    return tensors, tied
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
+def _describe(model: nn.Module, weights: Sequence[str]) -> dict[str, Any]:
     kind = type(model)
     record = record_of(model)
     dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
     return {
-        "headscope_model": _FORMAT,
+        "headscope_model": _ONE_FILE if len(weights) == 1 else _SEVERAL,
+        "versions": versions(),
         "class": kind.__name__,
         "module": kind.__module__,
         "transformers": _is_of_transformers(kind),
-        "attention": _attention_names(model),
+        "attention": attention_names(model),
         "training": model.training,
         "dtype": " ".join(dtypes),
         "record": None if record is None else record.to_json(),
@@ -180,7 +174,7 @@ def _is_of_transformers(kind: type) -> bool:
     return issubclass(kind, transformers.PreTrainedModel) and getattr(transformers, kind.__name__, None) is kind
 
 
-def _attention_names(model: nn.Module) -> dict[str, Any] | None:
+def attention_names(model: nn.Module) -> dict[str, Any] | None:
     """Which attention function a model of transformers runs, by sub-config; its config.json does not say."""
     config = getattr(model, "config", None)
     if not isinstance(config, transformers.PreTrainedConfig):
@@ -213,9 +207,11 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder / ABOUT} cannot be read ({error}); {_AGAIN}") from error
     version = about.get("headscope_model") if isinstance(about, dict) else None
-    if version != _FORMAT:
+    if version not in (_ONE_FILE, _SEVERAL):
+        wrote = saved_versions(about if isinstance(about, dict) else {}, folder / CONFIG).get("headscope")
         raise StorageError(
-            f"{folder} is of format {version!r}; this headscope reads format {_FORMAT}: update headscope"
+            f"{folder} is of format {version!r}{f', of headscope {wrote}' if wrote else ''}; this headscope "
+            f"({versions()['headscope']}) reads formats {_ONE_FILE} and {_SEVERAL}: update headscope"
         )
     digest = about.pop("digest", None)
     if digest != _digest(about):
@@ -248,9 +244,9 @@ def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
             f"hs.load({str(folder)!r}, model={about['class']}(…))",
             shell=BUILT_BY_HAND,
         )
-    kind = class_named(folder, about["class"])
+    kind = class_named(folder, about["class"], saved_versions(about, folder / CONFIG))
     # without memory, as transformers builds them itself: every parameter and buffer is put in from the file
-    with _blaming(folder, f"{about['class']} cannot be built"), torch.device("meta"):
+    with _blaming(folder, about, f"{about['class']} cannot be built"), torch.device("meta"):
         config = plain_config(kind.config_class.from_pretrained(folder))
         fresh = kind._from_config(config, attn_implementation=about["attention"])
     if (folder / _GENERATION).is_file() and _GENERATION in about["sha256"]:
@@ -266,18 +262,7 @@ def _copied(folder: Path, about: Mapping[str, Any], model: nn.Module) -> nn.Modu
     return copy.deepcopy(model)
 
 
-def _put_weights(folder: Path, model: nn.Module, tied: Mapping[str, str]) -> None:
-    tensors = load_file(folder / _WEIGHTS)
-    wanted = _state(model)
-    names = {*tensors, *tied}
-    if names != set(wanted):
-        odd = sorted(names ^ set(wanted))
-        raise StorageError(f"{folder}: {len(odd)} weights do not match the model, {odd[0]} among them; wrong model=?")
-    for name in wanted:
-        if name not in tied:
-            _put(model, name, tensors[name])
-    for name, source in tied.items():
-        _tie(model, name, source)
+def _check_filled(model: nn.Module) -> None:
     for name, module in model.named_modules():
         lost = [key for key, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
         if lost:
@@ -288,34 +273,17 @@ def _put_weights(folder: Path, model: nn.Module, tied: Mapping[str, str]) -> Non
             )
 
 
-def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    old = getattr(module, leaf)
-    if old.shape != tensor.shape:
-        raise StorageError(f"{name} is {tuple(tensor.shape)} where the model has {tuple(old.shape)}; wrong model=?")
-    if leaf in module._parameters:
-        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    else:
-        module._buffers[leaf] = tensor
-
-
-def _tie(model: nn.Module, name: str, source: str) -> None:
-    (path, _, leaf), (source_path, _, source_leaf) = name.rpartition("."), source.rpartition(".")
-    module, other = model.get_submodule(path), model.get_submodule(source_path)
-    for own, others in ((module._parameters, other._parameters), (module._buffers, other._buffers)):
-        if leaf in own:
-            own[leaf] = others[source_leaf]  # type: ignore[assignment]
-
-
 @contextmanager
-def _blaming(folder: Path, what: str) -> Iterator[None]:
+def _blaming(folder: Path, about: Mapping[str, Any], what: str) -> Iterator[None]:
     try:
         yield
     except StorageError:
         raise
     except Exception as error:
-        raise StorageError(f"{folder}: {what}: {error}; wrong model=, or another version of transformers?") from error
+        told = told_versions(saved_versions(about, folder / CONFIG))
+        raise StorageError(
+            f"{folder}: {what}: {error}; wrong model=, or another version? {told.capitalize()}"
+        ) from error
 
 
 def _sha256(path: Path) -> str:

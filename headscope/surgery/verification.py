@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,22 +12,40 @@ from torch import Tensor, nn
 
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.registry import RegistryRoute
+from headscope.anatomy.route import Call
 from headscope.errors import ModelError, NumericalError, SurgeryError
 from headscope.surgery.forwards import copied
 from headscope.text.batches import Batch
 
-__all__ = ["Seen", "difference", "distance", "in_precision", "inputs_in", "magnitude", "output_of", "recording"]
+__all__ = [
+    "Seen",
+    "difference",
+    "distance",
+    "in_precision",
+    "inputs_in",
+    "is_map",
+    "magnitude",
+    "output_of",
+    "recording",
+]
 
 Masking = AbstractContextManager[None]
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One call of a module: what went in and what came out, as copies."""
+    """One call of a module: what went in and what came out, as copies.
+
+    Attributes:
+        args, kwargs, output: of the module.
+        handed: of an attention module, what its attention function was given beside q, k and v, by name.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any
+    handed: Mapping[str, Tensor] = field(default_factory=dict)
 
     def check_finite(self, place: str) -> None:
         """Refuse to judge anything by numbers that are none.
@@ -52,6 +70,7 @@ def _copied(value: Any) -> Any:
 def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Seen]]:
     """While open, keep the first call of each module named, as it was in the first forward pass that reached it."""
     seen: dict[str, Seen] = {}
+    handed: dict[nn.Module, Mapping[str, Tensor]] = {}
     entered: dict[str, list[tuple[Any, Any]]] = {name: [] for name in names}
 
     def before(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -68,24 +87,39 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Se
         module = model.get_submodule(name)
         handles.append(module.register_forward_pre_hook(lambda _, a, k, n=name: before(n, a, k), with_kwargs=True))
         handles.append(module.register_forward_hook(lambda _, __, output, n=name: after(n, output)))
+
+    def hear(call: Call) -> None:
+        handed.setdefault(call.module, call.given)
+
     try:
-        yield seen
+        with RegistryRoute().listen(model, hear):
+            yield seen
+        for name in seen:
+            own = handed.get(model.get_submodule(name), {})
+            seen[name] = replace(seen[name], handed={key: _copied(tensor) for key, tensor in own.items()})
     finally:
         for handle in handles:
             handle.remove()
 
 
 def output_of(model: nn.Module, batch: Batch) -> Any:
-    """The model's output in evaluation mode, without gradients."""
-    with torch.no_grad(), evaluating(model):
+    """The model's output in evaluation mode, without gradients; one that draws at random draws the same each time."""
+    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
         return run_model(model, batch)
 
 
-def difference(expected: Any, actual: Any, batch: Batch | None = None) -> float:
+def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: bool = True) -> float:
     """Largest absolute difference between two outputs of the same structure, at positions that the batch does not pad.
 
-    The first tensor must have the same shape in both; later ones whose shape depends on the number of heads (attention
-    maps) are passed over. NaN and infinity must stand at the same places.
+    Tensors must have the same shape in both; attention maps, of fewer heads, are passed over. NaN and infinity must
+    stand at the same places.
+
+    Args:
+        expected, actual: the outputs.
+        batch: what they were made of.
+        maps: whether maps of as many heads are compared; where heads that are gone leave empty ones they are not.
 
     Returns:
         At least 0, in the outputs' unit; infinity where they cannot be compared.
@@ -93,9 +127,18 @@ def difference(expected: Any, actual: Any, batch: Batch | None = None) -> float:
     pairs = list(zip(_tensors(expected), _tensors(actual), strict=False))
     if not pairs or len(list(_tensors(expected))) != len(list(_tensors(actual))):
         return math.inf
-    if pairs[0][0].shape != pairs[0][1].shape:
+    if any(a.shape != b.shape and (place == 0 or not is_map(a)) for place, (a, b) in enumerate(pairs)):
         return math.inf
-    return max(_gap(a, b, _kept(a, batch)) for a, b in pairs if a.shape == b.shape)
+    told = (a.shape == b.shape and (maps or place == 0 or not is_map(a)) for place, (a, b) in enumerate(pairs))
+    return max(_gap(a, b, _kept(a, batch)) for (a, b), one in zip(pairs, told, strict=True) if one)
+
+
+def is_map(tensor: Tensor) -> bool:
+    """Whether a tensor may be an attention map, or what some pool of it: numbers that sum to no more than 1."""
+    if not tensor.is_floating_point() or tensor.ndim < 3 or not tensor.numel():
+        return False
+    most = float(tensor.sum(-1).max())
+    return bool(tensor.min() >= 0) and 0 < most <= 1 + 1e-3
 
 
 def _gap(expected: Tensor, actual: Tensor, kept: Tensor | None) -> float:
@@ -155,7 +198,13 @@ def inputs_in(batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def distance(
-    model: nn.Module, other: nn.Module, batch: Batch, dtype: torch.dtype, masking: Callable[[nn.Module], Masking]
+    model: nn.Module,
+    other: nn.Module,
+    batch: Batch,
+    dtype: torch.dtype,
+    masking: Callable[[nn.Module], Masking],
+    *,
+    maps: bool = True,
 ) -> float:
     """`difference` between the outputs of a masked model and of another one, both computed in `dtype` or finer."""
     batch = inputs_in(batch, dtype)
@@ -169,7 +218,7 @@ def distance(
             f"the cut {type(other).__name__} does not run any more ({error.__cause__}): something beside its layers "
             "holds numbers for each head, such as a position bias that layers share; the model was left as it was"
         ) from error
-    return difference(expected, made, batch)
+    return difference(expected, made, batch, maps=maps)
 
 
 def _is_float(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import T5Config, T5ForConditionalGeneration
 
 import headscope as hs
@@ -122,3 +123,36 @@ def test_a_cut_that_is_known_to_be_refused_is_not_offered(run: Run, here: Path) 
         assert "refused: layer" in out
         assert "next:" not in out
         assert "parameters of attention" not in out
+
+
+def test_a_plain_folder_is_offered_to_transformers_and_to_headscope(
+    run: Run, folder: Path, text: Path, here: Path
+) -> None:
+    heads = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 4), (1, 5), (1, 6), (1, 7)]  # a key head of each layer goes with them
+    (here / "plan.json").write_text(hs.Plan(heads).to_json())
+    code, out, err = run("prune", folder, "--plan", "plan.json", "--export", "--out", "plain")
+    assert (code, err) == (0, "")
+    command, python = offered(out)
+    assert python == "transformers.LlamaForCausalLM.from_pretrained('plain')"
+    plain = eval(python, {"transformers": transformers})
+    assert plain.config.num_attention_heads == 4
+    assert (here / "plain/tokenizer.json").is_file()
+    assert not (here / "plain/headscope.json").exists()
+    ids = torch.randint(6, models.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad(), hs.ablate(whole := hs.load_model(str(folder)).model, heads):
+        torch.testing.assert_close(plain(ids).logits, whole(ids).logits, atol=1e-5, rtol=0)
+    assert command == "headscope analyze plain --out plain-report"
+    follow(run, out, "--text", text, "--split", "^# ", *SMALL)
+
+
+def test_a_plan_that_cannot_be_exported_is_refused_with_what_to_do(run: Run, folder: Path, here: Path) -> None:
+    code, _, err = run("prune", folder, "--share", "0.5", "--export", "--out", "plain")
+    assert code == 2
+    words = " ".join(re.sub("[│╭╰─]", " ", err).split())
+    assert "headscope plan RUN --score ablation --share SHARE --uniform" in words
+    (here / "plan.json").write_text(hs.Plan([(0, head) for head in range(4)]).to_json())
+    code, _, err = run("prune", folder, "--plan", "plan.json", "--export", "--out", "plain")
+    assert code == 1
+    assert "layer 0 keeps 4 heads, layer 1 keeps 8 heads: export needs equally many" in err
+    assert "`headscope plan --score … --uniform` takes as many from each; without --export any cut is written" in err
+    assert not (here / "plain").exists()

@@ -115,11 +115,13 @@ def test_it_computes_what_the_masked_model_computes_and_is_smaller(name, kind):
     assert count(model) - count(pruned) == parameters_of(name, heads)
 
 
-def test_it_comes_back_bit_identical(case, tmp_path):
+@pytest.mark.parametrize("size", ["5GB", 9_000], ids=["in one file", "in several"])
+def test_it_comes_back_bit_identical(case, size, tmp_path):
     name, model, batches, heads = case
     pruned = prune(model, heads, batches=batches)
     original = None if name in ("gpt2", "llama", "bert", "gemma3") else models.build(name, seed=5)
-    loaded = load(save(pruned, tmp_path / "saved"), model=original)
+    loaded = load(save(pruned, tmp_path / "saved", max_shard_size=size), model=original)
+    assert (tmp_path / "saved/model.safetensors").exists() == (size == "5GB")
     assert type(loaded) is type(pruned)
     assert loaded.training == pruned.training
     for batch in batches:

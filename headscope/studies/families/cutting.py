@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope.anatomy.records import record_of
 from headscope.errors import HeadscopeError
 from headscope.heads import HeadId
 from headscope.sites import Anatomy, Site
@@ -31,12 +32,19 @@ class TriedCut:
 
 
 def way_of(pruned: nn.Module) -> str:
-    """How a cut was made: "whole" where all that makes a head is gone.
+    """How a cut was made: "whole" where all that makes a head is gone; else what stayed, as "q and k stay whole".
 
     Args:
         pruned: the model that was made.
     """
-    return "whole"
+    record = record_of(pruned)
+    told = " and ".join(dict.fromkeys(record.ways.values())) if record is not None else ""
+    return (
+        told.replace("zeros stand where its heads were, so it is smaller and no faster", "padded with zeros").replace(
+            ";", " and"
+        )
+        or "whole"
+    )
 
 
 def try_cuts(model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any]) -> Iterator[TriedCut]:

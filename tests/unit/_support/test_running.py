@@ -126,6 +126,16 @@ class _Rebuilds(nn.Module):
         return x
 
 
+def test_hidden_states_are_collected_once_however_often_headscope_ran_the_model() -> None:
+    """transformers hooks the layers on a first forward; with its mark undone and the hooks left, it did so again."""
+    model, ids = models.build("llama"), torch.tensor([[1, 2, 3]])
+    for _ in range(2):
+        with evaluating(model):
+            model(ids, output_hidden_states=True)
+    assert not any(module._forward_hooks for module in model.modules())
+    assert len(model(ids, output_hidden_states=True).hidden_states) == model.config.num_hidden_layers + 1
+
+
 def test_what_a_forward_leaves_in_a_model_is_undone() -> None:
     model = _Rebuilds().train()
     before, layers, buffer = dict(model.__dict__), dict(model._modules), model.seen
@@ -169,6 +179,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
     "capture": lambda model: hs.capture(model).__enter__(),
     "prune": lambda model: hs.prune(model, ["L0H1"]),
     "save": lambda model: hs.save(model, "nowhere"),
+    "export": lambda model: hs.export(model, "nowhere"),
     "load_model": hs.load_model,
 }
 

@@ -27,7 +27,7 @@ def change(gone, **more):
 def test_a_key_head_goes_with_its_last_query_head():
     one = change((0, 1, 2, 4))
     assert (one.kept, one.kept_kv, one.kv_of_query) == ((3, 5), (1,), (0, 0))
-    lost = {module: sorted(indices) for module, _, indices in one.slices()}
+    lost = {layer.module: sorted(indices) for layer, _, indices in one.slices()}
     assert lost["k"] == lost["v"] == [0, 1, 2, 3]
     assert lost["q"] == lost["o"] == [*range(12), *range(16, 20)]
 

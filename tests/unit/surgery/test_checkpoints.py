@@ -244,3 +244,23 @@ def test_a_folder_that_says_of_no_cut_is_not_taken_for_one(tmp_path):
 def test_a_folder_can_be_moved(folder, cut, tmp_path):
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     assert torch.equal(outputs(comes_back(moved)), outputs(cut))
+
+
+def test_what_does_not_fit_is_told_with_both_versions(folder):
+    config = folder / "config.json"
+    here = json.loads(config.read_text())["transformers_version"]
+    config.write_text(
+        config.read_text().replace(f'"transformers_version": "{here}"', '"transformers_version": "5.0.1"')
+    )
+    reweigh(folder, lambda tensors: tensors.update(more=torch.ones(2)))
+    with pytest.raises(StorageError, match=rf"more belongs nowhere.* saved with transformers 5\.0\.1, here is {here}"):
+        load(folder)
+
+
+def test_a_missing_file_of_several_is_named(cut, tmp_path):
+    cut.save_pretrained(tmp_path, max_shard_size=20_000)
+    comes_back(tmp_path)
+    shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(StorageError, match=f"cannot be read: .*{shard.name}"):
+        load(tmp_path)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from headscope.surgery import prune
-from headscope.surgery.forwards import replace_forward
+from headscope.surgery.forwards import replace_forward, run_inner
 from tests import models
 
 ROOT = Path(__file__).parents[3]
@@ -83,9 +83,9 @@ class Doubling(nn.Module):
         return x * times
 
 
-def _thrice(module, more, x, times=3):
+def _thrice(module, inner, more, x, times=3):
     assert isinstance(module, Doubling)
-    return x * times + more
+    return run_inner(module, inner, x) + more if times == 0 else x * times + more
 
 
 def test_it_takes_what_the_class_takes_and_is_bound_to_its_own_copy():

@@ -1,45 +1,40 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from headscope.anatomy import discover
 from headscope.errors import SurgeryError
 from headscope.surgery import prune
-from headscope.surgery.edits import RepairSizes, SetAttribute
-from headscope.surgery.search import _ladder
+from headscope.surgery.edits.attributes import SetAttribute
+from headscope.surgery.search import _numbers
 from tests.unit.surgery.test_change import Attention, change
 
 EXAMPLE = {"x": torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))}
 
 
-def rungs(**attributes):
-    one = change((0, 3), n_kv=6)
-    tried = list(_ladder(Attention(**attributes), "h.3", [one], ()))
-    return [tuple(e.name if isinstance(e, SetAttribute) else "repair" for e in edits) for edits in tried]
+def numbers(**attributes):
+    tried = _numbers(Attention(**attributes), "h.3", [change((0, 3), n_kv=6)], ())
+    return [tuple(edit.name for edit in edits) for edits in tried]
 
 
-def test_numbers_of_heads_come_first_then_nothing_then_widths_one_by_one_then_repairs():
-    got = rungs(n_head=6, split=24, embed=24)
+def test_numbers_of_heads_come_first_then_nothing_then_widths_one_by_one():
+    got = numbers(n_head=6, split=24, embed=24)
     assert got[:5] == [("n_head",), (), ("n_head", "split"), ("n_head", "embed"), ("n_head", "split", "embed")]
-    assert got[5:7] == [("split",), ("embed",)]
-    assert got[7:] == [(*edits, "repair") for edits in got[:7]]
+    assert got[5:] == [("split",), ("embed",)]
 
 
-def test_without_any_integer_nothing_is_tried_before_repairs():
-    assert rungs() == [(), ("repair",)]
+def test_without_any_integer_nothing_is_set():
+    assert numbers() == [()]
 
 
-def test_at_most_48_trials_with_room_for_repairs():
-    got = rungs(n_head=6, **{f"width_{letter}": 24 for letter in "abcdefghijkl"})
-    assert len(got) == 48
-    assert sum("repair" in edits for edits in got) == 12
+def test_at_most_48_sets_of_numbers():
+    assert len(numbers(n_head=6, **{f"width_{letter}": 24 for letter in "abcdefghijkl"})) == 48
 
 
 def test_groups_settled_elsewhere_are_left_alone():
-    one = change((0, 3))
     fixed = [SetAttribute("h.3", "num_key_value_groups", 2, 3)]
-    tried = list(_ladder(Attention(num_key_value_groups=3), "h.3", [one], fixed))
-    assert not any(isinstance(edit, SetAttribute) for edits in tried for edit in edits)
+    assert _numbers(Attention(num_key_value_groups=3), "h.3", [change((0, 3))], fixed) == [()]
 
 
 class Heads(nn.Module):
@@ -76,7 +71,7 @@ class ByLiteral(Heads):
 
 
 class ByTable(Heads):
-    """A row of its own for each head: nothing here knows to slice it."""
+    """A row of its own for each head."""
 
     def __init__(self):
         super().__init__()
@@ -86,30 +81,69 @@ class ByTable(Heads):
         return x.view(*x.shape[:2], self.heads, 6) + self.table
 
 
+class ByNorms(Heads):
+    """A norm of its own for each head, in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(4))
+        for place, norm in enumerate(self.norms):
+            nn.init.normal_(norm.weight, mean=place)
+
+    def split(self, x):
+        parts = x.view(*x.shape[:2], self.heads, 6).unbind(2)
+        return torch.stack([norm(part) for norm, part in zip(self.norms, parts, strict=True)], 2)
+
+
+class ByHeart(Heads):
+    """Knows its sizes by heart, and says so."""
+
+    def split(self, x):
+        assert x.shape[-1] == 24
+        return x.unflatten(-1, (4, 6))
+
+
+class Bare(ByHeart):
+    """The same with weights that are in no layer of their own."""
+
+    def __init__(self):
+        super().__init__()
+        del self.q
+        self.bare = nn.Parameter(torch.randn(24, 24) / 5)
+
+    def q(self, x):
+        return functional.linear(x, self.bare)
+
+
 @pytest.mark.parametrize(
     ("kind", "edits"),
     [
         (ByCount, ["heads"]),
         (ByWidth, ["heads", "wide"]),
         (ByLiteral, ["heads", "repair"]),
+        (ByTable, ["table", "heads"]),
+        (ByNorms, ["drop_items", "heads"]),
+        (ByHeart, ["pad_output", "pad_output", "pad_output", "pick_input", "keep_heads"]),
     ],
 )
 def test_each_rung_is_reached_by_a_model_that_needs_it(kind, edits):
     torch.manual_seed(0)
     pruned = prune(kind(), ["L0H1"], example=EXAMPLE)
-    made = [edit for edit in pruned._headscope.edits if not edit["edit"].startswith("slice")]
-    assert [edit.get("name", "repair") for edit in made] == edits
-    assert {edit["edit"] for edit in made} <= {"set_attribute", RepairSizes.kind}
+    made = [edit for edit in pruned._headscope.edits if edit["edit"] not in ("slice_output", "slice_input")]
+    told = {"set_attribute": "name", "slice_parameter": "name"}
+    assert [edit[told.get(edit["edit"], "edit")].replace("_sizes", "") for edit in made] == edits
+    site = discover(pruned, EXAMPLE).sites[0]
+    assert (site.head_ids, site.n_heads) == ((0, 2, 3), 3)
 
 
 def test_what_no_trial_gets_right_is_refused_with_everything_one_needs_to_know():
     torch.manual_seed(0)
-    model = ByTable()
+    model = Bare()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(SurgeryError) as caught:
         prune(model, ["L0H1", "L0H2"], example=EXAMPLE)
     text = str(caught.value)
-    for part in ("L0H1, L0H2", "ByTable", "up to 1e-05", "layer 0", "route handwritten", "entangled nothing"):
+    for part in ("L0H1, L0H2", "Bare", "up to 1e-05", "layer 0", "route handwritten", "entangled nothing"):
         assert part in text
     assert "headscope.ablate" in text
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -131,15 +165,17 @@ class Grouped(Heads):
         return x if x.shape[2] > 2 else x.repeat_interleave(self.n_rep, 2)
 
 
-def test_uneven_groups_by_hand_are_refused_and_the_way_out_works():
+def test_uneven_groups_by_hand_keep_their_sizes():
     torch.manual_seed(0)
     model = Grouped()
     assert discover(model, EXAMPLE).sites[0].kv_of_query == (0, 0, 0, 1, 1, 1)
-    with pytest.raises(SurgeryError, match="as many query heads from each group"):
-        prune(model, ["L0H1"], example=EXAMPLE)
-    pruned = prune(model, ["L0H1", "L0H3"], example=EXAMPLE)
-    assert pruned.n_rep == 2
-    assert discover(pruned, EXAMPLE).sites[0].head_ids == (0, 2, 4, 5)
+    uneven = prune(model, ["L0H1"], example=EXAMPLE)
+    assert (uneven.n_rep, uneven.q.weight.shape, uneven.o.weight.shape) == (3, (30, 24), (24, 30))
+    found = discover(uneven, EXAMPLE).sites[0]
+    assert (found.head_ids, found.n_kv_heads, found.kv_of_query) == ((0, 2, 3, 4, 5), 2, (0, 0, 1, 1, 1))
+    even = prune(model, ["L0H1", "L0H3"], example=EXAMPLE)
+    assert even.n_rep == 2
+    assert discover(even, EXAMPLE).sites[0].head_ids == (0, 2, 4, 5)
 
 
 class Residual(ByCount):
@@ -152,11 +188,10 @@ class Weird(ByCount):
         return super().forward(x), x.shape
 
 
-def test_a_layer_that_does_more_than_attend_keeps_a_head():
+@pytest.mark.parametrize("kind", [ByCount, Residual, Weird])
+def test_a_layer_may_lose_all_its_heads_whatever_else_it_does(kind):
     torch.manual_seed(0)
-    everything = [f"L0H{head}" for head in range(4)]
-    with pytest.raises(SurgeryError, match="leave at least one head in the layer"):
-        prune(Residual(), everything, example=EXAMPLE)
-    with pytest.raises(SurgeryError, match="leave one head in it"):
-        prune(Weird(), everything, example=EXAMPLE)
-    prune(Residual(), everything[:3], example=EXAMPLE)
+    pruned = prune(kind(), [f"L0H{head}" for head in range(4)], example=EXAMPLE)
+    assert [pruned.q.weight.numel(), pruned.k.weight.numel(), pruned.v.weight.numel(), pruned.o.weight.numel()] == [
+        0
+    ] * 4

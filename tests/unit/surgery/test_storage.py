@@ -1,5 +1,6 @@
 import json
 import shutil
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -7,9 +8,9 @@ import torch
 from torch import nn
 from transformers import BertModel, GenerationConfig, LlamaForCausalLM
 
-from headscope.errors import StorageError
+from headscope.errors import InputError, StorageError
 from headscope.models.reference import Transformer as Reference
-from headscope.surgery import checkpoints, load, prune, save
+from headscope.surgery import checkpoints, load, prune, save, storage
 from tests import models
 
 
@@ -148,7 +149,7 @@ def test_what_is_no_saved_model_is_refused(folder, tmp_path):
     with pytest.raises(StorageError, match="was altered after it was saved"):
         load(folder)
     rewrite(folder, headscope_model=99)
-    with pytest.raises(StorageError, match="of format 99; this headscope reads format 1"):
+    with pytest.raises(StorageError, match=r"of format 99, of headscope .* reads formats 1 and 2: update headscope"):
         load(folder)
     (folder / "headscope.json").write_text((folder / "headscope.json").read_text()[:-9])
     with pytest.raises(StorageError, match="cannot be read"):
@@ -232,3 +233,124 @@ def test_a_module_whose_train_returns_nothing_is_cut_saved_and_loaded(tmp_path):
     assert isinstance(loaded, Forgetful)
     with torch.no_grad():
         torch.testing.assert_close(loaded(IDS % 11), smaller(IDS % 11), rtol=0, atol=0)
+
+
+def several(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("model"))
+
+
+def test_a_large_model_goes_into_several_files_with_an_index(pruned, tmp_path):
+    folder = save(pruned, tmp_path / "sharded", max_shard_size=20_000)
+    *shards, index = several(folder)
+    assert len(shards) > 2
+    assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert index == "model.safetensors.index.json"
+    assert all((folder / shard).stat().st_size < 21_000 for shard in shards)
+    where = json.loads((folder / index).read_text())
+    assert set(where["weight_map"].values()) == set(shards)
+    assert where["metadata"]["total_size"] == sum(p.nbytes for p in [*pruned.parameters(), *pruned.buffers()])
+    loaded, whole = load(folder), load(save(pruned, tmp_path / "whole"))
+    assert loaded.state_dict().keys() == whole.state_dict().keys()
+    for kind in ("parameters", "buffers"):
+        pairs = zip(getattr(loaded, kind)(), getattr(pruned, kind)(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+    assert several(tmp_path / "whole") == ["model.safetensors"]
+    with pytest.raises(ValueError, match=r"load it with headscope\.load"):
+        LlamaForCausalLM.from_pretrained(folder)
+
+
+def test_checksums_cover_every_file_and_the_index(pruned, tmp_path):
+    folder = save(pruned, tmp_path / "sharded", max_shard_size="20KB")
+    about = json.loads((folder / "headscope.json").read_text())
+    assert about["headscope_model"] == 2, "headscope before this one says to update it"
+    for name in several(folder):
+        assert name in about["sha256"]
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(StorageError, match=f"{name} is truncated or was altered"):
+            load(folder)
+        (folder / name).unlink()
+        with pytest.raises(StorageError, match=f"{name} is missing; copy the folder again"):
+            load(folder)
+        (folder / name).write_bytes(whole)
+    assert load(folder)
+
+
+def test_tied_weights_and_views_go_apart_into_files(tmp_path):
+    model = models.build("gpt2")
+    loaded = load(save(model, tmp_path / "tied", max_shard_size=8_000))
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight
+    flat = torch.arange(64.0)
+    own = nn.Module()
+    own.first, own.second = nn.Parameter(flat[:40]), nn.Parameter(flat[20:])  # one piece of memory
+    again = nn.Module()
+    again.first, again.second = nn.Parameter(torch.zeros(40)), nn.Parameter(torch.zeros(44))
+    for size, files in (("5GB", 1), (200, 3)):
+        folder = save(own, tmp_path / f"views of {size}", max_shard_size=size)
+        assert len(several(folder)) == files
+        loaded = load(folder, model=again)
+        assert torch.equal(loaded.first, own.first)
+        assert torch.equal(loaded.second, own.second)
+
+
+def test_no_more_than_a_file_is_copied_at_a_time(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("headscope.surgery.weights.save_file", lambda tensors, _: given.append(tensors))
+    monkeypatch.setattr("headscope.surgery.storage._sha256", lambda _: "")
+    model = models.build("bert")
+    save(model, tmp_path / "sharded", max_shard_size=9_000)
+    assert len(given) > 3
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    assert all(sum(tensor.nbytes for tensor in file.values()) <= max(9_000, largest) for file in given)
+    names = [name for file in given for name in file]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("size", [0, -5, True, "5 apples", "much", None, 2.5])
+def test_what_is_no_size_is_refused(size, tmp_path):
+    with pytest.raises(InputError, match="a number of bytes, or text like '5GB'"):
+        save(models.build("bert"), tmp_path / "saved", max_shard_size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def as_before(folder):
+    """As headscope wrote it before it told versions: format 1, without them."""
+    about = json.loads((folder / "headscope.json").read_text())
+    del about["versions"], about["digest"]
+    (folder / "headscope.json").write_text(json.dumps(about | {"digest": storage._digest(about)}))
+
+
+def test_a_folder_of_before_is_read(folder, pruned):
+    assert json.loads((folder / "headscope.json").read_text())["headscope_model"] == 1
+    as_before(folder)
+    assert torch.equal(load(folder)(IDS).logits, pruned(IDS).logits)
+
+
+def in_transformers(folder, version):
+    """As another version of transformers would have left it."""
+    about = json.loads((folder / "headscope.json").read_text())
+    about.pop("digest")
+    about["versions"]["transformers"] = version
+    (folder / "headscope.json").write_text(json.dumps(about | {"digest": storage._digest(about)}))
+
+
+def test_what_does_not_fit_is_told_with_both_versions(custom, folder):
+    wrong = Reference(60, width=24, n_layers=2, n_heads=3, causal=True)
+    with pytest.raises(
+        StorageError, match=rf"with transformers {version('transformers')} and headscope .*, as are here"
+    ):
+        load(custom, model=wrong)
+    in_transformers(custom, "5.0.1")
+    words = rf"saved with transformers 5\.0\.1, here is {version('transformers')}"
+    with pytest.raises(StorageError, match=words):
+        load(custom, model=wrong)
+    as_before(custom)
+    with pytest.raises(StorageError, match="It does not tell with which version of transformers it was saved"):
+        load(custom, model=wrong)
+
+
+def test_a_class_that_is_gone_is_told_with_the_version_that_had_it(folder, monkeypatch):
+    in_transformers(folder, "5.99.0")
+    monkeypatch.setattr(checkpoints, "transformers", SimpleNamespace(__version__="4.0"))
+    with pytest.raises(StorageError, match=r"does not have; install transformers 5\.99\.0, with which it was saved"):
+        load(folder)

@@ -44,7 +44,10 @@ def test_what_cannot_be_compared_is_infinitely_far():
 
 
 def test_maps_of_fewer_heads_are_passed_over_but_not_the_output():
-    assert difference((X, torch.zeros(1, 4, 2, 2)), (X, torch.zeros(1, 3, 2, 2))) == 0
+    assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 3, 2, 2), 0.5))) == 0
+    assert difference((X, -torch.ones(1, 4, 2, 2)), (X, -torch.ones(1, 3, 2, 2))) == float("inf"), "a bias by head"
+    assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 4, 2, 2), 0.25))) == 0.25
+    assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 4, 2, 2), 0.25)), maps=False) == 0
 
 
 def test_magnitude_is_of_finite_numbers():

@@ -10,9 +10,9 @@ import torch
 from transformers import BertForMaskedLM, BertModel, GPT2LMHeadModel
 from transformers.utils import logging as hf_logging
 
+from headscope._support import silence
 from headscope.errors import InputError, ModelError, StorageError
-from headscope.models import loading
-from headscope.models.loading import load_model, quietly
+from headscope.models.loading import load_model
 from headscope.surgery import prune, save
 from tests.unit.models.loading.configs import edit_config
 
@@ -181,7 +181,7 @@ def test_a_config_that_is_not_json_is_told(bare):
 # ---- code that comes with a model
 @pytest.mark.parametrize("bars", [True, False])
 def test_loading_says_nothing_and_leaves_the_settings_as_they_were(saved, bare, capfd, bars):
-    before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), not loading.are_progress_bars_disabled()
+    before = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled(), not silence.are_progress_bars_disabled()
     try:
         hf_logging.set_verbosity(logging.INFO)
         (hf_logging.enable_progress_bar if bars else hf_logging.disable_progress_bar)()
@@ -192,17 +192,17 @@ def test_loading_says_nothing_and_leaves_the_settings_as_they_were(saved, bare, 
         assert capfd.readouterr() == ("", "")
         assert hf_logging.get_verbosity() == logging.INFO
         assert hf_logging.is_progress_bar_enabled() is bars
-        assert loading.are_progress_bars_disabled() is not bars
+        assert silence.are_progress_bars_disabled() is not bars
     finally:
         hf_logging.set_verbosity(before[0])
         (hf_logging.enable_progress_bar if before[1] else hf_logging.disable_progress_bar)()
-        loading._show_downloads(before[2])
+        silence._show_downloads(before[2])
 
 
 def test_downloads_show_in_a_terminal_only(monkeypatch):
-    loading._show_downloads(True)
+    silence._show_downloads(True)
     for terminal in (True, False):
         monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        with quietly():
+        with silence.quietly():
             assert not hf_logging.is_progress_bar_enabled()
-            assert loading.are_progress_bars_disabled() is not terminal
+            assert silence.are_progress_bars_disabled() is not terminal

@@ -1,24 +1,80 @@
 """Cuts of PyTorch's own attention: `nn.MultiheadAttention` asserts its full width, so a narrower one runs this instead.
 
-As in `headscope.surgery.replacements`, an attribute of the module instance is set and nothing else.
+So do modules that hold its weights and call `F.multi_head_attention_forward` by themselves.
 """
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from headscope.anatomy.fast_path import packs
-from headscope.surgery.forwards import replace_forward
+from headscope.errors import SurgeryError
+from headscope.surgery.edits.base import EDITS, Edit
+from headscope.surgery.forwards import replace_forward, run_inner
 
-__all__ = ["narrow_attention", "pack_by_hand"]
+__all__ = ["NarrowAttention", "NarrowFunction", "PackByHand", "narrow_attention", "pack_by_hand"]
 
 _HEADS = "_headscope_heads"
 _PACKS = "_headscope_packs"
 _PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@EDITS.register("narrow_attention")
+@dataclass(frozen=True)
+class NarrowAttention(Edit):
+    """Keep some heads of an `nn.MultiheadAttention`; see `narrow_attention`.
+
+    Attributes:
+        keep: positions of the heads that stay.
+        heads: how many there were.
+    """
+
+    kind: ClassVar[str] = "narrow_attention"
+    keep: tuple[int, ...]
+    heads: int
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.MultiheadAttention) or module.num_heads != self.heads:
+            raise SurgeryError(f"{self.module} is no nn.MultiheadAttention of {self.heads} heads")
+        narrow_attention(module, self.keep)
+
+
+@EDITS.register("narrow_function")
+@dataclass(frozen=True)
+class NarrowFunction(Edit):
+    """Let a module that calls `F.multi_head_attention_forward` attend with the heads that its weights are left with.
+
+    Attributes:
+        keep: places of these heads among those that it speaks of.
+        heads: how many it speaks of.
+    """
+
+    kind: ClassVar[str] = "narrow_function"
+    keep: tuple[int, ...]
+    heads: int
+
+    def apply(self, module: nn.Module) -> None:
+        replace_forward(module, _run_narrow, self.keep, self.heads)
+
+
+@EDITS.register("pack_by_hand")
+@dataclass(frozen=True)
+class PackByHand(Edit):
+    """Let an `nn.TransformerEncoder` leave zeros in the padding as before; see `pack_by_hand`."""
+
+    kind: ClassVar[str] = "pack_by_hand"
+
+    def apply(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.TransformerEncoder):
+            raise SurgeryError(f"{self.module} is no nn.TransformerEncoder")
+        pack_by_hand(module)
 
 
 def narrow_attention(module: nn.MultiheadAttention, kept: Sequence[int]) -> None:
@@ -59,7 +115,7 @@ def _slice(module: nn.Module, name: str, keep: Tensor, axis: int) -> None:
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
 
 
-def _forward(self: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+def _forward(self: Any, _: Any, /, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     bound = _SIGNATURE.bind(self, *args, **kwargs)
     bound.apply_defaults()
     given = bound.arguments
@@ -132,6 +188,43 @@ def _mask(self: Any, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None
     return F.pad(mask, (0, added)) if added else mask
 
 
+def _run_narrow(self: nn.Module, inner: Any, keep: Sequence[int], heads: int, /, *args: Any, **kwargs: Any) -> Any:
+    with _Narrow(keep, heads):
+        return run_inner(self, inner, *args, **kwargs)
+
+
+class _Narrow(TorchFunctionMode):
+    def __init__(self, keep: Sequence[int], heads: int) -> None:
+        super().__init__()
+        self._keep, self._heads = tuple(keep), heads
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is not F.multi_head_attention_forward:
+            return function(*args, **(kwargs or {}))
+        bound = _FUNCTION.bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        given = bound.arguments
+        many = len(self._keep)
+        as_module = SimpleNamespace(
+            num_heads=many,
+            head_dim=given["embed_dim_to_check"] // self._heads,
+            in_proj_weight=None if given["use_separate_proj_weight"] else given["in_proj_weight"],
+            dropout=given["dropout_p"],
+            out_proj=SimpleNamespace(weight=given["out_proj_weight"], bias=given["out_proj_bias"]),
+            **{name: given[name] for name in ("in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "training")},
+            **{name: given[name] for name in _PROJECTIONS},
+            **{_HEADS: self._keep, "_headscope_of": self._heads},
+        )
+        turned = [given[name].transpose(0, 1) for name in ("query", "key", "value")]
+        out, pattern = _attend(as_module, turned, given, given["key_padding_mask"])
+        return out.transpose(0, 1), pattern
+
+
+_FUNCTION = inspect.signature(F.multi_head_attention_forward)
+
+
 def pack_by_hand(encoder: nn.TransformerEncoder) -> None:
     """Let an encoder with a cut layer leave zeros where the text is padded, as its fast path does; it has none now.
 
@@ -146,6 +239,7 @@ def pack_by_hand(encoder: nn.TransformerEncoder) -> None:
 
 def _encode(
     self: Any,
+    _: Any,
     src: Tensor,
     mask: Tensor | None = None,
     src_key_padding_mask: Tensor | None = None,

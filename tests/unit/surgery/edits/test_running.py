@@ -9,8 +9,11 @@ from torch import nn
 from transformers import AttentionInterface, DynamicCache, EncoderDecoderCache, StaticCache
 
 from headscope.surgery import prune
-from headscope.surgery.edits import SliceInput, apply_edits
-from headscope.surgery.replacements import KV_BUFFER, _Repair, empty_attention, repair_sizes
+from headscope.surgery.edits.base import apply_edits
+from headscope.surgery.edits.emptying import empty_attention
+from headscope.surgery.edits.grouping import KV_BUFFER
+from headscope.surgery.edits.repairing import _Repair, repair_sizes
+from headscope.surgery.edits.slicing import SliceInput
 from tests import models
 
 
@@ -23,7 +26,7 @@ def mapped():
     return prune(models.build("llama"), ["L0H1", "L0H2", "L1H7"])
 
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 IDS = torch.arange(3, 13).view(2, 5)
 
 

@@ -9,17 +9,12 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from headscope.errors import SurgeryError
-from headscope.surgery.edits import (
-    EmptyAttention,
-    MapGroups,
-    RepairSizes,
-    SetAttribute,
-    SliceInput,
-    SliceOutput,
-    apply_edits,
-    edits_from_json,
-    runs,
-)
+from headscope.surgery.edits.attributes import SetAttribute
+from headscope.surgery.edits.base import apply_edits, edits_from_json, runs
+from headscope.surgery.edits.emptying import EmptyAttention
+from headscope.surgery.edits.grouping import MapGroups
+from headscope.surgery.edits.repairing import RepairSizes
+from headscope.surgery.edits.slicing import SliceInput, SliceOutput
 
 EDITS = (
     SliceOutput("h.0.q", ((0, 8), (16, 24)), 32),
@@ -90,7 +85,7 @@ def test_frozen_weights_stay_frozen():
         (SliceOutput("7", ((0, 2),), 4), "Sequential has no module '7'"),
         (SetAttribute("0", "n_head", 3, 4), "0.n_head is None; expected 4"),
         (SliceOutput("1", ((0, 1),), 4), "cannot be sliced"),
-        (MapGroups("0", (0,)), "cannot be mapped onto key heads unevenly"),
+        (MapGroups("0", (0,)), "has no config of its own to change"),
     ],
 )
 def test_an_edit_made_for_another_model_is_refused(edit, why):

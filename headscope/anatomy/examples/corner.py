@@ -1,54 +1,20 @@
-"""A small input for the probe: made up for models that say what they take, else a corner of a batch."""
+"""The corner of a user's batch that is enough to probe a model with."""
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from headscope._support.objects import OWN_BATCHES
-from headscope._support.running import reads_video, spelled_inputs, unwrapped
 from headscope.anatomy.check import tolerance
 from headscope.anatomy.operations import floats_in, tensors_in
-from headscope.errors import AnatomyError, InputError, ModelError
+from headscope.errors import InputError, ModelError
 from headscope.text.batches import ASIDE, Batch, n_rows
 
-__all__ = ["corner", "make_example", "mapped", "placeholders"]
+__all__ = ["corner", "mapped"]
 
-_ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
-
-
-def make_example(model: nn.Module) -> dict[str, Tensor]:
-    """Two rows of seeded random tokens (or pixels) for a Hugging Face model.
-
-    Raises:
-        AnatomyError: the model does not say what it takes; the message tells to pass `example=`.
-    """
-    name = getattr(model, "main_input_name", None)
-    config = getattr(model, "config", None)
-    if name is None or config is None:
-        raise AnatomyError(
-            f"{type(model).__name__} does not say what it takes",
-            python="pass example= (or batches=, or anatomy= from discover with an example): a dict of tensors, as its "
-            f"forward takes them, {spelled_inputs(model)}, with two rows and a few tokens",
-            shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
-        )
-    generator = torch.Generator().manual_seed(0)
-    if name == "input_ids":
-        return _text(config, generator)
-    if name == "pixel_values":
-        size = _field(config, "image_size", 32)
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        frames = (_field(config, "num_frames", 2),) if reads_video(model) else ()
-        shape = (_ROWS, *frames, _field(config, "num_channels", 3), height, width)
-        return {"pixel_values": torch.randn(shape, generator=generator)}
-    raise AnatomyError(
-        f"{type(model).__name__} takes {name!r}, which cannot be made up",
-        python=f"pass example= (or batches=): a dict like {spelled_inputs(model)}, as its processor makes it",
-        shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
-    )
+_ROWS = 2
 
 
 def corner(
@@ -181,41 +147,3 @@ def _is_text(value: Any, lengths: list[int]) -> bool:
     if not isinstance(value, Tensor):
         return not isinstance(value, (Mapping, list, tuple))
     return all(size in (1, *lengths) for size in value.shape[1:]) and value.ndim <= 4
-
-
-_STANDS_FOR = re.compile(r"(image|video|vision|audio|speech|sound|img|media)\w*(token|id|index)")
-
-
-def placeholders(model: nn.Module) -> frozenset[int]:
-    """Token ids that stand for something that is no text, such as a patch of a picture; told by a model's configs."""
-    found: set[int] = set()
-    todo = [getattr(unwrapped(model), "config", None)]
-    while todo:
-        known = getattr(todo.pop(), "__dict__", {})
-        found |= {v for name, v in known.items() if _STANDS_FOR.match(name) and type(v) is int and v >= 0}
-        todo += [value for name, value in known.items() if name.endswith("config")]
-    return frozenset(found)
-
-
-def _text(config: Any, generator: torch.Generator) -> dict[str, Tensor]:
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    vocabulary = int(_field(text, "vocab_size", _field(config, "vocab_size", 2)))
-    pad = _field(text, "pad_token_id", None)
-
-    def tokens(length: int) -> Tensor:
-        drawn = torch.randint(0, vocabulary, (_ROWS, length), generator=generator)
-        # some models make their position ids (or their mask) from where the pad token stands
-        return torch.where(drawn == pad, (drawn + 1) % vocabulary, drawn) if pad is not None else drawn
-
-    example = {"input_ids": tokens(_LENGTH), "attention_mask": torch.ones(_ROWS, _LENGTH, dtype=torch.long)}
-    if getattr(config, "is_encoder_decoder", False):
-        example["decoder_input_ids"] = tokens(_DECODER_LENGTH)
-    return example
-
-
-def _field(config: Any, name: str, default: Any) -> Any:
-    # a config may raise instead of answering (AmbiguousGlobalPerLayerAttributeError), so no getattr with a default
-    try:
-        return getattr(config, name)
-    except Exception:
-        return default

@@ -1,13 +1,14 @@
 """Cuts of PyTorch's own attention: narrower, the same function as with the heads' columns zeroed by hand."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
-from headscope.errors import SurgeryError
 from headscope.surgery import load, prune, save
 from headscope.watching.observation import capture
 
@@ -181,14 +182,14 @@ class _Bare(nn.Module):
         return torch.einsum("bthd,hdm->btm", torch.einsum("bhts,bshd->bthd", pattern, v), self.o)
 
 
-def test_attention_of_bare_parameters_is_watched_and_refuses_to_be_cut() -> None:
+def test_attention_of_bare_parameters_is_watched_and_cut() -> None:
     torch.manual_seed(0)
     model, batch = _Bare(), {"x": torch.randn(2, 5, 8)}
     with torch.no_grad(), capture(model, ("contribution",), example=batch) as seen:
         out = model(**batch)
     torch.testing.assert_close(seen[0].contribution.sum(1), out, rtol=0, atol=1e-5)
-    with pytest.raises(SurgeryError, match=r"a parameter that the forward uses by itself"):
-        prune(model, ["L0H0"], batches=[batch])
+    pruned = prune(model, ["L0H0"], batches=[batch])
+    torch.testing.assert_close(pruned(**batch), out - seen[0].contribution[:, 0], rtol=0, atol=1e-5)
 
 
 class _Translates(nn.Module):
@@ -237,3 +238,41 @@ def test_a_whole_transformer_is_watched_and_cut(batch_first: bool) -> None:
         for attention, head in cut:
             attention.out_proj.weight[:, head * _DIM : (head + 1) * _DIM] = 0
         torch.testing.assert_close(smaller(**batch), twin(**batch), rtol=0, atol=2e-6)
+
+
+class _ByFunction(nn.Module):
+    """Hands the weights of its layers to PyTorch's function, with a bias by head, and runs none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(_WIDTH, _WIDTH) for _ in range(4))
+        self.bias = nn.Parameter(torch.randn(_HEADS, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        turned, positions = x.transpose(0, 1), torch.arange(x.shape[1])
+        apart = (positions[:, None] - positions).abs() * -self.bias.repeat(len(x), 1, 1)
+        out, pattern = F.multi_head_attention_forward(
+            turned, turned, turned, _WIDTH, _HEADS, torch.empty(0), torch.cat([self.q.bias, self.k.bias, self.v.bias]),
+            None, None, False, 0.0, self.o.weight, self.o.bias, training=False, attn_mask=apart,
+            use_separate_proj_weight=True, q_proj_weight=self.q.weight, k_proj_weight=self.k.weight,
+            v_proj_weight=self.v.weight,
+        )  # fmt: skip
+        return out.transpose(0, 1), pattern
+
+
+@pytest.mark.parametrize("gone", [[1], [0, 3], list(range(_HEADS))])
+def test_weights_that_are_handed_to_pytorchs_function_are_cut(gone: list[int]) -> None:
+    torch.manual_seed(0)
+    model, x = _ByFunction().eval(), torch.randn(3, 6, _WIDTH)
+    masked, dim = copy.deepcopy(model), _WIDTH // _HEADS
+    with torch.no_grad():
+        for head in gone:
+            masked.o.weight[:, head * dim : (head + 1) * dim] = 0
+    pruned = prune(model, [(0, head) for head in gone], example={"x": x})
+    torch.testing.assert_close(pruned(x)[0], masked(x)[0], rtol=0, atol=1e-5)
+    assert pruned.q.weight.shape[0] == pruned.o.weight.shape[1] == _WIDTH - dim * len(gone)
+    for other in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+        assert torch.equal(other(x)[0], pruned(x)[0])
+    if len(gone) < _HEADS:
+        again = discover(pruned, {"x": x}).sites[0]
+        assert again.head_ids == tuple(head for head in range(_HEADS) if head not in gone)

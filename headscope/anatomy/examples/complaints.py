@@ -1,0 +1,84 @@
+"""What a model says when it does not run on a draft: the message, what was None where it failed, how far it came."""
+
+import linecache
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Complaint", "complaint_of"]
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What is known of a failure.
+
+    Attributes:
+        message: the error, its kind first.
+        missing: arguments of the forward that it names, or that are None where it failed; most telling first.
+        pieces: pieces of pictures or sounds that found no place in the text, as counts to believe in this order.
+        finished: calls of modules that were through by then: how far the model came.
+    """
+
+    message: str
+    missing: tuple[str, ...] = ()
+    pieces: tuple[int, ...] = ()
+    finished: int = 0
+
+    @property
+    def line(self) -> str:
+        """The message on one line."""
+        text = " ".join(self.message.split())
+        return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def complaint_of(error: BaseException, known: Collection[str], finished: int) -> Complaint:
+    """Read a failure.
+
+    Args:
+        error: what the model raised; its traceback is read, and not kept.
+        known: arguments that the forward takes.
+        finished: how far it came.
+    """
+    message = f"{type(error).__name__}: {error}"
+    missing = [name for name in re.findall(r"\w+", str(error)) if name in known]
+    if "None" in message:
+        for frame, statement in _steps(error.__traceback__):
+            names = re.findall(r"[A-Za-z_]\w*", statement)
+            missing += [name for name in names if name in known and frame.f_locals.get(name, "") is None]
+    pieces = [*_counted(error.__traceback__), *map(int, re.findall(r"features\D{0,12}(\d+)", message))]
+    if not ("token" in message and "match" in message):
+        pieces = []
+    return Complaint(message, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(pieces)), finished)
+
+
+def _steps(trace: TracebackType | None) -> Iterator[tuple[FrameType, str]]:
+    """Frames from the one that failed outwards, each with the source of what it was at."""
+    steps = []
+    while trace is not None:
+        code, at = trace.tb_frame.f_code, trace.tb_lasti // 2
+        place = next((one for number, one in enumerate(code.co_positions()) if number == at), (None,) * 4)
+        first = place[0] or trace.tb_lineno
+        lines = [linecache.getline(code.co_filename, line) for line in range(first, (place[1] or first) + 1)]
+        if len(lines) == 1 and place[2] is not None and place[3] is not None:
+            lines = [lines[0].encode()[place[2] : place[3]].decode(errors="ignore")]
+        steps.append((trace.tb_frame, "".join(lines)))
+        trace = trace.tb_next
+    yield from reversed(steps)
+
+
+def _counted(trace: TracebackType | None) -> list[int]:
+    """How many pieces were to be put in the place of tokens, counted where they were held against these."""
+    found: list[int] = []
+    while trace is not None:
+        held: dict[str, Any] = trace.tb_frame.f_locals
+        text = held.get("inputs_embeds")
+        if isinstance(text, Tensor) and text.ndim:
+            made = [one for name, one in held.items() if isinstance(one, Tensor) and re.search("feature|embed", name)]
+            made = [one for one in made if one is not text and one.is_floating_point() and one.numel()]
+            found = [one.numel() // text.shape[-1] for one in made if one.shape[-1] == text.shape[-1]] or found
+        trace = trace.tb_next
+    return found

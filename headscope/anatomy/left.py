@@ -1,0 +1,68 @@
+"""Heads left: of a cut attention module that runs with as many heads as ever, those that are there are told of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from headscope.anatomy.route import Call
+
+__all__ = ["LEFT", "Left", "of_heads_left"]
+
+LEFT = "_headscope_left"
+"""Under this name a cut module says which heads are left."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """Which heads of an attention module are left.
+
+    Attributes:
+        keep: their places.
+        heads: how many it runs with.
+    """
+
+    keep: tuple[int, ...]
+    heads: int
+
+
+def of_heads_left(call: Call) -> Call:
+    """The call as one of the heads that are left; itself where the module does not say that any are gone."""
+    left = call.module.__dict__.get(LEFT)
+    if left is None or call.q.shape[1] != left.heads or len(call.made) != 1:
+        return call
+    keep = list(left.keep)
+    # keys are told for each query head: which of them are one and the same is seen by what makes them
+    keys, values = (
+        [head * tensor.shape[1] // left.heads for head in keep] if tensor.shape[1] != left.heads else keep
+        for tensor in (call.k, call.v)
+    )
+    made, way, back = call.made[0]
+    scores = call.scores
+    if scores is not None and scores.bare is not None:
+        scores = replace(scores, bare=scores.bare[:, keep])
+
+    def of_bias(scaling: float) -> Tensor:
+        bias = call.bias(scaling)
+        return bias[:, keep] if bias.ndim == 4 and bias.shape[1] == left.heads else bias
+
+    return replace(
+        call,
+        q=call.q[:, keep],
+        k=call.k[:, keys],
+        v=call.v[:, values],
+        z=call.z[:, keep],
+        made=[(made, lambda tensor: way(tensor)[:, keep], lambda z: back(_among(z, keep, left.heads)))],
+        pattern=lambda: call.pattern()[:, keep],
+        bias=of_bias,
+        scores=scores,
+        map=None,
+    )
+
+
+def _among(z: Tensor, keep: Sequence[int], heads: int) -> Any:
+    """z with nothing in the place of heads that are gone."""
+    whole = z.new_zeros(z.shape[0], heads, *z.shape[2:])
+    return whole.index_copy(1, torch.tensor(list(keep), device=z.device), z)

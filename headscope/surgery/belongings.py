@@ -1,0 +1,285 @@
+"""What belongs to single heads beside their q, k, v and o: gates, sinks, norms and tables by head, biases handed in.
+
+A unit runs once on what it was given, and gradients from each head's part of what enters the output projection tell:
+where they reach other places of a parameter (or of an argument) for each head, along one axis, that axis is of heads.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headscope._support.holding import uncompiled
+from headscope.anatomy.differentiable import differentiable
+from headscope.anatomy.entering import at_output
+from headscope.anatomy.fast_path import plainly
+from headscope.anatomy.features import features_last
+from headscope.anatomy.linear import is_linear, is_plain, stores_transposed
+from headscope.sites import Site, Slices
+from headscope.surgery.change import SiteChange, is_matrix
+from headscope.surgery.edits.arguments import TakeHeads, Taken
+from headscope.surgery.edits.base import Edit, runs
+from headscope.surgery.edits.slicing import DropItems, SliceParameter
+from headscope.surgery.forwards import copied, parameters_of
+from headscope.surgery.verification import Seen
+
+__all__ = ["Belongings", "belongings"]
+
+Owned = tuple[frozenset[int], ...]  # for each head, its places on an axis
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What of one unit belongs to the heads of one site.
+
+    Attributes:
+        change: what goes there.
+        unit: dotted name of the unit.
+        parameters: by name in the unit, the axis of heads and each head's places on it.
+        rows: of linear layers that make something for each head (a gate): by name in the unit, each head's rows.
+        lists: module lists with an item for each head: by name in the unit, each head's items.
+        arguments: of the unit, that have an axis of heads.
+    """
+
+    change: SiteChange
+    unit: str
+    parameters: Mapping[str, tuple[int, int, Owned]]
+    rows: Mapping[str, Owned]
+    lists: Mapping[str, tuple[int, Owned]]
+    arguments: tuple[Taken, ...]
+
+    def gone(self, owned: Owned) -> set[int]:
+        """The places that no head left has."""
+        kept = {place for head in self.change.kept for place in owned[head]}
+        return {place for head in self.change.gone for place in owned[head]} - kept
+
+    def slices(self) -> Iterator[tuple[str, str, frozenset[int]]]:
+        """As `SiteChange.slices`: rows of layers that go."""
+        for name, owned in self.rows.items():
+            yield self._full(name), "output", frozenset(self.gone(owned))
+
+    def edits(self) -> Iterator[Edit]:
+        """What else gets smaller."""
+        for name, (axis, size, owned) in self.parameters.items():
+            owner, _, own = name.rpartition(".")
+            keep = runs(set(range(size)) - self.gone(owned))
+            yield SliceParameter(self._full(owner), own, axis, keep, size)
+        for name, (size, owned) in self.lists.items():
+            gone = self.gone(owned)
+            yield DropItems(self._full(name), tuple(place for place in range(size) if place not in gone), size)
+
+    @cached_property
+    def taking(self) -> tuple[Edit, ...]:
+        """The edit by which the unit takes what it is given for the heads left."""
+        first, ids = self.change.first.head_ids, [self.change.site.head_ids[head] for head in self.change.kept]
+        keep = tuple(first.index(head) for head in ids)
+        return (TakeHeads(self.unit, self.arguments, keep, len(first)),) if self.arguments else ()
+
+    def _full(self, name: str) -> str:
+        return ".".join(part for part in (self.unit, name) if part)
+
+
+def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> Belongings:
+    """What belongs to single heads in one unit.
+
+    Args:
+        module: the unit; only read.
+        unit: its dotted name.
+        change: what goes from a site in it.
+        call: what the unit was given in one forward pass.
+    """
+    site = _inside(change.site, unit)
+    found = Belongings(change, unit, {}, {}, {}, ())
+    twin = copied(module)
+    twin.eval()
+    probed = _probed(twin, site)
+    names = parameters_of(module)[: len(call.args)]
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    handed = {n: one for n, one in given.items() if n != names[0] and _may_hold(one, change)} if names else {}
+    if site.n_heads < 2 or not (probed or handed):
+        return found
+    try:
+        reached = _reached(twin, site, call, probed, handed)
+    except Exception:  # what its forward needs beside, and what has no gradient: it is tried without
+        return found
+    tables: dict[str, tuple[int, int, Owned]] = {}
+    rows: dict[str, Owned] = {}
+    for name, gradients in reached.items():
+        axis, owned = _split(gradients)
+        if axis is None or name in handed:
+            continue
+        owner, _, own = name.rpartition(".")
+        layer = twin.get_submodule(owner)
+        if is_linear(layer) and is_plain(layer):
+            if own == "weight" and axis == (1 if stores_transposed(layer) else 0):
+                rows[owner] = owned
+        else:
+            tables[name] = (axis, probed[name].shape[axis], owned)
+    lists = dict(_lists(twin, site, reached))
+    tables = {n: one for n, one in tables.items() if not any(n.startswith(f"{of}.") for of in lists)}
+    first = [change.first.head_ids.index(head) for head in site.head_ids]
+    taken = (_taken(name, reached[name], first, change.first.n_heads) for name in handed)
+    return replace(found, parameters=tables, rows=rows, lists=lists, arguments=tuple(filter(None, taken)))
+
+
+def _inside(site: Site, unit: str) -> Site:
+    """A site as seen from its unit."""
+
+    def inner(name: str) -> str:
+        return name[len(unit) :].lstrip(".")
+
+    def moved(parts: tuple[Slices, ...]) -> tuple[Slices, ...]:
+        return tuple(replace(part, module=inner(part.module)) for part in parts)
+
+    spelling = None if site.spelling is None else dict(site.spelling)
+    if spelling is not None:
+        spelling["weightings"] = [one | {"parameter": inner(one["parameter"])} for one in spelling["weightings"]]
+    assert site.output is not None
+    return replace(
+        site,
+        spelling=spelling,
+        module_name=inner(site.module_name),
+        query=moved(site.query),
+        key=moved(site.key),
+        value=moved(site.value),
+        output=moved((site.output,))[0],
+    )
+
+
+def _probed(unit: nn.Module, site: Site) -> dict[str, Tensor]:
+    """Parameters and buffers of numbers in which heads may have places that nothing has told yet, as leaves."""
+    known: dict[str, set[int]] = {}
+    bare: set[str] = set()
+    for part in (*site.query, *site.key, *site.value):
+        if part.is_module:
+            known.setdefault(part.name, set()).update(row for own in part.heads for row in own)
+        elif is_matrix(unit.get_submodule(part.module), part):
+            bare |= {part.name, part.name.replace("weight", "bias")}
+    counts = {site.n_heads, site.n_kv_heads} - {1}
+    skip = {site.output.module} if site.output is not None and site.output.is_module else set()
+    found = {}
+    for name, module in unit.named_modules():
+        if name in skip:
+            continue
+        linear = is_linear(module) and is_plain(module)
+        for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+            whole = ".".join(part for part in (name, own) if part)
+            if tensor is None or not tensor.is_floating_point() or tensor.ndim == 0 or (linear and own != "weight"):
+                continue
+            told = whole in bare or (linear and len(known.get(name, ())) == tensor.shape[stores_transposed(module)])
+            in_list = any(len(one) in counts for one in _lists_above(unit, name))
+            if not told and (in_list or any(size % count == 0 for size in tensor.shape for count in counts)):
+                found[whole] = tensor
+    return found
+
+
+def _lists_above(unit: nn.Module, name: str) -> Iterator[nn.ModuleList]:
+    parts = name.split(".")
+    for stop in range(1, len(parts)):
+        module = unit.get_submodule(".".join(parts[:stop]))
+        if isinstance(module, nn.ModuleList):
+            yield module
+
+
+def _may_hold(value: Any, change: SiteChange) -> bool:
+    heads = len(change.first.head_ids)
+    many = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
+    return many and any(size % heads == 0 for size in value.shape[:-1])
+
+
+def _reached(
+    unit: nn.Module, site: Site, call: Seen, probed: Mapping[str, Tensor], handed: Mapping[str, Tensor]
+) -> dict[str, list[Tensor | None]]:
+    """For each tensor, what of it each head's part of the output projection's input depends on."""
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in handed.items()}
+    names = parameters_of(unit)
+    own_args, own_kwargs = copy.deepcopy((call.args, call.kwargs))  # what it is given may be written to
+    args = [leaves[n].clone() if n in leaves else one for n, one in zip(names, own_args, strict=False)]
+    args += own_args[len(names) :]
+    kwargs = {n: leaves[n].clone() if n in leaves else one for n, one in own_kwargs.items()}
+    for name in probed:
+        owner, _, own = name.rpartition(".")
+        module = unit.get_submodule(owner)
+        if own in module._parameters:
+            leaves[name] = module.get_parameter(own).requires_grad_()
+        else:
+            leaves[name] = module._buffers[own] = probed[name].detach().clone().requires_grad_()
+    seen: list[tuple[Tensor, tuple[int, ...]]] = []
+    with plainly(unit), uncompiled(), differentiable(), at_output(unit, site, lambda x, axes: seen.append((x, axes))):
+        unit(*args, **kwargs)
+    entering = features_last(*seen[0])
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, list[Tensor | None]] = {name: [] for name in leaves}
+    assert site.output is not None
+    for columns in site.output.heads:
+        part = entering[..., list(columns)]
+        weights = torch.randn(part.shape, generator=generator).to(part.device, part.dtype)
+        gradients = torch.autograd.grad(
+            (part * weights).sum(), list(leaves.values()), retain_graph=True, allow_unused=True
+        )
+        for name, gradient in zip(leaves, gradients, strict=True):
+            found[name].append(gradient)
+    return found
+
+
+def _split(gradients: Sequence[Tensor | None]) -> tuple[int | None, Owned]:
+    """The first axis along which heads have places of their own, and these."""
+    if any(one is None for one in gradients):
+        return None, ()
+    reached = [one for one in gradients if one is not None]
+    for axis in range(reached[0].ndim):
+        owned = tuple(_places(one, axis) for one in reached)
+        if _are_apart(owned):
+            return axis, owned
+    return None, ()
+
+
+def _places(gradient: Tensor, axis: int) -> frozenset[int]:
+    others = [other for other in range(gradient.ndim) if other != axis]
+    reached = gradient.abs().amax(others) if others else gradient.abs()
+    return frozenset(reached.nonzero().flatten().tolist())
+
+
+def _are_apart(owned: Sequence[frozenset[int]]) -> bool:
+    """Whether heads, or groups of them, have places of their own."""
+    different = set(owned)
+    apart = sum(map(len, different)) == len(frozenset().union(*different))
+    return all(owned) and len(different) > 1 and apart
+
+
+def _lists(
+    unit: nn.Module, site: Site, reached: Mapping[str, Sequence[Tensor | None]]
+) -> Iterator[tuple[str, tuple[int, Owned]]]:
+    """Module lists with an item for each head, or for each key head."""
+    known = {part.module for part in (*site.query, *site.key, *site.value)}
+    for name, module in unit.named_modules():
+        if not isinstance(module, nn.ModuleList) or len(module) not in {site.n_heads, site.n_kv_heads} - {1}:
+            continue
+        if any(one.startswith(f"{name}.") for one in known):
+            continue
+        owned = [set[int]() for _ in range(site.n_heads)]
+        for item in range(len(module)):
+            own = [gradients for one, gradients in reached.items() if one.startswith(f"{name}.{item}.")]
+            for head in range(site.n_heads):
+                if any(one[head] is not None and bool(one[head].any()) for one in own):  # type: ignore[union-attr]
+                    owned[head].add(item)
+        places = tuple(map(frozenset, owned))
+        if _are_apart(places):
+            yield name, (len(module), places)
+
+
+def _taken(name: str, gradients: Sequence[Tensor | None], first: Sequence[int], heads: int) -> Taken | None:
+    """How an argument is to be taken for the heads left; None where it has no axis of heads."""
+    axis, owned = _split(gradients)
+    if axis is None:
+        return None
+    size = next(one.shape[axis] for one in gradients if one is not None)
+    if all(place % heads == head for head, own in zip(first, owned, strict=True) for place in own):
+        return name, axis, False
+    each = size // heads
+    apart = all(place // each == head for head, own in zip(first, owned, strict=True) for place in own)
+    return (name, axis, True) if apart and size % heads == 0 else None

@@ -1,0 +1,74 @@
+"""Edits of numbers that a module computes its shapes from: its own, and those of the config that it reads."""
+
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from headscope.errors import SurgeryError
+from headscope.surgery.edits.base import EDITS, Edit
+
+__all__ = ["SHARED_CONFIG", "SetAttribute", "SetConfig", "own_config"]
+
+SHARED_CONFIG = "_headscope_config"
+"""Under this name a module with a config of its own keeps the one that it shared before."""
+
+
+@EDITS.register("set_attribute")
+@dataclass(frozen=True)
+class SetAttribute(Edit):
+    """Put an integer right that a module computes its shapes from."""
+
+    kind: ClassVar[str] = "set_attribute"
+    name: str
+    value: int
+    was: int
+
+    def apply(self, module: nn.Module) -> None:
+        found = getattr(module, self.name, None)
+        if found != self.was:
+            raise SurgeryError(f"{self.module}.{self.name} is {found}; expected {self.was}")
+        setattr(module, self.name, self.value)
+
+
+@EDITS.register("set_config")
+@dataclass(frozen=True)
+class SetConfig(Edit):
+    """Put an integer right in the config that a module reads as it runs: in one of its own, so that no other sees it.
+
+    Attributes:
+        name: of the number in the config.
+        value, was: what it becomes, what it is.
+    """
+
+    kind: ClassVar[str] = "set_config"
+    name: str
+    value: int
+    was: int
+
+    def apply(self, module: nn.Module) -> None:
+        config = own_config(module)
+        found = getattr(config, "__dict__", {}).get(self.name)
+        if found != self.was:
+            raise SurgeryError(f"{self.module}.config.{self.name} is {found}; expected {self.was}")
+        # not by setattr: some configs write aliases, or refuse a number that others have to fit
+        config.__dict__[self.name] = self.value
+
+
+def own_config(module: nn.Module) -> Any:
+    """The config of a module, as a copy that is its alone; made at the first call.
+
+    Args:
+        module: an attention module of transformers.
+
+    Raises:
+        SurgeryError: it has none.
+    """
+    config: Any = getattr(module, "config", None)
+    if not hasattr(config, "_attn_implementation_internal"):
+        raise SurgeryError(f"{type(module).__name__} has no config of its own to change")
+    if SHARED_CONFIG not in module.__dict__:
+        module.__dict__[SHARED_CONFIG] = config
+        module.config = copy(config)
+    return module.config

@@ -1,0 +1,138 @@
+"""Edits for forwards that know their sizes by heart: weights are smaller, what stands between them keeps its sizes.
+
+A layer that makes q, k or v puts zeros where the rows of heads that are gone would have been; the output projection
+reads the columns of the heads that are left. Exact wherever heads can be told apart, and no faster.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from headscope.anatomy.features import feature_axis
+from headscope.anatomy.left import LEFT, Left
+from headscope.anatomy.linear import stores_transposed
+from headscope.errors import SurgeryError
+from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of, runs
+from headscope.surgery.edits.slicing import slice_layer
+from headscope.surgery.forwards import replace_forward, run_inner
+
+__all__ = ["KeepHeads", "PadOutput", "PickInput"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_FRAME = "_headscope_frame"
+_COUNTS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
+
+
+@EDITS.register("pad_output")
+@dataclass(frozen=True)
+class PadOutput(Edit):
+    """Keep some rows of a linear layer, which puts zeros in the place of the others.
+
+    Attributes:
+        keep: the rows that stay, among those that there were in the beginning, as (start, stop) runs.
+        size: how many these were.
+    """
+
+    kind: ClassVar[str] = "pad_output"
+    keep: Runs
+    size: int
+
+    def apply(self, module: nn.Module) -> None:
+        _frame(module, self.module, "output", indices_of(self.keep), self.size)
+
+
+@EDITS.register("pick_input")
+@dataclass(frozen=True)
+class PickInput(Edit):
+    """Keep some columns of a linear layer, which reads these alone; `keep` and `size` as in `PadOutput`."""
+
+    kind: ClassVar[str] = "pick_input"
+    keep: Runs
+    size: int
+
+    def apply(self, module: nn.Module) -> None:
+        _frame(module, self.module, "input", indices_of(self.keep), self.size)
+
+
+@EDITS.register("keep_heads")
+@dataclass(frozen=True)
+class KeepHeads(Edit):
+    """Say on an attention module that runs with as many heads as ever which of them are left.
+
+    Attributes:
+        keep: their places.
+        heads: how many it runs with.
+        whole: those of q, k and v whose layers are as large as ever.
+    """
+
+    kind: ClassVar[str] = "keep_heads"
+    keep: tuple[int, ...]
+    heads: int
+    whole: tuple[str, ...] = ()
+
+    def apply(self, module: nn.Module) -> None:
+        module.__dict__[LEFT] = Left(self.keep, self.heads)
+
+
+def _frame(module: nn.Module, name: str, side: str, keep: Sequence[int], size: int) -> None:
+    """Slice one side of a layer, which goes on as if it were whole."""
+    frame: dict[str, tuple[Runs, int]] = dict(module.__dict__.get(_FRAME, {}))
+    left = indices_of(frame[side][0]) if side in frame else list(range(size))
+    if side in frame and frame[side][1] != size:
+        raise SurgeryError(f"{name} stands for {frame[side][1]} {side} features; expected {size}")
+    here = set(keep)
+    slice_layer(module, name, side, [place for place, one in enumerate(left) if one in here], len(left))
+    frame[side] = (runs([one for one in left if one in here]), size)
+    module.__dict__[_FRAME] = frame
+    for count in _COUNTS[side]:  # whoever asks is told what enters and leaves it
+        if hasattr(module, count):
+            setattr(module, count, size)
+    replace_forward(module, _run_framed)
+
+
+def _run_framed(self: Any, inner: Any, x: Tensor, /) -> Tensor:
+    frame: dict[str, tuple[Runs, int]] = self.__dict__[_FRAME]
+    if "input" in frame:
+        x = _picked(x, frame["input"][0], feature_axis(self, x))
+    if stores_transposed(self):  # which counts what it puts out
+        out = F.linear(x, self.weight.T, self.bias)
+    elif isinstance(self, _CONVOLUTIONS) and not self.weight.numel():
+        out = _convolved(self, x)
+    else:
+        out = run_inner(self, inner, x)
+    if "output" not in frame:
+        return out
+    keep, size = frame["output"]
+    return _padded(out, keep, size, feature_axis(self, out))
+
+
+def _convolved(self: Any, x: Tensor) -> Tensor:
+    """What a convolution without rows, or without columns, makes: PyTorch has none."""
+    rows, columns, *window = self.weight.shape
+    if not columns:
+        x = torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], 1)
+    out: Tensor = self._conv_forward(x, self.weight.new_zeros(max(rows, 1), max(columns, 1), *window), None)
+    out = out.narrow(1, 0, rows)
+    return out if self.bias is None else out + self.bias.view(-1, *[1] * len(window))
+
+
+def _picked(x: Tensor, keep: Runs, axis: int) -> Tensor:
+    return torch.cat([x.narrow(axis, start, stop - start) for start, stop in keep] or [x.narrow(axis, 0, 0)], axis)
+
+
+def _padded(out: Tensor, keep: Runs, size: int, axis: int) -> Tensor:
+    """Rows that are there, with zeros between them."""
+    pieces, place, taken = [], 0, 0
+    for start, stop in (*keep, (size, size)):
+        if start > place:
+            shape = list(out.shape)
+            shape[axis] = start - place
+            pieces.append(out.new_zeros(shape))
+        if stop > start:
+            pieces.append(out.narrow(axis, taken, stop - start))
+        place, taken = stop, taken + stop - start
+    return torch.cat(pieces, axis)

@@ -1,0 +1,87 @@
+"""Edit of a forward that computes sizes from a width which it no longer has."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from headscope.surgery.edits.base import EDITS, Edit
+from headscope.surgery.forwards import replace_forward, run_inner
+
+__all__ = ["RepairSizes", "repair_sizes"]
+
+
+@EDITS.register("repair_sizes")
+@dataclass(frozen=True)
+class RepairSizes(Edit):
+    """Put sizes right that a module writes out in its forward; see `repair_sizes`."""
+
+    kind: ClassVar[str] = "repair_sizes"
+    sizes: tuple[tuple[int, int], ...]
+
+    def apply(self, module: nn.Module) -> None:
+        repair_sizes(module, self.sizes)
+
+
+def repair_sizes(module: nn.Module, sizes: Sequence[tuple[int, int]]) -> None:
+    """Let a module's forward run although it computes sizes from a width that it no longer has.
+
+    Where `view`, `reshape` or `split` is asked for sizes that the tensor does not have, the last stale size that makes
+    it fit is put right. Sizes with a -1 among them are left as they are: whether those fit would depend on the number
+    of rows and tokens, and what was proven for one input would not hold for the next.
+
+    Args:
+        module: an attention module that writes sizes out, such as `view(B, T, self.n_head, C // self.n_head)`.
+        sizes: (stale, right) pairs.
+    """
+    replace_forward(module, _run_repaired, tuple(sizes))
+
+
+def _run_repaired(self: nn.Module, inner: Any, sizes: Sequence[tuple[int, int]], /, *args: Any, **kwargs: Any) -> Any:
+    with _Repair(sizes):
+        return run_inner(self, inner, *args, **kwargs)
+
+
+class _Repair(TorchFunctionMode):
+    def __init__(self, sizes: Sequence[tuple[int, int]]) -> None:
+        super().__init__()
+        self._sizes = sizes
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in (Tensor.view, Tensor.reshape, torch.reshape) and len(args) > 1:
+            shape = tuple(args[1]) if isinstance(args[1], (tuple, list)) else args[1:]
+            if all(isinstance(size, int) and size >= 0 for size in shape):
+                return function(args[0], self._fitting(args[0], shape), **kwargs)
+        if function in (Tensor.unflatten, torch.unflatten) and len(args) == 3:
+            return function(args[0], args[1], self._divided(args[0].shape[args[1]], tuple(args[2])))
+        if function in (Tensor.split, torch.split) and len(args) > 1 and isinstance(args[1], int):
+            axis = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+            return function(args[0], self._dividing(args[0].shape[axis], args[1]), axis)
+        return function(*args, **kwargs)
+
+    def _fitting(self, tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if math.prod(shape) == tensor.numel():
+            return shape
+        for place in reversed(range(len(shape))):
+            for stale, right in self._sizes:
+                repaired = (*shape[:place], right, *shape[place + 1 :])
+                if shape[place] == stale and math.prod(repaired) == tensor.numel():
+                    return repaired
+        return shape
+
+    def _divided(self, length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Sizes into which an axis of features is divided: (heads, -1) with the heads that are left."""
+        rights = [right for stale, right in self._sizes if stale == sizes[0] and right and length % right == 0]
+        left = [right for right in rights if any(length // right == other for _, other in self._sizes)]
+        return (left[0], *sizes[1:]) if len(sizes) == 2 and sizes[1] == -1 and left else sizes
+
+    def _dividing(self, length: int, part: int) -> int:
+        rights = [right for stale, right in self._sizes if stale == part and right and length % right == 0]
+        return rights[0] if length % part and rights else part
