@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import einops
 import torch
 from torch import Tensor, nn
 
 from headscope.anatomy.records import record_of
 from headscope.errors import HeadscopeError
 from headscope.heads import HeadId
-from headscope.sites import Anatomy, Site
+from headscope.sites import Anatomy, Site, Slices
 from headscope.studies.families.outputs import apart, finer, outputs_of
 from headscope.studies.families.results import Cut
 from headscope.studies.families.telling import first_sentence
@@ -165,21 +166,19 @@ def masked(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site], p
         positions: of the heads, on the head axis.
     """
     twin = copy.deepcopy(model)
-    by_projection: dict[str, list[Site]] = {}
+    outputs: dict[str, Slices] = {}
     for site in sites:
         assert site.output is not None  # it was cut
-        by_projection.setdefault(site.output.module, []).append(site)
-    for name, own in by_projection.items():
-        _mask(twin, twin.get_submodule(name), own, positions, inputs)
+        outputs[site.output.name] = site.output
+    for output in outputs.values():
+        columns = sorted(column for position in positions for column in output.heads[position])
+        if not (output.is_module and _mask(twin, twin.get_submodule(output.module), columns, inputs)):
+            _zero_columns(twin.get_submodule(output.module), output, columns)
     return twin
 
 
-def _mask(
-    twin: nn.Module, projection: nn.Module, sites: Sequence[Site], positions: Sequence[int], inputs: Mapping[str, Any]
-) -> None:
-    """Mask what sites hand to one projection."""
-    assert sites[0].output is not None
-    columns = sorted(column for position in positions for column in sites[0].output.heads[position])
+def _mask(twin: nn.Module, projection: nn.Module, columns: list[int], inputs: Mapping[str, Any]) -> bool:
+    """Mask what a projection is given; whether it is ever called as a module."""
     called = []
 
     def before(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -192,17 +191,19 @@ def _mask(
     outputs_of(twin, inputs)
     if not called:
         handle.remove()
-        _zero_columns(projection, columns)
+    return bool(called)
 
 
-def _zero_columns(projection: nn.Module, columns: list[int]) -> None:
-    weight = projection.weight
-    assert isinstance(weight, Tensor)
+def _zero_columns(module: nn.Module, output: Slices, columns: list[int]) -> None:
+    """Zeros in the weight, for a projection that is no module, or is never called as one."""
+    weight = getattr(module, output.parameter)
+    places = torch.arange(weight.numel()).reshape(weight.shape)
+    if output.layout:
+        places = einops.rearrange(places, output.layout)
+    elif type(module).__name__ == "Conv1D":  # of transformers: (in, out)
+        places = places.T
     with torch.no_grad():
-        if type(projection).__name__ == "Conv1D":  # of transformers: (in, out)
-            weight[columns] = 0
-        else:
-            weight[:, columns] = 0
+        weight.view(-1)[places[:, columns].flatten()] = 0
 
 
 def _place(model: nn.Module, site: Site) -> str:
