@@ -127,7 +127,10 @@ def _judge(
         try:
             whole, given = finer(model, inputs)
             gap, control = _gaps(whole, finer(pruned, inputs)[0], given, sites, heads)
-        except Exception as error:  # some models insist on float32
+        except Exception as error:  # some models insist on float32: what is large may be rounded by more there
+            size = max(float(one.abs().max()) for one in outputs_of(model, inputs) if one.numel())
+            if _TOLERANCE < gap <= _TOLERANCE * size < control / 10:
+                return "exact", ""
             if gap > _TOLERANCE:
                 return (
                     "wrong",

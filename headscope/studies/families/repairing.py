@@ -184,6 +184,11 @@ def _agree(found: re.Match[str], settings: Settings) -> bool:
     return isinstance(inner, dict)
 
 
+def _add_padding(_: re.Match[str], settings: Settings) -> bool:
+    """A token for padding, by which positions are counted."""
+    return settings.put_anew("pad_token_id", 0)
+
+
 def _set_only(found: re.Match[str], settings: Settings) -> bool:
     return settings.put(found[1], int(found[2]))
 
@@ -253,6 +258,7 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"KeyError: '(\w+_attention)'", _add_rope),
     (r"`(\w+)\.(\w+)` \(None\) and `\w+` \((\d+)\) must be equal", _agree),
     (r"`(\w+)=(\d+)` only", _set_only),
+    (r"\bne\(\) received an invalid", _add_padding),
     (r'can only concatenate list \(not "tuple"\)', _make_lists),
     (r"tie_weights_keys|set of layer types producing a cache", _double_layers),
     (r"(\w+(?: \+ \w+)+) must equal (num_hidden_layers)", _add_up),

@@ -112,7 +112,7 @@ _PATTERNS = (
     _Pattern(
         "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)"
     ),
-    _Pattern("positions", WIDTH, 512, r"^max_length$"),
+    _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),
 )
 
