@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import docstrings
+import families
 import pandas as pd
 import typer
 
@@ -353,6 +354,7 @@ PIECES = {
     "commands": commands,
     "coverage": coverage,
     "benchmark": ratios,
+    "families": families.families,
     "reference": reference,
     "studies": rules,
     "changelog": changes,

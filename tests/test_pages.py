@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,7 @@ import headscope.scoring.scores
 from headscope._support.registry import Registry
 from headscope.likeness.measures import MEASURES, Measure
 from headscope.scoring.scores import SCORES
+from headscope.studies.families import Cut, FamilyTable, Result
 from tests.contract import test_measures, test_scores
 from tests.contract.plugins import add_file
 from tests.pages import DOCS, beside
@@ -53,6 +55,27 @@ def test_coverage_is_shown_as_it_was_found(tmp_path: Path) -> None:
     assert "| 20 | 10 | 95.1 · **82.2** | 90.0 · – |" in shown
     assert "2 of 3 lie within" in shown
     assert "No result is committed" in pages.coverage(tmp_path / "absent.csv")
+
+
+def test_model_types_are_told_by_what_comes_out_of_them(tmp_path: Path) -> None:
+    bert = Result(model_type="bert", built="yes", forward="yes", sites=2, routes={"registry": 2}, kinds=("self",))
+    bert = replace(
+        bert, found="all", captured="exact", cut="exact", cuts=(Cut("head", "A in b (self)", "exact", "whole"),)
+    )
+    t5 = replace(bert, model_type="t5", cut="refused", cuts=(Cut("head", "B in c (self)", "refused"),))
+    t5 = replace(t5, why={"cut": "something that differs from head to head is added to its scores, as a bias is"})
+    large = Result(model_type="large_one", why={"built": "too large: 400 million parameters"})
+    path = tmp_path / "families.csv"
+    FamilyTable((bert, t5, large), {"versions": {"headscope": "9.9"}, "date": "2026-01-31"}).write(path)
+    shown = PIECES["families"].__globals__["families"](path)
+    assert "Of 3 model types **2** are built, **2** of these run" in shown
+    assert "Run on 2026-01-31 with headscope 9.9." in shown
+    assert "| BERT (`bert`) | self | all | exact | single heads |" in shown
+    assert "- something that differs from head to head is added to its scores (1): `t5`" in shown
+    assert "- too large at the smallest setting (1): `large_one`" in shown
+    whole = shown[shown.index("## Every model type") :]
+    assert [whole.count(f"`{name}`") for name in ("bert", "t5", "large_one")] == [1, 1, 1]
+    assert "No result is committed" in PIECES["families"].__globals__["families"](tmp_path / "absent.csv")
 
 
 def test_every_public_name_is_in_the_reference_with_all_that_it_takes() -> None:

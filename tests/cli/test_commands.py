@@ -43,7 +43,7 @@ def test_commands_stand_in_the_order_of_the_work(run: Run) -> None:
     groups = re.findall(r"^(\w+):$", out, flags=re.MULTILINE)
     assert groups == ["Options", *GROUPS]
     shown = re.findall(r"^  ([a-z]+) +[A-Z]", out, flags=re.MULTILINE)
-    assert " ".join(shown) == "demo inspect analyze similarity importance compare plan prune headcount claims"
+    assert " ".join(shown) == "demo inspect analyze similarity importance compare plan prune headcount claims families"
     assert "..." not in out.partition("Start:")[2], "a command's sentence is whole"
     begins = {
         len(line) - len(line[2:].lstrip("abcdefghijklmnopqrstuvwxyz").lstrip())
