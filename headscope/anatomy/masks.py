@@ -163,6 +163,17 @@ def names_no_mask(name: str) -> bool:
 
 
 def frames_of(model: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The model's own way from how many samples of sound there are to how many frames they give; None without one."""
+    """The model's own way from how many samples of sound there are to how many frames they give; None without one.
+
+    Where it tells of several lengths, of those that its attention sees, which come before what it makes of them.
+    """
     owner = next((one for one in unwrapped(model).modules() if hasattr(one, _FRAMES)), None)
-    return getattr(owner, _FRAMES, None)
+    own = getattr(owner, _FRAMES, None)
+    if own is None:
+        return None
+
+    def reduce(samples: Tensor) -> Tensor:
+        told = own(samples)
+        return torch.as_tensor(told[0] if isinstance(told, tuple) else told)
+
+    return reduce

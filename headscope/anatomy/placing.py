@@ -42,7 +42,10 @@ class Placed:
     first_column: int
 
 
-_STREAMS = "several layers read what its heads make, each at some of the positions, as where two streams attend together (MMDiT)"
+_STREAMS = (
+    "several layers read what its heads make, each at some of the positions, as where two streams attend together "
+    "(MMDiT)"
+)
 
 
 def place(out: Tensor, node: Node, axes: Axes, of_map: Own, of_values: Own) -> Placed:
