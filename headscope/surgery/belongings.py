@@ -137,7 +137,7 @@ def _inside(site: Site, unit: str) -> Site:
         return tuple(replace(part, module=inner(part.module)) for part in parts)
 
     spelling = None if site.spelling is None else dict(site.spelling)
-    if spelling is not None:
+    if spelling is not None and "weightings" in spelling:
         spelling["weightings"] = [one | {"parameter": inner(one["parameter"])} for one in spelling["weightings"]]
     assert site.output is not None
     return replace(

@@ -189,8 +189,8 @@ def test_queries_and_keys_behind_a_joint_norm_are_entangled() -> None:
         assert site.output is not None
         assert site.output.heads == _blocks(4, 8)
         assert site.apart
-        assert not site.prunable
-    assert "heads cannot be cut: its heads cannot be told apart in q, k" in anatomy.remarks[0]
+        assert site.prunable
+    assert "heads cannot be told apart in q and k, which a cut leaves whole" in anatomy.remarks[0]
 
 
 def _site(way: str, **settings: object) -> Site:

@@ -22,11 +22,11 @@ def test_parameters_are_those_that_a_cut_takes(family):
 
 def test_heads_that_cannot_be_cut_stay_and_it_is_said():
     where = hs.discover(build("llama"))
-    mixed = replace(where, sites=(replace(where.sites[0], entangled=("q",)), *where.sites[1:]))
+    mixed = replace(where, sites=(replace(where.sites[0], entangled=("o",)), *where.sites[1:]))
     whole = count_savings(mixed, [], 10, 4)
     refused = count_savings(mixed, where.sites[0].heads, 10, 4)
     assert (refused.parameters_left, refused.flops_left) == (whole.parameters, whole.flops)
-    assert "layer 0: its heads cannot be told apart in q" in refused.refused
+    assert "layer 0: its heads cannot be told apart in o" in refused.refused
     both = count_savings(mixed, [*where.sites[0].heads, *where.sites[1].heads], 10, 4)
     assert both.parameters_left == count_savings(mixed, where.sites[1].heads, 10, 4).parameters_left < whole.parameters
 

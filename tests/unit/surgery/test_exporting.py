@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCa
 
 from headscope.anatomy.records import leave_record, record_of
 from headscope.errors import AnatomyError, InputError, StorageError
-from headscope.surgery import export, head_counts, load, prune, save
+from headscope.surgery import export, exporting, head_counts, load, prune, save
 from headscope.surgery.verification import difference
 from tests import families, models
 
@@ -301,8 +301,13 @@ def test_a_model_that_is_elsewhere_is_refused(tmp_path):
     refused(smaller.to("meta"), tmp_path, "is offloaded .* load the model whole")
 
 
-def test_an_example_is_asked_for_where_none_can_be_made_up(tmp_path):
-    smaller = prune(build(whisper), [(layer, 0) for layer in range(3)], example=SPEECH)
+def test_an_example_is_asked_for_where_none_can_be_made_up(tmp_path, monkeypatch):
+    smaller = prune(build(lambda: causal("qwen3", **GROUPED)), ["L0H0", "L0H3", "L1H0", "L1H3"])
+
+    def fail(_):
+        raise AnatomyError("nothing fits", python="pass example=")
+
+    monkeypatch.setattr(exporting, "make_example", fail)
     with pytest.raises(AnatomyError, match="pass example="):
         export(smaller, tmp_path / "plain")
 
