@@ -215,7 +215,6 @@ def test_large_models_go_into_several_files_and_a_tokenizer_beside_them(tmp_path
         export(model, tmp_path / "other", max_shard_size="large")
 
 
-# ---- what is refused, and how it is said
 NO_WIDTH = {
     "gpt2": lambda: models.build("gpt2"),
     "bert": lambda: models.build("bert"),
