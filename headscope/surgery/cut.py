@@ -24,7 +24,7 @@ from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
-from headscope.surgery.search import find_edits
+from headscope.surgery.search import find_edits, runs_alone
 from headscope.surgery.structure import keeps_maps
 from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, magnitude, output_of, recording
 from headscope.text.batches import Batch
@@ -165,8 +165,8 @@ def _edits(
     seen = _record(model, plan, anatomy, example, {"", *units, *modules})
     edits: list[Edit] = []
     for unit, own in units.items():
-        # a container whose forward is never called cannot be tried alone
-        tried = unit if unit in seen else ""
+        # a container whose forward is never called cannot be tried alone, nor one that the model sets up as it runs
+        tried = unit if unit in seen and runs_alone(model.get_submodule(unit), seen[unit]) else ""
         seen[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
         edits.extend(find_edits(model, tried, own, seen, inputs.tolerance, pad=pad))
     return tuple(edits)

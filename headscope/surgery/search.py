@@ -28,7 +28,7 @@ from headscope.surgery.forwards import copied
 from headscope.surgery.structure import KV_GROUPS, by_function, is_framed, keeps_maps, padded, sliced, structure
 from headscope.surgery.verification import Seen, difference, magnitude
 
-__all__ = ["find_edits"]
+__all__ = ["find_edits", "runs_alone"]
 
 _MOST_TRIALS = 48
 _MOST_REPAIRS = 12  # more, with sizes put right as the forward runs
@@ -217,12 +217,10 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
 
 
 def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -> _Failure | None:
-    trial = copied(unit)
-    trial.eval()  # not in one line: some modules' own train() forgets to return the module
-    apply_edits(edits, trial)
     try:
-        with torch.no_grad(), uncompiled():
-            output = trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
+        output = _run(unit, edits, call)
+    except SurgeryError:  # an edit that cannot be made
+        raise
     except Exception as error:
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")
     if isinstance(call.output, Tensor) and isinstance(output, tuple):
@@ -230,6 +228,23 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
     gap = difference(call.output, output, maps=keeps_maps(edits))
     # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
     return None if gap <= tolerance * max(1.0, magnitude(call.output)) else _Failure(gap)
+
+
+def runs_alone(unit: nn.Module, call: Seen) -> bool:
+    """Whether a unit runs on what it was given, outside of its model."""
+    try:
+        _run(unit, (), call)
+    except Exception:
+        return False
+    return True
+
+
+def _run(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> Any:
+    trial = copied(unit)
+    trial.eval()  # not in one line: some modules' own train() forgets to return the module
+    apply_edits(edits, trial)
+    with torch.no_grad(), uncompiled():
+        return trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
 
 
 def _explain(

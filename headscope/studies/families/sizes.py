@@ -68,6 +68,8 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("groups", 2, "attn_layer_period expert_layer_period full_attention_interval cross_attention_freq"),
     ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size"),
     ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
+    ("box", 12, "coordinate_size"),  # four of these and two of those are as wide as the model
+    ("box", 8, "shape_size"),
     ("few", 4, "index_topk mm_tokens_per_image"),
     ("several", 16, """
         num_queries num_latents num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),

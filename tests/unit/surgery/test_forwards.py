@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from headscope.surgery import prune
-from headscope.surgery.forwards import replace_forward, run_inner
+from headscope.surgery.forwards import copied, replace_forward, run_inner
 from tests import models
 
 ROOT = Path(__file__).parents[3]
@@ -22,6 +23,7 @@ IDS = torch.arange(3, 13).view(2, 5)
 # nothing of headscope is imported here: what is needed comes with the models
 ELSEWHERE = """
 import sys
+from dataclasses import dataclass
 import torch
 
 cases = torch.load(sys.argv[1], weights_only=False)
@@ -96,3 +98,35 @@ def test_it_takes_what_the_class_takes_and_is_bound_to_its_own_copy():
     assert copied(torch.ones(1)).item() == module(torch.ones(1)).item() == 4
     assert copied.forward.args[0] is copied
     assert type(copied) is Doubling
+
+
+class Keeping(nn.Module):
+    """Keeps what it made for the next call, graph and all; and a config that must not be asked for everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.kept, self.config = nn.Linear(2, 2), {}, Touchy()
+
+    def forward(self, x):
+        self.kept["made"] = [self.linear(x)]
+        return self.kept["made"][0]
+
+
+@dataclass
+class Touchy:
+    @property
+    def wide(self):
+        raise RuntimeError("ask for one layer")
+
+
+Touchy.__dataclass_fields__["wide"] = None
+
+
+def test_what_hangs_on_a_graph_does_not_stop_a_copy():
+    module = Keeping()
+    made = module(torch.ones(1, 2))
+    twin = copied(module)
+    assert torch.equal(twin.kept["made"][0], made)
+    assert not twin.kept["made"][0].requires_grad
+    assert module.kept["made"][0] is made
+    assert twin.linear.weight is not module.linear.weight
