@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from headscope.errors import StorageError
+from headscope.studies.families.generating import generated_text, with_head_for_text
 from headscope.studies.families.outputs import apart, floats, outputs_of, same
 from headscope.studies.families.results import NO, YES
 from headscope.studies.families.telling import first_sentence
@@ -19,7 +21,6 @@ from headscope.surgery import load, save
 __all__ = ["CHECKS", "InapplicableError", "check_afterwards"]
 
 _STEP = 1e-3
-_TOKENS = 3
 Inputs = Mapping[str, Any]
 
 
@@ -104,14 +105,16 @@ def _trained(_: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:
     return "" if any(weight.grad is not None for weight in weights) else "no gradient reaches a weight"
 
 
-def _generated(_: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:
-    can = getattr(pruned, "can_generate", None)
-    if can is None or not can() or "input_ids" not in inputs:
+def _generated(model: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:
+    if not isinstance(pruned, PreTrainedModel):
         raise InapplicableError
-    taken = {name: value for name, value in inputs.items() if name not in ("use_cache", "decoder_input_ids")}
-    with torch.no_grad():
-        made = pruned.generate(**taken, max_new_tokens=_TOKENS, do_sample=False)  # type: ignore[operator]
-    return "" if getattr(made, "sequences", made).shape[0] == inputs["input_ids"].shape[0] else "rows are missing"
+    if pruned.can_generate() and "input_ids" in inputs:
+        made = generated_text(pruned, inputs)
+        return "" if made.shape[0] == inputs["input_ids"].shape[0] else "rows are missing"
+    told = with_head_for_text(model) if isinstance(model, PreTrainedModel) else None
+    if told is None:
+        raise InapplicableError
+    return told
 
 
 def _exported(_: nn.Module, pruned: nn.Module, inputs: Inputs) -> str:

@@ -21,7 +21,7 @@ from headscope.errors import InputError, ModelError
 from headscope.studies.families.configuring import VARIANTS, tiny_settings
 from headscope.studies.families.repairing import Settings, repair
 
-__all__ = ["Built", "build", "model_class", "tiny_model"]
+__all__ = ["Built", "build", "model_class", "shake", "tiny_model"]
 
 _MOST_PARAMETERS = 130_000_000
 _MOST_REPAIRS = 4  # of one variant
@@ -128,7 +128,7 @@ def _attempt(kind: type[PreTrainedModel], settings: Settings, seed: int) -> tupl
             model = kind._from_config(config).eval().float()
         except Exception as error:
             return None, f"it cannot be built: {_told(error)}"
-    _shake(model, seed)
+    shake(model, seed)
     return model, ""
 
 
@@ -146,8 +146,13 @@ def _too_large(kind: type[PreTrainedModel], config: PreTrainedConfig) -> str:
     return f"too large: {many / 1e6:.0f} million parameters, {sizes[0][0] / 1e6:.0f} million of them in {sizes[0][1]}"
 
 
-def _shake(model: nn.Module, seed: int) -> None:
-    """Random values everywhere, so that no gate that begins at zero, and no norm of ones, hides a path."""
+def shake(model: nn.Module, seed: int) -> None:
+    """Random values everywhere, so that no gate that begins at zero, and no norm of ones, hides a path.
+
+    Args:
+        model: changed in place.
+        seed: of what is added.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():

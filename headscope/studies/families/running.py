@@ -23,7 +23,7 @@ from headscope.anatomy.examples import make_example
 from headscope.errors import InputError, InterruptedWorkError
 from headscope.studies.families.results import NO, Result
 from headscope.studies.families.table import FamilyTable
-from headscope.studies.families.trying import Example, try_type
+from headscope.studies.families.trying import FURTHER, Example, try_type
 
 __all__ = ["Limits", "all_types", "run_types"]
 
@@ -116,7 +116,7 @@ def _check(types: Sequence[str]) -> None:
 
 
 def _try(name: str, *, exported: frozenset[str], example: Example) -> Result:
-    return try_type(name, export=name in exported, example=example)
+    return try_type(name, further=FURTHER if name in exported else FURTHER[:1], example=example)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,10 @@ from headscope.studies.families.outputs import complaint_of, takes_more, with_se
 from headscope.studies.families.results import NO, YES, Cut, Result
 from headscope.studies.families.telling import first_sentence
 
-__all__ = ["Example", "try_type"]
+__all__ = ["FURTHER", "Example", "try_type"]
+
+FURTHER = ("generated", "exported")
+"""What takes long, and is tried where it is asked for."""
 
 Example = Callable[[nn.Module], Mapping[str, Any]]
 
@@ -27,12 +30,14 @@ _UNREAD = "not read: "
 _ATTENTIVE = "no attention was recognised"  # something looks like it
 
 
-def try_type(model_type: str, *, export: bool = False, example: Example = make_example, seed: int = 0) -> Result:
+def try_type(
+    model_type: str, *, further: Collection[str] = (), example: Example = make_example, seed: int = 0
+) -> Result:
     """Build a tiny model of a type and try on it what headscope does with a model.
 
     Args:
         model_type: as transformers calls it.
-        export: whether torch.export is tried too, which takes seconds.
+        further: of "generated" and "exported", what is tried too, which takes a second and some seconds.
         example: what makes an input for a model.
         seed: of the weights.
 
@@ -45,11 +50,11 @@ def try_type(model_type: str, *, export: bool = False, example: Example = make_e
     begun = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of models that are built in odd ways, which is no matter of this study
-        row = _row_of(model_type, export, example, seed)
+        row = _row_of(model_type, further, example, seed)
     return Result(**row, seconds=round(time.monotonic() - begun, 1))
 
 
-def _row_of(model_type: str, export: bool, example: Example, seed: int) -> dict[str, Any]:
+def _row_of(model_type: str, further: Collection[str], example: Example, seed: int) -> dict[str, Any]:
     given: dict[str, Any] = {}
 
     def complain(model: nn.Module) -> str:
@@ -73,7 +78,7 @@ def _row_of(model_type: str, export: bool, example: Example, seed: int) -> dict[
     else:
         row |= {"class_name": type(built.model).__name__, "built": YES, "forward": YES if built.runs else NO}
         if built.runs:
-            _try_model(row, built.model, given["inputs"], export)
+            _try_model(row, built.model, given["inputs"], further)
         else:
             row["why"]["forward"] = _first_word(built.against)
     return row
@@ -84,7 +89,7 @@ def _first_word(complaints: tuple[str, ...]) -> str:
     return first_sentence(complaints[0]) if complaints else ""
 
 
-def _try_model(row: dict[str, Any], model: nn.Module, inputs: Mapping[str, Any], export: bool) -> None:
+def _try_model(row: dict[str, Any], model: nn.Module, inputs: Mapping[str, Any], further: Collection[str]) -> None:
     """Fill the row of a model that runs."""
     for weight in model.parameters():
         weight.requires_grad_(weight.is_floating_point())
@@ -102,7 +107,7 @@ def _try_model(row: dict[str, Any], model: nn.Module, inputs: Mapping[str, Any],
     _note(row, "cut", _together(cuts), "; ".join(dict.fromkeys(cut.why for cut in cuts if cut.why)))
     pruned = next((one.pruned for one in reversed(tried) if one.cut.status == "exact"), None)
     if pruned is not None:
-        names = tuple(name for name in CHECKS if export or name != "exported")
+        names = tuple(name for name in CHECKS if name in further or name not in FURTHER)
         for name, (answer, why) in check_afterwards(model, pruned, inputs, names).items():
             _note(row, name, answer, why)
 
