@@ -69,16 +69,20 @@ def find_edits(
         SurgeryError: no edits were found under which the unit does what it did with the heads switched off.
     """
     call, module = seen[unit], model.get_submodule(unit)
-    if isinstance(model.get_submodule(changes[0].site.module_name), nn.MultiheadAttention):
-        return _narrowed(model, unit, changes, call, tolerance)
+    known, packing = _narrowed(model, changes)
+    if len(known) == len(changes) == 1 and unit == known[0].module:
+        # its second result is a map of the heads left, and rightly another one
+        call = replace(call, output=call.output[0])
+    rest = [change for change in changes if change.site.module_name not in {edit.module for edit in known}]
     failures = []
     refusals: list[SurgeryError] = []
-    for way in (*(() if pad else (_following,)), _by_function, _padded):
+    for way in (*(() if pad and rest else (_following,)), _by_function, _padded):
         try:
-            for edits in way(model, unit, changes, seen):
+            for further in way(model, unit, rest, seen) if rest else ((),):
+                edits = (*known, *further)
                 failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance)
                 if failure is None:
-                    return edits
+                    return (*edits, *packing)
                 failures.append(failure)
         except SurgeryError as error:
             refusals.append(error)
@@ -87,18 +91,19 @@ def find_edits(
     raise SurgeryError(_explain(unit, module, changes, failures, tolerance))
 
 
-def _narrowed(model: nn.Module, unit: str, changes: Sequence[SiteChange], call: Seen, tolerance: float) -> Edits:
-    """The edits that cut PyTorch's own attention, which are known; tried all the same."""
-    name = changes[0].site.module_name
-    edits: list[Edit] = [NarrowAttention(name, changes[0].kept, changes[0].site.n_heads)]
-    # its second result is a map of the heads left, and rightly another one
-    first = replace(call, output=call.output[0]) if unit == name else call
-    failure = _try(model.get_submodule(unit), [edit.within(unit) for edit in edits], first, tolerance)
-    if failure is not None:
-        raise SurgeryError(_explain(unit, model.get_submodule(unit), changes, [failure], tolerance))
-    parents = [name[:place] for place, letter in enumerate(name) if letter == "."]
-    packing = [one for one in ("", *parents) if isinstance(model.get_submodule(one), nn.TransformerEncoder)]
-    return (*edits, *map(PackByHand, packing))
+def _narrowed(model: nn.Module, changes: Sequence[SiteChange]) -> tuple[Edits, Edits]:
+    """The edits that cut PyTorch's own attention, which are known, and those of encoders around it."""
+    narrow: list[Edit] = []
+    packing: list[Edit] = []
+    for change in changes:
+        name = change.site.module_name
+        if isinstance(model.get_submodule(name), nn.MultiheadAttention):
+            narrow.append(NarrowAttention(name, change.kept, change.site.n_heads))
+            parents = ["", *(name[:place] for place, letter in enumerate(name) if letter == ".")]
+            packing += [
+                PackByHand(one) for one in parents if isinstance(model.get_submodule(one), nn.TransformerEncoder)
+            ]
+    return tuple(narrow), tuple(dict.fromkeys(packing))
 
 
 def _padded(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) -> Iterator[Edits]:

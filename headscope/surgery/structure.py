@@ -18,7 +18,7 @@ from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.edits.base import Edit, runs
 from headscope.surgery.edits.emptying import EmptyAttention
 from headscope.surgery.edits.grouping import KV_BUFFER, MapGroups
-from headscope.surgery.edits.padding import KeepHeads, PadOutput, PickInput
+from headscope.surgery.edits.padding import KeepHeads, PadOutput, PickInput, stands_for
 from headscope.surgery.edits.pytorch import NarrowFunction
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput, SliceParameter
 from headscope.surgery.verification import Seen, is_map
@@ -131,10 +131,10 @@ def _of_parameter(module: nn.Module, layer: Slices, side: str, indices: set[int]
 def _width(name: str, module: nn.Module, side: str) -> int:
     """How many features a layer puts out, or takes in."""
     weight = module._parameters.get("weight")
-    framed = module.__dict__.get("_headscope_frame", {}).get(side)
-    if framed is not None:
-        return int(framed[1])
-    if weight is None or not (is_plain(module) or "_headscope_frame" in module.__dict__):
+    whole = stands_for(module)
+    if side in whole:
+        return whole[side]
+    if weight is None or not (is_plain(module) or whole):
         raise SurgeryError(
             f"{name} ({type(module).__name__}) cannot be sliced: {_why_not(module)}; headscope.ablate switches heads "
             "off as it is"

@@ -20,7 +20,7 @@ from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of, runs
 from headscope.surgery.edits.slicing import slice_layer
 from headscope.surgery.forwards import replace_forward, run_inner
 
-__all__ = ["KeepHeads", "PadOutput", "PickInput"]
+__all__ = ["KeepHeads", "PadOutput", "PickInput", "stands_for"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAME = "_headscope_frame"
@@ -76,6 +76,11 @@ class KeepHeads(Edit):
 
     def apply(self, module: nn.Module) -> None:
         module.__dict__[LEFT] = Left(self.keep, self.heads)
+
+
+def stands_for(module: nn.Module) -> dict[str, int]:
+    """How many features a cut layer stands for, by side ("output", "input"), where it goes on as if it were whole."""
+    return {side: size for side, (_, size) in module.__dict__.get(_FRAME, {}).items()}
 
 
 def _frame(module: nn.Module, name: str, side: str, keep: Sequence[int], size: int) -> None:

@@ -328,3 +328,29 @@ class _TalkingBefore(nn.Module):
 def test_heads_that_talk_before_the_softmax_are_refused_with_the_reason() -> None:
     with pytest.raises(AnatomyError, match="its scores are mixed before the softmax"):
         discover(_TalkingBefore(), {"x": torch.randn(2, 5, WIDTH)})
+
+
+class _Streams(nn.Module):
+    """Two streams attend together and have projections of their own, as in MMDiT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({f"{part}_{of}": nn.Linear(24, 24) for part in "qkvo" for of in ("image", "text")})
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        both = {"text": text, "image": image}
+        q, k, v = (
+            torch.cat(
+                [self.layers[f"{part}_{of}"](x).unflatten(-1, (4, 6)).transpose(1, 2) for of, x in both.items()], 2
+            )
+            for part in "qkv"
+        )
+        z = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        of_text, of_image = z.split([text.shape[1], image.shape[1]], 1)
+        return self.layers["o_image"](of_image), self.layers["o_text"](of_text)
+
+
+def test_streams_with_projections_of_their_own_are_refused_by_name() -> None:
+    torch.manual_seed(0)
+    with pytest.raises(AnatomyError, match=r"each at some of the positions, as where two streams attend together"):
+        discover(_Streams(), {"image": torch.randn(2, 9, 24), "text": torch.randn(2, 5, 24)})
