@@ -249,3 +249,44 @@ class _Biased(nn.Module):
         q, k, v = (part(x).unflatten(-1, (-1, 8)).transpose(1, 2) for part in (self.q, self.k, self.v))
         z = (q @ k.mT / 8**0.5 + bias).softmax(-1) @ v
         return self.o(z.transpose(1, 2).flatten(2))
+
+
+class _Reader(nn.Module):
+    """Attention whose keys and values another one may have made."""
+
+    def __init__(self, own):
+        super().__init__()
+        self.q, self.o = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.k, self.v = (nn.Linear(16, 16), nn.Linear(16, 16)) if own else (None, None)
+
+    def forward(self, x, made=None):
+        if made is None:
+            made = [part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.k, self.v)]
+        k, v = made
+        q = self.q(x).unflatten(-1, (-1, 4)).transpose(1, 2)
+        return self.o(((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)), made
+
+
+class SharedKeys(nn.Module):
+    """The second layer reads the keys and values of the first, as in Gemma 3n."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = _Reader(own=True), _Reader(own=False)
+
+    def forward(self, x):
+        out, made = self.first(x)
+        return self.second(x + out, made)[0]
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(["L0H1"], 16), (["L1H1"], 16), (["L0H1", "L1H1"], 12)])
+def test_key_heads_that_another_layer_reads_stay_as_long_as_it_does(heads, keys):
+    torch.manual_seed(0)
+    model, x = SharedKeys().eval(), torch.randn(2, 5, 16)
+    masked = copy.deepcopy(model)
+    for head in heads:
+        (masked.first if head[1] == "0" else masked.second).o.weight.data[:, 4:8] = 0
+    pruned = prune(model, heads, example={"x": x})
+    torch.testing.assert_close(pruned(x), masked(x), atol=1e-5, rtol=0)
+    assert pruned.first.k.weight.shape == pruned.first.v.weight.shape == (keys, 16)
+    assert pruned.first.o.weight.numel() + pruned.second.o.weight.numel() == 16 * (32 - 4 * len(heads))
