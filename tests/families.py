@@ -46,6 +46,20 @@ FURTHER: dict[str, Callable[[], nn.Module]] = {
         max_position_embeddings=64,
         pad_token_id=1,
     ),
+    # its last layer reads the keys and values of the one before
+    "gemma4": lambda: _bare(
+        "gemma4_text",
+        **_SIZES | {"num_hidden_layers": 3},
+        num_key_value_heads=2,
+        head_dim=8,
+        global_head_dim=8,
+        hidden_size_per_layer_input=4,
+        vocab_size_per_layer_input=VOCABULARY,
+        num_kv_shared_layers=1,
+        layer_types=["full_attention"] * 3,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    ),
     # a sink: the rows of its maps sum to less than 1
     "gpt_oss": lambda: _causal(
         "gpt_oss",

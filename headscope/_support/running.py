@@ -148,12 +148,14 @@ def handed(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in aside}
 
 
-def last_logits(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, int]:
+def last_logits(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
     """The argument that keeps a language model from making logits that nobody looks at; {} for other models.
 
     And where the batch brings labels, by which the model makes a loss of all of them.
     """
-    return {"logits_to_keep": 1} if accepts(model, "logits_to_keep") and batch.get("labels") is None else {}
+    # a position, not a number of them: by that, Gemma 4's last layers see the last position alone
+    told = {"logits_to_keep": torch.tensor([-1])}
+    return told if accepts(model, "logits_to_keep") and batch.get("labels") is None else {}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -144,3 +144,30 @@ def test_what_is_handed_in_by_head_whatever_shares_its_axis():
     assert [(edit.module, edit.keep, edit.heads) for edit in merged.taking] == [("attention", (0, 2, 3), 4)]
     assert told("nothing", bias=torch.randn(1, 4, 1, 5)).arguments == (("bias", 1, False),)
     assert told("nothing").taking == ()
+
+
+class Grouped(nn.Module):
+    """Four query heads on two key heads, each of which has a norm's scale of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.o = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.k, self.v = nn.Linear(WIDTH, 6), nn.Linear(WIDTH, 6)
+        self.scale = nn.Parameter(torch.rand(2, DIM) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, DIM)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        k = k * self.scale[:, None]
+        k, v = (part.repeat_interleave(2, 1) for part in (k, v))
+        return self.o(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("gone", "kept"), [((0,), ((0, 2),)), ((0, 1), ((1, 2),))])
+def test_what_belongs_to_a_key_head_goes_with_its_last_query_head(gone, kept):
+    torch.manual_seed(0)
+    model, batch = Grouped(), {"x": torch.randn(2, 5, WIDTH)}
+    site = discover(model, batch).sites[0]
+    with recording(model, {""}) as seen:
+        output_of(model, batch)
+    found = belongings(model, "", SiteChange(site, gone, site), seen[""])
+    assert [edit.keep for edit in found.edits()] == [kept]

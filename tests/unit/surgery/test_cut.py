@@ -15,6 +15,7 @@ from headscope.surgery import cut, prune
 from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.edits.slicing import SliceOutput
 from tests import models
+from tests.families import build_further
 
 SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
 
@@ -251,42 +252,19 @@ class _Biased(nn.Module):
         return self.o(z.transpose(1, 2).flatten(2))
 
 
-class _Reader(nn.Module):
-    """Attention whose keys and values another one may have made."""
-
-    def __init__(self, own):
-        super().__init__()
-        self.q, self.o = nn.Linear(16, 16), nn.Linear(16, 16)
-        self.k, self.v = (nn.Linear(16, 16), nn.Linear(16, 16)) if own else (None, None)
-
-    def forward(self, x, made=None):
-        if made is None:
-            made = [part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.k, self.v)]
-        k, v = made
-        q = self.q(x).unflatten(-1, (-1, 4)).transpose(1, 2)
-        return self.o(((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)), made
-
-
-class SharedKeys(nn.Module):
-    """The second layer reads the keys and values of the first, as in Gemma 3n."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = _Reader(own=True), _Reader(own=False)
-
-    def forward(self, x):
-        out, made = self.first(x)
-        return self.second(x + out, made)[0]
-
-
-@pytest.mark.parametrize(("heads", "keys"), [(["L0H1"], 16), (["L1H1"], 16), (["L0H1", "L1H1"], 12)])
+@pytest.mark.parametrize(
+    ("heads", "keys"),
+    [(["L1H0", "L1H1"], 16), (["L2H0", "L2H1"], 16), (["L1H0", "L1H1", "L2H0", "L2H1"], 8), (["L1H1", "L2H0"], 16)],
+)
 def test_key_heads_that_another_layer_reads_stay_as_long_as_it_does(heads, keys):
-    torch.manual_seed(0)
-    model, x = SharedKeys().eval(), torch.randn(2, 5, 16)
-    masked = copy.deepcopy(model)
-    for head in heads:
-        (masked.first if head[1] == "0" else masked.second).o.weight.data[:, 4:8] = 0
-    pruned = prune(model, heads, example={"x": x})
-    torch.testing.assert_close(pruned(x), masked(x), atol=1e-5, rtol=0)
-    assert pruned.first.k.weight.shape == pruned.first.v.weight.shape == (keys, 16)
-    assert pruned.first.o.weight.numel() + pruned.second.o.weight.numel() == 16 * (32 - 4 * len(heads))
+    model = build_further("gemma4").double()
+    assert [site.kind for site in discover(model).sites] == ["causal"] * 3
+    masked, ids = copy.deepcopy(model), torch.arange(3, 15).view(2, 6)
+    with torch.no_grad():
+        for layer, head in ((int(one[1]), int(one[3])) for one in heads):
+            masked.layers[layer].self_attn.o_proj.weight[:, head * 8 : head * 8 + 8] = 0
+    pruned = prune(model, heads)
+    torch.testing.assert_close(pruned(ids)[0], masked(ids)[0], atol=1e-5, rtol=0)
+    made_by = pruned.layers[1].self_attn
+    assert made_by.k_proj.weight.shape == made_by.v_proj.weight.shape == (keys, 32)
+    assert pruned._headscope.ways == {}, "its attention gets faster too"

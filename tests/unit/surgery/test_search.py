@@ -4,10 +4,12 @@ from torch import nn
 from torch.nn import functional
 
 from headscope.anatomy import discover
+from headscope.effects.ablation import ablate
 from headscope.errors import SurgeryError
 from headscope.surgery import prune
 from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.search import _numbers
+from headscope.watching.observation import capture
 from tests.unit.surgery.test_change import Attention, change
 
 EXAMPLE = {"x": torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))}
@@ -195,3 +197,22 @@ def test_a_layer_may_lose_all_its_heads_whatever_else_it_does(kind):
     assert [pruned.q.weight.numel(), pruned.k.weight.numel(), pruned.v.weight.numel(), pruned.o.weight.numel()] == [
         0
     ] * 4
+
+
+@pytest.mark.parametrize("kind", [ByHeart, ByCount])
+def test_what_is_seen_of_a_cut_layer_is_of_the_heads_that_are_left(kind):
+    """Where zeros stand for heads that are gone, as where they are not there at all."""
+    torch.manual_seed(0)
+    model, x = kind().eval(), EXAMPLE["x"]
+    pruned = prune(model, ["L0H1"], example=EXAMPLE)
+    names = ["q", "k", "v", "z", "pattern", "contribution"]
+    with torch.no_grad(), capture(model, names, example=EXAMPLE) as whole:
+        model(x)
+    with torch.no_grad(), capture(pruned, names, example=EXAMPLE) as cut:
+        pruned(x)
+    for name in names:
+        seen, want = getattr(cut[0], name), getattr(whole[0], name)[:, [0, 2, 3]]
+        torch.testing.assert_close(seen, want, atol=1e-5, rtol=0, msg=f"{kind.__name__}: {name}")
+    with ablate(pruned, ["L0H2"], example=EXAMPLE), torch.no_grad():
+        left = pruned(x)
+    torch.testing.assert_close(left, prune(pruned, ["L0H2"], example=EXAMPLE)(x), atol=1e-5, rtol=0)
