@@ -10,6 +10,7 @@ from headscope.surgery import prune
 from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.search import _numbers
 from headscope.watching.observation import capture
+from tests.families import build_further
 from tests.unit.surgery.test_change import Attention, change
 
 EXAMPLE = {"x": torch.randn(2, 5, 24, generator=torch.Generator().manual_seed(0))}
@@ -216,3 +217,15 @@ def test_what_is_seen_of_a_cut_layer_is_of_the_heads_that_are_left(kind):
     with ablate(pruned, ["L0H2"], example=EXAMPLE), torch.no_grad():
         left = pruned(x)
     torch.testing.assert_close(left, prune(pruned, ["L0H2"], example=EXAMPLE)(x), atol=1e-5, rtol=0)
+
+
+def test_how_a_layer_was_cut_is_told():
+    torch.manual_seed(0)
+    plain, framed = (prune(kind(), ["L0H1"], example=EXAMPLE) for kind in (ByCount, ByHeart))
+    assert plain._headscope.ways == {}
+    told = "zeros stand where its heads were, so it is smaller and no faster"
+    assert framed._headscope.ways == {0: told}
+    assert any(told in remark for remark in discover(framed, EXAMPLE).remarks)
+    assert not any("cut" in remark for remark in discover(plain, EXAMPLE).remarks)
+    mixed = prune(build_further("olmo2"), ["L1H1"])
+    assert mixed._headscope.ways == {1: "q and k stay whole"}

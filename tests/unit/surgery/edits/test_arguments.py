@@ -55,7 +55,8 @@ def test_it_goes_wherever_the_module_goes_and_keeps_what_runs_there():
         assert x.item() == 2
         assert bias.shape[1] == 3
     apply_edits([TakeHeads("", (("bias", 1, False),), (0, 2), 4)], module)
-    assert module(torch.ones(1), BIAS)[1].shape[1] == 2, "a second cut takes the place of the first"
+    assert module(torch.ones(1), BIAS)[1].shape[1] == 2
+    assert module.forward.args[1].func is _doubled, "a second cut takes the place of the first"
     edits = (TakeHeads("", (("bias", 1, True),), (0, 2), 4),)
     assert edits_from_json(json.loads(json.dumps([edit.to_json() for edit in edits]))) == edits
 
