@@ -43,8 +43,9 @@ def _counted(table: FamilyTable) -> Iterator[str]:
         f"Of {many['types']} model types **{many['built']}** are built, **{many['run']}** of these run, and in "
         f"**{many['attention found']}** attention is found ({many['dispatch']} call it through transformers' "
         f"registry). All that looks like attention is read in {many['all of it']}. Captures are exact in "
-        f"{many.get('captured exact', 0)}, and all cuts in **{many.get('cut exact', 0)}**; wrong are "
-        f"{many.get('captured wrong', 0)} and {many.get('cut wrong', 0)}. Run on {made['date']} with {versions}."
+        f"{many.get('captured exact', 0)}, and all cuts in **{many.get('cut exact', 0)}**; "
+        f"{many.get('captured wrong', 0) + many.get('cut wrong', 0) or 'none'} is wrong. "
+        f"Run on {made['date']} with {versions}."
     )
     yield ""
 

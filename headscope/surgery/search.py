@@ -26,7 +26,7 @@ from headscope.surgery.edits.pytorch import NarrowAttention, PackByHand
 from headscope.surgery.edits.repairing import RepairSizes
 from headscope.surgery.forwards import copied
 from headscope.surgery.structure import KV_GROUPS, by_function, is_framed, keeps_maps, padded, sliced, structure
-from headscope.surgery.verification import Seen, difference, magnitude
+from headscope.surgery.verification import Seen, difference, drawing_alike, magnitude
 
 __all__ = ["find_edits", "runs_alone"]
 
@@ -78,14 +78,20 @@ def find_edits(
     refusals: list[SurgeryError] = []
     for way in (*(() if pad and rest else (_following,)), _by_function, _padded):
         try:
-            for further in way(model, unit, rest, seen) if rest else ((),):
-                edits = (*known, *further)
-                failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance)
-                if failure is None:
-                    return (*edits, *packing)
-                failures.append(failure)
+            ways = list(way(model, unit, rest, seen)) if rest else [()]
         except SurgeryError as error:
             refusals.append(error)
+            continue
+        for further in ways:
+            edits = (*known, *further)
+            try:
+                failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance)
+            except SurgeryError as error:  # an edit that cannot be made
+                refusals.append(error)
+                continue
+            if failure is None:
+                return (*edits, *packing)
+            failures.append(failure)
     if refusals and not failures:
         raise refusals[0]
     raise SurgeryError(_explain(unit, module, changes, failures, tolerance))
@@ -111,9 +117,15 @@ def _padded(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) 
     output projection, whatever else reads q, k and v.
     """
     del unit
-    for many in range(len(_MAKERS) + 1):
-        for spared in itertools.combinations(_MAKERS, many):
-            yield tuple(padded(model, [replace(change, spared=spared) for change in changes]))
+    refusals: list[SurgeryError] = []
+    spared = [some for many in range(len(_MAKERS) + 1) for some in itertools.combinations(_MAKERS, many)]
+    for some in spared:
+        try:
+            yield tuple(padded(model, [replace(change, spared=some) for change in changes]))
+        except SurgeryError as error:  # a layer that cannot be sliced
+            refusals.append(error)
+    if len(refusals) == len(spared):
+        raise refusals[0]
 
 
 def _by_function(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) -> Iterator[Edits]:
@@ -248,7 +260,7 @@ def _run(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> Any:
     trial = copied(unit)
     trial.eval()  # not in one line: some modules' own train() forgets to return the module
     apply_edits(edits, trial)
-    with torch.no_grad(), uncompiled():
+    with torch.no_grad(), uncompiled(), drawing_alike(trial):
         return trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Seen",
     "difference",
     "distance",
+    "drawing_alike",
     "in_precision",
     "inputs_in",
     "is_map",
@@ -104,10 +105,16 @@ def recording(model: nn.Module, names: Collection[str]) -> Iterator[dict[str, Se
 
 def output_of(model: nn.Module, batch: Batch) -> Any:
     """The model's output in evaluation mode, without gradients; one that draws at random draws the same each time."""
-    devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
-    with torch.no_grad(), evaluating(model), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with torch.no_grad(), evaluating(model), drawing_alike(model):
         return run_model(model, batch)
+
+
+@contextmanager
+def drawing_alike(model: nn.Module) -> Iterator[None]:
+    """While open, what is drawn at random is the same each time, and nothing is drawn from the user's generators."""
+    with torch.random.fork_rng([p.device for p in model.parameters() if p.device.type == "cuda"][:1]):
+        torch.manual_seed(0)
+        yield
 
 
 def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: bool = True) -> float:

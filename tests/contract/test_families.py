@@ -1,5 +1,7 @@
 """Model types against the committed table, docs/families.csv: what was read, captured and cut exactly still is."""
 
+import re
+
 import pytest
 
 from headscope.studies.families import MECHANISMS, QUICK, FamilyTable, Result, all_types, run_types, try_type, worse
@@ -42,3 +44,16 @@ def test_the_quick_types_stand_for_something_and_are_known() -> None:
     assert len(QUICK) == len({*QUICK}), "a type stands for one mechanism"
     assert {*QUICK} <= {*all_types()}
     assert all(MECHANISMS.values())
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
+def test_the_readme_says_how_many_there_are(page: str) -> None:
+    (line,) = [one for one in (DOCS.parent / page).read_text("utf-8").splitlines() if "docs/families.md" in one]
+    told = [int(number) for number in re.findall(r"(?<![\d.-])\d{3}(?![\d.-])", line)]
+    counts = TABLE.counts()
+    assert told == [
+        counts[name] for name in ("types", "built", "run", "attention found", "captured exact", "cut exact")
+    ]
+    year, month, day = map(int, TABLE.facts["date"].split("-"))
+    assert (f"{day} November {year}" if page == "README.md" else f"{year}年{month}月{day}日") in line
+    assert TABLE.facts["versions"]["transformers"] in line

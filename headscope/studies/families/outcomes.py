@@ -41,6 +41,7 @@ _HEADINGS: tuple[tuple[str, str, str], ...] = (
     ("found", r"no attention was found", "no attention"),
     ("captured", r"heads cannot be told apart in o|mixes them", "heads are mixed before the output projection"),
     ("captured", r"no linear layer", "no linear layer reads the heads' outputs"),
+    ("cut", r"masking other heads changes", "nothing that comes out depends on these heads, so no cut can be proven"),
     ("cut", r"differs from head to head", "something that differs from head to head is added to its scores"),
     ("cut", r"told apart in [qkv, ]*o", "heads are mixed before the output projection"),
     ("cut", r"cannot be told apart in", "q, k or v are made of all heads together"),

@@ -5,7 +5,7 @@ one is loaded.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -76,11 +76,12 @@ EDITS: Registry[Edit] = Registry("edit", "headscope.surgery.edits")
 
 
 def apply_edits(edits: Iterable[Edit], model: nn.Module) -> None:
-    """Change a model in place, edit by edit.
+    """Change a model in place, edit by edit; parameters that modules had in common and that became the same stay so.
 
     Raises:
         SurgeryError: a module is missing, or is not the one that its edit was made for.
     """
+    shared = _shared(model)
     with torch.no_grad():
         for edit in edits:
             try:
@@ -88,6 +89,29 @@ def apply_edits(edits: Iterable[Edit], model: nn.Module) -> None:
             except AttributeError as error:
                 raise SurgeryError(f"{type(model).__name__} has no module {edit.module!r}: {error}") from error
             edit.apply(module)
+        for places in shared:
+            _share(model, places)
+
+
+def _shared(model: nn.Module) -> list[list[str]]:
+    """Names under which one parameter stands in a model, where these are several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return [own for own in names.values() if len(own) > 1]
+
+
+def _share(model: nn.Module, places: Sequence[str]) -> None:
+    """Make one parameter of those that were one, if they are equal still."""
+    owners = [(model.get_submodule(place.rpartition(".")[0]), place.rpartition(".")[2]) for place in places]
+    (first, name), *others = owners
+    kept = first._parameters.get(name)
+    for module, own in others:
+        other = module._parameters.get(own)
+        if kept is None or other is None or other is kept or kept.shape != other.shape or kept.device != other.device:
+            continue
+        if kept.is_meta or torch.equal(kept, other):
+            module._parameters[own] = kept
 
 
 def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:

@@ -92,3 +92,18 @@ def test_an_edit_made_for_another_model_is_refused(edit, why):
     model = nn.Sequential(nn.Linear(3, 4), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     with pytest.raises(SurgeryError, match=why):
         apply_edits([edit], model)
+
+
+def test_weights_that_modules_have_in_common_stay_so_where_both_are_cut_alike():
+    both = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    both[1].weight = both[0].weight
+    edits = [SliceOutput(place, ((0, 2),), 4) for place in ("0", "1")]
+    apply_edits(edits, both)
+    assert both[1].weight is both[0].weight
+    assert both[1].bias is not both[0].bias
+    apply_edits([SliceOutput("0", ((0, 1),), 2)], both)
+    assert [tuple(layer.weight.shape) for layer in both] == [(1, 4), (2, 4)]
+    apart = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
+    apart[1].load_state_dict(apart[0].state_dict())
+    apply_edits(edits, apart)
+    assert apart[1].weight is not apart[0].weight, "equal, and never one"
