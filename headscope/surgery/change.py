@@ -73,6 +73,23 @@ class SiteChange:
         return not self.kept
 
     @property
+    def home(self) -> str:
+        """Dotted name of the attention module, where it makes its queries and reads its heads itself; else the unit's.
+
+        Keys may be made far away: a later layer reads those of an earlier one.
+        """
+        site = self.site
+        inside = f"{site.module_name}."
+        parts = (*site.query, *((site.output,) if site.output else ()))
+        return site.module_name if all(part.module.startswith(inside) for part in parts) else site.unit
+
+    @property
+    def unit(self) -> str:
+        """Dotted name of the smallest module that a cut changes."""
+        keys_go = len(self.kept_kv) < self.site.n_kv_heads or (self.site.n_value_heads != self.site.n_kv_heads)
+        return self.site.unit if keys_go else self.home
+
+    @property
     def whole(self) -> tuple[str, ...]:
         """Those of q, k and v whose layers stay whole: heads cannot be told apart in them, or they are spared."""
         return tuple(part for part in ("q", "k", "v") if part in (*self.site.entangled, *self.spared))

@@ -174,14 +174,14 @@ def _edits(
 
 def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:
     """What goes, by the modules that are tried alone; those that hold others hold what goes there."""
-    names = {change.site.unit for change in changes}
+    names = {change.unit for change in changes}
     outer = {name: min((o for o in names if not o or f"{name}.".startswith(f"{o}.")), key=len) for name in names}
     units: dict[str, dict[tuple[str, str], SiteChange]] = {}
     for change in changes:
         site = change.site
         read_by = site.output.name if site.output else ""
         # a module that runs several times is cut once
-        units.setdefault(outer[site.unit], {}).setdefault((site.module_name, read_by), change)
+        units.setdefault(outer[change.unit], {}).setdefault((site.module_name, read_by), change)
     return {unit: list(own.values()) for unit, own in units.items()}
 
 

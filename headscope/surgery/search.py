@@ -160,8 +160,11 @@ def _beside(model: nn.Module, unit: str, changes: Sequence[SiteChange], seen: Ma
     With what belongs to single heads beside, and without: a table that other layers read too has to stay whole. And
     with biases by head taken where they come in, and without: they may come from a table that was cut itself.
     """
-    module, call = model.get_submodule(unit), seen[unit]
-    found = [belongings(module, unit, change, call) for change in changes if not change.empties]
+    found = []
+    for change in changes:
+        if not change.empties:
+            home = change.home if change.home in seen else unit
+            found.append(belongings(model.get_submodule(home), home, change, seen[home]))
     owning = [one for one in found if one.parameters or one.rows or one.lists]
     taking = tuple(edit for one in found for edit in one.taking if one.change.site.route != "registry")
     refusal: SurgeryError | None = None

@@ -77,7 +77,10 @@ class _Repair(TorchFunctionMode):
         return shape
 
     def _divided(self, length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """Sizes into which an axis of features is divided: (heads, -1) with the heads that are left."""
+        """Sizes into which an axis of features is divided, (heads, -1) or (heads, dim), with the heads left."""
+        if -1 not in sizes and math.prod(sizes) != length:
+            numbers = [(right, *sizes[1:]) for stale, right in self._sizes if stale == sizes[0]]
+            return next((own for own in numbers if math.prod(own) == length), sizes)
         rights = [right for stale, right in self._sizes if stale == sizes[0] and right and length % right == 0]
         left = [right for right in rights if any(length // right == other for _, other in self._sizes)]
         return (left[0], *sizes[1:]) if len(sizes) == 2 and sizes[1] == -1 and left else sizes

@@ -73,6 +73,11 @@ class ByLiteral(Heads):
         return x.reshape(x.size(0), x.size(1), 4, 6)
 
 
+class ByDivision(Heads):
+    def split(self, x):
+        return x.unflatten(-1, (4, 6))
+
+
 class ByTable(Heads):
     """A row of its own for each head."""
 
@@ -124,6 +129,7 @@ class Bare(ByHeart):
         (ByCount, ["heads"]),
         (ByWidth, ["heads", "wide"]),
         (ByLiteral, ["heads", "repair"]),
+        (ByDivision, ["heads", "repair"]),
         (ByTable, ["table", "heads"]),
         (ByNorms, ["drop_items", "heads"]),
         (ByHeart, ["pad_output", "pad_output", "pad_output", "pick_input", "keep_heads"]),
