@@ -112,7 +112,20 @@ class ByHeart(Heads):
 
 
 class Bare(ByHeart):
-    """The same with weights that are in no layer of their own."""
+    """The same with an output projection that is no layer of its own."""
+
+    def __init__(self):
+        super().__init__()
+        del self.o
+        self.bare = nn.Parameter(torch.randn(24, 24) / 5)
+
+    def o(self, x):
+        assert x.shape[-1] == 24
+        return functional.linear(x, self.bare)
+
+
+class BareQueries(ByHeart):
+    """The same with queries that no layer makes: they stay whole."""
 
     def __init__(self):
         super().__init__()
@@ -133,6 +146,7 @@ class Bare(ByHeart):
         (ByTable, ["table", "heads"]),
         (ByNorms, ["drop_items", "heads"]),
         (ByHeart, ["pad_output", "pad_output", "pad_output", "pick_input", "keep_heads"]),
+        (BareQueries, ["pad_output", "pad_output", "pick_input", "keep_heads"]),
     ],
 )
 def test_each_rung_is_reached_by_a_model_that_needs_it(kind, edits):
