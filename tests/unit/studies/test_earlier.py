@@ -44,6 +44,7 @@ def test_tasks_with_more_seeds_stand_beside_others(tmp_path: Path) -> None:
     assert {len(errors) for errors in learnt_curves(more.runs.assign(chance=9.0), "width", shared=True).values()} == {2}
 
 
+@pytest.mark.slow
 def test_what_an_earlier_version_did_not_ask_of_a_run_is_added_without_training_it_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

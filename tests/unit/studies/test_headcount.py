@@ -59,6 +59,7 @@ def test_one_run_serves_both_arms_where_they_meet(whole: Sweep) -> None:
     pd.testing.assert_frame_equal(met.loc["width"], met.loc["head_dim"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_to_the_same_table(whole: Sweep, tmp_path: Path) -> None:
     told: list[int] = []
 

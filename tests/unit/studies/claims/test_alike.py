@@ -153,6 +153,7 @@ def measured(claim: Alike, subject: Subject) -> Any:
         return claim.measure(subject)
 
 
+@pytest.mark.slow
 def test_untrained_models_are_not_said_to_have_learnt_it() -> None:
     assert check_untrained(2) == 0
 
