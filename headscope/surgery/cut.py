@@ -81,9 +81,7 @@ def prune(
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
     changes = _changes(plan, anatomy, record)
-    edits = _proven(model, plan, anatomy, changes, _Inputs(example, given or [example], tolerance))
-    pruned = _copy(model)
-    apply_edits(edits, pruned)
+    pruned, edits = _proven(model, plan, anatomy, changes, _Inputs(example, given or [example], tolerance))
     take_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
 
@@ -99,21 +97,28 @@ class _Inputs:
 
 def _proven(
     model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs
-) -> tuple[Edit, ...]:
-    """Edits that are right for the whole model: what units hand on to each other is seen by the whole alone."""
+) -> tuple[nn.Module, tuple[Edit, ...]]:
+    """A cut copy that is right as a whole, and its edits: what units hand on to each other the whole alone can see."""
     exact = in_precision(model, torch.float32)
-    for pad in (False, True):
-        edits = _edits(exact, plan, anatomy, changes, inputs, pad)
-        pruned = _copy(model)
-        apply_edits(edits, pruned)
+    edits = _edits(exact, plan, anatomy, changes, inputs, pad=False)
+    try:
+        return _made(model, plan, anatomy, edits, inputs), edits
+    except SurgeryError as error:
+        if not keeps_maps(edits):
+            raise
         try:
-            _verify(model, pruned, plan, anatomy, inputs, maps=keeps_maps(edits))
+            edits = _edits(exact, plan, anatomy, changes, inputs, pad=True)
+            return _made(model, plan, anatomy, edits, inputs), edits
         except SurgeryError:
-            if pad or not keeps_maps(edits):
-                raise
-        else:
-            return edits
-    raise AssertionError
+            raise error from None
+
+
+def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit], inputs: _Inputs) -> nn.Module:
+    """A copy with these edits, proven."""
+    pruned = _copy(model)
+    apply_edits(edits, pruned)
+    _verify(model, pruned, plan, anatomy, inputs, maps=keeps_maps(edits))
+    return pruned
 
 
 def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
@@ -157,7 +162,7 @@ def _check_cuttable(site: Site) -> None:
 
 
 def _edits(
-    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs, pad: bool
+    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs, *, pad: bool
 ) -> tuple[Edit, ...]:
     example = inputs_in(inputs.example, torch.float32)
     units = _units(changes)
