@@ -171,6 +171,8 @@ def _probed(unit: nn.Module, site: Site) -> dict[str, Tensor]:
             whole = ".".join(part for part in (name, own) if part)
             if tensor is None or not tensor.is_floating_point() or tensor.ndim == 0 or (linear and own != "weight"):
                 continue
+            if own in module._buffers and tensor.numel() not in counts:
+                continue  # more than a number a head: a module may make it anew, by its number of heads, when it grows
             told = whole in bare or (linear and len(known.get(name, ())) == tensor.shape[stores_transposed(module)])
             in_list = any(len(one) in counts for one in _lists_above(unit, name))
             if not told and (in_list or any(size % count == 0 for size in tensor.shape for count in counts)):

@@ -233,16 +233,28 @@ def _verify(model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, i
 
 
 def _alone(model: nn.Module, given: Sequence[Batch]) -> Iterator[Batch]:
-    """The first row by itself, where the model runs on it: what was right for one number of rows may not be for two."""
+    """The first row by itself, or a row that is alone beside another, where the model runs on that: what was right for
+    one number of rows may not be for two.
+    """
     for batch in given:
         rows = {value.shape[0] for value in batch.values() if isinstance(value, Tensor) and value.ndim}
-        if len(rows) == 1 and rows != {1}:
-            one = {n: value[:1] if isinstance(value, Tensor) and value.ndim else value for n, value in batch.items()}
+        change = _with_another if rows == {1} else _first
+        if len(rows) == 1:
+            other = {n: change(own) if isinstance(own, Tensor) and own.ndim else own for n, own in batch.items()}
             try:
-                output_of(model, one)
+                output_of(model, other)
             except ModelError:
                 continue
-            yield one
+            yield other
+
+
+def _first(value: Tensor) -> Tensor:
+    return value[:1]
+
+
+def _with_another(value: Tensor) -> Tensor:
+    """The row and the same turned by one place."""
+    return torch.cat([value, value.roll(1, -1)])
 
 
 def _unequal(model: nn.Module, plan: Plan, anatomy: Anatomy, gap: float, tolerance: float) -> str:

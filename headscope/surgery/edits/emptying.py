@@ -97,5 +97,8 @@ def _count_tokens(module: nn.Module, hidden: Tensor, values: Sequence[Any]) -> i
             value = value.self_attention_cache
         if isinstance(value, caching.Cache):
             token = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-            return int(value.update(token, token, layer)[0].shape[-2])
+            try:
+                return int(value.update(token, token, layer)[0].shape[-2])
+            except NotImplementedError:  # a layer that reads the keys of another one, and keeps none
+                return hidden.shape[1]
     return hidden.shape[1]

@@ -69,7 +69,7 @@ class _Repair(TorchFunctionMode):
     def _fitting(self, tensor: Tensor, shape: tuple[int, ...]) -> tuple[int, ...]:
         if math.prod(shape) == tensor.numel():
             return shape
-        for place in reversed(range(len(shape))):
+        for place in reversed(_unmatched(tuple(tensor.shape), shape)):
             for stale, right in self._sizes:
                 repaired = (*shape[:place], right, *shape[place + 1 :])
                 if shape[place] == stale and math.prod(repaired) == tensor.numel():
@@ -88,3 +88,32 @@ class _Repair(TorchFunctionMode):
     def _dividing(self, length: int, part: int) -> int:
         rights = [right for stale, right in self._sizes if stale == part and right and length % right == 0]
         return rights[0] if length % part and rights else part
+
+
+def _unmatched(have: tuple[int, ...], want: tuple[int, ...]) -> range:
+    """Places of a shape that are left when those at both ends are taken off that fit what a tensor has.
+
+    So a number of positions is not put right where it happens to be as large as a width that is stale.
+
+    >>> list(_unmatched((2, 24, 4, 8), (2, 4, 8, 32))), list(_unmatched((2, 5, 16), (2, 5, 2, 16)))
+    ([1, 2], [2, 3])
+    """
+    start = next((i for i, (a, b) in enumerate(zip(have, want, strict=False)) if a != b), min(len(have), len(want)))
+    i, j = len(have), len(want)
+    while i > start and j > start:
+        before = j
+        a, b = i - 1, j - 1
+        own, other = have[a], want[b]
+        while own != other:
+            if own < other:
+                a -= 1
+                own *= have[a] if a >= start else 0
+            else:
+                b -= 1
+                other *= want[b] if b >= start else 0
+            if a < start or b < start:
+                return range(start, j)
+        i, j = a, b
+        if (i == start) != (j == start):  # what it fitted was what is stale
+            return range(start, before)
+    return range(start, j)

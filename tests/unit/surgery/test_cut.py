@@ -254,7 +254,13 @@ class _Biased(nn.Module):
 
 @pytest.mark.parametrize(
     ("heads", "keys"),
-    [(["L1H0", "L1H1"], 16), (["L2H0", "L2H1"], 16), (["L1H0", "L1H1", "L2H0", "L2H1"], 8), (["L1H1", "L2H0"], 16)],
+    [
+        (["L1H0", "L1H1"], 16),
+        (["L2H0", "L2H1"], 16),
+        (["L1H0", "L1H1", "L2H0", "L2H1"], 8),
+        (["L1H1", "L2H0"], 16),
+        ([f"L2H{head}" for head in range(4)], 16),
+    ],
 )
 def test_key_heads_that_another_layer_reads_stay_as_long_as_it_does(heads, keys):
     model = build_further("gemma4").double()
@@ -264,7 +270,10 @@ def test_key_heads_that_another_layer_reads_stay_as_long_as_it_does(heads, keys)
         for layer, head in ((int(one[1]), int(one[3])) for one in heads):
             masked.layers[layer].self_attn.o_proj.weight[:, head * 8 : head * 8 + 8] = 0
     pruned = prune(model, heads)
-    torch.testing.assert_close(pruned(ids)[0], masked(ids)[0], atol=1e-5, rtol=0)
+    for caching in (True, False):
+        torch.testing.assert_close(
+            pruned(ids, use_cache=caching)[0], masked(ids, use_cache=caching)[0], atol=1e-5, rtol=0
+        )
     made_by = pruned.layers[1].self_attn
     assert made_by.k_proj.weight.shape == made_by.v_proj.weight.shape == (keys, 32)
     assert pruned._headscope.ways == {}, "its attention gets faster too"
