@@ -85,7 +85,12 @@ def class_named(folder: Path, name: str, saved: Mapping[str, str]) -> Any:
 def _class_of(folder: Path, model: nn.Module | None) -> tuple[type[PreTrainedModel], PreTrainedConfig]:
     try:
         saved, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
-        name = (saved.get("architectures") or ["model that does not say its class"])[0]
+        if not saved.get("architectures"):
+            raise StorageError(
+                f"{folder / CONFIG} does not say of which class the cut model is: headscope.save keeps that in "
+                "headscope.json, which is missing; copy the folder again, or prune and save again"
+            )
+        name = saved["architectures"][0]
         if model is None:
             kind = class_named(folder, name, saved_versions({}, folder / CONFIG))
         elif isinstance(model, PreTrainedModel) and type(model).__name__ == name:

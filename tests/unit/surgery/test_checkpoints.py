@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused(folder, cut):
             lambda config: config.update(architectures=["LostModel"]),
             "holds a LostModel, which transformers .* not have",
         ),
-        (lambda config: config.pop("architectures"), "does not say its class"),
+        (lambda config: config.pop("architectures"), "does not say of which class the cut model is"),
         (lambda config: config.update(num_attention_heads=4), "q_proj has 32 output features; expected 64"),
         (lambda config: config.update(num_hidden_layers=1), "is not the model that was cut: the record in its config"),
     ],
