@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,6 @@ class TakeHeads(Edit):
         heads: how many come.
     """
 
-    kind: ClassVar[str] = "take_heads"
     given: tuple[Taken, ...]
     keep: tuple[int, ...]
     heads: int

@@ -2,7 +2,7 @@
 
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import nn
 
@@ -20,7 +20,6 @@ SHARED_CONFIG = "_headscope_config"
 class SetAttribute(Edit):
     """Put an integer right that a module computes its shapes from."""
 
-    kind: ClassVar[str] = "set_attribute"
     name: str
     value: int
     was: int
@@ -42,7 +41,6 @@ class SetConfig(Edit):
         value, was: what it becomes, what it is.
     """
 
-    kind: ClassVar[str] = "set_config"
     name: str
     value: int
     was: int

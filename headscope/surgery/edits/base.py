@@ -7,7 +7,7 @@ one is loaded.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -48,7 +48,6 @@ class Edit(ABC):
         module: dotted name of the module that it changes, "" for the whole model.
     """
 
-    kind: ClassVar[str]
     module: str
 
     @abstractmethod
@@ -64,7 +63,7 @@ class Edit(ABC):
         return replace(self, module=self.module[len(unit) :].lstrip("."))
 
     def to_json(self) -> dict[str, Any]:
-        return {"edit": self.kind, **asdict(self)}
+        return {"edit": EDITS.name_of(self), **asdict(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

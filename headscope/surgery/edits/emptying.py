@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,7 +20,6 @@ __all__ = ["EmptyAttention", "empty_attention"]
 class EmptyAttention(Edit):
     """Let a module without heads return its output projection's bias; see `empty_attention`."""
 
-    kind: ClassVar[str] = "empty_attention"
     projection: str | None
     returns: tuple[str, ...] | None
     keeps_cache: bool

@@ -8,7 +8,7 @@ picks what belongs to the heads that are left and hands it to the function that 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,6 @@ class MapGroups(Edit):
         kept, heads: places of the heads left on these axes, and how long they are.
     """
 
-    kind: ClassVar[str] = "map_groups"
     kv_of_query: tuple[int, ...] | None
     value_of_query: tuple[int, ...] | None = None
     queries: tuple[int, ...] | None = None

@@ -6,7 +6,7 @@ reads the columns of the heads that are left. Exact wherever heads can be told a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,13 @@ from headscope.anatomy.left import LEFT, Left
 from headscope.anatomy.linear import stores_transposed
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of, runs
-from headscope.surgery.edits.slicing import slice_layer
+from headscope.surgery.edits.slicing import COUNTS, slice_layer
 from headscope.surgery.forwards import replace_forward, run_inner
 
 __all__ = ["KeepHeads", "PadOutput", "PickInput", "stands_for"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAME = "_headscope_frame"
-_COUNTS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
 
 
 @EDITS.register("pad_output")
@@ -37,7 +36,6 @@ class PadOutput(Edit):
         size: how many these were.
     """
 
-    kind: ClassVar[str] = "pad_output"
     keep: Runs
     size: int
 
@@ -50,7 +48,6 @@ class PadOutput(Edit):
 class PickInput(Edit):
     """Keep some columns of a linear layer, which reads these alone; `keep` and `size` as in `PadOutput`."""
 
-    kind: ClassVar[str] = "pick_input"
     keep: Runs
     size: int
 
@@ -69,7 +66,6 @@ class KeepHeads(Edit):
         whole: those of q, k and v whose layers are as large as ever.
     """
 
-    kind: ClassVar[str] = "keep_heads"
     keep: tuple[int, ...]
     heads: int
     whole: tuple[str, ...] = ()
@@ -93,7 +89,7 @@ def _frame(module: nn.Module, name: str, side: str, keep: Sequence[int], size: i
     slice_layer(module, name, side, [place for place, one in enumerate(left) if one in here], len(left))
     frame[side] = (runs([one for one in left if one in here]), size)
     module.__dict__[_FRAME] = frame
-    for count in _COUNTS[side]:  # whoever asks is told what enters and leaves it
+    for count in COUNTS[side]:  # whoever asks is told what enters and leaves it
         if hasattr(module, count):
             setattr(module, count, size)
     replace_forward(module, _run_framed)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,6 @@ class NarrowAttention(Edit):
         heads: how many there were.
     """
 
-    kind: ClassVar[str] = "narrow_attention"
     keep: tuple[int, ...]
     heads: int
 
@@ -56,7 +55,6 @@ class NarrowFunction(Edit):
         heads: how many it speaks of.
     """
 
-    kind: ClassVar[str] = "narrow_function"
     keep: tuple[int, ...]
     heads: int
 
@@ -68,8 +66,6 @@ class NarrowFunction(Edit):
 @dataclass(frozen=True)
 class PackByHand(Edit):
     """Let an `nn.TransformerEncoder` leave zeros in the padding as before; see `pack_by_hand`."""
-
-    kind: ClassVar[str] = "pack_by_hand"
 
     def apply(self, module: nn.Module) -> None:
         if not isinstance(module, nn.TransformerEncoder):

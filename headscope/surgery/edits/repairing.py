@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ __all__ = ["RepairSizes", "repair_sizes"]
 class RepairSizes(Edit):
     """Put sizes right that a module writes out in its forward; see `repair_sizes`."""
 
-    kind: ClassVar[str] = "repair_sizes"
     sizes: tuple[tuple[int, int], ...]
 
     def apply(self, module: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +10,10 @@ from headscope.anatomy.linear import stores_transposed
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of
 
-__all__ = ["DropItems", "SliceInput", "SliceOutput", "SliceParameter", "slice_layer"]
+__all__ = ["COUNTS", "DropItems", "SliceInput", "SliceOutput", "SliceParameter", "slice_layer"]
 
-_WIDTHS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
+COUNTS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
+"""By side of a linear layer, the attributes that count its features."""
 
 
 @EDITS.register("slice_output")
@@ -26,7 +26,6 @@ class SliceOutput(Edit):
         size: how many rows there were.
     """
 
-    kind: ClassVar[str] = "slice_output"
     keep: Runs
     size: int
 
@@ -39,7 +38,6 @@ class SliceOutput(Edit):
 class SliceInput(Edit):
     """Keep some columns of a linear layer; `keep` and `size` as in `SliceOutput`."""
 
-    kind: ClassVar[str] = "slice_input"
     keep: Runs
     size: int
 
@@ -59,7 +57,6 @@ class SliceParameter(Edit):
         size: how many there were.
     """
 
-    kind: ClassVar[str] = "slice_parameter"
     name: str
     axis: int
     keep: Runs
@@ -92,7 +89,6 @@ class DropItems(Edit):
         size: how many there were.
     """
 
-    kind: ClassVar[str] = "drop_items"
     keep: tuple[int, ...]
     size: int
 
@@ -131,7 +127,7 @@ def slice_layer(module: nn.Module, name: str, side: str, keep: Sequence[int], si
     _keep(module, "weight", weight, axis, keep)
     if side == "output" and "bias" in parameters:
         _keep(module, "bias", module.get_parameter("bias"), 0, keep)
-    for one in _WIDTHS[side]:
+    for one in COUNTS[side]:
         if hasattr(module, one):
             setattr(module, one, len(keep))
 
