@@ -37,7 +37,9 @@ class Attention(nn.Module):
         if has == "shared norm":
             self.norm = nn.LayerNorm(DIM)
         if has == "square":
-            self.mix = nn.Parameter(torch.randn(HEADS, HEADS))  # of positions, not of heads
+            self.mix = nn.Parameter(
+                torch.randn(HEADS, HEADS)
+            )  # as many rows as heads, and all of them are read by each
         if has == "norms":
             self.norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(HEADS))
 
@@ -58,7 +60,7 @@ class Attention(nn.Module):
             z = scores.softmax(-1) @ v
         z = z if gate is None else z * gate.sigmoid()
         if self.has == "square":
-            z = z + 0 * self.mix.sum()
+            z = z * (1 + self.mix.mean())
         return self.o(z.transpose(1, 2).flatten(2))
 
     def _by_head(self, x: Tensor) -> Tensor:

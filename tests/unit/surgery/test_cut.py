@@ -216,8 +216,8 @@ def test_a_cut_after_which_the_model_does_not_run_is_the_cuts_fault(gpt2, monkey
         prune(gpt2, ["L0H1"])
 
 
-def test_what_is_right_for_two_rows_alone_is_refused():
-    """As many rows as heads: where an argument's first axis is taken for the heads', two rows do not tell."""
+def test_as_many_rows_as_heads_do_not_mislead():
+    """An argument's first axis is of heads, and the example has as many rows."""
     torch.manual_seed(0)
     model = ByRows().eval()
     x = torch.randn(2, 5, 16)
