@@ -207,6 +207,8 @@ def _read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise StorageError(f"{folder / ABOUT} cannot be read ({error}); {_AGAIN}") from error
     version = about.get("headscope_model") if isinstance(about, dict) else None
+    if type(version) is not int:
+        raise StorageError(f"{folder / ABOUT} does not say its format: it was altered after it was saved; {_AGAIN}")
     if version not in (_ONE_FILE, _SEVERAL):
         wrote = saved_versions(about if isinstance(about, dict) else {}, folder / CONFIG).get("headscope")
         raise StorageError(

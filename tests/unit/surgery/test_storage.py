@@ -154,6 +154,9 @@ def test_what_is_no_saved_model_is_refused(folder, tmp_path):
     (folder / "headscope.json").write_text((folder / "headscope.json").read_text()[:-9])
     with pytest.raises(StorageError, match="cannot be read"):
         load(folder)
+    rewrite(folder, headscope_model=None)
+    with pytest.raises(StorageError, match="does not say its format: it was altered"):
+        load(folder)
 
 
 @pytest.fixture
