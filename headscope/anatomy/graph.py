@@ -9,7 +9,17 @@ from torch import Tensor
 
 from headscope.anatomy.features import features_last
 
-__all__ = ["HeadRows", "behind", "groups_of", "mixes", "own_rows", "run_of", "sees_ahead", "touched_by"]
+__all__ = [
+    "HeadRows",
+    "are_apart_by_place",
+    "behind",
+    "groups_of",
+    "mixes",
+    "own_rows",
+    "run_of",
+    "sees_ahead",
+    "touched_by",
+]
 
 HeadRows = tuple[tuple[int, ...], ...]
 _Layer = TypeVar("_Layer", bound=Hashable)
@@ -35,6 +45,19 @@ def behind(tensor: Tensor, without: Iterable[Any] = ()) -> tuple[list[Tensor], s
 def touched_by(gradient: Tensor, axes: tuple[int, ...]) -> frozenset[int]:
     flat = features_last(gradient.detach(), axes).flatten(0, -2)
     return frozenset(torch.nonzero(flat.abs().amax(0)).flatten().tolist())
+
+
+def are_apart_by_place(gradients: Sequence[Tensor], axes: tuple[int, ...]) -> bool:
+    """Whether parts of a tensor are made of the same features at places of their own, as positions are, and not heads.
+
+    Args:
+        gradients: of one layer's output, for each part.
+        axes: that hold its features.
+    """
+    flat = [features_last(one.detach(), axes).flatten(0, -2).abs() for one in gradients]
+    features = {frozenset(one.amax(0).nonzero().flatten().tolist()) for one in flat}
+    places = {frozenset(one.amax(1).nonzero().flatten().tolist()) for one in flat}
+    return len(features) == 1 and len(places) == len(flat) > 1
 
 
 def run_of(values: Tensor) -> range:

@@ -15,10 +15,10 @@ from headscope.anatomy.between import adds, filled, is_z
 from headscope.anatomy.check import check_call, scaling_of, tolerance
 from headscope.anatomy.features import feature_axis, features_last
 from headscope.anatomy.finite import check_finite
-from headscope.anatomy.graph import behind, groups_of, own_rows, run_of, sees_ahead, touched_by
+from headscope.anatomy.graph import are_apart_by_place, behind, groups_of, own_rows, run_of, sees_ahead, touched_by
 from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
 from headscope.anatomy.making import is_linear, is_put_out
-from headscope.anatomy.route import Call, Watch, claiming, is_claimed
+from headscope.anatomy.route import Call, Refusal, Watch, claiming, is_claimed
 from headscope.anatomy.sightings import Layer, Leaf, Sighting
 from headscope.anatomy.spelling import Weighting
 from headscope.errors import AnatomyError
@@ -28,6 +28,7 @@ __all__ = ["Probe"]
 _NO_WAY_ON = (
     "a function of autograd's own makes z, so no gradient tells what reads it; describe it (headscope.describe)"
 )
+_NOT_HEADS = "it attends over something else than positions: these stand where heads would"
 
 
 class Probe(Watch):
@@ -35,6 +36,7 @@ class Probe(Watch):
 
     def __init__(self, model: nn.Module) -> None:
         self.sightings: list[Sighting] = []
+        self.refusals: list[Refusal] = []
         self._model = model
         self._leaves: dict[int, Leaf] = {}
         self._calls: dict[tuple[nn.Module, str], int] = {}
@@ -100,6 +102,10 @@ class Probe(Watch):
         rows = {name: self._rows(getattr(call, name)) for name in ("q", "k", "v")}
         own = [name for name in ("q", "k") if name not in call.refused]
         groups, value_groups = groups_of(call.k, rows["k"]), groups_of(call.v, rows["v"])
+        value = own_rows(rows["v"], value_groups)
+        if not value and self._are_positions(call):
+            self.refusals.append(Refusal(call.module, _NOT_HEADS))
+            return
         sighting = Sighting(
             module=call.module,
             call=self._calls.get((call.module, call.key), 0),
@@ -114,7 +120,7 @@ class Probe(Watch):
             kv_of_query=self._kv_of_query(call, groups),
             query=own_rows(rows["q"], range(call.q.shape[1])) if "q" in own else {},
             key=own_rows(rows["k"], groups) if "k" in own else {},
-            value=own_rows(rows["v"], value_groups),
+            value=value,
             z=call.z.detach().clone(),
             # all four: a fused kernel may make zeros of NaN
             finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
@@ -129,6 +135,14 @@ class Probe(Watch):
             sighting.refused |= dict.fromkeys(("contribution", "written"), _NO_WAY_ON)
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
+
+    def _are_positions(self, call: Call) -> bool:
+        """Whether what a call has in the place of heads are positions: it attends over something else, as depth."""
+        leaves = self._leaves_behind(call.v)
+        by_head = [self._gradients(call.v[:, head], leaves) for head in range(call.v.shape[1])]
+        each = [(leaf, own) for leaf, *own in zip(leaves, *by_head, strict=True)]
+        told = [are_apart_by_place(own, leaf.features) for leaf, own in each if all(one is not None for one in own)]
+        return bool(told) and all(told)
 
     def _check_making(self, sighting: Sighting, call: Call, value_groups: list[int]) -> None:
         """Whether weights alone tell of q, k and v."""

@@ -193,7 +193,8 @@ class _Trials:
                 receive, places = probe.receiver(route.name), self._scouted[route.name].places
                 stack.enter_context(route().listen(self._model, receive, places, probe))
             self._run()
-        return probe.sightings, [refusal for found in self._scouted.values() for refusal in found.refusals]
+        scouted = [refusal for found in self._scouted.values() for refusal in found.refusals]
+        return probe.sightings, [*scouted, *probe.refusals]
 
     @contextmanager
     def _hearing(self, receive: Any) -> Iterator[None]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AlignTextConfig, AlignTextModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
+import headscope as hs
 from headscope.anatomy import Call, Place
 from headscope.anatomy.registry import RegistryRoute
 from headscope.watching.observation import capture
@@ -144,3 +145,40 @@ def test_a_function_that_reads_the_mask_alone_has_no_causal_bias() -> None:
         model(input_ids=ids)
     own = seen[0]
     torch.testing.assert_close((8**-0.5 * own.q @ own.k.mT + own.bias).softmax(-1), own.pattern)
+
+
+class OverDepth(nn.Module):
+    """Attends over what the layers before made, each position by itself: positions stand where heads would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(8))
+
+    def forward(self, made: list[Tensor]) -> Tensor:
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface("sdpa", None)
+        depth = torch.stack(made, -2)
+        query = self.query.expand(*depth.shape[:2], 1, 8)
+        return attend(self, query, depth, depth, None, is_causal=False)[0].transpose(1, 2).squeeze(-2)
+
+
+class WithDepth(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.depth = OverDepth()
+        self.heads = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first(x)
+        mixed = self.depth([x, first, self.second(first)])
+        return self.third(mixed + self.heads(mixed, mixed, mixed)[0])
+
+
+def test_attention_over_depth_has_no_heads() -> None:
+    torch.manual_seed(0)
+    anatomy = hs.discover(WithDepth(), torch.randn(2, 5, 8))
+    assert [site.module_name for site in anatomy.sites] == ["heads"]
+    assert anatomy.remarks == (
+        "not read: depth (OverDepth) looks like attention, but it attends over something else than positions: these "
+        "stand where heads would",
+    )
