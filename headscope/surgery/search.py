@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from headscope._support.holding import uncompiled
+from headscope.anatomy.operations import tensors_in
 from headscope.errors import SurgeryError
 from headscope.sites import Site
-from headscope.surgery.belongings import belongings
+from headscope.surgery.belongings import Belongings, belongings
 from headscope.surgery.change import SiteChange, Stale
 from headscope.surgery.edits.attributes import SetAttribute, SetConfig
 from headscope.surgery.edits.base import Edit, apply_edits
@@ -90,6 +91,8 @@ def find_edits(
                 refusals.append(error)
                 continue
             if failure is None:
+                failure = _untrained(module, [edit.within(unit) for edit in edits], call)
+            if failure is None:
                 return (*edits, *packing)
             failures.append(failure)
     if refusals and not failures:
@@ -160,11 +163,7 @@ def _beside(model: nn.Module, unit: str, changes: Sequence[SiteChange], seen: Ma
     With what belongs to single heads beside, and without: a table that other layers read too has to stay whole. And
     with biases by head taken where they come in, and without: they may come from a table that was cut itself.
     """
-    found = []
-    for change in changes:
-        if not change.empties:
-            home = change.home if change.home in seen else unit
-            found.append(belongings(model.get_submodule(home), home, change, seen[home]))
+    found = [_belonging(model, unit, change, seen) for change in changes if not change.empties]
     owning = [one for one in found if one.parameters or one.rows or one.lists]
     taking = tuple(edit for one in found for edit in one.taking if one.change.site.route != "registry")
     refusal: SurgeryError | None = None
@@ -179,6 +178,15 @@ def _beside(model: nn.Module, unit: str, changes: Sequence[SiteChange], seen: Ma
             yield from ((*fixed, *told, *taken) for taken in (taking, ()))
     if refusal is not None and not owning:
         raise refusal
+    if all(change.empties and change.site.route != "registry" for change in changes):
+        # what is more than a projection behind its heads goes on as it was, with none of them
+        owned = [_belonging(model, unit, change, seen) for change in changes]
+        yield (*sliced(model, changes, owned), *(edit for one in owned for edit in one.edits()))
+
+
+def _belonging(model: nn.Module, unit: str, change: SiteChange, seen: Mapping[str, Seen]) -> Belongings:
+    home = change.home if change.home in seen else unit
+    return belongings(model.get_submodule(home), home, change, seen[home])
 
 
 def _numbers(unit: nn.Module, name: str, left: Sequence[SiteChange], fixed: Sequence[Edit]) -> list[Edits]:
@@ -250,6 +258,24 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
     return None if gap <= tolerance * max(1.0, magnitude(call.output)) else _Failure(gap)
 
 
+def _untrained(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> _Failure | None:
+    """Why a unit has no gradients any more, though it had some: parts of it may run again for these, by themselves."""
+    if not any(edit.while_it_runs for edit in edits) or _complaint(unit, (), call):
+        return None
+    complaint = _complaint(unit, edits, call)
+    return _Failure(float("inf"), f"it cannot be trained ({complaint})") if complaint else None
+
+
+def _complaint(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> str:
+    """What a unit says as it is trained a step."""
+    try:
+        made = [one for one in tensors_in(_run(unit, edits, call, training=True)) if one.requires_grad]
+        torch.autograd.backward([one.sum() for one in made])
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def runs_alone(unit: nn.Module, call: Seen) -> bool:
     """Whether a unit runs on what it was given, outside of its model."""
     try:
@@ -259,11 +285,13 @@ def runs_alone(unit: nn.Module, call: Seen) -> bool:
     return True
 
 
-def _run(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> Any:
+def _run(unit: nn.Module, edits: Sequence[Edit], call: Seen, *, training: bool = False) -> Any:
     trial = copied(unit)
-    trial.eval()  # not in one line: some modules' own train() forgets to return the module
+    trial.train(training)  # not in one line: some modules' own train() forgets to return the module
     apply_edits(edits, trial)
-    with torch.no_grad(), uncompiled(), drawing_alike(trial):
+    for parameter in trial.parameters():
+        parameter.requires_grad_(training and parameter.is_floating_point())
+    with torch.set_grad_enabled(training), uncompiled(), drawing_alike(trial):
         return trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
 
 
@@ -275,8 +303,8 @@ def _explain(
     places = "; ".join(_place(change.site) for change in changes)
     return (
         f"cutting {', '.join(_heads(changes))} was given up: {type(module).__name__} ({unit or 'the whole model'}) "
-        f"does not return what it returned with these heads switched off, up to {tolerance:.0e}; {len(failures)} ways "
-        f"were tried, in the best {why}. The model was left as it was; {places}. {_advice(changes)}"
+        f"does not return what it returned with these heads switched off, up to {tolerance:.0e}; in the best of the "
+        f"ways tried ({len(failures)}) {why}. The model was left as it was; {places}. {_advice(changes)}"
     )
 
 

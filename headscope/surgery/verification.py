@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -54,7 +54,7 @@ class Seen:
         Raises:
             NumericalError: the output has no finite entry.
         """
-        floats = [tensor for tensor in _tensors(self.output) if tensor.is_floating_point() and tensor.numel()]
+        floats = [tensor for tensor in tensors_in(self.output) if tensor.is_floating_point() and tensor.numel()]
         if floats and not any(bool(tensor.isfinite().any()) for tensor in floats):
             raise NumericalError(
                 f"{place} returns nothing but NaN or infinity, so no cut can be proven exact; "
@@ -131,8 +131,8 @@ def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: 
     Returns:
         At least 0, in the outputs' unit; infinity where they cannot be compared.
     """
-    pairs = list(zip(_tensors(expected), _tensors(actual), strict=False))
-    if not pairs or len(list(_tensors(expected))) != len(list(_tensors(actual))):
+    pairs = list(zip(tensors_in(expected), tensors_in(actual), strict=False))
+    if not pairs or len(list(tensors_in(expected))) != len(list(tensors_in(actual))):
         return math.inf
     if any(a.shape != b.shape and (place == 0 or not is_map(a)) for place, (a, b) in enumerate(pairs)):
         return math.inf
@@ -171,25 +171,9 @@ def _kept(tensor: Tensor, batch: Batch | None) -> Tensor | None:
     return None
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _each(value.values())
-    elif isinstance(value, (tuple, list)):
-        yield from _each(value)
-    elif hasattr(value, "__dataclass_fields__"):
-        yield from _each(getattr(value, name) for name in value.__dataclass_fields__)
-
-
-def _each(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        yield from _tensors(value)
-
-
 def magnitude(output: Any) -> float:
     """Largest finite absolute value in an output; 0 for an empty one."""
-    sizes = (tensor.detach().abs()[tensor.isfinite()] for tensor in _tensors(output) if tensor.is_floating_point())
+    sizes = (tensor.detach().abs()[tensor.isfinite()] for tensor in tensors_in(output) if tensor.is_floating_point())
     return max((float(size.max()) for size in sizes if size.numel()), default=0.0)
 
 

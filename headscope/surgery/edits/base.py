@@ -7,7 +7,7 @@ one is loaded.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -46,9 +46,12 @@ class Edit(ABC):
 
     Attributes:
         module: dotted name of the module that it changes, "" for the whole model.
+        while_it_runs: whether what it changes is changed as the module's forward runs, and not after: what PyTorch
+            computes again for gradients (torch.utils.checkpoint) would not be.
     """
 
     module: str
+    while_it_runs: ClassVar[bool] = False
 
     @abstractmethod
     def apply(self, module: nn.Module) -> None:

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +57,7 @@ class NarrowFunction(Edit):
 
     keep: tuple[int, ...]
     heads: int
+    while_it_runs: ClassVar[bool] = True
 
     def apply(self, module: nn.Module) -> None:
         replace_forward(module, _run_narrow, self.keep, self.heads)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class RepairSizes(Edit):
     """Put sizes right that a module writes out in its forward; see `repair_sizes`."""
 
     sizes: tuple[tuple[int, int], ...]
+    while_it_runs: ClassVar[bool] = True
 
     def apply(self, module: nn.Module) -> None:
         repair_sizes(module, self.sizes)

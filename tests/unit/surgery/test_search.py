@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
@@ -220,6 +221,48 @@ def test_a_layer_may_lose_all_its_heads_whatever_else_it_does(kind):
     assert [pruned.q.weight.numel(), pruned.k.weight.numel(), pruned.v.weight.numel(), pruned.o.weight.numel()] == [
         0
     ] * 4
+
+
+class ByMatrices(nn.Module):
+    """Weights by head, which no layer holds, and biases before and behind the heads."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Parameter(torch.randn(4, 24, 6) / 5) for _ in range(4))
+        self.to_q, self.behind = nn.Parameter(torch.randn(4, 1, 6)), nn.Parameter(torch.randn(24))
+
+    def forward(self, x):
+        q, k, v = (torch.einsum("btm,hmd->bhtd", x, own) for own in (self.q, self.k, self.v))
+        z = ((q + self.to_q) @ k.mT / 6**0.5).softmax(-1) @ v
+        return torch.einsum("bhtd,hmd->btm", z, self.o) + self.behind
+
+
+def test_a_layer_without_layers_may_lose_all_its_heads():
+    torch.manual_seed(0)
+    model = ByMatrices()
+    pruned = prune(model, [f"L0H{head}" for head in range(4)], example=EXAMPLE)
+    assert sum(own.numel() for own in pruned.parameters()) == model.behind.numel()
+    torch.testing.assert_close(pruned(EXAMPLE["x"]), model.behind.expand(2, 5, 24), rtol=0, atol=0)
+
+
+class Again(ByLiteral):
+    """Computes its middle again for the gradients, outside of its forward."""
+
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("kind", [ByLiteral, Again])
+def test_what_is_cut_has_gradients_as_before(kind):
+    torch.manual_seed(0)
+    model = kind()
+    pruned = prune(model, ["L0H1"], example=EXAMPLE)
+    kept = [*range(6), *range(12, 24)]
+    with torch.no_grad():
+        model.o.weight[:, 6:12] = 0
+    for one in (model, pruned):
+        one.train()(EXAMPLE["x"]).square().sum().backward()
+    torch.testing.assert_close(pruned.v.weight.grad, model.v.weight.grad[kept], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [ByHeart, ByCount])
