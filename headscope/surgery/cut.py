@@ -209,10 +209,10 @@ def _verify(model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, i
         return
     before, after = (sum(parameter.numel() for parameter in one.parameters()) for one in (model, pruned))
     if after >= before:
-        raise SurgeryError(
-            f"the cut left {after:,} of {before:,} parameters: other modules hold the same weights (tied), and lose "
-            "the same heads or none; add theirs to the plan"
+        why = (
+            torn(anatomy, plan.heads, model) or "modules that hold the same weights (tied) lose the same heads or none"
         )
+        raise SurgeryError(f"the cut left {after:,} of {before:,} parameters: {why}")
 
     def masking(whole: nn.Module) -> AbstractContextManager[None]:
         return ablate(whole, plan.heads, anatomy=anatomy)

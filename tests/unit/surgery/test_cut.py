@@ -154,6 +154,31 @@ def test_layers_that_share_a_module_lose_the_same_heads():
     assert [site.head_ids for site in discover(pruned).sites] == [(0, 1, 3)] * 3
 
 
+class Tied(nn.Module):
+    """Two attentions in modules of their own that hold the same weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = _Biased(), _Biased()
+        for name in "qkvo":
+            getattr(self.second, name).weight = getattr(self.first, name).weight
+
+    def forward(self, x):
+        return self.second(self.first(x, 0.0), 0.0)
+
+
+def test_layers_that_hold_the_same_weights_lose_the_same_heads():
+    torch.manual_seed(0)
+    model, x = Tied().eval(), torch.randn(2, 5, 16)
+    with pytest.raises(SurgeryError, match=r"layers 0, 1 run the same weights .* add L1H1 to the plan"):
+        prune(model, ["L0H1"], example={"x": x})
+    pruned = prune(model, ["L0H1", "L1H1"], example={"x": x})
+    assert pruned.first.q.weight is pruned.second.q.weight
+    with torch.no_grad():
+        model.first.o.weight[:, 8:] = 0
+        torch.testing.assert_close(pruned(x), model(x), atol=1e-5, rtol=0)
+
+
 def test_nan_is_named_by_its_layer(gpt2):
     anatomy = discover(gpt2)
     with torch.no_grad():
