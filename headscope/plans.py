@@ -37,13 +37,14 @@ class Record:
     @property
     def ways(self) -> dict[int, str]:
         """How layers were cut that did not get smaller in all their parts, or not faster, in words; by layer."""
-        kept = {edit["module"]: edit for edit in self.edits if edit["edit"] == "keep_heads"}
+        framing = [edit for edit in self.edits if edit["edit"] == "keep_heads"]
+        kept = {(edit["module"], edit.get("attention", "")): edit for edit in framing}
         emptied = {edit["module"] for edit in self.edits if edit["edit"] == "empty_attention"}
         found = {}
         for site in self.anatomy.sites:
             if site.module_name in emptied or not any(head in self.removed for head in site.heads):
                 continue
-            framed = kept.get(site.module_name)
+            framed = kept.get((site.module_name, site.attention), kept.get((site.module_name, "")))
             whole = [p for p in ("q", "k", "v") if p in (*site.entangled, *(framed or {}).get("whole", ()))]
             told = [f"{' and '.join(whole)} stay{'s' if len(whole) == 1 else ''} whole"] if whole else []
             told += ["zeros stand where its heads were, so it is smaller and no faster"] if framed else []

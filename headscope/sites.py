@@ -14,7 +14,7 @@ from headscope.heads import HeadId, Heads, spell_out
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Anatomy", "Padding", "Site", "Slices", "heads_read"]
+__all__ = ["Anatomy", "Padding", "Site", "Slices", "attention_of", "heads_read"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,12 @@ class Slices:
     def from_json(cls, data: dict[str, Any]) -> Self:
         heads = tuple(tuple(i for start, stop in runs for i in range(start, stop)) for runs in data["heads"])
         return cls(data["module"], heads, data.get("parameter", "weight"), data.get("layout", ""))
+
+
+def attention_of(spelling: Mapping[str, Any] | None) -> str:
+    """As `Site.attention`, of the spelling alone."""
+    parts = (spelling or {}).get("parts", ())
+    return " ".join(str(parts[0]["picks"]["z"][name]) for name in ("operation", "nth")) if parts else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +139,14 @@ class Site:
     def heads(self) -> tuple[HeadId, ...]:
         """The query heads, by their original numbers."""
         return tuple(HeadId(self.layer, head) for head in self.head_ids)
+
+    @property
+    def attention(self) -> str:
+        """Tells attentions of one module apart, in a cut model too: what mixes the values, and which of its kind it is.
+
+        "" where the module hands them to a function that is told apart by itself.
+        """
+        return attention_of(self.spelling)
 
     @property
     def apart(self) -> bool:

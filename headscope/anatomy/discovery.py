@@ -175,6 +175,12 @@ def _with_original_numbers(sites: list[Site], record: Record) -> list[Site]:
             beyond += 1
             continue
         original = left[site.module_name].pop(0)  # attentions of one module come in the order in which they came then
+        if site.n_heads != len(original.head_ids):
+            raise AnatomyError(
+                f"{site.module_name or 'the model'} shows {site.n_heads} heads, and {len(original.head_ids)} of its "
+                f"{original.n_heads} were left when it was cut: it was changed since, so which of them are left cannot "
+                "be told"
+            )
         found.append(replace(site, layer=original.layer, head_ids=original.head_ids))
     return found
 

@@ -1,6 +1,8 @@
 """Heads left: of a cut attention module that runs with as many heads as ever, those that are there are told of."""
 
-from collections.abc import Sequence
+import functools
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,11 +10,12 @@ import torch
 from torch import Tensor
 
 from headscope.anatomy.route import Call
+from headscope.sites import attention_of
 
 __all__ = ["LEFT", "Left", "of_heads_left"]
 
 LEFT = "_headscope_left"
-"""Under this name a cut module says which heads are left."""
+"""Under this name a cut module says which heads are left, by attention; see `headscope.sites.Site.attention`."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,15 @@ class Left:
     heads: int
 
 
+@functools.lru_cache(maxsize=1024)
+def _attention(key: str) -> str:
+    return attention_of(json.loads(key)) if key else ""
+
+
 def of_heads_left(call: Call) -> Call:
     """The call as one of the heads that are left; itself where the module does not say that any are gone."""
-    left = call.module.__dict__.get(LEFT)
+    by_attention: Mapping[str, Left] = call.module.__dict__.get(LEFT, {})
+    left = by_attention.get(_attention(call.key), by_attention.get("")) if by_attention else None
     if left is None or call.q.shape[1] != left.heads or len(call.made) != 1:
         return call
     keep = list(left.keep)

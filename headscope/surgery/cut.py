@@ -167,13 +167,18 @@ def _edits(
     example = inputs_in(inputs.example, torch.float32)
     units = _units(changes)
     modules = [change.site.module_name for change in changes]
-    seen = _record(model, plan, anatomy, example, {"", *units, *modules})
+    seen = _record(model, plan.heads, anatomy, example, {"", *units, *modules})
     edits: list[Edit] = []
     for unit, own in units.items():
         # a container whose forward is never called cannot be tried alone, nor one that the model sets up as it runs
-        tried = unit if unit in seen and runs_alone(model.get_submodule(unit), seen[unit]) else ""
-        seen[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
-        edits.extend(find_edits(model, tried, own, seen, inputs.tolerance, pad=pad))
+        alone = unit in seen and runs_alone(model.get_submodule(unit), seen[unit])
+        tried, known = unit if alone else "", seen
+        if not alone and len(units) > 1:  # the whole model is tried, in which the other units are whole
+            places = {change.site.module_name for change in own}
+            heads = [head for head in plan.heads if anatomy.site(head.layer).module_name in places]
+            known = _record(model, heads, anatomy, example, {"", *units, *modules})
+        known[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
+        edits.extend(find_edits(model, tried, own, known, inputs.tolerance, pad=pad))
     return tuple(edits)
 
 
@@ -190,8 +195,10 @@ def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:
     return {unit: list(own.values()) for unit, own in units.items()}
 
 
-def _record(model: nn.Module, plan: Plan, anatomy: Anatomy, example: Batch, names: set[str]) -> dict[str, Seen]:
-    with ablate(model, plan.heads, anatomy=anatomy), recording(model, names) as seen:
+def _record(
+    model: nn.Module, heads: Sequence[HeadId], anatomy: Anatomy, example: Batch, names: set[str]
+) -> dict[str, Seen]:
+    with ablate(model, heads, anatomy=anatomy), recording(model, names) as seen:
         output_of(model, example)
     return dict(seen)
 

@@ -67,7 +67,8 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         keep = runs(set(range(size)) - indices)
         yield PadOutput(layer.module, keep, size) if side == "output" else PickInput(layer.module, keep, size)
     for change in changes:
-        yield KeepHeads(change.site.module_name, change.kept_first, change.first.n_heads, change.whole)
+        first = change.first
+        yield KeepHeads(change.site.module_name, change.kept_first, first.n_heads, change.whole, first.attention)
 
 
 def by_function(change: SiteChange) -> Iterator[Edit]:
@@ -110,22 +111,33 @@ def _of_parameter(module: nn.Module, layer: Slices, side: str, indices: set[int]
         raise SurgeryError(f"how heads lie in {layer.name} {tuple(weight.shape)} is not known")
     where = torch.arange(weight.numel()).view(weight.shape)
     matrix: Tensor = rearrange(where, layer.layout) if layer.layout else where
-    rows = sorted(indices)
-    gone = torch.zeros(weight.numel(), dtype=torch.bool)
-    gone[(matrix[rows] if side == "output" else matrix[:, rows]).flatten()] = True
-    for axis in range(weight.ndim):
-        others = [other for other in range(weight.ndim) if other != axis]
-        along = gone.view(weight.shape).float().mean(others)
-        if bool(((along == 0) | (along == 1)).all()):
-            keep = {index for index, one in enumerate(along.tolist()) if not one}
-            yield SliceParameter(layer.module, layer.parameter, axis, runs(keep), weight.shape[axis])
-            break
-    else:
+    lines = matrix if side == "output" else matrix.T
+    one, gone = (_along_axes(lines[sorted(own)], weight) for own in (layer.heads[0], indices))
+    axes = [
+        axis for axis, (own, all_gone) in enumerate(zip(one, gone, strict=True)) if _whole(own) and _whole(all_gone)
+    ]
+    if not axes:
         raise SurgeryError(f"the heads' parts of {layer.name} {tuple(weight.shape)} lie on no one axis of it")
+    # where all goes, every axis would do: one head tells which is that of heads
+    axis = next((axis for axis in axes if not bool(one[axis].all())), axes[0])
+    keep = {index for index, own in enumerate(gone[axis].tolist()) if not own}
+    yield SliceParameter(layer.module, layer.parameter, axis, runs(keep), weight.shape[axis])
     bias = layer.parameter.replace("weight", "bias")
     own = module._parameters.get(bias) if bias != layer.parameter else None
     if side == "output" and own is not None and own.shape == matrix.shape[:1]:
         yield SliceParameter(layer.module, bias, 0, runs(set(range(len(own))) - indices), len(own))
+
+
+def _along_axes(places: Tensor, weight: Tensor) -> list[Tensor]:
+    """By axis of a weight, which share of each place on it some of its numbers are."""
+    own = torch.zeros(weight.numel())
+    own[places.flatten()] = 1
+    axes = range(weight.ndim)
+    return [own.view(weight.shape).mean([other for other in axes if other != axis]) for axis in axes]
+
+
+def _whole(along: Tensor) -> bool:
+    return bool(((along == 0) | (along == 1)).all())
 
 
 def _width(name: str, module: nn.Module, side: str) -> int:

@@ -64,14 +64,16 @@ class KeepHeads(Edit):
         keep: their places.
         heads: how many it runs with.
         whole: those of q, k and v whose layers are as large as ever.
+        attention: which of the module's attentions is meant; see `headscope.sites.Site.attention`.
     """
 
     keep: tuple[int, ...]
     heads: int
     whole: tuple[str, ...] = ()
+    attention: str = ""
 
     def apply(self, module: nn.Module) -> None:
-        module.__dict__[LEFT] = Left(self.keep, self.heads)
+        module.__dict__[LEFT] = {**module.__dict__.get(LEFT, {}), self.attention: Left(self.keep, self.heads)}
 
 
 def stands_for(module: nn.Module) -> dict[str, int]:

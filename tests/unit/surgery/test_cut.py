@@ -179,6 +179,41 @@ def test_layers_that_hold_the_same_weights_lose_the_same_heads():
         torch.testing.assert_close(pruned(x), model(x), atol=1e-5, rtol=0)
 
 
+class Unhooked(nn.Module):
+    """Calls its layers past their hooks: none of them is seen as it runs, so none can be tried alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(_Around() for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + layer.forward(x)
+        return x
+
+
+class _Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.o = _Biased(), nn.Linear(16, 16)
+        self.inner.o = nn.Identity()
+
+    def forward(self, x):
+        return self.o(self.inner(x, 0.0))
+
+
+@pytest.mark.parametrize("heads", [["L0H1", "L2H0"], ["L0H0", "L1H0", "L1H1", "L2H1"]])
+def test_layers_that_cannot_be_tried_alone_are_tried_one_by_one(heads):
+    torch.manual_seed(0)
+    model, x = Unhooked().eval(), torch.randn(2, 5, 16)
+    pruned = prune(model, heads, example={"x": x})
+    with torch.no_grad():
+        for layer, head in ((int(one[1]), int(one[3])) for one in heads):
+            model.layers[layer].o.weight[:, head * 8 : head * 8 + 8] = 0
+        torch.testing.assert_close(pruned(x), model(x), atol=1e-5, rtol=0)
+    assert pruned._headscope.ways == {}
+
+
 def test_nan_is_named_by_its_layer(gpt2):
     anatomy = discover(gpt2)
     with torch.no_grad():

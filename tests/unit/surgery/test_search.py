@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
-from headscope.errors import SurgeryError
+from headscope.errors import AnatomyError, SurgeryError
 from headscope.surgery import prune
 from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.search import _numbers
@@ -294,6 +294,47 @@ def test_how_a_layer_was_cut_is_told():
     assert not any("cut" in remark for remark in discover(plain, EXAMPLE).remarks)
     mixed = prune(build_further("olmo2"), ["L1H1"])
     assert mixed._headscope.ways == {1: "q and k stay whole"}
+
+
+class Twice(nn.Module):
+    """Two attentions in one forward; the second reads the values of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v, self.o, self.more_q, self.more_o = (nn.Linear(24, 24) for _ in range(6))
+
+    def forward(self, x):
+        q, k, v, more = (
+            part(x).unflatten(-1, (4, 6)).transpose(1, 2) for part in (self.q, self.k, self.v, self.more_q)
+        )
+        for query, out in ((q, self.o), (more, self.more_o)):
+            x = x + out((query @ k.mT).div(6**0.5).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+        return x
+
+
+def test_each_attention_of_a_module_says_which_of_its_heads_are_left():
+    torch.manual_seed(0)
+    model, x = Twice().eval(), EXAMPLE["x"]
+    anatomy = discover(model, EXAMPLE)
+    pruned = prune(model, ["L0H1", "L1H0", "L1H3"], example=EXAMPLE)
+    assert set(pruned._headscope.ways) == {0, 1}
+    left = discover(pruned, EXAMPLE)
+    assert [site.head_ids for site in left.sites] == [(0, 2, 3), (1, 2)]
+    with torch.no_grad(), capture(pruned, ["z"], anatomy=left) as cut:
+        pruned(x)
+    with ablate(model, ["L0H1", "L1H0", "L1H3"], anatomy=anatomy), capture(model, ["z"], anatomy=anatomy) as whole:
+        model(x)
+    for site in left.sites:
+        want = whole[site.layer].z[:, list(site.head_ids)]
+        torch.testing.assert_close(cut[site.layer].z, want, atol=1e-5, rtol=0)
+
+
+def test_a_cut_model_that_was_changed_since_is_refused():
+    torch.manual_seed(0)
+    pruned = prune(ByHeart(), ["L0H1"], example=EXAMPLE)
+    vars(pruned).pop("_headscope_left")
+    with pytest.raises(AnatomyError, match="shows 4 heads, and 3 of its 4 were left when it was cut"):
+        discover(pruned, EXAMPLE)
 
 
 class OverPictures(nn.Module):
