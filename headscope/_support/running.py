@@ -14,6 +14,7 @@ from headscope._support.adapters import check_one_adapter
 from headscope._support.holding import uncompiled
 from headscope._support.hooks import unhooking
 from headscope._support.objects import OWN_BATCHES
+from headscope._support.undoing import Attributes
 from headscope.errors import HeadscopeError, InputError, ModelError
 
 __all__ = [
@@ -198,21 +199,18 @@ def in_python(model: nn.Module) -> list[nn.Module]:
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Evaluation mode while open; what a forward leaves in the model is undone, and every module's own mode comes back.
 
-    Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes and hooks
-    are put back as they were, modules too: BigBird, given a short text, rebuilds itself for good. So are weights that
-    it put others in the place of; what it wrote into them stays.
+    Buffers are lent: the model runs on copies of them, for some keep their keys and values there. Attributes, what
+    stands in dicts and lists among them, and hooks are put back as they were, modules too: BigBird, given a short text,
+    rebuilds itself for good. So are weights that it put others in the place of; what it wrote into them stays.
 
     Yields:
         What tells whether the model has rebuilt itself by then.
     """
     modules, training = in_python(model), [(module, module.training) for module in model.modules()]
     weights = [(one, one.detach()) for one in model.parameters() if type(one) is nn.Parameter and not one.is_meta]
-    states = [({**module.__dict__}, [{**module.__dict__[name]} for name in _HELD]) for module in modules]
+    attributes = Attributes(modules)
     copies: dict[int, Tensor] = {}
     unhook = unhooking(modules)
-
-    def is_rebuilt() -> bool:
-        return any(dict(module._modules) != held[0] for module, (_, held) in zip(modules, states, strict=True))
 
     model.eval()
     try:
@@ -220,33 +218,15 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
             for name, buffer in module._buffers.items():
                 if buffer is not None and _may_change(buffer):
                     module._buffers[name] = copies.setdefault(id(buffer), buffer.detach().clone())
-        yield is_rebuilt
+        yield lambda: attributes.are_rebuilt
     finally:
         unhook()
         for module, mode in training:
             module.training = mode
-        for module, (attributes, held) in zip(modules, states, strict=True):
-            _put_back(module.__dict__, attributes)
-            for name, own in zip(_HELD, held, strict=True):
-                _put_back(module.__dict__[name], own)
+        attributes.put_back()
         for weight, before in weights:  # given other numbers by the forward itself, as averages of weights are
             if weight.data_ptr() != before.data_ptr() and weight.device == before.device:
                 weight.data = before
-
-
-_HELD = ("_modules", "_parameters", "_buffers")
-
-
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    for name in now.keys() - before.keys():
-        del now[name]
-    # one by one, not emptied and filled: another thread may be running the model
-    for name, value in before.items():
-        if now.get(name, _put_back) is not value:
-            now[name] = value
-    if list(now) != list(before):  # something was taken out and is back at the end; modules have an order
-        for name in before:
-            now[name] = now.pop(name)
 
 
 def _may_change(buffer: Tensor) -> bool:

@@ -18,7 +18,7 @@ from headscope.anatomy.finite import check_finite
 from headscope.anatomy.graph import are_apart_by_place, behind, groups_of, own_rows, run_of, sees_ahead, touched_by
 from headscope.anatomy.linear import NEARLY, is_plain, layer_matrix, linear_layers
 from headscope.anatomy.making import is_linear, is_put_out
-from headscope.anatomy.route import Call, Refusal, Watch, claiming, is_claimed
+from headscope.anatomy.route import Call, Watch, claiming, is_claimed
 from headscope.anatomy.sightings import Layer, Leaf, Sighting
 from headscope.anatomy.spelling import Weighting
 from headscope.errors import AnatomyError
@@ -28,7 +28,6 @@ __all__ = ["Probe"]
 _NO_WAY_ON = (
     "a function of autograd's own makes z, so no gradient tells what reads it; describe it (headscope.describe)"
 )
-_NOT_HEADS = "it attends over something else than positions: these stand where heads would"
 
 
 class Probe(Watch):
@@ -36,7 +35,6 @@ class Probe(Watch):
 
     def __init__(self, model: nn.Module) -> None:
         self.sightings: list[Sighting] = []
-        self.refusals: list[Refusal] = []
         self._model = model
         self._leaves: dict[int, Leaf] = {}
         self._calls: dict[tuple[nn.Module, str], int] = {}
@@ -103,9 +101,6 @@ class Probe(Watch):
         own = [name for name in ("q", "k") if name not in call.refused]
         groups, value_groups = groups_of(call.k, rows["k"]), groups_of(call.v, rows["v"])
         value = own_rows(rows["v"], value_groups)
-        if not value and self._are_positions(call):
-            self.refusals.append(Refusal(call.module, _NOT_HEADS))
-            return
         sighting = Sighting(
             module=call.module,
             call=self._calls.get((call.module, call.key), 0),
@@ -125,6 +120,7 @@ class Probe(Watch):
             # all four: a fused kernel may make zeros of NaN
             finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
             spelled=call.key,
+            dubious=not value and self._may_be_positions(call),
             # edges, not tensors: a model may go on in place with what it made
             made=[(get_gradient_edge(tensor), way) for tensor, way, _ in call.made if tensor.requires_grad],
         )
@@ -136,8 +132,8 @@ class Probe(Watch):
         self._calls[call.module, call.key] = sighting.call + 1
         self.sightings.append(sighting)
 
-    def _are_positions(self, call: Call) -> bool:
-        """Whether what a call has in the place of heads are positions: it attends over something else, as depth."""
+    def _may_be_positions(self, call: Call) -> bool:
+        """Whether what stands where heads do is made of the same features at places of its own, as positions are."""
         leaves = self._leaves_behind(call.v)
         by_head = [self._gradients(call.v[:, head], leaves) for head in range(call.v.shape[1])]
         each = [(leaf, own) for leaf, *own in zip(leaves, *by_head, strict=True)]

@@ -5,6 +5,7 @@ be watched later, without gradients; one is left alone, under another seed; and 
 batch, one has the batch upside down. All begin from the same state and leave none behind.
 """
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,7 @@ _SECOND = (
     "it takes positions first and rows second: a module around it that takes rows first, and turns them for it, has "
     "documents, intervals and effects by row"
 )
+_NOT_HEADS = "it attends over something else than positions: these stand where heads would"
 
 
 @dataclass
@@ -77,6 +79,7 @@ def try_out(model: nn.Module, example: Mapping[str, Any]) -> Findings:
     given, example = example, corner_of(model, example)
     trials = _Trials(model, example)
     sightings, refusals = trials.probe()
+    refusals += trials.drop_positions(sightings)
     findings = Findings(sightings, refusals)
     if not sightings:
         return findings
@@ -193,8 +196,7 @@ class _Trials:
                 receive, places = probe.receiver(route.name), self._scouted[route.name].places
                 stack.enter_context(route().listen(self._model, receive, places, probe))
             self._run()
-        scouted = [refusal for found in self._scouted.values() for refusal in found.refusals]
-        return probe.sightings, [*scouted, *probe.refusals]
+        return probe.sightings, [refusal for found in self._scouted.values() for refusal in found.refusals]
 
     @contextmanager
     def _hearing(self, receive: Any) -> Iterator[None]:
@@ -219,6 +221,21 @@ class _Trials:
                             cause = error.__cause__  # on the example itself, another one would not help
                             sighting.refuse_all(f"it is computed in another way ({cause})" if cause else str(error))
         self._scouted = scouted
+
+    def drop_positions(self, sightings: list[Sighting]) -> list[Refusal]:
+        """Take out what has positions where others have heads, told by an input with one position less."""
+        dropped = []
+        for number in {sighting.n_heads for sighting in sightings if sighting.dubious and sighting.n_heads > 1}:
+            shorter = mapped(self._example, functools.partial(_one_less, size=number))
+            try:
+                heads = {one.place: one.q.shape[1] for one in self.look(shorter)}
+            except (ModelError, AnatomyError):
+                continue
+            for one in [one for one in sightings if one.dubious and one.n_heads == number]:
+                if heads.get((one.module, one.spelled, one.call)) == number - 1:
+                    sightings.remove(one)
+                    dropped.append(one.module)
+        return [Refusal(module, _NOT_HEADS) for module in dropped]
 
     def watch(self, sightings: Sequence[Sighting]) -> tuple[Any, list[Sighting]]:
         """The pass without gradients: each site must be heard again. Returns the output, and sites of another z."""
@@ -352,6 +369,14 @@ def _turned(example: Mapping[str, Any], rows: int) -> dict[str, Any]:
 
 def _apart(gap: float) -> str:
     return f"differ by {gap:.1e} of their size" if gap < float("inf") else "have other shapes"
+
+
+def _one_less(value: Tensor, size: int) -> Tensor:
+    """A tensor with one place less on every axis of a size, but that of rows."""
+    for axis in range(1, value.ndim):
+        if value.shape[axis] == size:
+            value = value.narrow(axis, 0, size - 1)
+    return value
 
 
 def _order_of_rows(z: Tensor, turned: Tensor | None, rows: int) -> str:

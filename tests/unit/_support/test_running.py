@@ -1,5 +1,6 @@
 """Running: what a model is given, and what of it comes back as it was."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
@@ -117,9 +118,16 @@ class _Rebuilds(nn.Module):
         super().__init__()
         self.first, self.second, self.kind = nn.Linear(2, 2), nn.Linear(2, 2), "sparse"
         self.register_buffer("seen", torch.zeros(2))
+        self.cache: dict[str, list[int]] = {"old": [1]}
+        self.steps: deque[int] = deque([1, 2])
+        self.names = {"a"}
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.add_(1)
+        self.cache["new"] = [2]
+        self.cache["old"].append(3)
+        self.steps.rotate()
+        self.names.add("b")
         self.kind, self.last = "full", x
         self.first = nn.Linear(2, 2)
         del self.second
@@ -139,12 +147,14 @@ def test_hidden_states_are_collected_once_however_often_headscope_ran_the_model(
 def test_what_a_forward_leaves_in_a_model_is_undone() -> None:
     model = _Rebuilds().train()
     before, layers, buffer = dict(model.__dict__), dict(model._modules), model.seen
+    held = model.cache, model.steps, model.names
     with evaluating(model) as is_rebuilt:
         assert not model.training
         assert not is_rebuilt()
         model(torch.ones(1, 2))
         assert is_rebuilt()
     assert model.__dict__ == before
+    assert held == ({"old": [1]}, deque([1, 2]), {"a"})
     assert list(model._modules.items()) == list(layers.items()), "in their order too"
     assert model.seen is buffer
     assert torch.equal(model.seen, torch.zeros(2))

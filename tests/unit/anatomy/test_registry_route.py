@@ -182,3 +182,24 @@ def test_attention_over_depth_has_no_heads() -> None:
         "not read: depth (OverDepth) looks like attention, but it attends over something else than positions: these "
         "stand where heads would",
     )
+
+
+class PooledByHead(nn.Module):
+    """One convolution for the values of all heads, which are rows to it: each head lies at places of its own there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+        self.pool = nn.Conv1d(4, 4, 3, padding=1, groups=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        v = self.pool(v.flatten(0, 1).mT).mT.unflatten(0, (-1, 2))
+        return self.o(((q @ k.mT) / 2).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("positions", [2, 5])
+def test_heads_that_are_rows_to_a_layer_are_heads(positions: int) -> None:
+    torch.manual_seed(0)
+    (site,) = hs.discover(PooledByHead(), torch.randn(3, positions, 8)).sites
+    assert (site.n_heads, site.apart) == (2, True)
