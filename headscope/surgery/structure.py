@@ -18,7 +18,7 @@ from headscope.surgery.edits.attributes import SetAttribute
 from headscope.surgery.edits.base import Edit, runs
 from headscope.surgery.edits.emptying import EmptyAttention
 from headscope.surgery.edits.grouping import KV_BUFFER, MapGroups
-from headscope.surgery.edits.padding import KeepHeads, PadOutput, PickInput, stands_for
+from headscope.surgery.edits.padding import FrameFunctions, KeepHeads, PadOutput, PickInput, stands_for
 from headscope.surgery.edits.pytorch import NarrowFunction
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput, SliceParameter
 from headscope.surgery.verification import Seen, is_map
@@ -67,16 +67,28 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         keep = runs(set(range(size)) - indices)
         yield PadOutput(layer.module, keep, size) if side == "output" else PickInput(layer.module, keep, size)
     for change in changes:
+        inside = f"{change.site.module_name}." if change.site.module_name else ""
+        layers = dict.fromkeys(part.module for part in _by_function(change) if part.module.startswith(inside))
+        if layers:
+            yield FrameFunctions(change.site.module_name, tuple(name.removeprefix(inside) for name in layers))
         first = change.first
         yield KeepHeads(change.site.module_name, change.kept_first, first.n_heads, change.whole, first.attention)
 
 
 def by_function(change: SiteChange) -> Iterator[Edit]:
     """The edit of a module that hands its layers' weights to PyTorch's function of attention, and runs no layer."""
+    made = {part.name for part in (*change.site.query, *change.site.key, *change.site.value)}
+    if any(part.name in made for part in _by_function(change)):
+        yield NarrowFunction(change.site.module_name, change.kept_first, change.first.n_heads)
+
+
+def _by_function(change: SiteChange) -> Iterator[Slices]:
+    """Layers of a site whose weights its module hands to functions of PyTorch."""
     site = change.site
     read = {one["parameter"] for one in (site.spelling or {}).get("weightings", ())}
-    if {part.name + ".weight" for part in (*site.query, *site.key, *site.value) if part.is_module} & read:
-        yield NarrowFunction(site.module_name, change.kept_first, change.first.n_heads)
+    for part in (*site.query, *site.key, *site.value, *((site.output,) if site.output else ())):
+        if part.is_module and f"{part.name}.weight" in read:
+            yield part
 
 
 def keeps_maps(edits: Iterable[Edit]) -> bool:

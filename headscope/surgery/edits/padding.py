@@ -4,13 +4,14 @@ A layer that makes q, k or v puts zeros where the rows of heads that are gone wo
 reads the columns of the heads that are left. Exact wherever heads can be told apart, and no faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from headscope.anatomy.features import feature_axis
 from headscope.anatomy.left import LEFT, Left
@@ -20,7 +21,7 @@ from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of, runs
 from headscope.surgery.edits.slicing import COUNTS, slice_layer
 from headscope.surgery.forwards import replace_forward, run_inner
 
-__all__ = ["KeepHeads", "PadOutput", "PickInput", "stands_for"]
+__all__ = ["FrameFunctions", "KeepHeads", "PadOutput", "PickInput", "stands_for"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _FRAME = "_headscope_frame"
@@ -76,6 +77,46 @@ class KeepHeads(Edit):
         module.__dict__[LEFT] = {**module.__dict__.get(LEFT, {}), self.attention: Left(self.keep, self.heads)}
 
 
+@EDITS.register("frame_functions")
+@dataclass(frozen=True)
+class FrameFunctions(Edit):
+    """Let `F.linear` go on as a layer does of which it gets the weight, where a module hands it that and runs no layer.
+
+    Attributes:
+        layers: by their names in the module.
+    """
+
+    layers: tuple[str, ...]
+    while_it_runs: ClassVar[bool] = True
+
+    def apply(self, module: nn.Module) -> None:
+        replace_forward(module, _run_functions, self.layers)
+
+
+def _run_functions(self: nn.Module, inner: Any, layers: Sequence[str], /, *args: Any, **kwargs: Any) -> Any:
+    with _Framed([self.get_submodule(name) for name in layers]):
+        return run_inner(self, inner, *args, **kwargs)
+
+
+class _Framed(TorchFunctionMode):
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self._layers = {id(layer.weight): layer for layer in layers if _FRAME in layer.__dict__}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        layer = self._layers.get(id(args[1] if len(args) > 1 else kwargs.get("weight")))
+        if layer is None or function is not F.linear:
+            return function(*args, **kwargs)
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        bias, (keep, size) = given.get("bias"), layer.__dict__[_FRAME].get("output", ((), 0))
+        if bias is not None and len(bias) == size:  # put together by the module, of parts that are whole
+            bias = _picked(bias, keep, 0)
+        return _framed(layer, given["input"], lambda x: function(x, given["weight"], bias))
+
+
 def stands_for(module: nn.Module) -> dict[str, int]:
     """How many features a cut layer stands for, by side ("output", "input"), where it goes on as if it were whole."""
     return {side: size for side, (_, size) in module.__dict__.get(_FRAME, {}).items()}
@@ -98,15 +139,23 @@ def _frame(module: nn.Module, name: str, side: str, keep: Sequence[int], size: i
 
 
 def _run_framed(self: Any, inner: Any, x: Tensor, /) -> Tensor:
+    def run(x: Tensor) -> Tensor:
+        if stores_transposed(self):  # which counts what it puts out
+            return F.linear(x, self.weight.T, self.bias)
+        if isinstance(self, _CONVOLUTIONS) and not self.weight.numel():
+            return _convolved(self, x)
+        out: Tensor = run_inner(self, inner, x)
+        return out
+
+    return _framed(self, x, run)
+
+
+def _framed(self: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+    """What a layer would make of an input if it were whole, by what it makes of its own part of it."""
     frame: dict[str, tuple[Runs, int]] = self.__dict__[_FRAME]
     if "input" in frame:
         x = _picked(x, frame["input"][0], feature_axis(self, x))
-    if stores_transposed(self):  # which counts what it puts out
-        out = F.linear(x, self.weight.T, self.bias)
-    elif isinstance(self, _CONVOLUTIONS) and not self.weight.numel():
-        out = _convolved(self, x)
-    else:
-        out = run_inner(self, inner, x)
+    out = run(x)
     if "output" not in frame:
         return out
     keep, size = frame["output"]

@@ -1,6 +1,8 @@
 """Edit of a forward that computes sizes from a width which it no longer has."""
 
+import itertools
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,7 +34,8 @@ def repair_sizes(module: nn.Module, sizes: Sequence[tuple[int, int]]) -> None:
 
     Where `view`, `reshape` or `split` is asked for sizes that the tensor does not have, the last stale size that makes
     it fit is put right. Sizes with a -1 among them are left as they are: whether those fit would depend on the number
-    of rows and tokens, and what was proven for one input would not hold for the next.
+    of rows and tokens, and what was proven for one input would not hold for the next. Where the -1 comes first, and
+    what comes after it are the last axes that the tensor has but for stale ones, these are put right too.
 
     Args:
         module: an attention module that writes sizes out, such as `view(B, T, self.n_head, C // self.n_head)`.
@@ -59,6 +62,8 @@ class _Repair(TorchFunctionMode):
             shape = tuple(args[1]) if isinstance(args[1], (tuple, list)) else args[1:]
             if all(isinstance(size, int) and size >= 0 for size in shape):
                 return function(args[0], self._fitting(args[0], shape), **kwargs)
+            if shape[:1] == (-1,) and all(isinstance(size, int) and size >= 0 for size in shape[1:]):
+                return function(args[0], (-1, *self._kept(args[0].shape, shape[1:])), **kwargs)
         if function in (Tensor.unflatten, torch.unflatten) and len(args) == 3:
             return function(args[0], args[1], self._divided(args[0].shape[args[1]], tuple(args[2])))
         if function in (Tensor.split, torch.split) and len(args) > 1 and isinstance(args[1], int):
@@ -75,6 +80,17 @@ class _Repair(TorchFunctionMode):
                 if shape[place] == stale and math.prod(repaired) == tensor.numel():
                     return repaired
         return shape
+
+    def _kept(self, have: Sequence[int], last: tuple[int, ...]) -> tuple[int, ...]:
+        """The last axes of a tensor, as which they are asked for, where stale sizes alone are others.
+
+        What asks for as many numbers as some last axes have merges these, and is right.
+        """
+        if math.prod(last) in itertools.accumulate(reversed(have), operator.mul):
+            return last
+        own = tuple(have[len(have) - len(last) :]) if len(have) > len(last) else ()
+        alike = own and all(one == other or (other, one) in self._sizes for one, other in zip(own, last, strict=True))
+        return own if alike else last
 
     def _divided(self, length: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
         """Sizes into which an axis of features is divided, (heads, -1) or (heads, dim), with the heads left."""

@@ -243,6 +243,36 @@ def test_a_layer_without_layers_may_lose_all_its_heads():
     torch.testing.assert_close(pruned(EXAMPLE["x"]), model.behind.expand(2, 5, 24), rtol=0, atol=0)
 
 
+class ByFunctions(ByHeart):
+    """Hands weights of its layers to PyTorch's function, some with a bias that it puts together itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.k, self.v = (nn.Linear(24, 24, bias=False) for _ in range(2))
+        self.bias = nn.Parameter(torch.randn(20))
+
+    def split(self, x):
+        return super().split(x + 0)
+
+    def forward(self, x):
+        q = functional.linear(x, self.q.weight, self.q.bias)
+        bias = torch.cat([self.bias, self.bias[:4]])
+        k, v = (functional.linear(x, one.weight, bias=bias) for one in (self.k, self.v))
+        q, k, v = (self.split(part).transpose(1, 2) for part in (q, k, v))
+        z = ((q @ k.mT) / 6**0.5).softmax(-1) @ v
+        return functional.linear(z.transpose(1, 2).flatten(2), self.o.weight) + self.o.bias
+
+
+def test_functions_that_get_the_weights_of_layers_go_on_as_these_do():
+    torch.manual_seed(0)
+    model, x = ByFunctions(), EXAMPLE["x"]
+    pruned = prune(model, ["L0H1"], example=EXAMPLE)
+    assert [part.weight.shape for part in (pruned.q, pruned.v, pruned.o)] == [(18, 24), (18, 24), (24, 18)]
+    with torch.no_grad():
+        model.o.weight[:, 6:12] = 0
+        torch.testing.assert_close(pruned(x), model(x), rtol=0, atol=1e-6)
+
+
 class Again(ByLiteral):
     """Computes its middle again for the gradients, outside of its forward."""
 

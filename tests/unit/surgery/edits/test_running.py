@@ -175,7 +175,10 @@ def test_only_sizes_that_do_not_fit_are_touched_and_the_last_one_first():
         assert torch.zeros(4, 5, 24).view(4, 5, 3, 10).shape == (4, 5, 3, 8)
         assert torch.zeros(4, 5, 24).view((4, 5, 4, 8)).shape == (4, 5, 3, 8), "the 4 rows stay"
         assert torch.zeros(32, 5, 24).reshape(32, 5, 32).shape == (32, 5, 24)
-        assert torch.zeros(4, 5, 24).reshape(-1, 32).shape == (15, 32), "whether -1 fits depends on the rows"
+        assert torch.zeros(4, 5, 24).reshape(-1, 8, 4).shape == (15, 8, 4), "whether -1 fits depends on the rows"
+        assert torch.zeros(4, 5, 24).reshape(-1, 32).shape == (20, 24), "the last axis, in its own size"
+        assert torch.zeros(6, 3, 5, 5).view(-1, 4, 5, 5).shape == (6, 3, 5, 5)
+        assert torch.zeros(2, 5, 4, 8).reshape(-1, 32).shape == (10, 32), "as it should"
         assert [part.shape[2] for part in torch.zeros(4, 5, 72).split(32, dim=2)] == [24, 24, 24]
         assert [part.shape[2] for part in torch.zeros(4, 5, 70).split(35, dim=2)] == [35, 35]
         assert torch.zeros(3, 4).view(torch.int32).dtype == torch.int32
