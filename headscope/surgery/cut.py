@@ -1,7 +1,8 @@
 """From a plan to a smaller model: heads physically removed from a copy, which is handed out only once proven exact."""
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +26,8 @@ from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import find_edits, runs_alone
-from headscope.surgery.structure import keeps_maps
-from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, magnitude, output_of, recording
+from headscope.surgery.structure import heads_shown
+from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, output_of, recording
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed, feed_one
 
@@ -104,7 +105,7 @@ def _proven(
     try:
         return _made(model, plan, anatomy, edits, inputs), edits
     except SurgeryError as error:
-        if not keeps_maps(edits):
+        if heads_shown(edits):
             raise
         try:
             edits = _edits(exact, plan, anatomy, changes, inputs, pad=True)
@@ -117,7 +118,7 @@ def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit],
     """A copy with these edits, proven."""
     pruned = _copy(model)
     apply_edits(edits, pruned)
-    _verify(model, pruned, plan, anatomy, inputs, maps=keeps_maps(edits))
+    _verify(model, pruned, plan, anatomy, inputs, heads_shown(edits))
     return pruned
 
 
@@ -210,7 +211,9 @@ def _copy(model: nn.Module) -> nn.Module:
         raise SurgeryError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
 
 
-def _verify(model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, inputs: _Inputs, *, maps: bool) -> None:
+def _verify(
+    model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, inputs: _Inputs, heads: Collection[int]
+) -> None:
     """Compare whole outputs with those of the model with the heads switched off, and the number of parameters."""
     if not plan.heads:
         return
@@ -224,17 +227,18 @@ def _verify(model: nn.Module, pruned: nn.Module, plan: Plan, anatomy: Anatomy, i
     def masking(whole: nn.Module) -> AbstractContextManager[None]:
         return ablate(whole, plan.heads, anatomy=anatomy)
 
+    apart = functools.partial(distance, model, pruned, masking=masking, heads=heads)
     dtype, tolerance = torch.float32, inputs.tolerance
     for batch in (*inputs.given, *_alone(model, inputs.given[:1])):
-        gap = distance(model, pruned, batch, dtype, masking, maps=maps)
+        gap = apart(batch, dtype)
         if gap > tolerance and dtype != torch.float64:
             # deep models with large outputs differ by more than the tolerance by rounding alone: float64 decides
             dtype = torch.float64
             try:
-                gap = distance(model, pruned, batch, dtype, masking, maps=maps)
+                gap = apart(batch, dtype)
             except ModelError:  # it makes float32 by itself: what float32 rounds is told by its outputs' size
                 dtype = torch.float32
-                gap /= max(1.0, magnitude(output_of(model, batch)))
+                gap = apart(batch, dtype, relative=True)
         if gap > tolerance:
             raise SurgeryError(_unequal(model, plan, anatomy, gap, tolerance))
 

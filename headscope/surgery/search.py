@@ -26,8 +26,8 @@ from headscope.surgery.edits.grouping import MapGroups
 from headscope.surgery.edits.pytorch import NarrowAttention, PackByHand
 from headscope.surgery.edits.repairing import RepairSizes
 from headscope.surgery.forwards import copied
-from headscope.surgery.structure import KV_GROUPS, by_function, is_framed, keeps_maps, padded, sliced, structure
-from headscope.surgery.verification import Seen, difference, drawing_alike, magnitude
+from headscope.surgery.structure import KV_GROUPS, by_function, heads_shown, is_framed, padded, sliced, structure
+from headscope.surgery.verification import Seen, difference, drawing_alike
 
 __all__ = ["find_edits", "runs_alone"]
 
@@ -253,9 +253,9 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
         return _Failure(float("inf"), f"{type(error).__name__}: {error}")
     if isinstance(call.output, Tensor) and isinstance(output, tuple):
         output = output[0]  # where a map of the heads left comes with it
-    gap = difference(call.output, output, maps=keeps_maps(edits))
     # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
-    return None if gap <= tolerance * max(1.0, magnitude(call.output)) else _Failure(gap)
+    gap = difference(call.output, output, heads=heads_shown(edits), relative=True)
+    return None if gap <= tolerance else _Failure(gap)
 
 
 def _untrained(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> _Failure | None:

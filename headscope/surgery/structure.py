@@ -23,7 +23,7 @@ from headscope.surgery.edits.pytorch import NarrowFunction
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput, SliceParameter
 from headscope.surgery.verification import Seen, is_map
 
-__all__ = ["KV_GROUPS", "by_function", "is_framed", "keeps_maps", "padded", "sliced", "structure"]
+__all__ = ["KV_GROUPS", "by_function", "heads_shown", "is_framed", "padded", "sliced", "structure"]
 
 KV_GROUPS = "num_key_value_groups"
 """Queries per key head, as the modules and functions of transformers call it."""
@@ -91,9 +91,9 @@ def _by_function(change: SiteChange) -> Iterator[Slices]:
             yield part
 
 
-def keeps_maps(edits: Iterable[Edit]) -> bool:
-    """Whether maps that a cut module returns are those of the heads left, and of no others."""
-    return not any(isinstance(edit, KeepHeads | NarrowFunction) for edit in edits)
+def heads_shown(edits: Iterable[Edit]) -> frozenset[int]:
+    """How many heads cut modules still show that return something for heads that are gone: their maps, say."""
+    return frozenset(edit.heads for edit in edits if isinstance(edit, KeepHeads | NarrowFunction))
 
 
 def is_framed(model: nn.Module, change: SiteChange) -> bool:

@@ -117,7 +117,9 @@ def drawing_alike(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: bool = True) -> float:
+def difference(
+    expected: Any, actual: Any, batch: Batch | None = None, *, heads: Collection[int] = (), relative: bool = False
+) -> float:
     """Largest absolute difference between two outputs of the same structure, at positions that the batch does not pad.
 
     Tensors must have the same shape in both; attention maps, of fewer heads, are passed over. NaN and infinity must
@@ -126,7 +128,9 @@ def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: 
     Args:
         expected, actual: the outputs.
         batch: what they were made of.
-        maps: whether maps of as many heads are compared; where heads that are gone leave empty ones they are not.
+        heads: where heads that are gone leave something empty: of how many heads there are some left. Maps, and other
+            tensors (row, head, position, dim) beside the output, are passed over then.
+        relative: whether each tensor's difference is told against its largest number, if that is above 1.
 
     Returns:
         At least 0, in the outputs' unit; infinity where they cannot be compared.
@@ -134,10 +138,14 @@ def difference(expected: Any, actual: Any, batch: Batch | None = None, *, maps: 
     pairs = list(zip(tensors_in(expected), tensors_in(actual), strict=False))
     if not pairs or len(list(tensors_in(expected))) != len(list(tensors_in(actual))):
         return math.inf
-    if any(a.shape != b.shape and (place == 0 or not is_map(a)) for place, (a, b) in enumerate(pairs)):
-        return math.inf
-    told = (a.shape == b.shape and (maps or place == 0 or not is_map(a)) for place, (a, b) in enumerate(pairs))
-    return max(_gap(a, b, _kept(a, batch)) for (a, b), one in zip(pairs, told, strict=True) if one)
+    gaps = []
+    for place, (a, b) in enumerate(pairs):
+        by_head = place > 0 and (is_map(a) or (a.ndim == 4 and a.shape[1] in heads))
+        if a.shape != b.shape and not (place > 0 and is_map(a)):
+            return math.inf
+        if a.shape == b.shape and not (heads and by_head):
+            gaps.append(_gap(a, b, _kept(a, batch)) / (max(1.0, magnitude(a)) if relative else 1.0))
+    return max(gaps)
 
 
 def is_map(tensor: Tensor) -> bool:
@@ -195,7 +203,8 @@ def distance(
     dtype: torch.dtype,
     masking: Callable[[nn.Module], Masking],
     *,
-    maps: bool = True,
+    heads: Collection[int] = (),
+    relative: bool = False,
 ) -> float:
     """`difference` between the outputs of a masked model and of another one, both computed in `dtype` or finer."""
     batch = inputs_in(batch, dtype)
@@ -209,7 +218,7 @@ def distance(
             f"the cut {type(other).__name__} does not run any more ({error.__cause__}): something beside its layers "
             "holds numbers for each head, such as a position bias that layers share; the model was left as it was"
         ) from error
-    return difference(expected, made, batch, maps=maps)
+    return difference(expected, made, batch, heads=heads, relative=relative)
 
 
 def _is_float(value: Any) -> bool:

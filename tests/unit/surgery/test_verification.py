@@ -47,7 +47,11 @@ def test_maps_of_fewer_heads_are_passed_over_but_not_the_output():
     assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 3, 2, 2), 0.5))) == 0
     assert difference((X, -torch.ones(1, 4, 2, 2)), (X, -torch.ones(1, 3, 2, 2))) == float("inf"), "a bias by head"
     assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 4, 2, 2), 0.25))) == 0.25
-    assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 4, 2, 2), 0.25)), maps=False) == 0
+    assert difference((X, torch.full((1, 4, 2, 2), 0.5)), (X, torch.full((1, 4, 2, 2), 0.25)), heads={4}) == 0
+    assert difference((X, -torch.ones(1, 4, 2, 2)), (X, torch.ones(1, 4, 2, 2)), heads={4}) == 0
+    assert difference((X, -torch.ones(1, 3, 2, 2)), (X, torch.ones(1, 3, 2, 2)), heads={4}) == 2
+    hidden = torch.tensor([-3e38, 0.0])
+    assert difference((X, hidden), (X + 0.5, hidden), relative=True) == pytest.approx(0.5 / float(X.abs().max()))
 
 
 def test_magnitude_is_of_finite_numbers():
