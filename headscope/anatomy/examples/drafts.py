@@ -1,5 +1,6 @@
 """Drafts of an example: which arguments, in which shapes, with which pieces in the text; and the making of them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as made_by
@@ -12,9 +13,24 @@ from torch import Tensor
 from headscope.anatomy.examples.facts import Facts, field
 from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
 
-__all__ = ["TOKENS", "Draft", "Maker"]
+__all__ = ["TOKENS", "Draft", "Maker", "kind_of"]
 
 _KINDS = {"image": 1, "video": 2, "audio": 3}
+_WORDS = (("video", "video"), ("audio|input_features|input_values|speech", "audio"), ("pixel|image|patches", "image"))
+
+
+def kind_of(name: str) -> str:
+    """What an argument holds: "image", "video" or "audio" by its name; "" for what goes with one, and for text.
+
+    >>> kind_of("pixel_values"), kind_of("input_features"), kind_of("image_grid_thw")
+    ('image', 'audio', '')
+    """
+    if name.endswith(_BESIDE):
+        return ""
+    return next((kind for word, kind in _WORDS if re.search(word, name)), "")
+
+
+_BESIDE = ("mask", "sizes", "ids", "thw", "hw", "lengths", "lens", "position")
 
 
 @dataclass(frozen=True)

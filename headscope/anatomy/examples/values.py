@@ -187,6 +187,7 @@ _PICTURES = (
 _PATCHES = (
     "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
     "noise: 1 channel side strip", "noise: patches seen_width", "noise: 1 patches channel side side",
+    "noise: row grid film_patch",
 )  # fmt: skip
 _SPECTRA = (
     "noise: row mel long", "noise: row 90 mel", "noise: row mel 90", "noise: row 1 90 mel", "noise: row 90 80",
@@ -271,6 +272,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "input_points": ("share: row 1 3 2",),
     "input_labels": ("all: row 1 3",),
     "input_boxes": ("share: row 1 4",),
+    "protein_input_ids": ("token: row position",),
     "visual_feats": ("noise: row 6 feature",),
     "visual_pos": ("share: row 6 4",),
     "visual_embeds": ("noise: row 6 feature",),
@@ -309,6 +311,7 @@ _ENDINGS = (
     ("input_ids", ("token: row position",)),
     ("_ids", ("zero: row position", "zero: row")),
     ("_idx", ("zero: row position",)),
+    ("merge_sizes", ("all: row",)),
     ("lengths", ("length: row position",)),
     ("lens", ("length: row position",)),
     ("pixel_values", _PICTURES),
