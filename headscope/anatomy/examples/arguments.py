@@ -22,7 +22,7 @@ _PERCEIVED: dict[str, tuple[str, ...]] = {
     "pixel_values_videos": ("video_grid_thw", "mm_token_type_ids"),
     "image_pixel_values": (),
     "image": (),
-    "flattened_patches": (),
+    "flattened_patches": ("image_embeds_position_mask",),
     "input_features": (),
     "audio_input_features": ("audio_embed_sizes",),
     "input_values": (),
@@ -80,7 +80,8 @@ def added(names: Collection[str], takes: Mapping[str, Parameter]) -> Iterator[tu
     memory = [_MEMORY] if _MEMORY in takes and _MEMORY not in names else []
     rest = [name for name in takes if name not in names and may_be_added(name, takes) and not name.endswith(_BESIDE)]
     for one in dict.fromkeys((*perceived, *memory, *rest)):
-        yield one, *(name for name in _PERCEIVED.get(one, ()) if name in takes)
+        beside = ("query_embeds",) if one == _MEMORY else _PERCEIVED.get(one, ())
+        yield one, *(name for name in beside if name in takes and name not in names)
 
 
 def may_be_added(name: str, takes: Mapping[str, Parameter]) -> bool:

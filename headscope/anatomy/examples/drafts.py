@@ -128,7 +128,7 @@ class Maker:
     def _tokens(self, name: str, draft: Draft, generator: torch.Generator) -> Tensor:
         _, sizes = self.sizes(draft, name)
         drawn = draw_tokens(sizes, self._facts, generator, self._barred, decoder=name != "input_ids")
-        if name != "input_ids" or not draft.pieces:
+        if name != "input_ids" or not draft.pieces or drawn.ndim != 2 or len(drawn) != ROWS:  # of codes there are none
             return drawn
         runs = [run.expand(ROWS, -1) for run, _ in self._runs(draft)]
         return torch.cat([drawn[:, :1], *runs, drawn[:, 1:]], 1)

@@ -89,7 +89,7 @@ def with_a_few(draft: Draft, facts: Facts) -> Iterator[Draft]:
         draft: what was tried.
         facts: of the configs.
     """
-    if "input_ids" in draft.names:
+    if "input_ids" in draft.names and not draft.choices.get("input_ids"):
         for kind in dict.fromkeys(filter(None, map(kind_of, draft.names))):
             if kind not in draft.pieces and facts.placeholder(kind) is not None:
                 yield draft.standing(kind, 2)
@@ -173,6 +173,7 @@ def _others(draft: Draft, complaint: Complaint, maker: Maker) -> list[tuple[bool
         if f"input[1, {ROWS}, " in complaint.message:  # rows were taken for channels: a layer saw no axis of rows
             wanted.add(have + 1)
         for choice, shape in enumerate(maker.shapes(draft, name)):
-            if choice != draft.choices.get(name, 0):
+            # where places stand in the text, its shape is known
+            if choice != draft.choices.get(name, 0) and not (name == "input_ids" and draft.pieces):
                 others.append((len(shape.axes) not in wanted, name in TOKENS, choice, name))
     return [(not unasked, draft.choosing(name, choice)) for unasked, _, choice, name in sorted(others)]

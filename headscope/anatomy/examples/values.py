@@ -70,6 +70,8 @@ def _side(facts: Facts, across: bool) -> int:
 def _grid(facts: Facts) -> tuple[int, int]:
     """Patches of a picture, down and across: unlike each other, and such as are merged without a rest."""
     merge = size_of("merge", facts)
+    if facts.read(("insert_layer_id",), "sight") is not None:  # neighbours are merged within the tower already
+        merge *= 2
     return 2 * merge, 3 * merge
 
 
@@ -90,6 +92,9 @@ _MADE: dict[str, Callable[[Facts], int]] = {
     "patch": lambda facts: size_of("channel", facts) * size_of("side", facts) ** 2,
     "film_patch": lambda facts: size_of("patch", facts) * size_of("moment", facts),
     "coded_patch": lambda facts: size_of("patch", facts) + 2,
+    "merged": lambda facts: size_of("patches", facts) // size_of("merge", facts) ** 2,
+    "block": lambda facts: size_of("merge", facts) * size_of("side", facts),
+    "down": lambda facts: max(_side(facts, across=False) // size_of("side", facts), 1),
     "strip": lambda facts: size_of("patches", facts) * size_of("side", facts),
     "long": lambda facts: 2 * size_of("half", facts),
     "lagged": lambda facts: size_of("past", facts) + _lags(facts),
@@ -154,6 +159,7 @@ _FILLS: dict[str, Fill] = {
     "size": _sizes,
     "length": lambda sizes, facts, generator: torch.full(sizes[:-1], sizes[-1], dtype=torch.long),
     "number": lambda sizes, facts, generator: sizes[-1],
+    "crops": lambda sizes, facts, generator: torch.tensor([2, 3, 0, 0]).repeat(sizes[0], 1),
     "pairs": lambda sizes, facts, generator: [tuple(_grid(facts))] * sizes[0],
     "off": lambda sizes, facts, generator: False,
 }
@@ -168,12 +174,14 @@ class Shape:
     Attributes:
         axes: words of the table, or whole numbers.
         fill: makes it, of given sizes.
+        is_of_truth: whether it holds truth values.
         is_of_numbers: whether its axes may have other lengths: not where their length says what they hold.
     """
 
     def __init__(self, spelled: str) -> None:
         kind, axes = spelled.split(":")
-        self.is_of_numbers = kind not in ("grid", "place", "box", "size", "number", "pairs", "off")
+        self.is_of_numbers = kind not in ("grid", "place", "box", "size", "number", "crops", "pairs", "off")
+        self.is_of_truth = kind in ("true", "false")
         self.fill, self.axes = _FILLS[kind], tuple(axes.split())
 
 
@@ -187,7 +195,7 @@ _PICTURES = (
 _PATCHES = (
     "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
     "noise: 1 channel side strip", "noise: patches seen_width", "noise: 1 patches channel side side",
-    "noise: row grid film_patch",
+    "noise: row grid film_patch", "noise: merged block block channel",
 )  # fmt: skip
 _SPECTRA = (
     "noise: row mel long", "noise: row 90 mel", "noise: row mel 90", "noise: row 1 90 mel", "noise: row 90 80",
@@ -224,7 +232,10 @@ VALUES: dict[str, tuple[str, ...]] = {
     "prompt_masks": (_PICTURE,),
     "prompt_depth": ("noise: row 1 height across",),
     "pixel_mask": ("all: row height across",),
-    "pixel_attention_mask": ("all: row grid", "all: row frame height across"),
+    "pixel_attention_mask": ("all: row grid", "all: row frame height across", "true: row frame"),
+    "image_attention_mask": ("true: row frame down down",),
+    "image_token_pooling": ("count: 12 4",),
+    "image_grids": ("crops: row 4",),
     "flattened_patches": ("noise: row grid coded_patch",),
     "image_grid_thw": ("grid: row 3",),
     "video_grid_thw": ("grid: row 3",),
@@ -333,7 +344,8 @@ def shapes_of(name: str, beside: Collection[str], parameter: Parameter | None) -
     if name in _BESIDE_PLACES and {"pixel_position_ids", "image_position_ids"}.intersection(beside):
         return _spelled(_BESIDE_PLACES[name])
     if name in VALUES:
-        return _spelled(VALUES[name])
+        # where a forward tells that it takes truth values, these come first
+        return tuple(sorted(_spelled(VALUES[name]), key=lambda one: "BoolTensor" in annotation and not one.is_of_truth))
     if annotation in ("bool", "int"):
         return _spelled(("off:",) if annotation == "bool" else ("number: 1",))
     return _spelled(next((spelled for ending, spelled in _ENDINGS if name.endswith(ending)), _STREAM))

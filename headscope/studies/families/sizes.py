@@ -5,7 +5,19 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["HEADS", "HEAD_DIM", "INNER", "KV_HEADS", "LAYERS", "PICTURE", "VOCABULARY", "WIDTH", "kind_of", "size_of"]
+__all__ = [
+    "HEADS",
+    "HEAD_DIM",
+    "INNER",
+    "KV_HEADS",
+    "LAYERS",
+    "PATCH",
+    "PICTURE",
+    "VOCABULARY",
+    "WIDTH",
+    "kind_of",
+    "size_of",
+]
 
 WIDTH, INNER, SMALL = 64, 96, 32
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 2, 4, 2, 16
@@ -64,9 +76,12 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         num_experts_per_tok num_experts_per_token experts_per_token num_experts_per_group moe_topk moe_k
         moe_num_shared_experts"""),
     ("groups", 1, """
-        n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset"""),
-    ("groups", 2, "attn_layer_period expert_layer_period full_attention_interval cross_attention_freq"),
-    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size"),
+        n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset
+        n_layers_per_attn_res_block insert_layer_id loop_layer_index_start"""),
+    ("groups", 2, """
+        attn_layer_period expert_layer_period full_attention_interval cross_attention_freq loop_layer_index_end"""),
+    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size crop_size"),
+    ("flat patch", 3 * PATCH**2, "patch_embed_hidden_size"),
     ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
     ("box", 12, "coordinate_size"),  # four of these and two of those are as wide as the model
     ("box", 8, "shape_size"),
@@ -112,7 +127,11 @@ _PATTERNS = (
     _Pattern("head width", HEAD_DIM, 32, r"(^|_)head_dim$", r"linear"),
     _Pattern("layers", LAYERS, 3, r"num_(hidden_)?layers$|_layers$", r"per|shared"),
     _Pattern(
-        "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)"
+        "width",
+        WIDTH,
+        128,
+        r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim|latent_channels)$",
+        r"intermediate|^(qk|v_|q_|kv)",
     ),
     _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),
