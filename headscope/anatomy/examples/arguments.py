@@ -17,7 +17,7 @@ __all__ = ["added", "is_of_text_alone", "may_be_added", "may_be_dropped", "requi
 _PERCEIVED: dict[str, tuple[str, ...]] = {
     "pixel_values": (
         "image_grid_thw", "grid_thw", "image_grid_hw", "target_sizes", "spatial_shapes", "image_position_ids",
-        "pixel_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "mm_token_type_ids",
+        "pixel_position_ids", "images_per_sample", "aspect_ratio_ids", "aspect_ratio_mask", "mm_token_type_ids",
     ),
     "pixel_values_videos": ("video_grid_thw", "mm_token_type_ids"),
     "image_pixel_values": (),
@@ -25,7 +25,7 @@ _PERCEIVED: dict[str, tuple[str, ...]] = {
     "flattened_patches": ("image_embeds_position_mask",),
     "input_features": (),
     "audio_input_features": ("audio_embed_sizes",),
-    "input_values": (),
+    "input_values": ("input_values_cutoffs",),
     "bbox": (),
     "visual_feats": ("visual_pos",),
     "visual_embeds": (),
@@ -35,9 +35,23 @@ _PERCEIVED: dict[str, tuple[str, ...]] = {
     "protein_input_ids": ("protein_attention_mask",),
 }  # fmt: skip
 _FIRST_ONLY = (("pixel_values", "pixel_values_videos"), ("pixel_values", "image"))  # both go through one tower
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _MEMORY = "encoder_hidden_states"  # what another model made, for a decoder that is a model of its own
 # what says of something else how it is to be read, or stands in the place of what a tower would make
-_BESIDE = ("mask", "ids", "sizes", "thw", "hw", "lengths", "labels", "logits", "embeds", "positions", "cutoffs")
+_BESIDE = (
+    "mask",
+    "ids",
+    "sizes",
+    "thw",
+    "hw",
+    "lengths",
+    "labels",
+    "logits",
+    "embeds",
+    "positions",
+    "cutoffs",
+    "to_keep",
+)
 _STREAMS = ("inputs_embeds", "hidden_states", "inputs")
 _NEVER = frozenset(
     {
@@ -50,9 +64,8 @@ _NEVER = frozenset(
 
 def required(model: nn.Module) -> tuple[str, ...]:
     """What the forward does not run without."""
-    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     takes = arguments(model).values()
-    return tuple(one.name for one in takes if one.default is one.empty and one.kind in named)
+    return tuple(one.name for one in takes if one.default is one.empty and one.kind in _NAMED)
 
 
 def is_of_text_alone(model: nn.Module, facts: Facts) -> bool:
@@ -87,7 +100,9 @@ def added(names: Collection[str], takes: Mapping[str, Parameter]) -> Iterator[tu
 def may_be_added(name: str, takes: Mapping[str, Parameter]) -> bool:
     """Whether an argument that a model asks for can be given: no caches, labels and switches."""
     one = takes.get(name)
-    return one is not None and name not in _NEVER and (one.annotation is one.empty or "ensor" in str(one.annotation))
+    if one is None or one.kind not in _NAMED:
+        return False
+    return name not in _NEVER and (one.annotation is one.empty or "ensor" in str(one.annotation))
 
 
 def may_be_dropped(name: str, takes: Mapping[str, Parameter]) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["Complaint", "complaint_of"]
 
 
-_PIECES = re.compile(r"features\D{0,12}(\d+)|(\d+) feature")
+_PIECES = re.compile(r"features\D{0,12}(\d+)|(\d+) feature|not match [^(]{0,60}\((\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def complaint_of(error: BaseException, known: Collection[str], finished: int) ->
         for frame, statement in _steps(error.__traceback__):
             names = re.findall(r"[A-Za-z_]\w*", statement)
             missing += [name for name in names if name in known and frame.f_locals.get(name, "") is None]
-    pieces = [*_counted(error.__traceback__), *(int(one or other) for one, other in _PIECES.findall(message))]
+    pieces = [*_counted(error.__traceback__), *(int(next(filter(None, told))) for told in _PIECES.findall(message))]
     if not ("token" in message and ("match" in message or "placeholder" in message)):
         pieces = []
     return Complaint(message, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(pieces)), finished)

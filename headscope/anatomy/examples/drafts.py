@@ -123,7 +123,19 @@ class Maker:
         shapes = self.shapes(draft, name)
         shape = shapes[min(draft.choices.get(name, 0), len(shapes) - 1)]
         sizes = [draft.sizes.get((name, place), size_of(axis, self._facts)) for place, axis in enumerate(shape.axes)]
+        for place, axis in enumerate(shape.axes):
+            if axis == "heard" and (name, place) not in draft.sizes:
+                sizes[place] = self._moments(draft) or sizes[place]
         return shape, sizes
+
+    def _moments(self, draft: Draft) -> int:
+        """How long the sound of a draft is; 0 where there is none."""
+        for name in draft.names:
+            if kind_of(name) == "audio":
+                shape, sizes = self.sizes(draft, name)
+                along = [size for axis, size in zip(shape.axes, sizes, strict=True) if axis not in ("row", "mel", "1")]
+                return next(iter(along), 0)
+        return 0
 
     def _tokens(self, name: str, draft: Draft, generator: torch.Generator) -> Tensor:
         _, sizes = self.sizes(draft, name)

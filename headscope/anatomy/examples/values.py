@@ -82,6 +82,7 @@ def _lags(facts: Facts) -> int:
 
 _MADE: dict[str, Callable[[Facts], int]] = {
     "row": lambda facts: ROWS,
+    "heard": lambda facts: 90,  # where there is a sound, as long as that
     "position": lambda facts: _LENGTH,
     "answer": lambda facts: _DECODER_LENGTH,
     "height": functools.partial(_side, across=False),
@@ -134,6 +135,13 @@ def _boxes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor
     return torch.tensor([1, 2, 10, 13]) + step
 
 
+def _placed(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
+    """Patches of a picture, each behind the row and the column that it stands in."""
+    drawn = torch.randn(sizes, generator=generator)
+    drawn[..., :2] = _places([*sizes[:-1], 2], facts, generator).flip(-1).to(drawn.dtype)
+    return drawn
+
+
 def _sizes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
     return torch.tensor([_side(facts, across=False), _side(facts, across=True)]).repeat(sizes[0], 1)
 
@@ -153,10 +161,12 @@ _FILLS: dict[str, Fill] = {
     "zero": lambda sizes, facts, generator: torch.zeros(sizes, dtype=torch.long),
     "count": lambda sizes, facts, generator: torch.arange(sizes[-1]).expand(sizes).contiguous(),
     "token": _drawn,
+    "placed": _placed,
     "grid": _grids,
     "place": _places,
     "box": _boxes,
     "size": _sizes,
+    "span": lambda sizes, facts, generator: torch.full([*sizes[:-1], 1], sizes[-1], dtype=torch.long),
     "length": lambda sizes, facts, generator: torch.full(sizes[:-1], sizes[-1], dtype=torch.long),
     "number": lambda sizes, facts, generator: sizes[-1],
     "crops": lambda sizes, facts, generator: torch.tensor([2, 3, 0, 0]).repeat(sizes[0], 1),
@@ -194,8 +204,8 @@ _PICTURES = (
 )  # fmt: skip
 _PATCHES = (
     "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
-    "noise: 1 channel side strip", "noise: patches seen_width", "noise: 1 patches channel side side",
-    "noise: row grid film_patch", "noise: merged block block channel",
+    "noise: row grid film_patch", "noise: merged block block channel", "noise: 1 channel side strip",
+    "noise: patches seen_width", "noise: 1 patches channel side side",
 )  # fmt: skip
 _SPECTRA = (
     "noise: row mel long", "noise: row 90 mel", "noise: row mel 90", "noise: row 1 90 mel", "noise: row 90 80",
@@ -236,7 +246,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "image_attention_mask": ("true: row frame down down",),
     "image_token_pooling": ("count: 12 4",),
     "image_grids": ("crops: row 4",),
-    "flattened_patches": ("noise: row grid coded_patch",),
+    "flattened_patches": ("placed: row grid coded_patch",),
     "image_grid_thw": ("grid: row 3",),
     "video_grid_thw": ("grid: row 3",),
     "grid_thw": ("grid: row 3", "grid: row 2", "pairs: row"),
@@ -246,6 +256,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "target_sizes": ("grid: row 2",),
     "image_sizes": ("size: row",),
     "merge_sizes": ("all: row",),
+    "images_per_sample": ("length: row 2",),
     "pixel_position_ids": ("place: row grid 2",),
     "image_position_ids": ("place: row grid 2",),
     "video_position_ids": ("place: row frame grid 2",),
@@ -258,9 +269,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "mel_spectrogram": ("noise: row mel 90", "noise: row 80 90"),
     "reference_mel": ("noise: row 90 mel", "noise: row 90 80"),
     "spectrogram": ("noise: row 90 mel", "noise: row 90 80"),
-    "input_features_mask": ("all: row 90", "all: row long"),
+    "input_features_mask": ("all: row heard", "all: row 90"),
     "audio_mel_mask": ("false: row 90",),
-    "feature_attention_mask": ("all: row 90", "all: row long"),
+    "feature_attention_mask": ("all: row heard", "all: row 90"),
+    "audio_attention_mask": ("all: row heard",),
+    "input_values_cutoffs": ("span: row heard",),
     "input_values": _WAVES,
     "audio_values": _WAVES,
     "waveform": _WAVES,
@@ -343,6 +356,8 @@ def shapes_of(name: str, beside: Collection[str], parameter: Parameter | None) -
         return _spelled(_BESIDE_GRIDS[name])
     if name in _BESIDE_PLACES and {"pixel_position_ids", "image_position_ids"}.intersection(beside):
         return _spelled(_BESIDE_PLACES[name])
+    if name == "image_grid_thw" and "images_per_sample" in beside:
+        return _spelled(("grid: 4 3",))  # of each row a picture that is given, and one that is to be drawn
     if name in VALUES:
         # where a forward tells that it takes truth values, these come first
         return tuple(sorted(_spelled(VALUES[name]), key=lambda one: "BoolTensor" in annotation and not one.is_of_truth))

@@ -28,6 +28,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("width", WIDTH, """
         hidden_size d_model n_embd dim embedding_size embed_dim emb_dim n_embed d_embed embedding_dim model_dim
         word_embed_proj_dim projection_dim out_hidden_size output_hidden_size output_channels output_proj_dims
+        vector_quantization_hidden_dimension ext_pw_out_channel depthwise_separable_out_channel
         encoder_hidden_size encoder_hidden_dim decoder_hidden_size decoder_hidden_dim cross_attention_dim
         text_hidden_size text_embed_dim text_dim hidden_dim_text text_config_hidden_size image_embed_dim
         vision_hidden_size vision_dim vision_embedding_dim vision_output_dim audio_hidden_size mm_hidden_size
@@ -87,7 +88,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("box", 8, "shape_size"),
     ("few", 4, "index_topk mm_tokens_per_image"),
     ("several", 16, """
-        num_queries num_latents num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
+        num_queries num_latents latent_query_num num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
     ("token", 0, "pad_token_id"),
     ("token", 1, "bos_token_id decoder_start_token_id"),
     ("token", 2, "eos_token_id"),
@@ -100,7 +101,8 @@ _NEEDED = {
 }  # fmt: skip
 # tokens that stand for something that is no text, apart from each other and from the text's own
 _STAND_INS = {
-    "image_token_id": 110, "image_token_index": 110, "video_token_id": 111, "video_token_index": 111,
+    "image_token_id": 110, "image_token_index": 110, "image_patch_id": 110, "video_token_id": 111,
+    "video_token_index": 111,
     "audio_token_id": 112, "audio_token_index": 112,
 }  # fmt: skip
 _TOKENS = ("_token_id", "_token_index", "_token_idx")
