@@ -63,7 +63,8 @@ def repaired(
             _stretched(draft, complaint, maker),
             _rounded(draft, complaint, maker),
         ),
-        ((other for is_asked_for, other in others if not is_asked_for),),
+        # no other shape makes up for what is missing
+        ((other for is_asked_for, other in others if not is_asked_for and not missing),),
     )
     for rank, groups in enumerate(ranks):
         yield from ((rank, further) for group in groups for further in group)

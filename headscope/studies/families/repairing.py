@@ -24,7 +24,7 @@ _NONE = {
     "layer_types": ["conv", "full_attention"], "mlp_layer_types": ["dense", "sparse"],
     # of a table's codes, the last and one more have tokens: IMGIMG and the letters of its digits, or its digits
     "vocabulary_map": {
-        "<image>": 110, "<|extra_200|>": 101, "IMGIMGIBJBZ": 102, "IMGIMGBZ": 103, "<|visual token 000127|>": 104,
+        "<image>": 110, "<|extra_200|>": 101, "IMGIMGJJZ": 102, "IMGIMGBZ": 103, "<|visual token 000127|>": 104,
         "<|visual token 000001|>": 105,
     },
     "n_shared_experts": 1,

@@ -66,6 +66,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         vocab_size text_vocab_size decoder_vocab_size encoder_vocab_size audio_vocab_size vocab_size_per_layer_input
         entity_vocab_size"""),
     ("table", 128, "codebook_size"),
+    ("table", 100, "num_embeddings"),  # of codes that are tokens of the text too
     ("table", 50, "encoder_hash_byte_group_vocab"),
     ("positions", POSITIONS, """
         max_position_embeddings n_positions max_source_positions max_target_positions max_seq_len max_sequence_length
@@ -88,7 +89,8 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("box", 8, "shape_size"),
     ("few", 4, "index_topk mm_tokens_per_image"),
     ("several", 16, """
-        num_queries num_latents latent_query_num num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
+        num_queries num_latents latent_query_num num_position_embeddings hidden_size_per_layer_input entity_emb_size
+        part_features"""),
     ("token", 0, "pad_token_id"),
     ("token", 1, "bos_token_id decoder_start_token_id"),
     ("token", 2, "eos_token_id"),
