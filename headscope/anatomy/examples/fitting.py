@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope._support.running import arguments, evaluating, in_python, run_model
 from headscope.anatomy.examples.complaints import Complaint, complaint_of
@@ -18,7 +18,7 @@ from headscope.anatomy.examples.repairs import repaired
 from headscope.anatomy.operations import floats_in
 from headscope.errors import ModelError
 
-__all__ = ["Fitted", "fit", "fit_one"]
+__all__ = ["Fitted", "Trial", "fit", "fit_one", "try_once"]
 
 _MOST_TRIES = 30
 
@@ -34,6 +34,7 @@ class Fitted:
         complaint: what the model said last, on one line.
         draft: what the example was made from.
         ran: modules that ran on it.
+        given: what the model returned.
     """
 
     example: dict[str, Any] | None
@@ -42,14 +43,16 @@ class Fitted:
     complaint: str = ""
     draft: Draft | None = None
     ran: frozenset[nn.Module] = frozenset()
+    given: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Trial:
-    """One forward pass: what was complained of, if anything, and which modules were through by then."""
+class Trial:
+    """One forward pass: what was complained of, if anything, which modules ran, and the numbers that came out."""
 
     complaint: Complaint | None
     ran: frozenset[nn.Module] = frozenset()
+    given: tuple[Tensor, ...] = ()
 
 
 def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, facts: Facts) -> Fitted:
@@ -90,15 +93,19 @@ def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: in
     """
     takes, order = arguments(model), itertools.count()
     waiting, seen, tries, last = [(0, 0, next(order), draft)], {draft.key()}, 0, ""
+    first, asked = set(draft.names), set[str]()
     while waiting and tries < most:
         _, _, _, draft = heapq.heappop(waiting)
+        if asked - set(draft.names):
+            continue  # it lacks what was dropped and was asked for then
         tries += 1
         example = maker.make(draft)
-        trial = _try(model, example)
+        trial = try_once(model, example)
         complaint = trial.complaint
         if complaint is None:
-            return Fitted(example, tries, draft=draft, ran=trial.ran)
+            return Fitted(example, tries, draft=draft, ran=trial.ran, given=trial.given)
         last = complaint.line
+        asked |= first.intersection(complaint.missing).difference(draft.names)
         for rank, further in repaired(draft, complaint, maker, takes, facts):
             if further.key() not in seen:
                 seen.add(further.key())
@@ -106,8 +113,13 @@ def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: in
     return Fitted(None, tries, (), last)
 
 
-def _try(model: nn.Module, example: dict[str, Any]) -> _Trial:
-    """Run the model once; nothing is complained of if it runs and gives numbers."""
+def try_once(model: nn.Module, example: dict[str, Any]) -> Trial:
+    """Run the model once; nothing is complained of if it runs and gives numbers.
+
+    Args:
+        model: it is left as it was.
+        example: arguments of its forward.
+    """
     devices = [one.device for one in model.parameters() if one.device.type == "cuda"][:1]
     known = arguments(model)
     ran: list[nn.Module] = []
@@ -122,9 +134,9 @@ def _try(model: nn.Module, example: dict[str, Any]) -> _Trial:
         try:
             given = floats_in(run_model(model, example))
         except ModelError as error:
-            return _Trial(complaint_of(error.__cause__ or error, known, len(ran)))
+            return Trial(complaint_of(error.__cause__ or error, known, len(ran)))
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return _Trial(Complaint(f"{type(error).__name__}: {error}"))
+            return Trial(Complaint(f"{type(error).__name__}: {error}"))
     if given and not bool(given[0].isnan().any()):
-        return _Trial(None, frozenset(ran))
-    return _Trial(Complaint("its output holds NaN" if given else "its output holds no numbers", finished=len(ran)))
+        return Trial(None, frozenset(ran), tuple(one.detach() for one in given))
+    return Trial(Complaint("its output holds NaN" if given else "its output holds no numbers", finished=len(ran)))

@@ -11,7 +11,7 @@ from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker, kind_of
 from headscope.anatomy.examples.facts import Facts
 from headscope.anatomy.examples.values import ROWS
 
-__all__ = ["repaired", "with_a_few"]
+__all__ = ["repaired", "silent", "with_a_few"]
 
 _MOST_PIECES, _MOST_STRETCH, _LONGEST = 4000, 16, 1024
 # how errors spell that an axis has another length than wanted
@@ -90,10 +90,20 @@ def with_a_few(draft: Draft, facts: Facts) -> Iterator[Draft]:
         draft: what was tried.
         facts: of the configs.
     """
-    if "input_ids" in draft.names and not draft.choices.get("input_ids"):
-        for kind in dict.fromkeys(filter(None, map(kind_of, draft.names))):
-            if kind not in draft.pieces and facts.placeholder(kind) is not None:
-                yield draft.standing(kind, 2)
+    yield from (draft.standing(kind, 2) for kind in silent(draft, facts))
+
+
+def silent(draft: Draft, facts: Facts) -> list[str]:
+    """Kinds of what is given that has no places in the text, though the token for them is told.
+
+    Args:
+        draft: what is given.
+        facts: of the configs.
+    """
+    if "input_ids" not in draft.names or draft.choices.get("input_ids"):
+        return []
+    kinds = dict.fromkeys(filter(None, map(kind_of, draft.names)))
+    return [kind for kind in kinds if kind not in draft.pieces and facts.placeholder(kind) is not None]
 
 
 def _axes(draft: Draft, maker: Maker) -> list[tuple[str, int, int]]:

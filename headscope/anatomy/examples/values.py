@@ -203,8 +203,8 @@ _PICTURES = (
     "noise: patches film_patch", "noise: row channel 256 256", "noise: row 3 64 96",
 )  # fmt: skip
 _PATCHES = (
-    "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
-    "noise: row grid film_patch", "noise: merged block block channel", "noise: 1 channel side strip",
+    "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side",
+    "noise: merged block block channel", _PICTURE, "noise: row grid film_patch", "noise: 1 channel side strip",
     "noise: patches seen_width", "noise: 1 patches channel side side",
 )  # fmt: skip
 _SPECTRA = (

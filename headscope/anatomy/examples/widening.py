@@ -4,19 +4,22 @@ What was added stays where the model runs with it and more of these parts run: a
 attention of a decoder, that an example without it leaves idle.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from inspect import Parameter
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from headscope._support.running import arguments, in_python
 from headscope.anatomy.called import is_called_attention
 from headscope.anatomy.examples.arguments import added
-from headscope.anatomy.examples.drafts import Draft, Maker
+from headscope.anatomy.examples.drafts import Draft, Maker, kind_of
 from headscope.anatomy.examples.facts import Facts
-from headscope.anatomy.examples.fitting import Fitted, fit_one
-from headscope.anatomy.examples.repairs import with_a_few
+from headscope.anatomy.examples.fitting import Fitted, fit_one, try_once
+from headscope.anatomy.examples.repairs import silent, with_a_few
+from headscope.anatomy.examples.values import size_of
 
 __all__ = ["widened"]
 
@@ -33,6 +36,7 @@ def widened(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitt
         facts: of the model's configs.
     """
     own = {one for one in in_python(model) if is_called_attention(one) and next(one.parameters(), None) is not None}
+    found = _placed(model, found, maker, facts)
     left, refused = _MOST_TRIES, set()
     while found.draft is not None and own - found.ran and left > 0:
         further = next(
@@ -46,6 +50,33 @@ def widened(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitt
         if tried.example is not None and own & tried.ran > own & found.ran:
             found = replace(tried, tries=found.tries, tried=found.tried)
     return replace(found, tries=found.tries + _MOST_TRIES - left)
+
+
+def _placed(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitted:
+    """What was found, with places in the text for pictures that nothing reads without: some models do not count."""
+    draft = found.draft
+    unread = [kind for kind in silent(draft, facts) if not _is_heard(model, found, kind)] if draft is not None else []
+    patches = size_of("grid", facts)
+    for kind, count in itertools.product(unread, (patches, patches // size_of("merge", facts) ** 2, 2)):
+        # too many are complained of, too few are not
+        if draft is None or kind in draft.pieces:
+            continue
+        tried = fit_one(model, draft.standing(kind, count), maker, facts, 1)
+        found = replace(found, tries=found.tries + 1)
+        if tried.example is not None and _is_heard(model, tried, kind):
+            found, draft = replace(tried, tries=found.tries, tried=found.tried), tried.draft
+    return found
+
+
+def _is_heard(model: nn.Module, found: Fitted, kind: str) -> bool:
+    """Whether what comes out depends on what is given of a kind."""
+    assert found.example is not None
+    other = {
+        name: value.flip(-1) if kind_of(name) == kind and isinstance(value, Tensor) else value
+        for name, value in found.example.items()
+    }
+    given = try_once(model, other).given
+    return any(not torch.equal(one, before) for one, before in zip(given, found.given, strict=False))
 
 
 def _further(draft: Draft, takes: Mapping[str, Parameter], facts: Facts) -> Iterator[Draft]:
