@@ -71,7 +71,7 @@ def _grid(facts: Facts) -> tuple[int, int]:
     """Patches of a picture, down and across: unlike each other, and such as are merged without a rest."""
     merge = size_of("merge", facts)
     if facts.read(("insert_layer_id",), "sight") is not None:  # neighbours are merged within the tower already
-        merge *= 2
+        return 2 * merge, 4 * merge
     return 2 * merge, 3 * merge
 
 

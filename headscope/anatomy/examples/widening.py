@@ -4,7 +4,6 @@ What was added stays where the model runs with it and more of these parts run: a
 attention of a decoder, that an example without it leaves idle.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from inspect import Parameter
@@ -36,7 +35,6 @@ def widened(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitt
         facts: of the model's configs.
     """
     own = {one for one in in_python(model) if is_called_attention(one) and next(one.parameters(), None) is not None}
-    found = _placed(model, found, maker, facts)
     left, refused = _MOST_TRIES, set()
     while found.draft is not None and own - found.ran and left > 0:
         further = next(
@@ -49,15 +47,18 @@ def widened(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitt
         left -= tried.tries
         if tried.example is not None and own & tried.ran > own & found.ran:
             found = replace(tried, tries=found.tries, tried=found.tried)
-    return replace(found, tries=found.tries + _MOST_TRIES - left)
+    return _placed(model, replace(found, tries=found.tries + _MOST_TRIES - left), maker, facts)
 
 
 def _placed(model: nn.Module, found: Fitted, maker: Maker, facts: Facts) -> Fitted:
-    """What was found, with places in the text for pictures that nothing reads without: some models do not count."""
+    """What was found, with places in the text for pictures and sounds that are not read without: some models do not
+    count these.
+    """
     draft = found.draft
     unread = [kind for kind in silent(draft, facts) if not _is_heard(model, found, kind)] if draft is not None else []
-    patches = size_of("grid", facts)
-    for kind, count in itertools.product(unread, (patches, patches // size_of("merge", facts) ** 2, 2)):
+    patches, moments = size_of("grid", facts), [size_of("long", facts) // 2**times for times in range(1, 6)]
+    counts = {"audio": moments, "image": (patches, patches // size_of("merge", facts) ** 2)}
+    for kind, count in [(one, count) for one in unread for count in (*counts.get(one, ()), 2)]:
         # too many are complained of, too few are not
         if draft is None or kind in draft.pieces:
             continue

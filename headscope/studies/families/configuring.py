@@ -61,6 +61,7 @@ _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
 _DEPTHS = ("depths", "num_blocks_per_stage")
+_MARK = "vision_start_token_id"
 _CHANNELS = ("conv_dim", "tdnn_dim")
 _PATCHES = (PICTURE // PATCH) ** 2
 # what says of a picture into what it is cut: in two, side by side or one above the other; and how many patches give how
@@ -200,6 +201,12 @@ def _fit_towers(draft: _Draft) -> None:
             draft.made["out_hidden_size"] = max(merged // seen, 1) * WIDTH
 
 
+def _add_marks(draft: _Draft) -> None:
+    """The token before a picture, which checkpoints tell beside that before a sound, and their configs do not name."""
+    if {"audio_start_token_id", "image_token_index"} <= {*draft.names} and _MARK not in draft.names:
+        draft.made[_MARK] = 109
+
+
 def _leave_pyramids(draft: _Draft) -> None:
     """Widths that grow with the stages follow the lists of heads, and are left."""
     if any(isinstance(draft.known.get(name), list | tuple) for name in ("num_heads", "num_attention_heads")):
@@ -306,7 +313,7 @@ def _fit_rope(draft: _Draft) -> None:
 
 
 _STEPS: tuple[Callable[[_Draft], None], ...] = (
-    _set_sizes, _set_lists, _leave_pyramids, _fit_windows, _fit_latents, _vary, _fit_towers, _mix_layers,
+    _set_sizes, _set_lists, _add_marks, _leave_pyramids, _fit_windows, _fit_latents, _vary, _fit_towers, _mix_layers,
     _shorten_lists, _name_layers, _fit_rope,
 )  # fmt: skip
 
