@@ -83,15 +83,21 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
         why = f"looks like attention, but {refusal.reason}" if refusal.seen else f"may be attention: {refusal.reason}"
         told.setdefault((type(refusal.module).__name__, why), []).append(names[refusal.module])
     read = {type(model.get_submodule(site.module_name)) for site in sites if site.module_name}
+    # what never runs and has no weights cannot be told from a store of positions that is called by its methods
+    named = {one for one in names if is_called_attention(one) and (one in found.ran or _has_weights(one))}
     for module, name in names.items():
         kind = type(module).__name__
         idle = type(module) in read and module not in found.ran
-        if (idle or is_called_attention(module)) and not _is_covered(name, sites) and not _holds(module, blamed):
-            inside = any(is_called_attention(one) for one in list(module.modules())[1:])
+        if (idle or module in named) and not _is_covered(name, sites) and not _holds(module, blamed):
+            inside = any(one in named for one in list(module.modules())[1:])
             if not inside:  # the innermost says it
                 why = "it is not read" if module in found.ran else "it did not run on the example"
                 told.setdefault((kind, f"looks like attention, but {why}"), []).append(name)
     return [_told(kind, why, list(dict.fromkeys(own))) for (kind, why), own in told.items()]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _is_covered(name: str, sites: Sequence[Site]) -> bool:

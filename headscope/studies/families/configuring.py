@@ -61,7 +61,7 @@ _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
 _DEPTHS = ("depths", "num_blocks_per_stage")
-_MARK = "vision_start_token_id"
+_MARKS = {"vision_start_token_id": 109, "vision_end_token_id": 113}
 _CHANNELS = ("conv_dim", "tdnn_dim")
 _PATCHES = (PICTURE // PATCH) ** 2
 # what says of a picture into what it is cut: in two, side by side or one above the other; and how many patches give how
@@ -202,9 +202,9 @@ def _fit_towers(draft: _Draft) -> None:
 
 
 def _add_marks(draft: _Draft) -> None:
-    """The token before a picture, which checkpoints tell beside that before a sound, and their configs do not name."""
-    if {"audio_start_token_id", "image_token_index"} <= {*draft.names} and _MARK not in draft.names:
-        draft.made[_MARK] = 109
+    """Tokens around a picture, which checkpoints tell beside those around a sound, and their configs do not name."""
+    if {"audio_start_token_id", "image_token_index"} <= {*draft.names}:
+        draft.made.update({name: token for name, token in _MARKS.items() if name not in draft.names})
 
 
 def _leave_pyramids(draft: _Draft) -> None:
