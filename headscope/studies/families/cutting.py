@@ -25,7 +25,10 @@ __all__ = ["TriedCut", "masked", "sites_to_cut", "try_cuts", "way_of"]
 
 _TOLERANCE = 1e-5  # of outputs
 _MOST_SITES = 4
-_UNREAD = "nothing that the model returns depends on it, so the cut is proven on what the layer itself gives"
+_UNREAD = (
+    "the model returns the same with all its heads masked, as it reads nothing of it or rounds it to codes, so the cut "
+    "is proven on what the layer itself gives"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +160,7 @@ def _judge(
 
 
 def _is_unread(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site]) -> bool:
-    """Whether a model returns the same with all heads of a layer masked: it runs the layer, and reads nothing of it."""
+    """Whether a model returns the same with all heads of a layer masked: it reads nothing of it, or rounds."""
     whole = masked(model, inputs, sites, range(sites[0].n_heads))
     return apart(outputs_of(whole, inputs), outputs_of(model, inputs)) == 0
 
