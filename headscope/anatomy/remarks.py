@@ -1,11 +1,11 @@
 """Remarks: what a user has to know of a model's anatomy, in words: what is not read, and what cannot be had."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 from torch import nn
 
 from headscope._support.running import is_compiled, unwrapped
+from headscope.anatomy.called import is_called_attention
 from headscope.anatomy.route import Refusal
 from headscope.anatomy.standing import ELSEWHERE
 from headscope.anatomy.trials import Findings
@@ -13,8 +13,6 @@ from headscope.plans import Record
 from headscope.sites import Site
 
 __all__ = ["cut_before", "nothing_found", "unread", "unsettled", "wrapped"]
-
-_LOOKS_LIKE_IT = re.compile(r"attention|attn|multi_?head|mha$", re.IGNORECASE)
 
 _TELL = "tell which modules make q, k and v and which reads the result: headscope.describe, or --describe"
 
@@ -85,15 +83,21 @@ def unread(model: nn.Module, sites: Sequence[Site], found: Findings) -> list[str
         why = f"looks like attention, but {refusal.reason}" if refusal.seen else f"may be attention: {refusal.reason}"
         told.setdefault((type(refusal.module).__name__, why), []).append(names[refusal.module])
     read = {type(model.get_submodule(site.module_name)) for site in sites if site.module_name}
+    # what never runs and has no weights cannot be told from a store of positions that is called by its methods
+    named = {one for one in names if is_called_attention(one) and (one in found.ran or _has_weights(one))}
     for module, name in names.items():
         kind = type(module).__name__
         idle = type(module) in read and module not in found.ran
-        if (idle or _LOOKS_LIKE_IT.search(kind)) and not _is_covered(name, sites) and not _holds(module, blamed):
-            inside = any(_LOOKS_LIKE_IT.search(type(one).__name__) for one in list(module.modules())[1:])
+        if (idle or module in named) and not _is_covered(name, sites) and not _holds(module, blamed):
+            inside = any(one in named for one in list(module.modules())[1:])
             if not inside:  # the innermost says it
                 why = "it is not read" if module in found.ran else "it did not run on the example"
                 told.setdefault((kind, f"looks like attention, but {why}"), []).append(name)
     return [_told(kind, why, list(dict.fromkeys(own))) for (kind, why), own in told.items()]
+
+
+def _has_weights(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _is_covered(name: str, sites: Sequence[Site]) -> bool:
@@ -136,9 +140,7 @@ def nothing_found(model: nn.Module, refusals: Sequence[Refusal], record: Record 
             f"is attention, {_TELL}"
         )
     alike = [
-        f"{name} ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if _LOOKS_LIKE_IT.search(type(module).__name__)
+        f"{name} ({type(module).__name__})" for name, module in model.named_modules() if is_called_attention(module)
     ]
     if not alike:
         return (

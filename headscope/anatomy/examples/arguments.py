@@ -1,38 +1,57 @@
 """Which arguments of a forward an example has: all that a model perceives first, then less of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from inspect import Parameter
 from typing import Any
 
 from torch import nn
 
 from headscope._support.running import LABELS, arguments
+from headscope.anatomy.called import may_listen
 from headscope.anatomy.examples.facts import Facts
 from headscope.anatomy.examples.values import CODEBOOKS
 
-__all__ = ["is_of_text_alone", "may_be_added", "may_be_dropped", "required", "selections"]
+__all__ = ["added", "is_of_text_alone", "may_be_added", "may_be_dropped", "required", "selections"]
 
 # what models perceive beside text, and what goes with each where the forward takes it
 _PERCEIVED: dict[str, tuple[str, ...]] = {
     "pixel_values": (
         "image_grid_thw", "grid_thw", "image_grid_hw", "target_sizes", "spatial_shapes", "image_position_ids",
-        "pixel_position_ids", "aspect_ratio_ids", "aspect_ratio_mask", "mm_token_type_ids",
+        "pixel_position_ids", "images_per_sample", "aspect_ratio_ids", "aspect_ratio_mask", "mm_token_type_ids",
     ),
     "pixel_values_videos": ("video_grid_thw", "mm_token_type_ids"),
     "image_pixel_values": (),
     "image": (),
-    "flattened_patches": (),
+    "flattened_patches": ("image_embeds_position_mask",),
     "input_features": (),
     "audio_input_features": ("audio_embed_sizes",),
-    "input_values": (),
+    "input_values": ("input_values_cutoffs",),
     "bbox": (),
     "visual_feats": ("visual_pos",),
     "visual_embeds": (),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
     "past_values": (),
     "patch_embeds": (),
+    "protein_input_ids": ("protein_attention_mask",),
 }  # fmt: skip
 _FIRST_ONLY = (("pixel_values", "pixel_values_videos"), ("pixel_values", "image"))  # both go through one tower
+_NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+_MEMORY = "encoder_hidden_states"  # what another model made, for a decoder that is a model of its own
+# what says of something else how it is to be read, or stands in the place of what a tower would make
+_BESIDE = (
+    "mask",
+    "ids",
+    "sizes",
+    "thw",
+    "hw",
+    "lengths",
+    "labels",
+    "logits",
+    "embeds",
+    "positions",
+    "cutoffs",
+    "to_keep",
+)
 _STREAMS = ("inputs_embeds", "hidden_states", "inputs")
 _NEVER = frozenset(
     {
@@ -45,23 +64,45 @@ _NEVER = frozenset(
 
 def required(model: nn.Module) -> tuple[str, ...]:
     """What the forward does not run without."""
-    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     takes = arguments(model).values()
-    return tuple(one.name for one in takes if one.default is one.empty and one.kind in named)
+    return tuple(one.name for one in takes if one.default is one.empty and one.kind in _NAMED)
 
 
 def is_of_text_alone(model: nn.Module, facts: Facts) -> bool:
-    """Whether a model reads one row of tokens at a time, and nothing beside them."""
+    """Whether a model reads one row of tokens at a time, and nothing beside them.
+
+    A decoder that is a model of its own reads what an encoder made, where it has parts for that; these are told by
+    their names, for none of this runs the model.
+    """
     takes = arguments(model)
     if _mains(model) != ("input_ids",) or "input_ids" not in takes or set(required(model)) - {"input_ids"}:
         return False
-    return facts.number(CODEBOOKS, 1) == 1 and not any(name in takes for name in _PERCEIVED)
+    if facts.number(CODEBOOKS, 1) != 1 or any(name in takes for name in _PERCEIVED):
+        return False
+    return _MEMORY not in takes or not may_listen(model)
+
+
+def added(names: Collection[str], takes: Mapping[str, Parameter]) -> Iterator[tuple[str, ...]]:
+    """What can be given beside some arguments, one thing at a time with what goes with it: what is perceived first.
+
+    Args:
+        names: what is given already.
+        takes: what the forward takes.
+    """
+    perceived = [name for name in _PERCEIVED if name in takes and name not in names]
+    memory = [_MEMORY] if _MEMORY in takes and _MEMORY not in names else []
+    rest = [name for name in takes if name not in names and may_be_added(name, takes) and not name.endswith(_BESIDE)]
+    for one in dict.fromkeys((*perceived, *memory, *rest)):
+        beside = ("query_embeds",) if one == _MEMORY else _PERCEIVED.get(one, ())
+        yield one, *(name for name in beside if name in takes and name not in names)
 
 
 def may_be_added(name: str, takes: Mapping[str, Parameter]) -> bool:
     """Whether an argument that a model asks for can be given: no caches, labels and switches."""
     one = takes.get(name)
-    return one is not None and name not in _NEVER and (one.annotation is one.empty or "ensor" in str(one.annotation))
+    if one is None or one.kind not in _NAMED:
+        return False
+    return name not in _NEVER and (one.annotation is one.empty or "ensor" in str(one.annotation))
 
 
 def may_be_dropped(name: str, takes: Mapping[str, Parameter]) -> bool:

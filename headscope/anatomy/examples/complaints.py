@@ -12,6 +12,9 @@ from torch import Tensor
 __all__ = ["Complaint", "complaint_of"]
 
 
+_PIECES = re.compile(r"features\D{0,12}(\d+)|(\d+) feature|not match [^(]{0,60}\((\d+)\)")
+
+
 @dataclass(frozen=True)
 class Complaint:
     """What is known of a failure.
@@ -49,8 +52,8 @@ def complaint_of(error: BaseException, known: Collection[str], finished: int) ->
         for frame, statement in _steps(error.__traceback__):
             names = re.findall(r"[A-Za-z_]\w*", statement)
             missing += [name for name in names if name in known and frame.f_locals.get(name, "") is None]
-    pieces = [*_counted(error.__traceback__), *map(int, re.findall(r"features\D{0,12}(\d+)", message))]
-    if not ("token" in message and "match" in message):
+    pieces = [*_counted(error.__traceback__), *(int(next(filter(None, told))) for told in _PIECES.findall(message))]
+    if not ("token" in message and ("match" in message or "placeholder" in message)):
         pieces = []
     return Complaint(message, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(pieces)), finished)
 

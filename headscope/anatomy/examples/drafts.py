@@ -1,5 +1,6 @@
 """Drafts of an example: which arguments, in which shapes, with which pieces in the text; and the making of them."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as made_by
@@ -12,9 +13,24 @@ from torch import Tensor
 from headscope.anatomy.examples.facts import Facts, field
 from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
 
-__all__ = ["TOKENS", "Draft", "Maker"]
+__all__ = ["TOKENS", "Draft", "Maker", "kind_of"]
 
 _KINDS = {"image": 1, "video": 2, "audio": 3}
+_WORDS = (("video", "video"), ("audio|input_features|input_values|speech", "audio"), ("pixel|image|patches", "image"))
+
+
+def kind_of(name: str) -> str:
+    """What an argument holds: "image", "video" or "audio" by its name; "" for what goes with one, and for text.
+
+    >>> kind_of("pixel_values"), kind_of("input_features"), kind_of("image_grid_thw")
+    ('image', 'audio', '')
+    """
+    if name.endswith(_BESIDE):
+        return ""
+    return next((kind for word, kind in _WORDS if re.search(word, name)), "")
+
+
+_BESIDE = ("mask", "sizes", "ids", "thw", "hw", "lengths", "lens", "position")
 
 
 @dataclass(frozen=True)
@@ -107,12 +123,24 @@ class Maker:
         shapes = self.shapes(draft, name)
         shape = shapes[min(draft.choices.get(name, 0), len(shapes) - 1)]
         sizes = [draft.sizes.get((name, place), size_of(axis, self._facts)) for place, axis in enumerate(shape.axes)]
+        for place, axis in enumerate(shape.axes):
+            if axis == "heard" and (name, place) not in draft.sizes:
+                sizes[place] = self._moments(draft) or sizes[place]
         return shape, sizes
+
+    def _moments(self, draft: Draft) -> int:
+        """How long the sound of a draft is; 0 where there is none."""
+        for name in draft.names:
+            if kind_of(name) == "audio":
+                shape, sizes = self.sizes(draft, name)
+                along = [size for axis, size in zip(shape.axes, sizes, strict=True) if axis not in ("row", "mel", "1")]
+                return next(iter(along), 0)
+        return 0
 
     def _tokens(self, name: str, draft: Draft, generator: torch.Generator) -> Tensor:
         _, sizes = self.sizes(draft, name)
         drawn = draw_tokens(sizes, self._facts, generator, self._barred, decoder=name != "input_ids")
-        if name != "input_ids" or not draft.pieces:
+        if name != "input_ids" or not draft.pieces or drawn.ndim != 2 or len(drawn) != ROWS:  # of codes there are none
             return drawn
         runs = [run.expand(ROWS, -1) for run, _ in self._runs(draft)]
         return torch.cat([drawn[:, :1], *runs, drawn[:, 1:]], 1)

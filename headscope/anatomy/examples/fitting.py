@@ -4,11 +4,11 @@ import heapq
 import itertools
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headscope._support.running import arguments, evaluating, in_python, run_model
 from headscope.anatomy.examples.complaints import Complaint, complaint_of
@@ -18,7 +18,7 @@ from headscope.anatomy.examples.repairs import repaired
 from headscope.anatomy.operations import floats_in
 from headscope.errors import ModelError
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "Trial", "fit", "fit_one", "try_once"]
 
 _MOST_TRIES = 30
 
@@ -32,12 +32,27 @@ class Fitted:
         tries: forward passes.
         tried: the arguments that were tried together.
         complaint: what the model said last, on one line.
+        draft: what the example was made from.
+        ran: modules that ran on it.
+        given: what the model returned.
     """
 
     example: dict[str, Any] | None
     tries: int
     tried: tuple[tuple[str, ...], ...] = ()
     complaint: str = ""
+    draft: Draft | None = None
+    ran: frozenset[nn.Module] = frozenset()
+    given: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One forward pass: what was complained of, if anything, which modules ran, and the numbers that came out."""
+
+    complaint: Complaint | None
+    ran: frozenset[nn.Module] = frozenset()
+    given: tuple[Tensor, ...] = ()
 
 
 def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, facts: Facts) -> Fitted:
@@ -57,27 +72,40 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
             most = left
         if most < 1:
             continue
-        found = _fit_one(model, Draft(names), maker, facts, most)
+        found = fit_one(model, Draft(names), maker, facts, most)
         tries += found.tries
         tried.append(names)
         complaint = found.complaint or complaint
         if found.example is not None:
-            return Fitted(found.example, tries, tuple(tried))
+            return replace(found, tries=tries, tried=tuple(tried))
     return Fitted(None, tries, tuple(tried), complaint)
 
 
-def _fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:
-    """One selection of arguments, mended as long as tries are left."""
+def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:
+    """One selection of arguments, mended as long as tries are left.
+
+    Args:
+        model: it is left as it was.
+        draft: what is tried first.
+        maker: makes examples of drafts.
+        facts: of the model's configs.
+        most: forward passes.
+    """
     takes, order = arguments(model), itertools.count()
     waiting, seen, tries, last = [(0, 0, next(order), draft)], {draft.key()}, 0, ""
+    first, asked = set(draft.names), set[str]()
     while waiting and tries < most:
         _, _, _, draft = heapq.heappop(waiting)
+        if asked - set(draft.names):
+            continue  # it lacks what was dropped and was asked for then
         tries += 1
         example = maker.make(draft)
-        complaint = _try(model, example)
+        trial = try_once(model, example)
+        complaint = trial.complaint
         if complaint is None:
-            return Fitted(example, tries)
+            return Fitted(example, tries, draft=draft, ran=trial.ran, given=trial.given)
         last = complaint.line
+        asked |= first.intersection(complaint.missing).difference(draft.names)
         for rank, further in repaired(draft, complaint, maker, takes, facts):
             if further.key() not in seen:
                 seen.add(further.key())
@@ -85,13 +113,16 @@ def _fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: i
     return Fitted(None, tries, (), last)
 
 
-def _try(model: nn.Module, example: dict[str, Any]) -> Complaint | None:
-    """Run the model once; None if it runs and gives numbers."""
-    devices = [one.device for one in model.parameters() if one.device.type == "cuda"][:1]
-    known, finished = arguments(model), itertools.count()
+def try_once(model: nn.Module, example: dict[str, Any]) -> Trial:
+    """Run the model once; nothing is complained of if it runs and gives numbers.
 
-    def count(*_: Any) -> None:
-        next(finished)
+    Args:
+        model: it is left as it was.
+        example: arguments of its forward.
+    """
+    devices = [one.device for one in model.parameters() if one.device.type == "cuda"][:1]
+    known = arguments(model)
+    ran: list[nn.Module] = []
 
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
@@ -99,13 +130,13 @@ def _try(model: nn.Module, example: dict[str, Any]) -> Complaint | None:
         stack.enter_context(torch.no_grad())
         torch.manual_seed(0)
         for module in in_python(model):
-            stack.callback(module.register_forward_hook(count).remove)
+            stack.callback(module.register_forward_hook(lambda module, *_: ran.append(module)).remove)
         try:
             given = floats_in(run_model(model, example))
         except ModelError as error:
-            return complaint_of(error.__cause__ or error, known, next(finished))
+            return Trial(complaint_of(error.__cause__ or error, known, len(ran)))
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return Complaint(f"{type(error).__name__}: {error}")
+            return Trial(Complaint(f"{type(error).__name__}: {error}"))
     if given and not bool(given[0].isnan().any()):
-        return None
-    return Complaint("its output holds NaN" if given else "its output holds no numbers", finished=next(finished))
+        return Trial(None, frozenset(ran), tuple(one.detach() for one in given))
+    return Trial(Complaint("its output holds NaN" if given else "its output holds no numbers", finished=len(ran)))

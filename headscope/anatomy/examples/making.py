@@ -11,6 +11,7 @@ from headscope.anatomy.examples.arguments import is_of_text_alone, selections
 from headscope.anatomy.examples.drafts import Draft, Maker
 from headscope.anatomy.examples.facts import Facts, placeholders
 from headscope.anatomy.examples.fitting import Fitted, fit
+from headscope.anatomy.examples.widening import widened
 from headscope.errors import AnatomyError
 
 __all__ = ["make_example"]
@@ -21,7 +22,8 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
 
     A model of text alone gets tokens, and is not run. Another one is run on at most 30 drafts, without gradients and in
     evaluation mode, until one suits it, and is bit-identical afterwards: where it reads text and pictures, or sound,
-    the example has both, so that every tower runs.
+    the example has both, so that every tower runs. Where attention is left that does not run on that, as many drafts
+    more are tried with what the forward takes besides.
 
     Raises:
         AnatomyError: the model does not say what it takes, or runs on nothing that was tried; the message tells to
@@ -42,6 +44,8 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
             Draft(("input_ids", "attention_mask", *(["decoder_input_ids"] if is_two_sided(model) else [])))
         )
     found = fit(model, selections(model), maker, facts)
+    if found.example is not None:
+        found = widened(model, found, maker, facts)
     if found.example is None:
         raise AnatomyError(
             f"{type(model).__name__} takes {name!r}, which cannot be made up: {_told(found)}",

@@ -7,11 +7,11 @@ from inspect import Parameter
 
 from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped
 from headscope.anatomy.examples.complaints import Complaint
-from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker
+from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker, kind_of
 from headscope.anatomy.examples.facts import Facts
 from headscope.anatomy.examples.values import ROWS
 
-__all__ = ["repaired"]
+__all__ = ["repaired", "silent", "with_a_few"]
 
 _MOST_PIECES, _MOST_STRETCH, _LONGEST = 4000, 16, 1024
 # how errors spell that an axis has another length than wanted
@@ -25,10 +25,11 @@ _GOT_AND_WANTED = (
     re.compile(r"tensor a \((?P<want>\d+)\) must match the size of tensor b \((?P<got>\d+)\)"),
     re.compile(r"[Ee]xpected size:? (?P<want>\d+),? but got:? (?:size )?(?P<got>\d+)"),
     re.compile(r"[Ee]xpected size:? (?P<got>\d+),? but got:? (?:size )?(?P<want>\d+)"),
+    re.compile(r"shape of the mask \[\d+, (?P<got>\d+)\D.*indexed tensor \[\d+, (?P<want>\d+)"),
     re.compile(r"should contain (?P<got>\d+) elements not (?P<want>\d+)"),
     re.compile(r"[Ee]xpected? \D{0,40}(?P<want>\d+)\D{1,60}?(?:got|found|has|is) \D{0,40}?(?P<got>\d+)"),
 )
-_MULTIPLE = re.compile(r"(?:multiples? of|divisible by)\D{0,40}(\d+)")
+_MULTIPLE = re.compile(r"(?:multiples? of|divisible by)(?:[^(]{0,60}\((\d+)\)|\D{0,40}(\d+))")
 _TILES = re.compile(r"split_sizes=\[(\d+)")
 _PLACES = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast")
 _UNPACKED = re.compile(r"values to unpack \(expected (?P<want>\d)(?:, got (?P<got>\d))?\)")
@@ -58,10 +59,12 @@ def repaired(
         ),
         (
             (draft.without(name) for name in draft.names if may_be_dropped(name, takes)),
+            with_a_few(draft, facts),
             _stretched(draft, complaint, maker),
             _rounded(draft, complaint, maker),
         ),
-        ((other for is_asked_for, other in others if not is_asked_for),),
+        # no other shape makes up for what is missing
+        ((other for is_asked_for, other in others if not is_asked_for and not missing),),
     )
     for rank, groups in enumerate(ranks):
         yield from ((rank, further) for group in groups for further in group)
@@ -78,6 +81,29 @@ def _with_pieces(draft: Draft, complaint: Complaint, facts: Facts) -> Iterator[D
         for count in told:
             if count % ROWS == 0 and 0 < count // ROWS <= _MOST_PIECES and draft.pieces.get(kind) != count // ROWS:
                 yield draft.standing(kind, count // ROWS)
+
+
+def with_a_few(draft: Draft, facts: Facts) -> Iterator[Draft]:
+    """Places in the text for what has none, though its token is told: the model may say how many it wants.
+
+    Args:
+        draft: what was tried.
+        facts: of the configs.
+    """
+    yield from (draft.standing(kind, 2) for kind in silent(draft, facts))
+
+
+def silent(draft: Draft, facts: Facts) -> list[str]:
+    """Kinds of what is given that has no places in the text, though the token for them is told.
+
+    Args:
+        draft: what is given.
+        facts: of the configs.
+    """
+    if "input_ids" not in draft.names or draft.choices.get("input_ids"):
+        return []
+    kinds = dict.fromkeys(filter(None, map(kind_of, draft.names)))
+    return [kind for kind in kinds if kind not in draft.pieces and facts.placeholder(kind) is not None]
 
 
 def _axes(draft: Draft, maker: Maker) -> list[tuple[str, int, int]]:
@@ -135,7 +161,7 @@ def _stretched(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Dra
 
 def _rounded(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft]:
     """Axes as long as the next multiple of what a model wants them to be one of."""
-    for step in dict.fromkeys(map(int, _MULTIPLE.findall(complaint.message))):
+    for step in dict.fromkeys(int(one or other) for one, other in _MULTIPLE.findall(complaint.message)):
         axes = _axes(draft, maker)
         for most in (1, 2):
             last = [one for name in draft.names for one in [one for one in axes if one[0] == name][-most:]]
@@ -158,6 +184,7 @@ def _others(draft: Draft, complaint: Complaint, maker: Maker) -> list[tuple[bool
         if f"input[1, {ROWS}, " in complaint.message:  # rows were taken for channels: a layer saw no axis of rows
             wanted.add(have + 1)
         for choice, shape in enumerate(maker.shapes(draft, name)):
-            if choice != draft.choices.get(name, 0):
+            # where places stand in the text, its shape is known
+            if choice != draft.choices.get(name, 0) and not (name == "input_ids" and draft.pieces):
                 others.append((len(shape.axes) not in wanted, name in TOKENS, choice, name))
     return [(not unasked, draft.choosing(name, choice)) for unasked, _, choice, name in sorted(others)]

@@ -70,6 +70,8 @@ def _side(facts: Facts, across: bool) -> int:
 def _grid(facts: Facts) -> tuple[int, int]:
     """Patches of a picture, down and across: unlike each other, and such as are merged without a rest."""
     merge = size_of("merge", facts)
+    if facts.read(("insert_layer_id",), "sight") is not None:  # neighbours are merged within the tower already
+        return 2 * merge, 4 * merge
     return 2 * merge, 3 * merge
 
 
@@ -80,6 +82,7 @@ def _lags(facts: Facts) -> int:
 
 _MADE: dict[str, Callable[[Facts], int]] = {
     "row": lambda facts: ROWS,
+    "heard": lambda facts: 90,  # where there is a sound, as long as that
     "position": lambda facts: _LENGTH,
     "answer": lambda facts: _DECODER_LENGTH,
     "height": functools.partial(_side, across=False),
@@ -90,6 +93,9 @@ _MADE: dict[str, Callable[[Facts], int]] = {
     "patch": lambda facts: size_of("channel", facts) * size_of("side", facts) ** 2,
     "film_patch": lambda facts: size_of("patch", facts) * size_of("moment", facts),
     "coded_patch": lambda facts: size_of("patch", facts) + 2,
+    "merged": lambda facts: size_of("patches", facts) // size_of("merge", facts) ** 2,
+    "block": lambda facts: size_of("merge", facts) * size_of("side", facts),
+    "down": lambda facts: max(_side(facts, across=False) // size_of("side", facts), 1),
     "strip": lambda facts: size_of("patches", facts) * size_of("side", facts),
     "long": lambda facts: 2 * size_of("half", facts),
     "lagged": lambda facts: size_of("past", facts) + _lags(facts),
@@ -129,6 +135,13 @@ def _boxes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor
     return torch.tensor([1, 2, 10, 13]) + step
 
 
+def _placed(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
+    """Patches of a picture, each behind the row and the column that it stands in."""
+    drawn = torch.randn(sizes, generator=generator)
+    drawn[..., :2] = _places([*sizes[:-1], 2], facts, generator).flip(-1).to(drawn.dtype)
+    return drawn
+
+
 def _sizes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
     return torch.tensor([_side(facts, across=False), _side(facts, across=True)]).repeat(sizes[0], 1)
 
@@ -148,12 +161,15 @@ _FILLS: dict[str, Fill] = {
     "zero": lambda sizes, facts, generator: torch.zeros(sizes, dtype=torch.long),
     "count": lambda sizes, facts, generator: torch.arange(sizes[-1]).expand(sizes).contiguous(),
     "token": _drawn,
+    "placed": _placed,
     "grid": _grids,
     "place": _places,
     "box": _boxes,
     "size": _sizes,
+    "span": lambda sizes, facts, generator: torch.full([*sizes[:-1], 1], sizes[-1], dtype=torch.long),
     "length": lambda sizes, facts, generator: torch.full(sizes[:-1], sizes[-1], dtype=torch.long),
     "number": lambda sizes, facts, generator: sizes[-1],
+    "crops": lambda sizes, facts, generator: torch.tensor([2, 3, 0, 0]).repeat(sizes[0], 1),
     "pairs": lambda sizes, facts, generator: [tuple(_grid(facts))] * sizes[0],
     "off": lambda sizes, facts, generator: False,
 }
@@ -168,12 +184,14 @@ class Shape:
     Attributes:
         axes: words of the table, or whole numbers.
         fill: makes it, of given sizes.
+        is_of_truth: whether it holds truth values.
         is_of_numbers: whether its axes may have other lengths: not where their length says what they hold.
     """
 
     def __init__(self, spelled: str) -> None:
         kind, axes = spelled.split(":")
-        self.is_of_numbers = kind not in ("grid", "place", "box", "size", "number", "pairs", "off")
+        self.is_of_numbers = kind not in ("grid", "place", "box", "size", "number", "crops", "pairs", "off")
+        self.is_of_truth = kind in ("true", "false")
         self.fill, self.axes = _FILLS[kind], tuple(axes.split())
 
 
@@ -185,8 +203,9 @@ _PICTURES = (
     "noise: patches film_patch", "noise: row channel 256 256", "noise: row 3 64 96",
 )  # fmt: skip
 _PATCHES = (
-    "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side", _PICTURE,
-    "noise: 1 channel side strip", "noise: patches seen_width", "noise: 1 patches channel side side",
+    "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side",
+    "noise: merged block block channel", _PICTURE, "noise: row grid film_patch", "noise: 1 channel side strip",
+    "noise: patches seen_width", "noise: 1 patches channel side side",
 )  # fmt: skip
 _SPECTRA = (
     "noise: row mel long", "noise: row 90 mel", "noise: row mel 90", "noise: row 1 90 mel", "noise: row 90 80",
@@ -223,8 +242,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "prompt_masks": (_PICTURE,),
     "prompt_depth": ("noise: row 1 height across",),
     "pixel_mask": ("all: row height across",),
-    "pixel_attention_mask": ("all: row grid", "all: row frame height across"),
-    "flattened_patches": ("noise: row grid coded_patch",),
+    "pixel_attention_mask": ("all: row grid", "all: row frame height across", "true: row frame"),
+    "image_attention_mask": ("true: row frame down down",),
+    "image_token_pooling": ("count: 12 4",),
+    "image_grids": ("crops: row 4",),
+    "flattened_patches": ("placed: row grid coded_patch",),
     "image_grid_thw": ("grid: row 3",),
     "video_grid_thw": ("grid: row 3",),
     "grid_thw": ("grid: row 3", "grid: row 2", "pairs: row"),
@@ -234,6 +256,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "target_sizes": ("grid: row 2",),
     "image_sizes": ("size: row",),
     "merge_sizes": ("all: row",),
+    "images_per_sample": ("length: row 2",),
     "pixel_position_ids": ("place: row grid 2",),
     "image_position_ids": ("place: row grid 2",),
     "video_position_ids": ("place: row frame grid 2",),
@@ -246,9 +269,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "mel_spectrogram": ("noise: row mel 90", "noise: row 80 90"),
     "reference_mel": ("noise: row 90 mel", "noise: row 90 80"),
     "spectrogram": ("noise: row 90 mel", "noise: row 90 80"),
-    "input_features_mask": ("all: row 90", "all: row long"),
+    "input_features_mask": ("all: row heard", "all: row 90"),
     "audio_mel_mask": ("false: row 90",),
-    "feature_attention_mask": ("all: row 90", "all: row long"),
+    "feature_attention_mask": ("all: row heard", "all: row 90"),
+    "audio_attention_mask": ("all: row heard",),
+    "input_values_cutoffs": ("span: row heard",),
     "input_values": _WAVES,
     "audio_values": _WAVES,
     "waveform": _WAVES,
@@ -271,6 +296,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "input_points": ("share: row 1 3 2",),
     "input_labels": ("all: row 1 3",),
     "input_boxes": ("share: row 1 4",),
+    "protein_input_ids": ("token: row position",),
     "visual_feats": ("noise: row 6 feature",),
     "visual_pos": ("share: row 6 4",),
     "visual_embeds": ("noise: row 6 feature",),
@@ -309,6 +335,7 @@ _ENDINGS = (
     ("input_ids", ("token: row position",)),
     ("_ids", ("zero: row position", "zero: row")),
     ("_idx", ("zero: row position",)),
+    ("merge_sizes", ("all: row",)),
     ("lengths", ("length: row position",)),
     ("lens", ("length: row position",)),
     ("pixel_values", _PICTURES),
@@ -329,8 +356,11 @@ def shapes_of(name: str, beside: Collection[str], parameter: Parameter | None) -
         return _spelled(_BESIDE_GRIDS[name])
     if name in _BESIDE_PLACES and {"pixel_position_ids", "image_position_ids"}.intersection(beside):
         return _spelled(_BESIDE_PLACES[name])
+    if name == "image_grid_thw" and "images_per_sample" in beside:
+        return _spelled(("grid: 4 3",))  # of each row a picture that is given, and one that is to be drawn
     if name in VALUES:
-        return _spelled(VALUES[name])
+        # where a forward tells that it takes truth values, these come first
+        return tuple(sorted(_spelled(VALUES[name]), key=lambda one: "BoolTensor" in annotation and not one.is_of_truth))
     if annotation in ("bool", "int"):
         return _spelled(("off:",) if annotation == "bool" else ("number: 1",))
     return _spelled(next((spelled for ending, spelled in _ENDINGS if name.endswith(ending)), _STREAM))

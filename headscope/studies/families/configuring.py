@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PICTURE, WIDTH, kind_of, size_of
+from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PATCH, PICTURE, WIDTH, kind_of, size_of
 
 __all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "rope_sections", "shares", "tiny_settings", "walk"]
 
@@ -61,11 +61,19 @@ _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
 _DEPTHS = ("depths", "num_blocks_per_stage")
+_MARKS = {"vision_start_token_id": 109, "vision_end_token_id": 113}
 _CHANNELS = ("conv_dim", "tdnn_dim")
+_PATCHES = (PICTURE // PATCH) ** 2
+# what says of a picture into what it is cut: in two, side by side or one above the other; and how many patches give how
+# many pieces
+_TILES = {
+    "image_grid_pinpoints": [[PICTURE, 2 * PICTURE], [2 * PICTURE, PICTURE]],
+    "projector_patch_to_query_dict": {_PATCHES: 4},
+}
 _FEATURES = ("vision_feature_layer", "vision_feature_layers", "feature_layers", "vision_feature_select_layers")
 _SOME_LAYERS = (
     "global_attn_indexes", "deepstack_visual_indexes", "fullatt_block_indexes", "out_indices",
-    "window_attention_layers", "full_attn_idxs",
+    "window_attention_layers", "full_attn_idxs", "intermediate_layers_indices",
 )  # fmt: skip
 _BACKBONES_ELSEWHERE = ("timm_backbone", "timm_wrapper")  # from a package that need not be there
 _BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1]}
@@ -157,6 +165,10 @@ def _set_lists(draft: _Draft) -> None:
         value = draft.known.get(name)
         if name == "vision_feature_layer" and type(value) is int:
             draft.made[name] = -1
+        elif name in _TILES and value:
+            draft.made[name] = copy.deepcopy(_TILES[name])
+        elif name == "downsample_channels" and value:  # the last is as wide as the tower behind it
+            draft.made[name] = type(value)([WIDTH] * len(value))
         elif name == "attn_layer_indices":  # of layers with attention among others; None is none
             draft.made[name] = [1]
         elif name == "image_size" and isinstance(value, dict):
@@ -173,6 +185,26 @@ def _set_lists(draft: _Draft) -> None:
                 draft.made[name] = kind([PICTURE] * len(value))
             elif name in _CHANNELS:
                 draft.made[name] = kind([32] * len(value))
+
+
+def _fit_towers(draft: _Draft) -> None:
+    """Widths that several others make up: of stages, of layers side by side, of patches that are merged."""
+    base, stages = draft.now("base_channels"), draft.known.get("channel_multiplier")
+    if base and isinstance(stages, list | tuple) and "hidden_size" in draft.names:
+        draft.made["hidden_size"] = base * stages[-1]
+    if "intermediate_layers_indices" in draft.names and "vision_output_dim" in draft.names:
+        draft.made["vision_output_dim"] = 2 * WIDTH  # the last layer's, and those of one more
+    for name in draft.parts:
+        seen = getattr(draft.known.get(name), "hidden_size", None)
+        merged = draft.known.get("out_hidden_size")
+        if "vision" in name and type(seen) is int and type(merged) is int and "out_hidden_size" in draft.names:
+            draft.made["out_hidden_size"] = max(merged // seen, 1) * WIDTH
+
+
+def _add_marks(draft: _Draft) -> None:
+    """Tokens around a picture, which checkpoints tell beside those around a sound, and their configs do not name."""
+    if {"audio_start_token_id", "image_token_index"} <= {*draft.names}:
+        draft.made.update({name: token for name, token in _MARKS.items() if name not in draft.names})
 
 
 def _leave_pyramids(draft: _Draft) -> None:
@@ -281,8 +313,8 @@ def _fit_rope(draft: _Draft) -> None:
 
 
 _STEPS: tuple[Callable[[_Draft], None], ...] = (
-    _set_sizes, _set_lists, _leave_pyramids, _fit_windows, _fit_latents, _vary, _mix_layers, _shorten_lists,
-    _name_layers, _fit_rope,
+    _set_sizes, _set_lists, _add_marks, _leave_pyramids, _fit_windows, _fit_latents, _vary, _fit_towers, _mix_layers,
+    _shorten_lists, _name_layers, _fit_rope,
 )  # fmt: skip
 
 
@@ -299,6 +331,8 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
         taps = len(_indices(part) or [0])
         return {**_BACKBONE, "out_features": [f"stage{stage}" for stage in range(1, 5)][-taps:]}
     own = tiny_settings(part, draft.variant)
+    if "audio" in name and own.get("intermediate_size") == INNER:
+        own["intermediate_size"] = 2 * WIDTH  # frames are put side by side until they are as wide
     features, indices = part.__dict__.get("_out_features"), _indices(part)
     if features and "depths" in field_names(part):
         own["out_features"] = list(features)

@@ -1,7 +1,10 @@
 """Is a cut what it says? A cut model against a copy with the heads' columns masked by a plain hook."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +16,7 @@ from headscope.anatomy.records import record_of
 from headscope.errors import HeadscopeError
 from headscope.heads import HeadId
 from headscope.sites import Anatomy, Site, Slices
-from headscope.studies.families.outputs import apart, finer, outputs_of
+from headscope.studies.families.outputs import apart, finer, floats, outputs_of
 from headscope.studies.families.results import Cut
 from headscope.studies.families.telling import first_sentence
 from headscope.surgery import prune
@@ -22,6 +25,10 @@ __all__ = ["TriedCut", "masked", "sites_to_cut", "try_cuts", "way_of"]
 
 _TOLERANCE = 1e-5  # of outputs
 _MOST_SITES = 4
+_UNREAD = (
+    "the model returns the same with all its heads masked, as it reads nothing of it or rounds it to codes, so the cut "
+    "is proven on what the layer itself gives"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +128,9 @@ def _judge(
 ) -> tuple[str, str]:
     """A status and a reason: "wrong" where it differs from the model with these heads masked; "unproven" where it does
     not differ from the one with other heads masked either.
+
+    A layer that the model runs and reads nothing of (a pooling head, say, beside a tower of which all positions are
+    read) is judged by what it gives itself.
     """
     gap, control = _gaps(model, pruned, inputs, sites, heads)
     if gap > _TOLERANCE or control <= 10 * max(gap, _TOLERANCE):  # in float32 rounding may be as large as that
@@ -138,9 +148,32 @@ def _judge(
                 )
     if gap > _TOLERANCE:
         return "wrong", f"outputs are {gap:.1e} away from the masked model's"
+    if control == 0 and _is_unread(model, inputs, sites):
+        gap, control = _gaps(model, pruned, inputs, sites, heads, functools.partial(_given_by, sites=sites))
+        if _TOLERANCE < gap < math.inf:
+            return "wrong", f"what {sites[0].module_name} gives is {gap:.1e} away from what it gives masked"
+        if 10 * max(gap, _TOLERANCE) < control < math.inf:
+            return "exact", f"{sites[0].module_name}: {_UNREAD}"
     if control <= 10 * gap or control == 0:
         return "unproven", f"masking other heads changes outputs by {control:.1e} only"
     return "exact", ""
+
+
+def _is_unread(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site]) -> bool:
+    """Whether a model returns the same with all heads of a layer masked: it reads nothing of it, or rounds."""
+    whole = masked(model, inputs, sites, range(sites[0].n_heads))
+    return apart(outputs_of(whole, inputs), outputs_of(model, inputs)) == 0
+
+
+def _given_by(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site]) -> list[Tensor]:
+    """What layers themselves give: the first tensor of each call, for maps come after it and have an axis of heads."""
+    made: list[Tensor] = []
+    with ExitStack() as stack:
+        for name in dict.fromkeys(site.module_name for site in sites):
+            hook = model.get_submodule(name).register_forward_hook(lambda _, __, out: made.extend(floats(out)[:1]))
+            stack.callback(hook.remove)
+        outputs_of(model, inputs)
+    return [one.detach().clone() for one in made]
 
 
 def _gaps(
@@ -149,12 +182,13 @@ def _gaps(
     inputs: Mapping[str, Any],
     sites: Sequence[Site],
     heads: tuple[list[int], list[int]],
+    given: Callable[[nn.Module, Mapping[str, Any]], list[Tensor]] = outputs_of,
 ) -> tuple[float, float]:
     """How far a cut model is from the one with its heads masked, and from the one with other heads masked."""
     own, other = heads
-    made = outputs_of(pruned, inputs)
-    gap = apart(made, outputs_of(masked(model, inputs, sites, own), inputs))
-    return gap, apart(made, outputs_of(masked(model, inputs, sites, other), inputs))
+    made = given(pruned, inputs)
+    gap = apart(made, given(masked(model, inputs, sites, own), inputs))
+    return gap, apart(made, given(masked(model, inputs, sites, other), inputs))
 
 
 def masked(model: nn.Module, inputs: Mapping[str, Any], sites: Sequence[Site], positions: Sequence[int]) -> nn.Module:

@@ -34,6 +34,8 @@ def generated_text(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         inputs: arguments of its forward.
     """
     taken = {name: value for name, value in inputs.items() if name not in _NOT_FOR_TEXT}
+    if "encoder_hidden_states" in taken:
+        taken["use_cache"] = False  # a decoder by itself may keep the keys of both its attentions in one place
     with torch.no_grad():
         made: Any = model.generate(**taken, max_new_tokens=_TOKENS, do_sample=False)  # type: ignore[operator]
     tokens: Tensor = getattr(made, "sequences", made)

@@ -58,6 +58,7 @@ _HEADINGS: tuple[tuple[str, str, str], ...] = (
     ("cut", r"single head", "a single head"),
     ("cut", r"left .* parameters", "weights are tied"),
     ("cut", r"outputs of the pruned and of the masked model differ", "the cut is not exact"),
+    ("cut", r"proven on what the layer itself gives", "the model runs a layer and returns the same without it"),
 )  # fmt: skip
 
 

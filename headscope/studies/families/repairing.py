@@ -22,7 +22,12 @@ _ABSENT = {
 # what stands for fields whose default is None, though the model reads them
 _NONE = {
     "layer_types": ["conv", "full_attention"], "mlp_layer_types": ["dense", "sparse"],
-    "vocabulary_map": {"<image>": 110, "<|extra_200|>": 101}, "n_shared_experts": 1,
+    # of a table's codes, the last and one more have tokens: IMGIMG and the letters of its digits, or its digits
+    "vocabulary_map": {
+        "<image>": 110, "<|extra_200|>": 101, "IMGIMGJJZ": 102, "IMGIMGBZ": 103, "<|visual token 000127|>": 104,
+        "<|visual token 000001|>": 105,
+    },
+    "n_shared_experts": 1,
     "top_k_experts": 2, "clip_qkv": 8.0,
 }  # fmt: skip
 _MOST_LAYERS = 16

@@ -33,7 +33,7 @@ class Cut:
         status: "exact", "unproven" (nothing could show that it is not), "refused", "failed" (it raised something that
             is no refusal), "wrong" (made, and something else than the masked model).
         way: how an exact cut was made, as "whole"; "" for others.
-        why: what was said, where it is not exact.
+        why: what was said, where it is not exact; or why it is shown on what the layer itself gives.
     """
 
     what: str

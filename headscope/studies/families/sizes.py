@@ -5,7 +5,19 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["HEADS", "HEAD_DIM", "INNER", "KV_HEADS", "LAYERS", "PICTURE", "VOCABULARY", "WIDTH", "kind_of", "size_of"]
+__all__ = [
+    "HEADS",
+    "HEAD_DIM",
+    "INNER",
+    "KV_HEADS",
+    "LAYERS",
+    "PATCH",
+    "PICTURE",
+    "VOCABULARY",
+    "WIDTH",
+    "kind_of",
+    "size_of",
+]
 
 WIDTH, INNER, SMALL = 64, 96, 32
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 2, 4, 2, 16
@@ -16,6 +28,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("width", WIDTH, """
         hidden_size d_model n_embd dim embedding_size embed_dim emb_dim n_embed d_embed embedding_dim model_dim
         word_embed_proj_dim projection_dim out_hidden_size output_hidden_size output_channels output_proj_dims
+        vector_quantization_hidden_dimension ext_pw_out_channel depthwise_separable_out_channel
         encoder_hidden_size encoder_hidden_dim decoder_hidden_size decoder_hidden_dim cross_attention_dim
         text_hidden_size text_embed_dim text_dim hidden_dim_text text_config_hidden_size image_embed_dim
         vision_hidden_size vision_dim vision_embedding_dim vision_output_dim audio_hidden_size mm_hidden_size
@@ -53,6 +66,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         vocab_size text_vocab_size decoder_vocab_size encoder_vocab_size audio_vocab_size vocab_size_per_layer_input
         entity_vocab_size"""),
     ("table", 128, "codebook_size"),
+    ("table", 100, "num_embeddings"),  # of codes that are tokens of the text too
     ("table", 50, "encoder_hash_byte_group_vocab"),
     ("positions", POSITIONS, """
         max_position_embeddings n_positions max_source_positions max_target_positions max_seq_len max_sequence_length
@@ -64,15 +78,19 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         num_experts_per_tok num_experts_per_token experts_per_token num_experts_per_group moe_topk moe_k
         moe_num_shared_experts"""),
     ("groups", 1, """
-        n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset"""),
-    ("groups", 2, "attn_layer_period expert_layer_period full_attention_interval cross_attention_freq"),
-    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size"),
+        n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset
+        n_layers_per_attn_res_block insert_layer_id loop_layer_index_start"""),
+    ("groups", 2, """
+        attn_layer_period expert_layer_period full_attention_interval cross_attention_freq loop_layer_index_end"""),
+    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size crop_size"),
+    ("flat patch", 3 * PATCH**2, "patch_embed_hidden_size"),
     ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
     ("box", 12, "coordinate_size"),  # four of these and two of those are as wide as the model
     ("box", 8, "shape_size"),
     ("few", 4, "index_topk mm_tokens_per_image"),
     ("several", 16, """
-        num_queries num_latents num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
+        num_queries num_latents latent_query_num num_position_embeddings hidden_size_per_layer_input entity_emb_size
+        part_features"""),
     ("token", 0, "pad_token_id"),
     ("token", 1, "bos_token_id decoder_start_token_id"),
     ("token", 2, "eos_token_id"),
@@ -85,7 +103,8 @@ _NEEDED = {
 }  # fmt: skip
 # tokens that stand for something that is no text, apart from each other and from the text's own
 _STAND_INS = {
-    "image_token_id": 110, "image_token_index": 110, "video_token_id": 111, "video_token_index": 111,
+    "image_token_id": 110, "image_token_index": 110, "image_patch_id": 110, "video_token_id": 111,
+    "video_token_index": 111,
     "audio_token_id": 112, "audio_token_index": 112,
 }  # fmt: skip
 _TOKENS = ("_token_id", "_token_index", "_token_idx")
@@ -112,7 +131,11 @@ _PATTERNS = (
     _Pattern("head width", HEAD_DIM, 32, r"(^|_)head_dim$", r"linear"),
     _Pattern("layers", LAYERS, 3, r"num_(hidden_)?layers$|_layers$", r"per|shared"),
     _Pattern(
-        "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)"
+        "width",
+        WIDTH,
+        128,
+        r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim|latent_channels)$",
+        r"intermediate|^(qk|v_|q_|kv)",
     ),
     _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),

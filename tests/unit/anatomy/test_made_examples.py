@@ -12,7 +12,7 @@ from transformers.models.musicgen.modeling_musicgen import MusicgenModel
 from headscope._support.running import run_model
 from headscope.anatomy import discover
 from headscope.anatomy.examples import fitting, make_example
-from headscope.anatomy.examples.complaints import Complaint
+from headscope.anatomy.examples.fitting import Trial
 from headscope.errors import AnatomyError
 from tests.models import build
 
@@ -162,13 +162,13 @@ def test_few_forwards_are_enough(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the model is tried on from now on."""
     tries: list[dict[str, Any]] = []
-    real = fitting._try
+    real = fitting.try_once
 
-    def count(model: nn.Module, example: dict[str, Any]) -> Complaint | None:
+    def count(model: nn.Module, example: dict[str, Any]) -> Trial:
         tries.append(example)
         return real(model, example)
 
-    monkeypatch.setattr(fitting, "_try", count)
+    monkeypatch.setattr(fitting, "try_once", count)
     return tries
 
 

@@ -132,7 +132,8 @@ class _OddAttention(nn.Module):
 class _Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.read, self.odd, self.idle = _build("einsum"), _OddAttention(), _OddAttention()
+        self.read, self.odd, self.idle, self.store = (_build("einsum"), *(_OddAttention() for _ in range(3)))
+        self.idle.weight = nn.Parameter(torch.ones(1))  # what is idle and has none may be called by its methods
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.odd(self.read(x))

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import LlamaConfig, Qwen3NextConfig, T5Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from headscope.errors import InputError, ModelError
+from headscope.anatomy.called import is_called_attention
+from headscope.anatomy.examples import make_example
+from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.studies.families import building, configuring
 from headscope.studies.families.building import build, model_class, tiny_model
 from headscope.studies.families.configuring import VARIANTS, Variant, rope_sections, shares, tiny_settings
@@ -135,3 +138,48 @@ def test_a_field_that_a_config_lacks_is_put_into_it() -> None:
 def test_the_bare_model_is_taken() -> None:
     assert model_class("llama").__name__ == "LlamaModel"
     assert model_class("qwen2_vl_vision").__name__.startswith("Qwen2") if "qwen2_vl_vision" in CONFIG_MAPPING else True
+
+
+# types whose tiny towers run only where their sizes fit each other, and the example has all that they read
+TOWERS = (
+    "aria", "glm_image", "instructblip_qformer", "kosmos-2.5", "llava_next", "mllama", "phi4_multimodal",
+    "qwen2_5_omni_thinker", "qwen3_asr", "voxtral",
+)  # fmt: skip
+MORE_TOWERS = (
+    "chameleon", "deepseek_ocr2", "granite_docling", "inkling2_loop_text", "minicpmv4_6", "molmo2", "muse_glimmer",
+    "qwen2_audio", "video_llama_3", "video_llava",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "model_type", [*TOWERS, *(pytest.param(model_type, marks=pytest.mark.slow) for model_type in MORE_TOWERS)]
+)
+def test_every_tower_of_a_tiny_model_runs_on_its_example(model_type: str) -> None:
+    given: dict[str, object] = {}
+
+    def complain(model: nn.Module) -> str:
+        try:
+            given.update(example=make_example(model))
+        except AnatomyError as error:
+            return str(error)
+        return ""
+
+    model = build(model_type, 0, complain).model
+    assert model is not None
+    ran: set[nn.Module] = set()
+    for module in model.modules():
+        module.register_forward_hook(lambda module, *_: ran.add(module))
+    model(**given["example"])  # type: ignore[arg-type]
+    idle = [name for name, one in model.named_modules() if is_called_attention(one) and one not in ran]
+    assert [name for name in idle if next(model.get_submodule(name).parameters(), None) is not None] == []
+
+
+def test_widths_that_others_make_up_follow_them() -> None:
+    made = {kind: tiny_settings(CONFIG_MAPPING[kind]()) for kind in ("muse_glimmer", "mllama", "emu3", "voxtral")}
+    assert made["muse_glimmer"]["out_hidden_size"] == 4 * made["muse_glimmer"]["vision_config"]["hidden_size"]
+    seen = made["mllama"]["vision_config"]
+    assert seen["vision_output_dim"] == (1 + len(seen["intermediate_layers_indices"])) * seen["hidden_size"]
+    codes = made["emu3"]["vq_config"]
+    assert codes["hidden_size"] == 4 * codes["base_channels"]
+    heard = made["voxtral"]["audio_config"]
+    assert heard["intermediate_size"] % heard["hidden_size"] == 0

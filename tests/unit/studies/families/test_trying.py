@@ -12,6 +12,7 @@ from torch import nn
 from headscope.anatomy import discover
 from headscope.anatomy.examples import make_example
 from headscope.errors import SurgeryError
+from headscope.heads import HeadId
 from headscope.studies.families import capturing, cutting, try_type
 from headscope.studies.families.afterwards import check_afterwards
 from headscope.studies.families.building import tiny_model
@@ -116,6 +117,26 @@ def test_heads_that_do_nothing_prove_nothing(case: Any) -> None:
         for site in anatomy.sites:
             model.get_submodule(site.output.module).weight.zero_()
     assert {one.cut.status for one in try_cuts(model, anatomy, inputs)} == {"unproven"}
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_a_layer_that_the_model_reads_nothing_of_is_judged_by_what_it_gives(
+    spoil: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("paligemma")  # SigLIP pools its patches, and the text reads the patches alone
+    if spoil:
+        monkeypatch.setattr(cutting, "prune", lambda model, heads, **more: prune(model, _moved(heads), **more))
+    inputs = with_settings(model, make_example(model))
+    cuts = {one.cut.place: one.cut for one in try_cuts(model, discover(model, inputs), inputs)}
+    pooling = cuts["MultiheadAttention in vision_tower (cross)"]
+    assert pooling.status == ("wrong" if spoil else "exact")
+    told = "what vision_tower.head.attention gives is" if spoil else "is proven on what the layer itself gives"
+    assert told in pooling.why
+
+
+def _moved(heads: list[HeadId]) -> list[HeadId]:
+    """As many other heads of the same layers."""
+    return [HeadId(layer, head) for layer in {one.layer for one in heads} for head in range(2, 2 + len(heads))]
 
 
 def test_a_refusal_is_told_in_its_first_sentence(case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
