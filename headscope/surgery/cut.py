@@ -138,15 +138,22 @@ def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteCh
 
 
 def _held(site: Site, anatomy: Anatomy, gone: Mapping[int, Sequence[int]]) -> frozenset[int]:
-    """Key heads of a site that others, which read what the same layers make, go on reading."""
-    own = {part.name for part in (*site.key, *site.value)}
-    others = (one for one in anatomy.sites if own & {part.name for part in (*one.key, *one.value)})
-    return frozenset(
-        kv
-        for other in others
-        for head, kv in enumerate(other.kv_of_query)
-        if other.layer != site.layer and head not in gone.get(other.layer, ())
-    )
+    """Key heads of a site that others, which read what the same layers make, go on reading.
+
+    All of them where another numbers them in its own way, as it does once it was cut to read some of them: it would
+    look for them in the wrong places.
+    """
+    own = {part.name: part.heads for part in (*site.key, *site.value)}
+    held: set[int] = set()
+    for other in anatomy.sites:
+        theirs = {part.name: part.heads for part in (*other.key, *other.value)}
+        left = [head for head in range(other.n_heads) if head not in gone.get(other.layer, ())]
+        if other.layer == site.layer or not own.keys() & theirs.keys() or not left:
+            continue
+        if any(own[name] != theirs[name] for name in own.keys() & theirs.keys()):
+            return frozenset(range(site.n_kv_heads))
+        held |= {other.kv_of_query[head] for head in left}
+    return frozenset(held)
 
 
 def _check_cuttable(site: Site) -> None:

@@ -337,3 +337,14 @@ def test_key_heads_that_another_layer_reads_stay_as_long_as_it_does(heads, keys)
     made_by = pruned.layers[1].self_attn
     assert made_by.k_proj.weight.shape == made_by.v_proj.weight.shape == (keys, 32)
     assert pruned._headscope.ways == {}, "its attention gets faster too"
+
+
+def test_key_heads_that_a_cut_layer_reads_by_their_places_stay():
+    model, ids = build_further("gemma4").double(), torch.arange(3, 15).view(2, 6)
+    first = prune(model, ["L1H2", "L2H0", "L2H1"])
+    assert [site.n_kv_heads for site in discover(first).sites][1:] == [2, 1]
+    second = prune(first, ["L1H3"])
+    with torch.no_grad():
+        for layer, head in [(1, 2), (1, 3), (2, 0), (2, 1)]:
+            model.layers[layer].self_attn.o_proj.weight[:, head * 8 : head * 8 + 8] = 0
+    torch.testing.assert_close(second(ids)[0], model(ids)[0], atol=1e-5, rtol=0)
