@@ -242,9 +242,9 @@ def test_where_float32_is_too_coarse_float64_decides(gpt2, monkeypatch, error):
     asked = []
     distance = cut.distance
 
-    def noisy(a, b, batch, dtype, masking, *, maps):
+    def noisy(a, b, batch, dtype, **settings):
         asked.append(dtype)
-        return distance(a, b, batch, dtype, masking, maps=maps) + (1e-4 if dtype == torch.float32 else error)
+        return distance(a, b, batch, dtype, **settings) + (1e-4 if dtype == torch.float32 else error)
 
     monkeypatch.setattr(cut, "distance", noisy)
     batches = models.make_batches("gpt2")
@@ -261,7 +261,9 @@ def test_the_first_rows_of_the_batches_are_what_it_is_proven_on(gpt2, monkeypatc
     looked_at = []
     distance = cut.distance
     monkeypatch.setattr(
-        cut, "distance", lambda a, b, batch, *rest, maps: looked_at.append(batch) or distance(a, b, batch, *rest)
+        cut,
+        "distance",
+        lambda a, b, batch, *rest, **more: looked_at.append(batch) or distance(a, b, batch, *rest, **more),
     )
     batches = models.make_batches("gpt2", n_batches=5, rows=6)
     prune(gpt2, ["L0H1"], batches=iter(batches))
