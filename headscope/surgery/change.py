@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from headscope.anatomy.linear import is_linear
 from headscope.errors import SurgeryError
 from headscope.sites import Site, Slices
+from headscope.surgery.edits.attributes import AXES, SetAttribute, SetAxis
 
 __all__ = ["SiteChange", "Stale", "is_matrix"]
 
@@ -26,6 +27,7 @@ class Stale:
         name: the attribute's name.
         was, value: what it is, and what it would become.
         counts_heads: whether its name says that it is a number of heads (or of queries per key head).
+        is_axis: whether it is the length of an axis in a layer of einops, and no attribute.
     """
 
     module: str
@@ -33,6 +35,11 @@ class Stale:
     was: int
     value: int
     counts_heads: bool
+    is_axis: bool = False
+
+    def edit(self) -> SetAttribute:
+        """What puts it right."""
+        return (SetAxis if self.is_axis else SetAttribute)(self.module, self.name, self.value, self.was)
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,10 @@ class SiteChange:
             for attribute, value in vars(module).items():
                 if type(value) is int and (new := self._size(attribute.lower(), value)) not in (None, value):
                     found.append(Stale(full, attribute, value, int(new or 0), _counts_heads(attribute.lower())))
+            lengths = getattr(module, AXES, None)
+            for axis, value in lengths.items() if isinstance(lengths, dict) else ():
+                if (new := self._size("heads", value)) not in (None, value):  # their names say less: h
+                    found.append(Stale(full, axis, value, int(new or 0), True, is_axis=True))
         return found
 
     def stale_config(self, module: nn.Module) -> list[Stale]:

@@ -199,7 +199,7 @@ def _numbers(unit: nn.Module, name: str, left: Sequence[SiteChange], fixed: Sequ
     settled |= {(edit.module, KV_GROUPS) for edit in fixed if isinstance(edit, MapGroups)}
     stale = [one for change in left for one in change.stale(unit, name) if (one.module, one.name) not in settled]
     return [
-        tuple(SetAttribute(one.module, one.name, one.value, one.was) for one in choice)
+        tuple(one.edit() for one in choice)
         for choice in itertools.islice(_choices(list(dict.fromkeys(stale))), _MOST_TRIALS)
     ]
 
@@ -216,11 +216,7 @@ def _configured(model: nn.Module, left: Sequence[SiteChange], fixed: Sequence[Ed
             edits.append(MapGroups(name, None))  # a config of its own has to follow the model's
         edits += [SetConfig(one.module, one.name, one.value, one.was) for one in own]
         if own:
-            edits += [
-                SetAttribute(one.module, one.name, one.value, one.was)
-                for one in change.stale(module, name)
-                if one.counts_heads and one.name != KV_GROUPS
-            ]
+            edits += [one.edit() for one in change.stale(module, name) if one.counts_heads and one.name != KV_GROUPS]
     return tuple(edits)
 
 

@@ -9,8 +9,10 @@ from torch import nn
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit
 
-__all__ = ["SHARED_CONFIG", "SetAttribute", "SetConfig", "own_config"]
+__all__ = ["AXES", "SHARED_CONFIG", "SetAttribute", "SetAxis", "SetConfig", "own_config"]
 
+AXES = "axes_lengths"
+"""Under this name a layer of einops keeps how long its axes are."""
 SHARED_CONFIG = "_headscope_config"
 """Under this name a module with a config of its own keeps the one that it shared before."""
 
@@ -29,6 +31,21 @@ class SetAttribute(Edit):
         if found != self.was:
             raise SurgeryError(f"{self.module}.{self.name} is {found}; expected {self.was}")
         setattr(module, self.name, self.value)
+
+
+@EDITS.register("set_axis")
+@dataclass(frozen=True)
+class SetAxis(SetAttribute):
+    """Put right how long an axis is in a layer of einops, which holds its axes by name."""
+
+    def apply(self, module: nn.Module) -> None:
+        lengths = getattr(module, AXES, {})
+        if lengths.get(self.name) != self.was:
+            raise SurgeryError(f"{self.module}: {self.name} is {lengths.get(self.name)}; expected {self.was}")
+        # made anew, as from a file: what it works out of its lengths follows; what every module has stays
+        other: Any = type(module).__new__(type(module))
+        other.__setstate__(module.__getstate__() | {AXES: lengths | {self.name: self.value}})
+        vars(module).update({name: own for name, own in vars(other).items() if name not in vars(nn.Module())})
 
 
 @EDITS.register("set_config")
