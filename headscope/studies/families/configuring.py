@@ -5,13 +5,15 @@ One layer of each kind stays, lists by layer get as short as the model, and what
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PICTURE, WIDTH, kind_of, size_of
+from headscope.studies.families.following import fit_grids, fit_prompts, follow_widths, taps_of
+from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PATCH, PICTURE, WIDTH, kind_of, size_of
 
 __all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "rope_sections", "shares", "tiny_settings", "walk"]
 
@@ -61,8 +63,10 @@ _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
 _DEPTHS = ("depths", "num_blocks_per_stage")
+_CHANNEL_LISTS = re.compile(r"channels|_dims$|_sizes$")
 _CHANNELS = ("conv_dim", "tdnn_dim")
 _FEATURES = ("vision_feature_layer", "vision_feature_layers", "feature_layers", "vision_feature_select_layers")
+_TAPS = ("intermediate_hook_ids", "intermediate_layers_indices")
 _SOME_LAYERS = (
     "global_attn_indexes", "deepstack_visual_indexes", "fullatt_block_indexes", "out_indices",
     "window_attention_layers", "full_attn_idxs",
@@ -102,6 +106,7 @@ def tiny_settings(default: PreTrainedConfig, variant: Variant = VARIANTS[0]) -> 
         part = default.__dict__.get(name)
         if isinstance(part, PreTrainedConfig):
             draft.made[name] = _part_settings(draft, name, part)
+    fit_prompts([draft.made[name] for name in draft.parts if isinstance(draft.made.get(name), dict)])
     return draft.made
 
 
@@ -167,6 +172,8 @@ def _set_lists(draft: _Draft) -> None:
                 draft.made[name] = kind([1] * len(value))
             elif name == "attention_types":
                 draft.made[name] = [[["global", "local"], 1]]
+            elif name in _TAPS:
+                draft.made[name] = kind(taps_of(len(value), LAYERS))
             elif name in _FEATURES:
                 draft.made[name] = kind([1, 0, -1, -2][: len(value)])
             elif name == "image_size":
@@ -182,6 +189,34 @@ def _leave_pyramids(draft: _Draft) -> None:
             draft.made.pop(name, None)
     if any(isinstance(draft.known.get(name), list | tuple) for name in _BY_STAGE):
         draft.made.pop("hidden_size", None)
+
+
+def _follow_sizes(draft: _Draft) -> None:
+    """Lists of a width that was changed, and of how many features a picture has."""
+    widths = [name for name in draft.made if kind_of(name) == "width" and type(draft.known.get(name)) is int]
+    before, after = [draft.known[name] for name in widths], [draft.made[name] for name in widths]
+    for name in draft.names:
+        value = draft.known.get(name)
+        if not isinstance(value, list | tuple) or name in draft.made:
+            continue
+        if name == "backbone_feature_sizes" and (factor := _shrinkage(draft)):
+            draft.made[name] = fit_grids(value, factor)
+        elif _CHANNEL_LISTS.search(name) and (now := follow_widths(value, before, after)):
+            draft.made[name] = type(value)(now)
+    tapped = draft.made.get("intermediate_layers_indices")
+    if tapped and "vision_output_dim" in draft.made:  # of all that is tapped, and the last
+        draft.made["vision_output_dim"] = draft.now("hidden_size") * (len(tapped) + 1)
+
+
+def _shrinkage(draft: _Draft) -> float | None:
+    """How much fewer features a smaller picture has along each side; None where no config tells pictures' sizes."""
+    seen = [part for name in draft.parts if isinstance(part := draft.known.get(name), PreTrainedConfig)]
+    for known in (draft.known, *(part.__dict__ for part in seen)):
+        size, patch = known.get("image_size"), known.get("patch_size")
+        size = size[0] if isinstance(size, list | tuple) else size
+        if type(size) is int:
+            return PICTURE / size * (patch / PATCH if type(patch) is int else 1)
+    return None
 
 
 def _fit_windows(draft: _Draft) -> None:
@@ -201,6 +236,8 @@ def _fit_latents(draft: _Draft) -> None:
     draft.made.pop("head_dim", None)
     if draft.known.get("head_dim") and draft.known["head_dim"] == draft.known.get("qk_rope_head_dim"):
         draft.made["head_dim"] = draft.made.get("qk_rope_head_dim", 8)
+    if "qk_head_dim" in draft.made:
+        draft.made["qk_head_dim"] = draft.now("qk_nope_head_dim") + draft.now("qk_rope_head_dim")
     if "num_key_value_heads" in draft.made:
         draft.made["num_key_value_heads"] = draft.made.get("num_attention_heads", HEADS)
 
@@ -281,7 +318,7 @@ def _fit_rope(draft: _Draft) -> None:
 
 
 _STEPS: tuple[Callable[[_Draft], None], ...] = (
-    _set_sizes, _set_lists, _leave_pyramids, _fit_windows, _fit_latents, _vary, _mix_layers, _shorten_lists,
+    _set_sizes, _set_lists, _leave_pyramids, _follow_sizes, _fit_windows, _fit_latents, _vary, _mix_layers, _shorten_lists,
     _name_layers, _fit_rope,
 )  # fmt: skip
 
@@ -298,7 +335,7 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
             draft.made["use_timm_backbone"] = False
         taps = len(_indices(part) or [0])
         return {**_BACKBONE, "out_features": [f"stage{stage}" for stage in range(1, 5)][-taps:]}
-    own = tiny_settings(part, draft.variant)
+    own = _told_apart(part) | tiny_settings(part, draft.variant)
     features, indices = part.__dict__.get("_out_features"), _indices(part)
     if features and "depths" in field_names(part):
         own["out_features"] = list(features)
@@ -308,6 +345,17 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
         own |= {"num_hidden_layers": len(indices), "out_indices": list(range(1, len(indices) + 1))}
         own.pop("out_features", None)
     return own | ({"model_type": part.model_type} if part.model_type else {})
+
+
+def _told_apart(part: PreTrainedConfig) -> dict[str, Any]:
+    """What the outer config sets within it, apart from the defaults of its own class."""
+    try:
+        own = type(part)().__dict__
+    except Exception:  # a class that needs arguments
+        return {}
+    names = [name for name in field_names(part) if name in own and name not in parts_of(part) and name[0] != "_"]
+    told = {name: part.__dict__.get(name) for name in names}
+    return {name: copy.deepcopy(value) for name, value in told.items() if value != own[name]}
 
 
 def _indices(part: PreTrainedConfig) -> list[int] | None:

@@ -5,7 +5,19 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["HEADS", "HEAD_DIM", "INNER", "KV_HEADS", "LAYERS", "PICTURE", "VOCABULARY", "WIDTH", "kind_of", "size_of"]
+__all__ = [
+    "HEADS",
+    "HEAD_DIM",
+    "INNER",
+    "KV_HEADS",
+    "LAYERS",
+    "PATCH",
+    "PICTURE",
+    "VOCABULARY",
+    "WIDTH",
+    "kind_of",
+    "size_of",
+]
 
 WIDTH, INNER, SMALL = 64, 96, 32
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 2, 4, 2, 16
@@ -22,7 +34,10 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         llm_hidden_size fusion_hidden_size projector_hidden_size adapter_hidden_size tower_hidden_size
         backbone_hidden_size qformer_hidden_size neck_hidden_size fpn_hidden_size classifier_proj_size
         pooler_output_size memory_encoder_hidden_size memory_attention_hidden_size mask_decoder_hidden_size
-        speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents"""),
+        speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents
+        bottleneck_features vector_quantization_hidden_dimension ext_pw_out_channel
+        nemo_conv_channels"""),
+    ("half width", WIDTH // 2, "num_pos_feats"),  # of a place, down and across
     ("inner width", INNER, """
         intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff ffn_hidden_size mlp_dim d_inner
         shared_intermediate_size ffn_intermediate_size decoder_intermediate_size dim_feedforward pooler_hidden_size
@@ -112,7 +127,7 @@ _PATTERNS = (
     _Pattern("head width", HEAD_DIM, 32, r"(^|_)head_dim$", r"linear"),
     _Pattern("layers", LAYERS, 3, r"num_(hidden_)?layers$|_layers$", r"per|shared"),
     _Pattern(
-        "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)"
+        "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)|feat_dim$"
     ),
     _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),

@@ -1,0 +1,60 @@
+"""What follows from sizes that were changed: lists of widths, of pictures' sizes and of layers that agree with them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+__all__ = ["fit_grids", "fit_prompts", "follow_widths", "taps_of"]
+
+Known = Callable[[str], Any]
+
+
+def follow_widths(value: Sequence[Any], before: Sequence[int], after: Sequence[int]) -> list[int] | None:
+    """A list of one number, which is a width that was changed: the width that it is now; None for other lists.
+
+    Args:
+        value: the list.
+        before: widths as the default has them.
+        after: the same as they are now.
+
+    >>> follow_widths([256, 256, 256], [768, 256], [64, 32])
+    [32, 32, 32]
+    """
+    first = value[0] if value else None
+    if type(first) is not int or any(one != first for one in value) or first not in before:
+        return None
+    return [after[before.index(first)]] * len(value)
+
+
+def fit_grids(grids: Sequence[Sequence[int]], factor: float) -> list[list[int]]:
+    """Places of features, down and across, as many as a smaller picture has.
+
+    Args:
+        grids: as the default has them.
+        factor: by which each gets smaller.
+
+    >>> fit_grids([[256, 256], [128, 128]], 1 / 32)
+    [[8, 8], [4, 4]]
+    """
+    return [[max(1, math.floor(size * factor)) for size in grid] for grid in grids]
+
+
+def fit_prompts(parts: Sequence[dict[str, Any]]) -> None:
+    """Patches by which prompts are placed on a picture: as many as there are of its coarsest features.
+
+    Args:
+        parts: settings of configs within one config; changed in place.
+    """
+    grids = next((part["backbone_feature_sizes"] for part in parts if part.get("backbone_feature_sizes")), None)
+    for part in parts:
+        if grids and type(part.get("image_size")) is int and "patch_size" in part:
+            part["patch_size"] = part["image_size"] // grids[-1][0]
+
+
+def taps_of(count: int, layers: int) -> list[int]:
+    """Layers whose output is taken, last and first in turns, so that a model of few has them all.
+
+    >>> taps_of(3, 2)
+    [1, 0, 1]
+    """
+    return [layers - 1 - place % layers for place in range(count)]
