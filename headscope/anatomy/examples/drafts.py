@@ -112,9 +112,9 @@ class Maker:
     def _tokens(self, name: str, draft: Draft, generator: torch.Generator) -> Tensor:
         _, sizes = self.sizes(draft, name)
         drawn = draw_tokens(sizes, self._facts, generator, self._barred, decoder=name != "input_ids")
-        if name != "input_ids" or not draft.pieces:
+        if name != "input_ids" or not draft.pieces or drawn.ndim != 2:
             return drawn
-        runs = [run.expand(ROWS, -1) for run, _ in self._runs(draft)]
+        runs = [run.expand(len(drawn), -1) for run, _ in self._runs(draft)]
         return torch.cat([drawn[:, :1], *runs, drawn[:, 1:]], 1)
 
     def _runs(self, draft: Draft) -> list[tuple[Tensor, Tensor]]:

@@ -31,7 +31,7 @@ class Fitted:
         example: the model runs on it; None if it runs on nothing that was tried.
         tries: forward passes.
         tried: the arguments that were tried together.
-        complaint: what the model said last, on one line.
+        complaint: what the model said to the first of them where it came furthest, on one line.
     """
 
     example: dict[str, Any] | None
@@ -60,29 +60,31 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
         found = _fit_one(model, Draft(names), maker, facts, most)
         tries += found.tries
         tried.append(names)
-        complaint = found.complaint or complaint
         if found.example is not None:
             return Fitted(found.example, tries, tuple(tried))
+        complaint = complaint or found.complaint
     return Fitted(None, tries, tuple(tried), complaint)
 
 
 def _fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:
     """One selection of arguments, mended as long as tries are left."""
     takes, order = arguments(model), itertools.count()
-    waiting, seen, tries, last = [(0, 0, next(order), draft)], {draft.key()}, 0, ""
+    waiting, seen, tries = [(0, 0, next(order), 0, draft)], {draft.key()}, 0
+    said, furthest = "", (-1, 0)
     while waiting and tries < most:
-        _, _, _, draft = heapq.heappop(waiting)
+        _, _, _, mended, draft = heapq.heappop(waiting)
         tries += 1
         example = maker.make(draft)
         complaint = _try(model, example)
         if complaint is None:
             return Fitted(example, tries)
-        last = complaint.line
+        if (complaint.finished, mended) > furthest:
+            said, furthest = complaint.line, (complaint.finished, mended)
         for rank, further in repaired(draft, complaint, maker, takes, facts):
             if further.key() not in seen:
                 seen.add(further.key())
-                heapq.heappush(waiting, (-complaint.finished, rank, next(order), further))
-    return Fitted(None, tries, (), last)
+                heapq.heappush(waiting, (-complaint.finished, rank, next(order), mended + (rank == 0), further))
+    return Fitted(None, tries, (), said)
 
 
 def _try(model: nn.Module, example: dict[str, Any]) -> Complaint | None:

@@ -25,10 +25,11 @@ _GOT_AND_WANTED = (
     re.compile(r"tensor a \((?P<want>\d+)\) must match the size of tensor b \((?P<got>\d+)\)"),
     re.compile(r"[Ee]xpected size:? (?P<want>\d+),? but got:? (?:size )?(?P<got>\d+)"),
     re.compile(r"[Ee]xpected size:? (?P<got>\d+),? but got:? (?:size )?(?P<want>\d+)"),
+    re.compile(r"of batch2 tensor to be: \[\d+, (?P<got>\d+)\] but got: \[\d+, (?P<want>\d+)\]"),
     re.compile(r"should contain (?P<got>\d+) elements not (?P<want>\d+)"),
     re.compile(r"[Ee]xpected? \D{0,40}(?P<want>\d+)\D{1,60}?(?:got|found|has|is) \D{0,40}?(?P<got>\d+)"),
 )
-_MULTIPLE = re.compile(r"(?:multiples? of|divisible by)\D{0,40}(\d+)")
+_MULTIPLE = re.compile(r"(?:multiples? of|divisible by)(?:[^()]{0,40}\((\d+)\)|\D{0,40}(\d+))")
 _TILES = re.compile(r"split_sizes=\[(\d+)")
 _PLACES = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast")
 _UNPACKED = re.compile(r"values to unpack \(expected (?P<want>\d)(?:, got (?P<got>\d))?\)")
@@ -124,6 +125,11 @@ def _stretched(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Dra
             ratio = (want - spare) / (got - spare)
             if not 1 / _MOST_STRETCH <= ratio <= _MOST_STRETCH:
                 continue
+            # axes of several arguments that are as long, as of pictures that are laid side by side
+            for size in dict.fromkeys(size for _, _, size in axes):
+                alike = [(name, place) for name, place, one in axes if one == size]
+                if len(alike) > 1 and 0 < size * ratio <= _LONGEST and (size * ratio).is_integer():
+                    yield draft.sized(dict.fromkeys(alike, int(size * ratio)))
             for name in dict.fromkeys(name for name, _, _ in axes):
                 own = [(place, size) for one, place, size in axes if one == name]
                 for places, factor in ((own[-2:], math.sqrt(ratio)), (own[-1:], ratio), (own[:1], ratio)):
@@ -135,7 +141,7 @@ def _stretched(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Dra
 
 def _rounded(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft]:
     """Axes as long as the next multiple of what a model wants them to be one of."""
-    for step in dict.fromkeys(map(int, _MULTIPLE.findall(complaint.message))):
+    for step in dict.fromkeys(int(a or b) for a, b in _MULTIPLE.findall(complaint.message)):
         axes = _axes(draft, maker)
         for most in (1, 2):
             last = [one for name in draft.names for one in [one for one in axes if one[0] == name][-most:]]

@@ -63,6 +63,7 @@ _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
 _DEPTHS = ("depths", "num_blocks_per_stage")
+_WIDTHS = re.compile(r"_dim$|_size$")
 _CHANNEL_LISTS = re.compile(r"channels|_dims$|_sizes$")
 _CHANNELS = ("conv_dim", "tdnn_dim")
 _FEATURES = ("vision_feature_layer", "vision_feature_layers", "feature_layers", "vision_feature_select_layers")
@@ -72,7 +73,9 @@ _SOME_LAYERS = (
     "window_attention_layers", "full_attn_idxs",
 )  # fmt: skip
 _BACKBONES_ELSEWHERE = ("timm_backbone", "timm_wrapper")  # from a package that need not be there
-_BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1]}
+_BACKBONE: dict[str, Any] = {
+    "model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1],
+}  # fmt: skip
 
 
 @dataclass
@@ -83,6 +86,7 @@ class _Draft:
     names: tuple[str, ...]
     parts: tuple[str, ...]
     variant: Variant
+    derived: frozenset[str] = frozenset()
     made: dict[str, Any] = field(default_factory=dict)
 
     def now(self, name: str, default: Any = None) -> Any:
@@ -99,7 +103,7 @@ def tiny_settings(default: PreTrainedConfig, variant: Variant = VARIANTS[0]) -> 
     Returns:
         By field; configs within the config as dicts.
     """
-    draft = _Draft(dict(default.__dict__), field_names(default), parts_of(default), variant)
+    draft = _Draft(dict(default.__dict__), field_names(default), parts_of(default), variant, _derived(default))
     for step in _STEPS:
         step(draft)
     for name in draft.parts:
@@ -120,6 +124,14 @@ def field_names(config: PreTrainedConfig) -> tuple[str, ...]:
 def parts_of(config: PreTrainedConfig) -> tuple[str, ...]:
     """Names of the configs within a config."""
     return tuple(getattr(type(config), "sub_configs", {}))
+
+
+def _derived(config: PreTrainedConfig) -> frozenset[str]:
+    """Widths that a config works out from others where they are not given, and that are known by no name of theirs."""
+    if not dataclasses.is_dataclass(config):
+        return frozenset()
+    unset = [one.name for one in dataclasses.fields(config) if one.default is None]
+    return frozenset(name for name in unset if not kind_of(name) and _WIDTHS.search(name))
 
 
 def rope_sections(parameters: dict[str, Any], half: int) -> dict[str, Any]:
@@ -151,7 +163,7 @@ def shares(total: int, parts: int) -> list[int]:
 
 def _set_sizes(draft: _Draft) -> None:
     for name in draft.names:
-        size = None if name in draft.parts else size_of(name, draft.known.get(name))
+        size = None if name in draft.parts or name in draft.derived else size_of(name, draft.known.get(name))
         if size is not None:
             draft.made[name] = size
 
@@ -176,8 +188,8 @@ def _set_lists(draft: _Draft) -> None:
                 draft.made[name] = kind(taps_of(len(value), LAYERS))
             elif name in _FEATURES:
                 draft.made[name] = kind([1, 0, -1, -2][: len(value)])
-            elif name == "image_size":
-                draft.made[name] = kind([PICTURE] * len(value))
+            elif name == "image_size":  # as high for its width as it was
+                draft.made[name] = kind([PICTURE * size // min(value) for size in value])
             elif name in _CHANNELS:
                 draft.made[name] = kind([32] * len(value))
 
@@ -189,6 +201,8 @@ def _leave_pyramids(draft: _Draft) -> None:
             draft.made.pop(name, None)
     if any(isinstance(draft.known.get(name), list | tuple) for name in _BY_STAGE):
         draft.made.pop("hidden_size", None)
+    if "width_coefficient" in draft.names:
+        draft.made.pop("hidden_dim", None)
 
 
 def _follow_sizes(draft: _Draft) -> None:
@@ -224,9 +238,9 @@ def _fit_windows(draft: _Draft) -> None:
     if not {"depths", "window_size"} <= {*draft.names}:
         return
     if not any(isinstance(draft.known.get(name), list | tuple) for name in ("window_size", "patch_size")):
-        draft.made.update(window_size=2, patch_size=4)
+        draft.made.update(window_size=2, patch_size=min(4, draft.known.get("patch_size") or 4))
     if type(draft.known.get("image_size")) is int:
-        draft.made["image_size"] = 2 * PICTURE
+        draft.made["image_size"] = 2 * PICTURE * min(4, draft.now("patch_size", 4)) // 4
 
 
 def _fit_latents(draft: _Draft) -> None:
@@ -334,6 +348,10 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
         if "use_timm_backbone" in draft.names:
             draft.made["use_timm_backbone"] = False
         taps = len(_indices(part) or [0])
+        if isinstance(draft.known.get("encoder_in_channels"), list | tuple):
+            draft.made["encoder_in_channels"] = _BACKBONE["hidden_sizes"][-taps:]
+        if "apply_layernorm_after_vision_backbone" in draft.names:  # its features come with channels second
+            draft.made["apply_layernorm_after_vision_backbone"] = False
         return {**_BACKBONE, "out_features": [f"stage{stage}" for stage in range(1, 5)][-taps:]}
     own = _told_apart(part) | tiny_settings(part, draft.variant)
     features, indices = part.__dict__.get("_out_features"), _indices(part)

@@ -36,7 +36,7 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         pooler_output_size memory_encoder_hidden_size memory_attention_hidden_size mask_decoder_hidden_size
         speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents
         bottleneck_features vector_quantization_hidden_dimension ext_pw_out_channel
-        nemo_conv_channels"""),
+        nemo_conv_channels depthwise_separable_out_channel hidden_size_global"""),
     ("half width", WIDTH // 2, "num_pos_feats"),  # of a place, down and across
     ("inner width", INNER, """
         intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff ffn_hidden_size mlp_dim d_inner
@@ -81,11 +81,11 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
     ("groups", 1, """
         n_group topk_group n_groups mamba_n_groups first_k_dense_replace decoder_sparse_step attn_layer_offset"""),
     ("groups", 2, "attn_layer_period expert_layer_period full_attention_interval cross_attention_freq"),
-    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size"),
+    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size max_img_size"),
     ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
     ("box", 12, "coordinate_size"),  # four of these and two of those are as wide as the model
     ("box", 8, "shape_size"),
-    ("few", 4, "index_topk mm_tokens_per_image"),
+    ("few", 4, "index_topk mm_tokens_per_image visual_prompt_size"),
     ("several", 16, """
         num_queries num_latents num_position_embeddings hidden_size_per_layer_input entity_emb_size part_features"""),
     ("token", 0, "pad_token_id"),
