@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.anatomy.examples.facts import Facts, field
+from headscope.anatomy.examples.facts import Facts, field, text_config
 from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
 
 __all__ = ["TOKENS", "Draft", "Maker"]
@@ -146,7 +146,7 @@ def draw_tokens(
 ) -> Tensor:
     """Random tokens, none of them the one that pads: some models make positions, or a mask, from where it stands."""
     config = facts.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config, decoder)
     vocabulary = field(text, "vocab_size") or field(config, "vocab_size") or facts.number(("vocab_size",), 2, "text")
     if decoder:
         vocabulary = field(field(config, "decoder"), "vocab_size") or vocabulary

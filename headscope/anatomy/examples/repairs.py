@@ -62,10 +62,18 @@ def repaired(
             _stretched(draft, complaint, maker),
             _rounded(draft, complaint, maker),
         ),
-        ((other for is_asked_for, other in others if not is_asked_for),),
+        (
+            (other for is_asked_for, other in others if not is_asked_for),
+            (draft.having(name) for name in takes if _may_be_told(name, draft, takes)),
+        ),
     )
     for rank, groups in enumerate(ranks):
         yield from ((rank, further) for group in groups for further in group)
+
+
+def _may_be_told(name: str, draft: Draft, takes: Mapping[str, Parameter]) -> bool:
+    """Whether an argument is one more number by row or position, such as the language."""
+    return name.endswith("_ids") and name not in draft.names and name not in TOKENS and may_be_added(name, takes)
 
 
 def _with_pieces(draft: Draft, complaint: Complaint, facts: Facts) -> Iterator[Draft]:

@@ -25,6 +25,7 @@ _NONE = {
     "vocabulary_map": {"<image>": 110, "<|extra_200|>": 101}, "n_shared_experts": 1,
     "top_k_experts": 2, "clip_qkv": 8.0, "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_DIM,
     "indexer_budget": 8, "indexer_compress_ratio": 2, "deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1],
+    "downsample_rate": "1/2",
 }  # fmt: skip
 _MOST_LAYERS = 16
 _PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -294,7 +295,7 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"sliding_window` argument", _add_window),
     (r"expanded size of the tensor \((\d+)\) must match the existing size \(0\)", _split_rope),
     (
-        r"NoneType' object (?:is not subscriptable|has no attribute 'get')|'(?:int|NoneType)' and 'NoneType'|not NoneType"
+        r"NoneType' object (?:is not subscriptable|has no attribute '(?:get|split)')|'(?:int|NoneType)' and 'NoneType'|not NoneType"
         r"|torch\.clamp: At least",
         _fill_none,
     ),
