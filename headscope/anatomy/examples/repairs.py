@@ -16,7 +16,8 @@ __all__ = ["repaired"]
 _MOST_PIECES, _MOST_STRETCH, _LONGEST = 4000, 16, 1024
 # how errors spell that an axis has another length than wanted
 _GOT_AND_WANTED = (
-    re.compile(r"cannot be multiplied \(\d+x(?P<got>\d+) and (?P<want>\d+)x"),
+    # not rows by rows, as of two towers that are compared: no input changes their widths
+    re.compile(r"cannot be multiplied \((\d+)x(?P<got>\d+) and (?P<want>\d+)x(?!\1\))"),
     re.compile(r"to have (?P<want>\d+) channels, but got (?P<got>\d+)"),
     re.compile(r"normalized_shape=\[(?P<want>\d+)\].*?size\s*\[[\d, ]*?(?P<got>\d+)\]"),
     re.compile(r"\((?P<got>\d+)\*\d+\) doesn't match model \((?P<want>\d+)\*\d+"),

@@ -62,7 +62,7 @@ _LAYER_COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
-_DEPTHS = ("depths", "num_blocks_per_stage")
+_DEPTHS = ("depths", "num_blocks_per_stage", "num_block_repeats")
 _WIDTHS = re.compile(r"_dim$|_size$")
 _CHANNEL_LISTS = re.compile(r"channels|_dims$|_sizes$")
 _CHANNELS = ("conv_dim", "tdnn_dim")
@@ -103,7 +103,7 @@ def tiny_settings(default: PreTrainedConfig, variant: Variant = VARIANTS[0]) -> 
     Returns:
         By field; configs within the config as dicts.
     """
-    draft = _Draft(dict(default.__dict__), field_names(default), parts_of(default), variant, _derived(default))
+    draft = _Draft(_known(default), field_names(default), parts_of(default), variant, _derived(default))
     for step in _STEPS:
         step(draft)
     for name in draft.parts:
@@ -124,6 +124,13 @@ def field_names(config: PreTrainedConfig) -> tuple[str, ...]:
 def parts_of(config: PreTrainedConfig) -> tuple[str, ...]:
     """Names of the configs within a config."""
     return tuple(getattr(type(config), "sub_configs", {}))
+
+
+def _known(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config holds, by the names of its fields, too, where it keeps them under others."""
+    held = config.__dict__
+    others = {name: held[other] for name, other in config.attribute_map.items() if other in held}
+    return others | held
 
 
 def _derived(config: PreTrainedConfig) -> frozenset[str]:
