@@ -12,10 +12,17 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from headscope.studies.families.following import fit_grids, fit_prompts, follow_widths, taps_of
+from headscope.studies.families.following import (
+    fit_grids,
+    fit_prompts,
+    follow_widths,
+    rope_sections,
+    shares,
+    taps_of,
+)
 from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PATCH, PICTURE, WIDTH, kind_of, size_of
 
-__all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "rope_sections", "shares", "tiny_settings", "walk"]
+__all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "tiny_settings", "walk"]
 
 
 @dataclass(frozen=True)
@@ -139,33 +146,6 @@ def _derived(config: PreTrainedConfig) -> frozenset[str]:
         return frozenset()
     unset = [one.name for one in dataclasses.fields(config) if one.default is None]
     return frozenset(name for name in unset if not kind_of(name) and _WIDTHS.search(name))
-
-
-def rope_sections(parameters: dict[str, Any], half: int) -> dict[str, Any]:
-    """Parameters of rotary positions whose sections and factors fit half a head's width.
-
-    Args:
-        parameters: as the config has them; by kind of layer or not.
-        half: the sum of the sections.
-
-    >>> rope_sections({"rope_theta": 1e4, "mrope_section": [16, 24, 24]}, 8)
-    {'rope_theta': 10000.0, 'mrope_section': [4, 2, 2]}
-    """
-    fitted = copy.deepcopy(parameters)
-    for name, value in fitted.items():
-        if isinstance(value, dict):
-            fitted[name] = rope_sections(value, half)
-        elif name == "mrope_section" and isinstance(value, list | tuple):
-            fitted[name] = shares(half, len(value))
-        elif name in ("long_factor", "short_factor") and isinstance(value, list | tuple):
-            fitted[name] = [1.0] * half
-    return fitted
-
-
-def shares(total: int, parts: int) -> list[int]:
-    """A total in equal parts, the first with what is left over."""
-    each = total // parts
-    return [total - each * (parts - 1), *[each] * (parts - 1)]
 
 
 def _set_sizes(draft: _Draft) -> None:
@@ -339,8 +319,8 @@ def _fit_rope(draft: _Draft) -> None:
 
 
 _STEPS: tuple[Callable[[_Draft], None], ...] = (
-    _set_sizes, _set_lists, _leave_pyramids, _follow_sizes, _fit_windows, _fit_latents, _vary, _mix_layers, _shorten_lists,
-    _name_layers, _fit_rope,
+    _set_sizes, _set_lists, _leave_pyramids, _follow_sizes, _fit_windows, _fit_latents, _vary, _mix_layers,
+    _shorten_lists, _name_layers, _fit_rope,
 )  # fmt: skip
 
 

@@ -1,12 +1,11 @@
-"""What follows from sizes that were changed: lists of widths, of pictures' sizes and of layers that agree with them."""
+"""What follows from sizes that were changed: widths, places of features, layers and rotary positions that agree."""
 
+import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["fit_grids", "fit_prompts", "follow_widths", "taps_of"]
-
-Known = Callable[[str], Any]
+__all__ = ["fit_grids", "fit_prompts", "follow_widths", "rope_sections", "shares", "taps_of"]
 
 
 def follow_widths(value: Sequence[Any], before: Sequence[int], after: Sequence[int]) -> list[int] | None:
@@ -58,3 +57,30 @@ def taps_of(count: int, layers: int) -> list[int]:
     [1, 0, 1]
     """
     return [layers - 1 - place % layers for place in range(count)]
+
+
+def rope_sections(parameters: dict[str, Any], half: int) -> dict[str, Any]:
+    """Parameters of rotary positions whose sections and factors fit half a head's width.
+
+    Args:
+        parameters: as the config has them; by kind of layer or not.
+        half: the sum of the sections.
+
+    >>> rope_sections({"rope_theta": 1e4, "mrope_section": [16, 24, 24]}, 8)
+    {'rope_theta': 10000.0, 'mrope_section': [4, 2, 2]}
+    """
+    fitted = copy.deepcopy(parameters)
+    for name, value in fitted.items():
+        if isinstance(value, dict):
+            fitted[name] = rope_sections(value, half)
+        elif name == "mrope_section" and isinstance(value, list | tuple):
+            fitted[name] = shares(half, len(value))
+        elif name in ("long_factor", "short_factor") and isinstance(value, list | tuple):
+            fitted[name] = [1.0] * half
+    return fitted
+
+
+def shares(total: int, parts: int) -> list[int]:
+    """A total in equal parts, the first with what is left over."""
+    each = total // parts
+    return [total - each * (parts - 1), *[each] * (parts - 1)]

@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from headscope.studies.families.configuring import field_names, parts_of, shares, walk
+from headscope.studies.families.configuring import field_names, parts_of, walk
+from headscope.studies.families.following import shares
 from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, PATCH, PICTURE, VOCABULARY, WIDTH
 
 __all__ = ["Settings", "repair"]
@@ -295,8 +296,8 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"sliding_window` argument", _add_window),
     (r"expanded size of the tensor \((\d+)\) must match the existing size \(0\)", _split_rope),
     (
-        r"NoneType' object (?:is not subscriptable|has no attribute '(?:get|split)')|'(?:int|NoneType)' and 'NoneType'|not NoneType"
-        r"|torch\.clamp: At least",
+        r"NoneType' object (?:is not subscriptable|has no attribute '(?:get|split)')|not NoneType"
+        r"|'(?:int|NoneType)' and 'NoneType'|torch\.clamp: At least",
         _fill_none,
     ),
     (r"KeyError: '(\w+_attention)'", _add_rope),

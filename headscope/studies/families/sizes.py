@@ -127,7 +127,11 @@ _PATTERNS = (
     _Pattern("head width", HEAD_DIM, 32, r"(^|_)head_dim$", r"linear"),
     _Pattern("layers", LAYERS, 3, r"num_(hidden_)?layers$|_layers$", r"per|shared"),
     _Pattern(
-        "width", WIDTH, 128, r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$", r"intermediate|^(qk|v_|q_|kv)|feat_dim$"
+        "width",
+        WIDTH,
+        128,
+        r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim)$",
+        r"intermediate|^(qk|v_|q_|kv)|feat_dim$",
     ),
     _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),
