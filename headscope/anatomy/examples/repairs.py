@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from inspect import Parameter
 
-from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped
+from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped, may_be_passed
 from headscope.anatomy.examples.complaints import Complaint
 from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker
 from headscope.anatomy.examples.facts import Facts
@@ -59,6 +59,7 @@ def repaired(
             _resized(draft, complaint, maker),
         ),
         (
+            (draft.having(name) for name in complaint.passed if may_be_passed(name, takes)),
             (draft.without(name) for name in draft.names if may_be_dropped(name, takes)),
             _stretched(draft, complaint, maker),
             _rounded(draft, complaint, maker),

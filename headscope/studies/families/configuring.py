@@ -175,8 +175,8 @@ def _set_lists(draft: _Draft) -> None:
                 draft.made[name] = kind(taps_of(len(value), LAYERS))
             elif name in _FEATURES:
                 draft.made[name] = kind([1, 0, -1, -2][: len(value)])
-            elif name == "image_size":  # as high for its width as it was
-                draft.made[name] = kind([PICTURE * size // min(value) for size in value])
+            elif name == "image_size":  # about as high for its width as it was
+                draft.made[name] = kind([PICTURE * round(size / min(value)) for size in value])
             elif name in _CHANNELS:
                 draft.made[name] = kind([32] * len(value))
 

@@ -47,9 +47,13 @@ class _SideBySide(_Model):
         return both
 
 
-def test_pictures_that_are_laid_together_shrink_together() -> None:
+def test_pictures_that_are_laid_together_shrink_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+    real = fitting._try
+    monkeypatch.setattr(fitting, "_try", lambda *given: (tries.append(given), real(*given))[1])
     example = make_example(_SideBySide(image_size=[32, 16]))
     assert example["pixel_values"].shape[2:] == example["prompt_pixel_values"].shape[2:] == (16, 16)
+    assert len(tries) <= 5, "at once, not one after the other"
 
 
 class _Places(_Model):
@@ -165,6 +169,30 @@ class _Languages(_Model):
 
 def test_one_more_number_by_token_is_told_where_a_model_does_not_name_it() -> None:
     assert "lang_ids" in make_example(_Languages(vocab_size=50), tried=True)
+
+
+class _Conditioned(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(4, 4)
+
+    def forward(self, hidden: Tensor, t_cond: Tensor | None = None) -> Tensor:
+        return hidden * self.scale(t_cond)
+
+
+class _PassesOn(_Model):
+    main_input_name = "input_ids"
+
+    def __init__(self) -> None:
+        super().__init__(vocab_size=50, hidden_size=4)
+        self.table, self.part = nn.Embedding(50, 4), _Conditioned()
+
+    def forward(self, input_ids: Tensor, **further: Any) -> Tensor:
+        return self.part(self.table(input_ids), **further)
+
+
+def test_what_a_part_of_the_model_misses_is_passed_on_to_it() -> None:
+    assert make_example(_PassesOn(), tried=True)["t_cond"].shape == (2, 7, 4)
 
 
 class _Furthest(_Model):

@@ -16,6 +16,7 @@ from transformers import (
     SegGptConfig,
     T5Config,
     VitMatteConfig,
+    YolosConfig,
     ZambaConfig,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -175,6 +176,7 @@ def test_lists_follow_the_width_and_the_picture_they_go_with() -> None:
     assert grids == [[8, 8], [4, 4], [2, 2]], "of 32 x 32 points, as 256, 128 and 64 were of 1024"
     assert prompts["image_size"] // prompts["patch_size"] == 2
     assert tuple(tiny_settings(SegGptConfig())["image_size"]) == (64, 32), "as high for its width as it was"
+    assert tuple(tiny_settings(YolosConfig())["image_size"]) == (32, 64), "in whole patches"
 
 
 def test_prompts_without_a_picture_are_left() -> None:
