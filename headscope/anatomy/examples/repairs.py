@@ -16,8 +16,7 @@ __all__ = ["repaired"]
 _MOST_PIECES, _MOST_STRETCH, _LONGEST = 4000, 16, 1024
 # how errors spell that an axis has another length than wanted
 _GOT_AND_WANTED = (
-    # not rows by rows, as of two towers that are compared: no input changes their widths
-    re.compile(r"cannot be multiplied \((\d+)x(?P<got>\d+) and (?P<want>\d+)x(?!\1\))"),
+    re.compile(r"cannot be multiplied \(\d+x(?P<got>\d+) and (?P<want>\d+)x"),
     re.compile(r"to have (?P<want>\d+) channels, but got (?P<got>\d+)"),
     re.compile(r"normalized_shape=\[(?P<want>\d+)\].*?size\s*\[[\d, ]*?(?P<got>\d+)\]"),
     re.compile(r"\((?P<got>\d+)\*\d+\) doesn't match model \((?P<want>\d+)\*\d+"),
@@ -33,6 +32,8 @@ _GOT_AND_WANTED = (
 _MULTIPLE = re.compile(r"(?:multiples? of|divisible by)(?:[^()]{0,40}\((\d+)\)|\D{0,40}(\d+))")
 _TILES = re.compile(r"split_sizes=\[(\d+)")
 _PLACES = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast")
+# rows against rows, as of two towers that are compared: no input changes their widths
+_COMPARED = re.compile(r"cannot be multiplied \((\d+)x\d+ and \d+x\1\)")
 _UNPACKED = re.compile(r"values to unpack \(expected (?P<want>\d)(?:, got (?P<got>\d))?\)")
 _AXES = re.compile(r"\b(\d)-?[dD]\b|\b(\d) dimensions|\b(\d)-dimensional")
 
@@ -49,6 +50,8 @@ def repaired(
         takes: what the forward takes.
         facts: of the configs.
     """
+    if _COMPARED.search(complaint.message):
+        return
     missing = [name for name in complaint.missing if name not in draft.names and may_be_added(name, takes)]
     others = _others(draft, complaint, maker)
     ranks = (
