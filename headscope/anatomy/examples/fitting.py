@@ -32,12 +32,14 @@ class Fitted:
         tries: forward passes.
         tried: the arguments that were tried together.
         complaint: what the model said to the first of them where it came furthest, on one line.
+        others: the same for those that were tried after them.
     """
 
     example: dict[str, Any] | None
     tries: int
     tried: tuple[tuple[str, ...], ...] = ()
     complaint: str = ""
+    others: tuple[str, ...] = ()
 
 
 def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, facts: Facts) -> Fitted:
@@ -49,7 +51,7 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
         maker: makes examples of drafts.
         facts: of the model's configs.
     """
-    todo, tried, tries, complaint = list(selections), [], 0, ""
+    todo, tried, tries, said = list(selections), [], 0, []
     for number, names in enumerate(todo):
         left = _MOST_TRIES - tries
         most = min(max(2, left // 2), left - (len(todo) - 1 - number))  # at least one for each of those to come
@@ -62,8 +64,8 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
         tried.append(names)
         if found.example is not None:
             return Fitted(found.example, tries, tuple(tried))
-        complaint = complaint or found.complaint
-    return Fitted(None, tries, tuple(tried), complaint)
+        said.append(found.complaint)
+    return Fitted(None, tries, tuple(tried), next(iter(said), ""), tuple(dict.fromkeys(said[1:])))
 
 
 def _fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:

@@ -49,11 +49,14 @@ def make_example(model: nn.Module, *, tried: bool = False) -> dict[str, Tensor]:
         todo = [tokens, *(names for names in todo if {*names} != {*tokens})]
     found = fit(model, todo, maker, facts)
     if found.example is None:
-        raise AnatomyError(
+        refused = AnatomyError(
             f"{type(model).__name__} takes {name!r}, which cannot be made up: {_told(found)}",
             python=f"pass example= (or batches=): a dict like {spelled_inputs(model)}, as its processor makes it",
             shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
         )
+        for other in found.others:
+            refused.add_note(f"with less, the model said at best: {other}")
+        raise refused
     return found.example
 
 

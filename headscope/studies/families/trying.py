@@ -63,7 +63,7 @@ def _row_of(model_type: str, further: Collection[str], example: Example, seed: i
         try:
             given["inputs"] = with_settings(model, example(model))
         except HeadscopeError as error:
-            return f"no input can be made up: {error}"
+            return ". ".join([f"no input can be made up: {error}", *getattr(error, "__notes__", ())])
         except Exception as error:  # what makes inputs is tried here too
             return f"making up an input failed with {type(error).__name__}: {error}"
         complaint = complaint_of(model, given["inputs"])

@@ -203,6 +203,17 @@ class _Furthest(_Model):
         raise ValueError("the config is inconsistent")
 
 
+class _OnTwoSides(_Model):
+    def forward(self, pixel_values: Tensor | None = None, inputs_embeds: Tensor | None = None) -> Tensor:
+        raise ValueError("no picture" if pixel_values is not None else "no stream")
+
+
+def test_what_is_said_to_less_is_noted_beside_it() -> None:
+    with pytest.raises(AnatomyError, match="at best: ValueError: no picture") as refused:
+        make_example(_OnTwoSides(image_size=32))
+    assert refused.value.__notes__ == ["with less, the model said at best: ValueError: no stream"]
+
+
 def test_the_complaint_that_is_told_is_that_of_the_try_that_came_furthest() -> None:
     with pytest.raises(AnatomyError, match="at best: ValueError: the config is inconsistent"):
         make_example(_Furthest(image_size=32))
