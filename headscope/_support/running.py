@@ -93,7 +93,8 @@ def main_inputs(model: nn.Module) -> dict[str, str]:
     decodes = is_two_sided(model)
     names = [name for name in _MAIN if name in takes and (decodes or name != "decoder_input_ids")]
     axes = _MAIN | ({"pixel_values": _MAIN["pixel_values_videos"]} if reads_video(model) else {})
-    return {name: axes.get(name, "") for name in dict.fromkeys([main, *names])}
+    mains = [main] if isinstance(main, str) else main
+    return {name: axes.get(name, "") for name in dict.fromkeys([*mains, *names])}
 
 
 def is_two_sided(model: nn.Module) -> bool:

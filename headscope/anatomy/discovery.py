@@ -27,7 +27,7 @@ from headscope.anatomy.sightings import Layer, Sighting
 from headscope.anatomy.trials import Findings, try_out
 from headscope.anatomy.unfit import check_kind
 from headscope.anatomy.weights import stored_weight
-from headscope.errors import AnatomyError
+from headscope.errors import AnatomyError, ModelError
 from headscope.plans import Record
 from headscope.sites import Anatomy, Site, Slices
 from headscope.text.feeding import feed_one
@@ -79,7 +79,21 @@ def _sight(model: nn.Module, given: Mapping[str, Any] | None) -> Findings:
     with plainly(model), not_inferring():
         # copies: tensors made under inference_mode cannot take part in gradients
         example = make_example(model) if given is None else _copied(given)
-        return try_out(model, on_device(model, example))
+        try:
+            return try_out(model, on_device(model, example))
+        except ModelError as failed:
+            further = _further_example(model) if given is None else None
+            if further is None:
+                raise failed from failed.__cause__
+        return try_out(model, on_device(model, further))
+
+
+def _further_example(model: nn.Module) -> Any:
+    """An example for a model that wants more than tokens; None where there is none."""
+    try:
+        return make_example(model, tried=True)
+    except AnatomyError:
+        return None
 
 
 def _copied(value: Any) -> Any:

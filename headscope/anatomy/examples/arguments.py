@@ -11,7 +11,15 @@ from headscope.anatomy.called import may_listen
 from headscope.anatomy.examples.facts import Facts
 from headscope.anatomy.examples.values import CODEBOOKS
 
-__all__ = ["added", "is_of_text_alone", "may_be_added", "may_be_dropped", "required", "selections"]
+__all__ = [
+    "added",
+    "is_of_text_alone",
+    "may_be_added",
+    "may_be_dropped",
+    "may_be_passed",
+    "required",
+    "selections",
+]
 
 # what models perceive beside text, and what goes with each where the forward takes it
 _PERCEIVED: dict[str, tuple[str, ...]] = {
@@ -110,6 +118,11 @@ def may_be_dropped(name: str, takes: Mapping[str, Parameter]) -> bool:
     one = takes.get(name)
     beside = {part for parts in _PERCEIVED.values() for part in parts}
     return name in beside and one is not None and one.default is not one.empty
+
+
+def may_be_passed(name: str, takes: Mapping[str, Parameter]) -> bool:
+    """Whether a part of the model can be given an argument that the forward passes on without naming it."""
+    return name not in _NEVER and any(one.kind is one.VAR_KEYWORD for one in takes.values())
 
 
 def selections(model: nn.Module) -> Iterator[tuple[str, ...]]:

@@ -1,15 +1,18 @@
 """What a model says when it does not run on a draft: the message, what was None where it failed, how far it came."""
 
+import inspect
 import linecache
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["Complaint", "complaint_of"]
+
+_T = TypeVar("_T")
 
 
 _PIECES = re.compile(r"features\D{0,12}(\d+)|(\d+) feature|not match [^(]{0,60}\((\d+)\)")
@@ -24,12 +27,14 @@ class Complaint:
         missing: arguments of the forward that it names, or that are None where it failed; most telling first.
         pieces: pieces of pictures or sounds that found no place in the text, as counts to believe in this order.
         finished: calls of modules that were through by then: how far the model came.
+        passed: what a part of the model may be given and was not where it failed, though the forward does not name it.
     """
 
     message: str
     missing: tuple[str, ...] = ()
     pieces: tuple[int, ...] = ()
     finished: int = 0
+    passed: tuple[str, ...] = ()
 
     @property
     def line(self) -> str:
@@ -47,15 +52,30 @@ def complaint_of(error: BaseException, known: Collection[str], finished: int) ->
         finished: how far it came.
     """
     message = f"{type(error).__name__}: {error}"
-    missing = [name for name in re.findall(r"\w+", str(error)) if name in known]
+    missing, passed = [name for name in re.findall(r"\w+", str(error)) if name in known], []
     if "None" in message:
         for frame, statement in _steps(error.__traceback__):
             names = re.findall(r"[A-Za-z_]\w*", statement)
-            missing += [name for name in names if name in known and frame.f_locals.get(name, "") is None]
+            none = [name for name in names if frame.f_locals.get(name, "") is None]
+            missing += [name for name in none if name in known]
+            passed += [name for name in none if name not in known and _may_be_passed(name, frame)]
     pieces = [*_counted(error.__traceback__), *(int(next(filter(None, told))) for told in _PIECES.findall(message))]
     if not ("token" in message and ("match" in message or "placeholder" in message)):
         pieces = []
-    return Complaint(message, tuple(dict.fromkeys(missing)), tuple(dict.fromkeys(pieces)), finished)
+    return Complaint(message, _once(missing), _once(pieces), finished, _once(passed))
+
+
+def _once(values: Iterable[_T]) -> tuple[_T, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+def _may_be_passed(name: str, frame: FrameType) -> bool:
+    """Whether a name is an argument that the forward of a module does without by its own account."""
+    module = frame.f_locals.get("self")
+    if not isinstance(module, nn.Module) or frame.f_code.co_name != "forward":
+        return False
+    one = inspect.signature(module.forward).parameters.get(name)
+    return one is not None and one.default is None
 
 
 def _steps(trace: TracebackType | None) -> Iterator[tuple[FrameType, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headscope.anatomy.examples.facts import Facts, field
+from headscope.anatomy.examples.facts import Facts, field, text_config
 from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
 
 __all__ = ["TOKENS", "Draft", "Maker", "kind_of"]
@@ -140,9 +140,9 @@ class Maker:
     def _tokens(self, name: str, draft: Draft, generator: torch.Generator) -> Tensor:
         _, sizes = self.sizes(draft, name)
         drawn = draw_tokens(sizes, self._facts, generator, self._barred, decoder=name != "input_ids")
-        if name != "input_ids" or not draft.pieces or drawn.ndim != 2 or len(drawn) != ROWS:  # of codes there are none
+        if name != "input_ids" or not draft.pieces or drawn.ndim != 2:  # of codes there are none
             return drawn
-        runs = [run.expand(ROWS, -1) for run, _ in self._runs(draft)]
+        runs = [run.expand(len(drawn), -1) for run, _ in self._runs(draft)]
         return torch.cat([drawn[:, :1], *runs, drawn[:, 1:]], 1)
 
     def _runs(self, draft: Draft) -> list[tuple[Tensor, Tensor]]:
@@ -174,7 +174,7 @@ def draw_tokens(
 ) -> Tensor:
     """Random tokens, none of them the one that pads: some models make positions, or a mask, from where it stands."""
     config = facts.config
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config, decoder)
     vocabulary = field(text, "vocab_size") or field(config, "vocab_size") or facts.number(("vocab_size",), 2, "text")
     if decoder:
         vocabulary = field(field(config, "decoder"), "vocab_size") or vocabulary

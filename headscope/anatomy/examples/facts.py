@@ -8,7 +8,7 @@ from torch import nn
 
 from headscope._support.running import unwrapped
 
-__all__ = ["SENSES", "Facts", "field", "placeholders"]
+__all__ = ["SENSES", "Facts", "field", "placeholders", "text_config"]
 
 SENSES = {
     "text": re.compile(r"text|llm|language|decoder"),
@@ -32,6 +32,17 @@ def field(config: Any, name: str, default: Any = None) -> Any:
         return getattr(config, name)
     except Exception:
         return default
+
+
+def text_config(config: Any, decoder: bool = False) -> Any:
+    """The config of what reads text; of two that do, that of the encoder, or of the decoder."""
+    find = getattr(config, "get_text_config", None)
+    if find is None:
+        return config
+    try:
+        return find()
+    except ValueError:
+        return find(decoder=decoder, encoder=not decoder)
 
 
 def placeholders(model: nn.Module) -> frozenset[int]:

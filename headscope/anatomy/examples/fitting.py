@@ -31,7 +31,8 @@ class Fitted:
         example: the model runs on it; None if it runs on nothing that was tried.
         tries: forward passes.
         tried: the arguments that were tried together.
-        complaint: what the model said last, on one line.
+        complaint: what the model said to the first of them where it came furthest, on one line.
+        others: the same for those that were tried after them.
         draft: what the example was made from.
         ran: modules that ran on it.
         given: what the model returned.
@@ -41,6 +42,7 @@ class Fitted:
     tries: int
     tried: tuple[tuple[str, ...], ...] = ()
     complaint: str = ""
+    others: tuple[str, ...] = ()
     draft: Draft | None = None
     ran: frozenset[nn.Module] = frozenset()
     given: tuple[Tensor, ...] = ()
@@ -64,7 +66,7 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
         maker: makes examples of drafts.
         facts: of the model's configs.
     """
-    todo, tried, tries, complaint = list(selections), [], 0, ""
+    todo, tried, tries, said = list(selections), [], 0, []
     for number, names in enumerate(todo):
         left = _MOST_TRIES - tries
         most = min(max(2, left // 2), left - (len(todo) - 1 - number))  # at least one for each of those to come
@@ -75,10 +77,10 @@ def fit(model: nn.Module, selections: Iterable[tuple[str, ...]], maker: Maker, f
         found = fit_one(model, Draft(names), maker, facts, most)
         tries += found.tries
         tried.append(names)
-        complaint = found.complaint or complaint
         if found.example is not None:
             return replace(found, tries=tries, tried=tuple(tried))
-    return Fitted(None, tries, tuple(tried), complaint)
+        said.append(found.complaint)
+    return Fitted(None, tries, tuple(tried), next(iter(said), ""), tuple(dict.fromkeys(said[1:])))
 
 
 def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: int) -> Fitted:
@@ -92,10 +94,11 @@ def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: in
         most: forward passes.
     """
     takes, order = arguments(model), itertools.count()
-    waiting, seen, tries, last = [(0, 0, next(order), draft)], {draft.key()}, 0, ""
+    waiting, seen, tries = [(0, 0, next(order), 0, draft)], {draft.key()}, 0
+    said, furthest = "", (-1, 0)
     first, asked = set(draft.names), set[str]()
     while waiting and tries < most:
-        _, _, _, draft = heapq.heappop(waiting)
+        _, _, _, mended, draft = heapq.heappop(waiting)
         if asked - set(draft.names):
             continue  # it lacks what was dropped and was asked for then
         tries += 1
@@ -104,13 +107,14 @@ def fit_one(model: nn.Module, draft: Draft, maker: Maker, facts: Facts, most: in
         complaint = trial.complaint
         if complaint is None:
             return Fitted(example, tries, draft=draft, ran=trial.ran, given=trial.given)
-        last = complaint.line
+        if (complaint.finished, mended) > furthest:
+            said, furthest = complaint.line, (complaint.finished, mended)
         asked |= first.intersection(complaint.missing).difference(draft.names)
         for rank, further in repaired(draft, complaint, maker, takes, facts):
             if further.key() not in seen:
                 seen.add(further.key())
-                heapq.heappush(waiting, (-complaint.finished, rank, next(order), further))
-    return Fitted(None, tries, (), last)
+                heapq.heappush(waiting, (-complaint.finished, rank, next(order), mended + (rank == 0), further))
+    return Fitted(None, tries, (), said)
 
 
 def try_once(model: nn.Module, example: dict[str, Any]) -> Trial:

@@ -17,13 +17,17 @@ from headscope.errors import AnatomyError
 __all__ = ["make_example"]
 
 
-def make_example(model: nn.Module) -> dict[str, Tensor]:
+def make_example(model: nn.Module, *, tried: bool = False) -> dict[str, Tensor]:
     """Two rows of seeded random numbers for a model of transformers, as much as it perceives.
 
     A model of text alone gets tokens, and is not run. Another one is run on at most 30 drafts, without gradients and in
     evaluation mode, until one suits it, and is bit-identical afterwards: where it reads text and pictures, or sound,
     the example has both, so that every tower runs. Where attention is left that does not run on that, as many drafts
     more are tried with what the forward takes besides.
+
+    Args:
+        model: a model of transformers.
+        tried: whether a model of text alone is run too, for it may want more than tokens.
 
     Raises:
         AnatomyError: the model does not say what it takes, or runs on nothing that was tried; the message tells to
@@ -39,27 +43,32 @@ def make_example(model: nn.Module) -> dict[str, Tensor]:
         )
     facts = Facts(config)
     maker = Maker(facts, arguments(model), placeholders(model), _dtype_of(model))
+    todo = [*selections(model)]
     if is_of_text_alone(model, facts):
-        return maker.make(
-            Draft(("input_ids", "attention_mask", *(["decoder_input_ids"] if is_two_sided(model) else [])))
-        )
-    found = fit(model, selections(model), maker, facts)
+        tokens = ("input_ids", "attention_mask", *(["decoder_input_ids"] if is_two_sided(model) else []))
+        if not tried:
+            return maker.make(Draft(tokens))
+        todo = [tokens, *(names for names in todo if {*names} != {*tokens})]
+    found = fit(model, todo, maker, facts)
     if found.example is not None:
         found = widened(model, found, maker, facts)
     if found.example is None:
-        raise AnatomyError(
+        refused = AnatomyError(
             f"{type(model).__name__} takes {name!r}, which cannot be made up: {_told(found)}",
             python=f"pass example= (or batches=): a dict like {spelled_inputs(model)}, as its processor makes it",
             shell=f"{OWN_BATCHES}, dicts like {spelled_inputs(model)}",
         )
+        for other in found.others:
+            refused.add_note(f"with less, the model said at best: {other}")
+        raise refused
     return found.example
 
 
 def _told(found: Fitted) -> str:
     """What was tried, and what the model said."""
     if not found.tried:
-        return "its forward names nothing that it reads"
-    return f"it was run {found.tries} times on {_listed(found.tried[0])} or less, and said last: {found.complaint}"
+        return "it has no forward pass of its own that names what it reads; its parts may"
+    return f"it was run {found.tries} times on {_listed(found.tried[0])} or less, and said at best: {found.complaint}"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from inspect import Parameter
 
-from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped
+from headscope.anatomy.examples.arguments import may_be_added, may_be_dropped, may_be_passed
 from headscope.anatomy.examples.complaints import Complaint
 from headscope.anatomy.examples.drafts import TOKENS, Draft, Maker, kind_of
 from headscope.anatomy.examples.facts import Facts
@@ -26,12 +26,15 @@ _GOT_AND_WANTED = (
     re.compile(r"[Ee]xpected size:? (?P<want>\d+),? but got:? (?:size )?(?P<got>\d+)"),
     re.compile(r"[Ee]xpected size:? (?P<got>\d+),? but got:? (?:size )?(?P<want>\d+)"),
     re.compile(r"shape of the mask \[\d+, (?P<got>\d+)\D.*indexed tensor \[\d+, (?P<want>\d+)"),
+    re.compile(r"of batch2 tensor to be: \[\d+, (?P<got>\d+)\] but got: \[\d+, (?P<want>\d+)\]"),
     re.compile(r"should contain (?P<got>\d+) elements not (?P<want>\d+)"),
     re.compile(r"[Ee]xpected? \D{0,40}(?P<want>\d+)\D{1,60}?(?:got|found|has|is) \D{0,40}?(?P<got>\d+)"),
 )
 _MULTIPLE = re.compile(r"(?:multiples? of|divisible by)(?:[^(]{0,60}\((\d+)\)|\D{0,40}(\d+))")
 _TILES = re.compile(r"split_sizes=\[(\d+)")
 _PLACES = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast")
+# rows against rows, as of two towers that are compared: no input changes their widths
+_COMPARED = re.compile(r"cannot be multiplied \((\d+)x\d+ and \d+x\1\)")
 _UNPACKED = re.compile(r"values to unpack \(expected (?P<want>\d)(?:, got (?P<got>\d))?\)")
 _AXES = re.compile(r"\b(\d)-?[dD]\b|\b(\d) dimensions|\b(\d)-dimensional")
 
@@ -48,6 +51,8 @@ def repaired(
         takes: what the forward takes.
         facts: of the configs.
     """
+    if _COMPARED.search(complaint.message):
+        return
     missing = [name for name in complaint.missing if name not in draft.names and may_be_added(name, takes)]
     others = _others(draft, complaint, maker)
     ranks = (
@@ -58,16 +63,25 @@ def repaired(
             _resized(draft, complaint, maker),
         ),
         (
+            (draft.having(name) for name in complaint.passed if may_be_passed(name, takes)),
             (draft.without(name) for name in draft.names if may_be_dropped(name, takes)),
             with_a_few(draft, facts),
             _stretched(draft, complaint, maker),
             _rounded(draft, complaint, maker),
         ),
-        # no other shape makes up for what is missing
-        ((other for is_asked_for, other in others if not is_asked_for and not missing),),
+        (
+            # no other shape makes up for what is missing
+            (other for is_asked_for, other in others if not is_asked_for and not missing),
+            (draft.having(name) for name in takes if _may_be_told(name, draft, takes)),
+        ),
     )
     for rank, groups in enumerate(ranks):
         yield from ((rank, further) for group in groups for further in group)
+
+
+def _may_be_told(name: str, draft: Draft, takes: Mapping[str, Parameter]) -> bool:
+    """Whether an argument is one more number by row or position, such as the language."""
+    return name.endswith("_ids") and name not in draft.names and name not in TOKENS and may_be_added(name, takes)
 
 
 def _with_pieces(draft: Draft, complaint: Complaint, facts: Facts) -> Iterator[Draft]:
@@ -150,6 +164,11 @@ def _stretched(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Dra
             ratio = (want - spare) / (got - spare)
             if not 1 / _MOST_STRETCH <= ratio <= _MOST_STRETCH:
                 continue
+            # axes of several arguments that are as long, as of pictures that are laid side by side
+            for size in dict.fromkeys(size for _, _, size in axes):
+                alike = [(name, place) for name, place, one in axes if one == size]
+                if len(alike) > 1 and 0 < size * ratio <= _LONGEST and (size * ratio).is_integer():
+                    yield draft.sized(dict.fromkeys(alike, int(size * ratio)))
             for name in dict.fromkeys(name for name, _, _ in axes):
                 own = [(place, size) for one, place, size in axes if one == name]
                 for places, factor in ((own[-2:], math.sqrt(ratio)), (own[-1:], ratio), (own[:1], ratio)):

@@ -19,7 +19,7 @@ __all__ = ["CODEBOOKS", "GRIDS", "ROWS", "Shape", "shapes_of", "size_of"]
 
 ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
 
-_IMAGE = ("image_size", "img_size", "pretrain_image_size", "input_image_size", "crop_size")
+_IMAGE = ("image_size", "img_size", "pretrain_image_size", "input_image_size", "crop_size", "max_img_size")
 _MERGE = ("spatial_merge_size", "merge_size", "pooling_kernel_size", "downsample_factor", "merge_kernel_size")
 _MEL = (
     "num_mel_bins", "n_mels", "mel_bins", "num_mels", "input_feat_per_channel", "feature_size", "mel_dim", "input_dim",
@@ -92,7 +92,8 @@ _MADE: dict[str, Callable[[Facts], int]] = {
     "side": lambda facts: size_of("one side", facts),
     "patch": lambda facts: size_of("channel", facts) * size_of("side", facts) ** 2,
     "film_patch": lambda facts: size_of("patch", facts) * size_of("moment", facts),
-    "coded_patch": lambda facts: size_of("patch", facts) + 2,
+    "coded_patch": lambda facts: facts.number(("patch_embed_hidden_size",), size_of("patch", facts), "sight") + 2,
+    "films": lambda facts: ROWS * size_of("frame", facts),
     "merged": lambda facts: size_of("patches", facts) // size_of("merge", facts) ** 2,
     "block": lambda facts: size_of("merge", facts) * size_of("side", facts),
     "down": lambda facts: max(_side(facts, across=False) // size_of("side", facts), 1),
@@ -129,17 +130,17 @@ def _places(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tenso
     return torch.stack([place % across, (place // across) % down], -1).expand(*sizes[:-2], -1, -1).contiguous()
 
 
+def _placed(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
+    """Patches of a picture, each behind the row and the column where it stands, counted from 1."""
+    patches = torch.randn(sizes, generator=generator)
+    patches[..., :2] = 1.0 + _places([*sizes[:-1], 2], facts, generator).flip(-1)
+    return patches
+
+
 def _boxes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
     """Boxes (left, top, right, bottom), each at another place."""
     step = torch.arange(math.prod(sizes[:-1])).reshape(*sizes[:-1], 1) % 11
     return torch.tensor([1, 2, 10, 13]) + step
-
-
-def _placed(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
-    """Patches of a picture, each behind the row and the column that it stands in."""
-    drawn = torch.randn(sizes, generator=generator)
-    drawn[..., :2] = _places([*sizes[:-1], 2], facts, generator).flip(-1).to(drawn.dtype)
-    return drawn
 
 
 def _sizes(sizes: list[int], facts: Facts, generator: torch.Generator) -> Tensor:
@@ -155,6 +156,7 @@ _FILLS: dict[str, Fill] = {
     "share": lambda sizes, facts, generator: torch.rand(sizes, generator=generator),
     "none": lambda sizes, facts, generator: torch.zeros(sizes),
     "all": lambda sizes, facts, generator: torch.ones(sizes, dtype=torch.long),
+    "one": lambda sizes, facts, generator: torch.ones(sizes, dtype=torch.int),
     "true": lambda sizes, facts, generator: torch.ones(sizes, dtype=torch.bool),
     "false": lambda sizes, facts, generator: torch.zeros(sizes, dtype=torch.bool),
     "full": lambda sizes, facts, generator: torch.ones(sizes),
@@ -201,6 +203,7 @@ _PICTURES = (
     "noise: row 1 tile channel height across", "noise: row grid patch", "noise: row channel 64 96",
     "noise: row channel 224 224", "noise: row 2 channel height across", "noise: row channel frame height across",
     "noise: patches film_patch", "noise: row channel 256 256", "noise: row 3 64 96",
+    "noise: films channel height across",
 )  # fmt: skip
 _PATCHES = (
     "noise: patches film_patch", "noise: row grid patch", "noise: patches channel side side",
@@ -243,7 +246,6 @@ VALUES: dict[str, tuple[str, ...]] = {
     "prompt_depth": ("noise: row 1 height across",),
     "pixel_mask": ("all: row height across",),
     "pixel_attention_mask": ("all: row grid", "all: row frame height across", "true: row frame"),
-    "image_attention_mask": ("true: row frame down down",),
     "image_token_pooling": ("count: 12 4",),
     "image_grids": ("crops: row 4",),
     "flattened_patches": ("placed: row grid coded_patch",),
@@ -300,6 +302,8 @@ VALUES: dict[str, tuple[str, ...]] = {
     "visual_feats": ("noise: row 6 feature",),
     "visual_pos": ("share: row 6 4",),
     "visual_embeds": ("noise: row 6 feature",),
+    "image_attention_mask": ("all: row position frame", "true: row frame down down"),
+    "classes_structure": ("one: row",),
     "image_embeds_position_mask": ("all: row position",),
     "xpath_tags_seq": ("zero: row position depth",),
     "xpath_subs_seq": ("zero: row position depth",),

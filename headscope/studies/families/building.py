@@ -185,14 +185,25 @@ def model_class(model_type: str) -> type[PreTrainedModel]:
     mapped: Any = MODEL_MAPPING_NAMES.get(model_type)
     name = mapped[0] if isinstance(mapped, list | tuple) else mapped
     known = getattr(transformers, name, None) if name else None
-    if known is not None:
+    if known is not None and _fits(known, config):
         return known
     for module in _modelling(config):
         own = [*_own_models(module)]
         for takes in (_constructor_takes, _class_takes, _is_named_so):
             if found := [one for one in own if takes(one, config)]:
                 return min(found, key=_preference)
+    if known is not None:
+        return known
     raise ModelError(f"{config.__name__} is a config without a model of its own")
+
+
+def _fits(kind: type[PreTrainedModel], config: type[PreTrainedConfig]) -> bool:
+    """Whether a class that is mapped to a config is built of it: some are of a config within it."""
+    try:
+        own = kind.config_class
+    except ImportError:  # a package that is not installed
+        return True
+    return own is None or issubclass(config, own)
 
 
 def _modelling(config: type[PreTrainedConfig]) -> Iterator[ModuleType]:

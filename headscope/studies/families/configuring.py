@@ -5,15 +5,26 @@ One layer of each kind stays, lists by layer get as short as the model, and what
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from headscope.studies.families.following import (
+    TILES,
+    fit_grids,
+    fit_prompts,
+    follow_widths,
+    rope_sections,
+    shares,
+    shortened,
+    taps_of,
+)
 from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, LAYERS, PATCH, PICTURE, WIDTH, kind_of, size_of
 
-__all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "rope_sections", "shares", "tiny_settings", "walk"]
+__all__ = ["VARIANTS", "Variant", "field_names", "parts_of", "tiny_settings", "walk"]
 
 
 @dataclass(frozen=True)
@@ -60,23 +71,21 @@ _LAYER_COUNTS = ("num_hidden_layers", "n_layers", "n_layer", "num_layers")
 _HEAD_WIDTHS = ("head_dim", "d_kv", "kv_channels", "global_head_dim")
 _MODEL_WIDTHS = ("embed_dim", "hidden_size", "hidden_dim", "embedding_size")
 _BY_STAGE = ("embed_dim_per_stage", "num_attention_heads_per_stage")
-_DEPTHS = ("depths", "num_blocks_per_stage")
+_DEPTHS = ("depths", "num_blocks_per_stage", "num_block_repeats")
 _MARKS = {"vision_start_token_id": 109, "vision_end_token_id": 113}
+_WIDTHS = re.compile(r"_dim$|_size$")
+_CHANNEL_LISTS = re.compile(r"channels|_dims$|_sizes$")
 _CHANNELS = ("conv_dim", "tdnn_dim")
-_PATCHES = (PICTURE // PATCH) ** 2
-# what says of a picture into what it is cut: in two, side by side or one above the other; and how many patches give how
-# many pieces
-_TILES = {
-    "image_grid_pinpoints": [[PICTURE, 2 * PICTURE], [2 * PICTURE, PICTURE]],
-    "projector_patch_to_query_dict": {_PATCHES: 4},
-}
 _FEATURES = ("vision_feature_layer", "vision_feature_layers", "feature_layers", "vision_feature_select_layers")
+_TAPS = ("intermediate_hook_ids", "intermediate_layers_indices")
 _SOME_LAYERS = (
     "global_attn_indexes", "deepstack_visual_indexes", "fullatt_block_indexes", "out_indices",
     "window_attention_layers", "full_attn_idxs", "intermediate_layers_indices",
 )  # fmt: skip
 _BACKBONES_ELSEWHERE = ("timm_backbone", "timm_wrapper")  # from a package that need not be there
-_BACKBONE = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1]}
+_BACKBONE: dict[str, Any] = {
+    "model_type": "resnet", "embedding_size": 16, "hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1],
+}  # fmt: skip
 
 
 @dataclass
@@ -87,6 +96,7 @@ class _Draft:
     names: tuple[str, ...]
     parts: tuple[str, ...]
     variant: Variant
+    derived: frozenset[str] = frozenset()
     made: dict[str, Any] = field(default_factory=dict)
 
     def now(self, name: str, default: Any = None) -> Any:
@@ -103,13 +113,14 @@ def tiny_settings(default: PreTrainedConfig, variant: Variant = VARIANTS[0]) -> 
     Returns:
         By field; configs within the config as dicts.
     """
-    draft = _Draft(dict(default.__dict__), field_names(default), parts_of(default), variant)
+    draft = _Draft(_known(default), field_names(default), parts_of(default), variant, _derived(default))
     for step in _STEPS:
         step(draft)
     for name in draft.parts:
         part = default.__dict__.get(name)
         if isinstance(part, PreTrainedConfig):
             draft.made[name] = _part_settings(draft, name, part)
+    fit_prompts([draft.made[name] for name in draft.parts if isinstance(draft.made.get(name), dict)])
     return draft.made
 
 
@@ -125,36 +136,24 @@ def parts_of(config: PreTrainedConfig) -> tuple[str, ...]:
     return tuple(getattr(type(config), "sub_configs", {}))
 
 
-def rope_sections(parameters: dict[str, Any], half: int) -> dict[str, Any]:
-    """Parameters of rotary positions whose sections and factors fit half a head's width.
-
-    Args:
-        parameters: as the config has them; by kind of layer or not.
-        half: the sum of the sections.
-
-    >>> rope_sections({"rope_theta": 1e4, "mrope_section": [16, 24, 24]}, 8)
-    {'rope_theta': 10000.0, 'mrope_section': [4, 2, 2]}
-    """
-    fitted = copy.deepcopy(parameters)
-    for name, value in fitted.items():
-        if isinstance(value, dict):
-            fitted[name] = rope_sections(value, half)
-        elif name == "mrope_section" and isinstance(value, list | tuple):
-            fitted[name] = shares(half, len(value))
-        elif name in ("long_factor", "short_factor") and isinstance(value, list | tuple):
-            fitted[name] = [1.0] * half
-    return fitted
+def _known(config: PreTrainedConfig) -> dict[str, Any]:
+    """What a config holds, by the names of its fields, too, where it keeps them under others."""
+    held = config.__dict__
+    others = {name: held[other] for name, other in config.attribute_map.items() if other in held}
+    return others | held
 
 
-def shares(total: int, parts: int) -> list[int]:
-    """A total in equal parts, the first with what is left over."""
-    each = total // parts
-    return [total - each * (parts - 1), *[each] * (parts - 1)]
+def _derived(config: PreTrainedConfig) -> frozenset[str]:
+    """Widths that a config works out from others where they are not given, and that are known by no name of theirs."""
+    if not dataclasses.is_dataclass(config):
+        return frozenset()
+    unset = [one.name for one in dataclasses.fields(config) if one.default is None]
+    return frozenset(name for name in unset if not kind_of(name) and _WIDTHS.search(name))
 
 
 def _set_sizes(draft: _Draft) -> None:
     for name in draft.names:
-        size = None if name in draft.parts else size_of(name, draft.known.get(name))
+        size = None if name in draft.parts or name in draft.derived else size_of(name, draft.known.get(name))
         if size is not None:
             draft.made[name] = size
 
@@ -165,8 +164,8 @@ def _set_lists(draft: _Draft) -> None:
         value = draft.known.get(name)
         if name == "vision_feature_layer" and type(value) is int:
             draft.made[name] = -1
-        elif name in _TILES and value:
-            draft.made[name] = copy.deepcopy(_TILES[name])
+        elif name in TILES and value:
+            draft.made[name] = copy.deepcopy(TILES[name])
         elif name == "downsample_channels" and value:  # the last is as wide as the tower behind it
             draft.made[name] = type(value)([WIDTH] * len(value))
         elif name == "attn_layer_indices":  # of layers with attention among others; None is none
@@ -179,10 +178,12 @@ def _set_lists(draft: _Draft) -> None:
                 draft.made[name] = kind([1] * len(value))
             elif name == "attention_types":
                 draft.made[name] = [[["global", "local"], 1]]
+            elif name in _TAPS:
+                draft.made[name] = kind(taps_of(len(value), LAYERS))
             elif name in _FEATURES:
                 draft.made[name] = kind([1, 0, -1, -2][: len(value)])
-            elif name == "image_size":
-                draft.made[name] = kind([PICTURE] * len(value))
+            elif name == "image_size":  # about as high for its width as it was
+                draft.made[name] = kind([PICTURE * round(size / min(value)) for size in value])
             elif name in _CHANNELS:
                 draft.made[name] = kind([32] * len(value))
 
@@ -214,6 +215,36 @@ def _leave_pyramids(draft: _Draft) -> None:
             draft.made.pop(name, None)
     if any(isinstance(draft.known.get(name), list | tuple) for name in _BY_STAGE):
         draft.made.pop("hidden_size", None)
+    if "width_coefficient" in draft.names:
+        draft.made.pop("hidden_dim", None)
+
+
+def _follow_sizes(draft: _Draft) -> None:
+    """Lists of a width that was changed, and of how many features a picture has."""
+    widths = [name for name in draft.made if kind_of(name) == "width" and type(draft.known.get(name)) is int]
+    before, after = [draft.known[name] for name in widths], [draft.made[name] for name in widths]
+    for name in draft.names:
+        value = draft.known.get(name)
+        if not isinstance(value, list | tuple) or name in draft.made:
+            continue
+        if name == "backbone_feature_sizes" and (factor := _shrinkage(draft)):
+            draft.made[name] = fit_grids(value, factor)
+        elif _CHANNEL_LISTS.search(name) and (now := follow_widths(value, before, after)):
+            draft.made[name] = type(value)(now)
+    tapped = draft.made.get("intermediate_layers_indices")
+    if tapped and "vision_output_dim" in draft.made:  # of all that is tapped, and the last
+        draft.made["vision_output_dim"] = draft.now("hidden_size") * (len(tapped) + 1)
+
+
+def _shrinkage(draft: _Draft) -> float | None:
+    """How much fewer features a smaller picture has along each side; None where no config tells pictures' sizes."""
+    seen = [part for name in draft.parts if isinstance(part := draft.known.get(name), PreTrainedConfig)]
+    for known in (draft.known, *(part.__dict__ for part in seen)):
+        size, patch = known.get("image_size"), known.get("patch_size")
+        size = size[0] if isinstance(size, list | tuple) else size
+        if type(size) is int:
+            return PICTURE / size * (patch / PATCH if type(patch) is int else 1)
+    return None
 
 
 def _fit_windows(draft: _Draft) -> None:
@@ -221,9 +252,9 @@ def _fit_windows(draft: _Draft) -> None:
     if not {"depths", "window_size"} <= {*draft.names}:
         return
     if not any(isinstance(draft.known.get(name), list | tuple) for name in ("window_size", "patch_size")):
-        draft.made.update(window_size=2, patch_size=4)
+        draft.made.update(window_size=2, patch_size=min(4, draft.known.get("patch_size") or 4))
     if type(draft.known.get("image_size")) is int:
-        draft.made["image_size"] = 2 * PICTURE
+        draft.made["image_size"] = 2 * PICTURE * min(4, draft.now("patch_size", 4)) // 4
 
 
 def _fit_latents(draft: _Draft) -> None:
@@ -233,6 +264,8 @@ def _fit_latents(draft: _Draft) -> None:
     draft.made.pop("head_dim", None)
     if draft.known.get("head_dim") and draft.known["head_dim"] == draft.known.get("qk_rope_head_dim"):
         draft.made["head_dim"] = draft.made.get("qk_rope_head_dim", 8)
+    if "qk_head_dim" in draft.made:
+        draft.made["qk_head_dim"] = draft.now("qk_nope_head_dim") + draft.now("qk_rope_head_dim")
     if "num_key_value_heads" in draft.made:
         draft.made["num_key_value_heads"] = draft.made.get("num_attention_heads", HEADS)
 
@@ -278,16 +311,7 @@ def _shorten_lists(draft: _Draft) -> None:
     for name in draft.names:
         value = draft.made.get(name, draft.known.get(name))
         if isinstance(value, list | tuple) and len(value) == before and name != "eos_token_id":
-            draft.made[name] = type(value)(_shortened(name, value, draft.made[count]))
-
-
-def _shortened(name: str, values: Sequence[Any], length: int) -> list[Any]:
-    if all(type(value) is int for value in values):
-        most = HEADS if "head" in name else (size_of(name, INNER) or INNER)
-        return [min(value, most) for value in values][:length]
-    first = {str(value): value for value in reversed(values)}
-    each = [first[kind] for kind in dict.fromkeys(map(str, values))]
-    return (each * length)[:length]
+            draft.made[name] = type(value)(shortened(name, value, draft.made[count]))
 
 
 def _name_layers(draft: _Draft) -> None:
@@ -313,7 +337,8 @@ def _fit_rope(draft: _Draft) -> None:
 
 
 _STEPS: tuple[Callable[[_Draft], None], ...] = (
-    _set_sizes, _set_lists, _add_marks, _leave_pyramids, _fit_windows, _fit_latents, _vary, _fit_towers, _mix_layers,
+    _set_sizes, _set_lists, _add_marks, _leave_pyramids, _follow_sizes, _fit_windows, _fit_latents, _vary, _fit_towers,
+    _mix_layers,
     _shorten_lists, _name_layers, _fit_rope,
 )  # fmt: skip
 
@@ -329,8 +354,12 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
         if "use_timm_backbone" in draft.names:
             draft.made["use_timm_backbone"] = False
         taps = len(_indices(part) or [0])
+        if isinstance(draft.known.get("encoder_in_channels"), list | tuple):
+            draft.made["encoder_in_channels"] = _BACKBONE["hidden_sizes"][-taps:]
+        if "apply_layernorm_after_vision_backbone" in draft.names:  # its features come with channels second
+            draft.made["apply_layernorm_after_vision_backbone"] = False
         return {**_BACKBONE, "out_features": [f"stage{stage}" for stage in range(1, 5)][-taps:]}
-    own = tiny_settings(part, draft.variant)
+    own = _told_apart(part) | tiny_settings(part, draft.variant)
     if "audio" in name and own.get("intermediate_size") == INNER:
         own["intermediate_size"] = 2 * WIDTH  # frames are put side by side until they are as wide
     features, indices = part.__dict__.get("_out_features"), _indices(part)
@@ -342,6 +371,17 @@ def _part_settings(draft: _Draft, name: str, part: PreTrainedConfig) -> dict[str
         own |= {"num_hidden_layers": len(indices), "out_indices": list(range(1, len(indices) + 1))}
         own.pop("out_features", None)
     return own | ({"model_type": part.model_type} if part.model_type else {})
+
+
+def _told_apart(part: PreTrainedConfig) -> dict[str, Any]:
+    """What the outer config sets within it, apart from the defaults of its own class."""
+    try:
+        own = type(part)().__dict__
+    except Exception:  # a class that needs arguments
+        return {}
+    names = [name for name in field_names(part) if name in own and name not in parts_of(part) and name[0] != "_"]
+    told = {name: part.__dict__.get(name) for name in names}
+    return {name: copy.deepcopy(value) for name, value in told.items() if value != own[name]}
 
 
 def _indices(part: PreTrainedConfig) -> list[int] | None:

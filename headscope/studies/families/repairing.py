@@ -8,8 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from headscope.studies.families.configuring import field_names, parts_of, shares, walk
-from headscope.studies.families.sizes import HEADS, PATCH, PICTURE, WIDTH
+from headscope.studies.families.configuring import field_names, parts_of, walk
+from headscope.studies.families.following import shares
+from headscope.studies.families.sizes import HEAD_DIM, HEADS, INNER, PATCH, PICTURE, VOCABULARY, WIDTH
 
 __all__ = ["Settings", "repair"]
 
@@ -28,7 +29,9 @@ _NONE = {
         "<|visual token 000001|>": 105,
     },
     "n_shared_experts": 1,
-    "top_k_experts": 2, "clip_qkv": 8.0,
+    "top_k_experts": 2, "clip_qkv": 8.0, "indexer_n_heads": HEADS, "indexer_kv_heads": 1, "indexer_head_dim": HEAD_DIM,
+    "indexer_budget": 8, "indexer_compress_ratio": 2, "deepstack_layer_map": [[0, 0]], "spatial_target_layers": [1],
+    "downsample_rate": "1/2",
 }  # fmt: skip
 _MOST_LAYERS = 16
 _PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -152,7 +155,7 @@ def _add_window(_: re.Match[str], settings: Settings) -> bool:
 
 
 def _enlarge_picture(_: re.Match[str], settings: Settings) -> bool:
-    enlarged = settings.put("image_size", 2 * PICTURE)
+    enlarged = settings.put("image_size", 2 * PICTURE) | settings.put("max_img_size", 2 * PICTURE)
     return settings.put("patch_size", 4) or enlarged
 
 
@@ -242,6 +245,47 @@ def _split_rope(found: re.Match[str], settings: Settings) -> bool:
     return _put_sections(settings.default, settings.values, shares(int(found[1]), 3)[::-1])
 
 
+def _share_rope(_: re.Match[str], settings: Settings) -> bool:
+    """Sections of rotary positions where the default has none."""
+    return _put_sections(settings.default, settings.values, shares(HEAD_DIM // 2, 3))
+
+
+def _widen_heads(found: re.Match[str], settings: Settings) -> bool:
+    """Fewer heads, so that each is as wide as what it meets."""
+    width = int(found[1])
+    return width > HEAD_DIM and WIDTH % width == 0 and settings.put("num_attention_heads", WIDTH // width)
+
+
+def _widen_inner(found: re.Match[str], settings: Settings) -> bool:
+    """An inner width that is worked out elsewhere: no other size is like it."""
+    return settings.put("intermediate_size", int(found[1]))
+
+
+def _widen_projection(found: re.Match[str], settings: Settings) -> bool:
+    """Rows against rows, of two towers: one projects to the width of the other."""
+    return settings.put("projection_dim", int(found[2]))
+
+
+def _enlarge_vocabulary(found: re.Match[str], settings: Settings) -> bool:
+    return settings.put("vocab_size", int(found[1]) + 1)
+
+
+def _restore_patches(_: re.Match[str], settings: Settings) -> bool:
+    """Patches as large as they were, where what is laid beside them keeps the size that goes with these."""
+    return _restore(settings.default, settings.values, "patch_size")
+
+
+def _restore(config: PreTrainedConfig, values: dict[str, Any], name: str) -> bool:
+    restored = name in values and values[name] != (before := config.__dict__.get(name))
+    if restored:
+        values[name] = before
+    for key in parts_of(config):
+        part = config.__dict__.get(key)
+        if isinstance(part, PreTrainedConfig) and isinstance(values.get(key), dict):
+            restored |= _restore(part, values[key], name)
+    return restored
+
+
 _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r"'(\w+Config)' object has no attribute '(\w+)'", _add_absent),
     (r"sum exactly to (\d+).*split_sizes=\[([\d, ]+)\]", _fit_sections),
@@ -250,14 +294,15 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
         r"`?([a-z_0-9.]+)`? \((\d+)\) must (?:be )?(?:equal|match)(?: to)? `?([a-z_0-9./ ]+)`?(?: \((\d+)\))",
         _make_equal,
     ),
+    (r"(\w+) should be equal to .{0,80}= \d+, \w+ = (\d+)", _set_only),
     (r"(\w+) must match (\w+)", _match_width),
     (r"(\w+) \((\d+)\) must be divisible by (\w+) \((\d+)\)", _divide),
     (r"`?(\w+)`? \(?(\d+)?\)?.{0,30}multiple of.{0,40}\((\d+)\)", _multiply),
     (r"sliding_window` argument", _add_window),
     (r"expanded size of the tensor \((\d+)\) must match the existing size \(0\)", _split_rope),
     (
-        r"NoneType' object (?:is not subscriptable|has no attribute 'get')|'int' and 'NoneType'|not NoneType"
-        r"|torch\.clamp: At least",
+        r"NoneType' object (?:is not subscriptable|has no attribute '(?:get|split)')|not NoneType"
+        r"|'(?:int|NoneType)' and 'NoneType'|torch\.clamp: At least",
         _fill_none,
     ),
     (r"KeyError: '(\w+_attention)'", _add_rope),
@@ -267,6 +312,14 @@ _REPAIRS: tuple[tuple[str, Callable[[re.Match[str], Settings], bool]], ...] = (
     (r'can only concatenate list \(not "tuple"\)', _make_lists),
     (r"tie_weights_keys|set of layer types producing a cache", _double_layers),
     (r"(\w+(?: \+ \w+)+) must equal (num_hidden_layers)", _add_up),
+    (r"of type 'NoneType' has no len", _fill_none),
+    (r"multimodal RoPE axes|of type 'NoneType' has no len", _share_rope),
+    (r"Output size is too small", _enlarge_picture),
+    (rf"tensor a \({HEAD_DIM}\) must match the size of tensor b \((\d+)\)", _widen_heads),
+    (rf"\(\d+x(\d+) and {INNER}x\d+\)", _widen_inner),
+    (r"\((\d+)x\d+ and (\d+)x\1\)", _widen_projection),
+    (rf"index (\d+) is out of bounds for dimension \d with size {VOCABULARY}", _enlarge_vocabulary),
+    (r"Sizes of tensors must match except", _restore_patches),
     (r"image_size` has to be divisible by `num_windows`", _enlarge_picture),
 )
 

@@ -19,7 +19,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES  # 
 from headscope._support.environment import today, versions
 from headscope._support.kept import Kept
 from headscope._support.progress import Progress
-from headscope.anatomy.examples import make_example
 from headscope.errors import InputError, InterruptedWorkError
 from headscope.studies.families.results import NO, Result
 from headscope.studies.families.table import FamilyTable
@@ -61,7 +60,7 @@ def run_types(
     exported: Iterable[str] = (),
     keep: str | Path | None = None,
     limits: Limits = Limits(),
-    example: Example = make_example,
+    example: Example | None = None,
     progress: Progress | None = None,
 ) -> FamilyTable:
     """Try headscope on model types, each in a process of its own.
@@ -71,7 +70,7 @@ def run_types(
         exported: those of them of which torch.export is tried too.
         keep: a folder for what is finished; the same call goes on where another was stopped.
         limits: of each type.
-        example: what makes an input for a model.
+        example: what makes an input for a model; headscope's own where it is None.
         progress: told of each type.
 
     Returns:
@@ -115,7 +114,7 @@ def _check(types: Sequence[str]) -> None:
         raise InputError("each model type is tried in a forked process, which this system does not have")
 
 
-def _try(name: str, *, exported: frozenset[str], example: Example) -> Result:
+def _try(name: str, *, exported: frozenset[str], example: Example | None) -> Result:
     return try_type(name, further=FURTHER if name in exported else FURTHER[:1], example=example)
 
 

@@ -35,7 +35,10 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         llm_hidden_size fusion_hidden_size projector_hidden_size adapter_hidden_size tower_hidden_size
         backbone_hidden_size qformer_hidden_size neck_hidden_size fpn_hidden_size classifier_proj_size
         pooler_output_size memory_encoder_hidden_size memory_attention_hidden_size mask_decoder_hidden_size
-        speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents"""),
+        speaker_embedding_dim proj_codevector_dim codevector_dim mamba_d_ssm upsample_groups d_latents
+        bottleneck_features vector_quantization_hidden_dimension ext_pw_out_channel
+        nemo_conv_channels depthwise_separable_out_channel hidden_size_global"""),
+    ("half width", WIDTH // 2, "num_pos_feats"),  # of a place, down and across
     ("inner width", INNER, """
         intermediate_size ffn_dim encoder_ffn_dim decoder_ffn_dim n_inner d_ff ffn_hidden_size mlp_dim d_inner
         shared_intermediate_size ffn_intermediate_size decoder_intermediate_size dim_feedforward pooler_hidden_size
@@ -82,12 +85,13 @@ _KINDS: tuple[tuple[str, int, str], ...] = (
         n_layers_per_attn_res_block insert_layer_id loop_layer_index_start"""),
     ("groups", 2, """
         attn_layer_period expert_layer_period full_attention_interval cross_attention_freq loop_layer_index_end"""),
-    ("picture", PICTURE, "image_size img_size pretrain_image_size input_image_size crop_size"),
+    ("picture", PICTURE, """
+        image_size img_size pretrain_image_size input_image_size crop_size max_img_size"""),
     ("flat patch", 3 * PATCH**2, "patch_embed_hidden_size"),
     ("patch", PATCH, "patch_size index_block_size prediction_length num_filters"),
     ("box", 12, "coordinate_size"),  # four of these and two of those are as wide as the model
     ("box", 8, "shape_size"),
-    ("few", 4, "index_topk mm_tokens_per_image"),
+    ("few", 4, "index_topk mm_tokens_per_image visual_prompt_size"),
     ("several", 16, """
         num_queries num_latents latent_query_num num_position_embeddings hidden_size_per_layer_input entity_emb_size
         part_features"""),
@@ -135,7 +139,7 @@ _PATTERNS = (
         WIDTH,
         128,
         r"(hidden_size|hidden_dim|embed_dim|embedding_size|_dim|latent_channels)$",
-        r"intermediate|^(qk|v_|q_|kv)",
+        r"intermediate|^(qk|v_|q_|kv)|feat_dim$",
     ),
     _Pattern("positions", INNER, 512, r"^max_length$"),  # frames of sound
     _Pattern("inner width", INNER, 128, r"(intermediate_size|ffn_dim|intermediate_dim|ff_dim)$"),

@@ -1,5 +1,6 @@
 """One model type, tried: a tiny model, its sites, captures, cuts and what a cut model still does, as one row."""
 
+import functools
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
@@ -31,14 +32,14 @@ _ATTENTIVE = "no attention was recognised"  # something looks like it
 
 
 def try_type(
-    model_type: str, *, further: Collection[str] = (), example: Example = make_example, seed: int = 0
+    model_type: str, *, further: Collection[str] = (), example: Example | None = None, seed: int = 0
 ) -> Result:
     """Build a tiny model of a type and try on it what headscope does with a model.
 
     Args:
         model_type: as transformers calls it.
         further: of "generated" and "exported", what is tried too, which takes a second and some seconds.
-        example: what makes an input for a model.
+        example: what makes an input for a model; headscope's own where it is None.
         seed: of the weights.
 
     Returns:
@@ -48,6 +49,7 @@ def try_type(
         InputError: there is no such type.
     """
     begun = time.monotonic()
+    example = functools.partial(make_example, tried=True) if example is None else example
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of models that are built in odd ways, which is no matter of this study
         row = _row_of(model_type, further, example, seed)
@@ -61,7 +63,7 @@ def _row_of(model_type: str, further: Collection[str], example: Example, seed: i
         try:
             given["inputs"] = with_settings(model, example(model))
         except HeadscopeError as error:
-            return f"no input can be made up: {error}"
+            return ". ".join([f"no input can be made up: {error}", *getattr(error, "__notes__", ())])
         except Exception as error:  # what makes inputs is tried here too
             return f"making up an input failed with {type(error).__name__}: {error}"
         complaint = complaint_of(model, given["inputs"])

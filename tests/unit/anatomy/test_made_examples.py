@@ -217,7 +217,7 @@ def test_what_cannot_be_made_up_is_told_with_what_was_tried_and_the_model_s_last
     told = str(refused.value)
     assert "_Odd takes 'pixel_values', which cannot be made up" in told
     assert f"run {len(tries)} times on pixel_values, input_features and input_values" in told
-    assert "said last: ValueError: the moon is not full, so wait" in told
+    assert "said at best: ValueError: the moon is not full, so wait" in told
     assert "..." in told
     assert "pass example=" in told
     assert "return (model, batches)" in refused.value.on_command_line

@@ -6,7 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, Qwen3NextConfig, T5Config
+from transformers import (
+    CLIPConfig,
+    DepthAnythingConfig,
+    LlamaConfig,
+    OmDetTurboConfig,
+    Qwen3NextConfig,
+    RTDetrConfig,
+    Sam2Config,
+    SegGptConfig,
+    T5Config,
+    VitMatteConfig,
+    YolosConfig,
+    ZambaConfig,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from headscope.anatomy.called import is_called_attention
@@ -14,7 +27,8 @@ from headscope.anatomy.examples import make_example
 from headscope.errors import AnatomyError, InputError, ModelError
 from headscope.studies.families import building, configuring
 from headscope.studies.families.building import build, model_class, tiny_model
-from headscope.studies.families.configuring import VARIANTS, Variant, rope_sections, shares, tiny_settings
+from headscope.studies.families.configuring import VARIANTS, Variant, tiny_settings
+from headscope.studies.families.following import fit_prompts, rope_sections, shares
 from headscope.studies.families.repairing import Settings, repair
 from headscope.studies.families.sizes import size_of
 
@@ -71,7 +85,7 @@ def test_sections_of_rotary_positions_fill_half_a_head() -> None:
 def test_no_rule_knows_a_model_type() -> None:
     folder = Path(configuring.__file__).parent
     known = {name for name in CONFIG_MAPPING if re.search(r"\d|_", name)}
-    for file in ("sizes.py", "configuring.py", "repairing.py", "building.py"):
+    for file in ("sizes.py", "configuring.py", "repairing.py", "following.py", "building.py"):
         strings = set(re.findall(r'"([\w-]+)"', (folder / file).read_text("utf-8")))
         assert strings & known <= {"timm_backbone", "timm_wrapper"}, file  # those come from another package
 
@@ -120,6 +134,10 @@ def test_a_model_that_never_runs_is_kept_with_what_was_said() -> None:
     [
         ("`num_key_value_heads` (2) must equal `num_attention_heads` (4)", ("num_key_value_heads", 4)),
         ("only `num_hidden_layers=1` only", ("num_hidden_layers", 1)),
+        ("hidden_size should be equal to the last value. hidden_size = 64, out_features = 256", ("hidden_size", 256)),
+        ("The size of tensor a (16) must match the size of tensor b (32)", ("num_attention_heads", 2)),
+        ("shapes cannot be multiplied (8x256 and 96x64)", ("intermediate_size", 256)),
+        ("index 10784 is out of bounds for dimension 0 with size 120", ("vocab_size", 10785)),
     ],
 )
 def test_a_repair_is_read_off_the_message(complaint: str, changed: tuple[str, int]) -> None:
@@ -127,6 +145,61 @@ def test_a_repair_is_read_off_the_message(complaint: str, changed: tuple[str, in
     assert repair(complaint, settings)
     assert settings.values[changed[0]] == changed[1]
     assert not repair(complaint, settings), "nothing is left to repair"
+
+
+def test_towers_that_are_compared_get_one_width() -> None:
+    settings = Settings(CLIPConfig(), tiny_settings(CLIPConfig()))
+    assert repair("mat1 and mat2 shapes cannot be multiplied (2x64 and 640x2)", settings)
+    assert settings.values["projection_dim"] == 640
+
+
+def test_patches_are_as_large_again_where_what_is_beside_them_is() -> None:
+    settings = Settings(VitMatteConfig(), tiny_settings(VitMatteConfig()))
+    assert settings.values["backbone_config"]["patch_size"] == 8
+    assert repair("Sizes of tensors must match except in dimension 1. Expected size 4 but got size 8", settings)
+    assert settings.values["backbone_config"]["patch_size"] == 16
+
+
+def test_rotary_positions_are_shared_where_a_model_counts_none() -> None:
+    settings = Settings(LlamaConfig(), tiny_settings(LlamaConfig()))
+    assert repair("it expects at least 3 multimodal RoPE axes, got 0.", settings)
+    assert settings.values["rope_parameters"]["mrope_section"] == [4, 2, 2]
+
+
+def test_what_the_outer_config_tells_the_one_within_is_kept() -> None:
+    made = tiny_settings(DepthAnythingConfig())["backbone_config"]
+    assert made["reshape_hidden_states"] is False
+    assert made["hidden_size"] == 64, "sizes are made small all the same"
+
+
+def test_lists_follow_the_width_and_the_picture_they_go_with() -> None:
+    assert tuple(tiny_settings(RTDetrConfig())["decoder_in_channels"]) == (64, 64, 64)
+    made = tiny_settings(Sam2Config())
+    grids, prompts = made["vision_config"]["backbone_feature_sizes"], made["prompt_encoder_config"]
+    assert grids == [[8, 8], [4, 4], [2, 2]], "of 32 x 32 points, as 256, 128 and 64 were of 1024"
+    assert prompts["image_size"] // prompts["patch_size"] == 2
+    assert tuple(tiny_settings(SegGptConfig())["image_size"]) == (64, 32), "as high for its width as it was"
+    assert tuple(tiny_settings(YolosConfig())["image_size"]) == (32, 64), "in whole patches"
+
+
+def test_prompts_without_a_picture_are_left() -> None:
+    parts = [{"patch_size": 8, "image_size": 32}, {"hidden_size": 64}]
+    fit_prompts(parts)
+    assert parts == [{"patch_size": 8, "image_size": 32}, {"hidden_size": 64}]
+
+
+def test_a_width_that_a_config_works_out_is_left_to_it() -> None:
+    assert "attention_hidden_size" not in tiny_settings(ZambaConfig())
+    assert ZambaConfig(**tiny_settings(ZambaConfig())).attention_hidden_size == 128
+
+
+def test_a_field_that_is_kept_under_another_name_gets_small_too() -> None:
+    assert OmDetTurboConfig(**tiny_settings(OmDetTurboConfig())).d_model == 64
+
+
+def test_a_class_that_is_mapped_but_built_of_a_config_within_is_not_taken() -> None:
+    assert model_class("musicgen").__name__ == "MusicgenForConditionalGeneration"
+    assert model_class("exaone").__name__ == "LlamaModel", "there is no other"
 
 
 def test_a_field_that_a_config_lacks_is_put_into_it() -> None:
