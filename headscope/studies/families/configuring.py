@@ -6,7 +6,7 @@ One layer of each kind stays, lists by layer get as short as the model, and what
 import copy
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 

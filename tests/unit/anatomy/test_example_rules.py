@@ -49,8 +49,8 @@ class _SideBySide(_Model):
 
 def test_pictures_that_are_laid_together_shrink_together(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
-    real = fitting._try
-    monkeypatch.setattr(fitting, "_try", lambda *given: (tries.append(given), real(*given))[1])
+    real = fitting.try_once
+    monkeypatch.setattr(fitting, "try_once", lambda *given: (tries.append(given), real(*given))[1])
     example = make_example(_SideBySide(image_size=[32, 16]))
     assert example["pixel_values"].shape[2:] == example["prompt_pixel_values"].shape[2:] == (16, 16)
     assert len(tries) <= 5, "at once, not one after the other"
@@ -112,8 +112,8 @@ class _Towers(_Model):
 
 def test_rows_against_rows_are_no_matter_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
     tries = []
-    real = fitting._try
-    monkeypatch.setattr(fitting, "_try", lambda *given: (tries.append(given), real(*given))[1])
+    real = fitting.try_once
+    monkeypatch.setattr(fitting, "try_once", lambda *given: (tries.append(given), real(*given))[1])
     with pytest.raises(AnatomyError, match="at best: RuntimeError: mat1 and mat2 shapes cannot be multiplied"):
         make_example(_Towers(image_size=32))
     assert len(tries) == 1

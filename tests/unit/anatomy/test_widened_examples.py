@@ -236,4 +236,6 @@ def test_truth_values_come_first_where_a_forward_says_so() -> None:
 def test_flat_patches_say_where_they_stand() -> None:
     patches = _maker(_Asking()).make(Draft(("flattened_patches",)))["flattened_patches"]
     rows, columns = patches[0, :, 0].long(), patches[0, :, 1].long()
-    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(r, c) for r in range(4) for c in range(6)]
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (r + 1, c + 1) for r in range(4) for c in range(6)
+    ]
