@@ -76,6 +76,11 @@ class SiteChange:
         return tuple(self.kept_kv.index(self.site.kv_of_query[head]) for head in self.kept)
 
     @property
+    def counts(self) -> tuple[tuple[int, int], ...]:
+        """(heads there were, heads there are), of queries and of keys."""
+        return (self.site.n_heads, len(self.kept)), (self.site.n_kv_heads, len(self.kept_kv))
+
+    @property
     def empties(self) -> bool:
         return not self.kept
 

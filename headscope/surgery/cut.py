@@ -25,7 +25,7 @@ from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
-from headscope.surgery.search import find_edits, runs_alone
+from headscope.surgery.search import WAYS, find_edits, runs_alone
 from headscope.surgery.structure import heads_shown
 from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, output_of, recording
 from headscope.text.batches import Batch
@@ -101,17 +101,20 @@ def _proven(
 ) -> tuple[nn.Module, tuple[Edit, ...]]:
     """A cut copy that is right as a whole, and its edits: what units hand on to each other the whole alone can see."""
     exact = in_precision(model, torch.float32)
-    edits = _edits(exact, plan, anatomy, changes, inputs, pad=False)
-    try:
-        return _made(model, plan, anatomy, edits, inputs), edits
-    except SurgeryError as error:
-        if heads_shown(edits):
-            raise
+    tried: list[tuple[Edit, ...]] = []
+    first: SurgeryError | None = None
+    for way in WAYS:
         try:
-            edits = _edits(exact, plan, anatomy, changes, inputs, pad=True)
-            return _made(model, plan, anatomy, edits, inputs), edits
-        except SurgeryError:
-            raise error from None
+            edits = _edits(exact, plan, anatomy, changes, inputs, way)
+            if edits not in tried:
+                tried.append(edits)
+                return _made(model, plan, anatomy, edits, inputs), edits
+        except SurgeryError as error:
+            first = first or error
+            if not tried:  # a unit that cannot be cut
+                break
+    assert first is not None
+    raise first
 
 
 def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit], inputs: _Inputs) -> nn.Module:
@@ -170,7 +173,7 @@ def _check_cuttable(site: Site) -> None:
 
 
 def _edits(
-    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs, *, pad: bool
+    model: nn.Module, plan: Plan, anatomy: Anatomy, changes: Sequence[SiteChange], inputs: _Inputs, way: str
 ) -> tuple[Edit, ...]:
     example = inputs_in(inputs.example, torch.float32)
     units = _units(changes)
@@ -186,7 +189,7 @@ def _edits(
             heads = [head for head in plan.heads if anatomy.site(head.layer).module_name in places]
             known = _record(model, heads, anatomy, example, {"", *units, *modules})
         known[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
-        edits.extend(find_edits(model, tried, own, known, inputs.tolerance, pad=pad))
+        edits.extend(find_edits(model, tried, own, known, inputs.tolerance, way))
     return tuple(edits)
 
 

@@ -6,8 +6,9 @@ one recorded there.
 """
 
 import copy
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,15 +37,21 @@ _MOST_REPAIRS = 12  # more, with sizes put right as the forward runs
 _MAKERS = ("v", "k", "q")
 _FEW = 3  # sets of numbers that are tried in each way of cutting, before any others
 
+WAYS = ("smaller", "padded", "alike")
+"""What is tried: all; only ways in which all sizes between layers stay; of these only such in which all that a unit
+returns is as it was, of heads that are gone too.
+"""
+
 Edits = tuple[Edit, ...]
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What went wrong in one trial: a gap, or what the forward raised."""
+    """What went wrong in one trial: a gap, or what the forward raised; whether only what it returns by head differs."""
 
     gap: float
     error: str = ""
+    beside: bool = False
 
 
 def find_edits(
@@ -53,8 +60,7 @@ def find_edits(
     changes: Sequence[SiteChange],
     seen: Mapping[str, Seen],
     tolerance: float,
-    *,
-    pad: bool = False,
+    way: str = WAYS[0],
 ) -> Edits:
     """The edits that cut one unit, tried on a copy of it.
 
@@ -64,7 +70,7 @@ def find_edits(
         changes: what goes from each of its attention modules.
         seen: a call of the unit, and of each attention module that loses heads, with the heads switched off.
         tolerance: largest difference allowed between outputs.
-        pad: whether only the way is tried in which all sizes between the layers stay.
+        way: one of `WAYS`.
 
     Raises:
         SurgeryError: no edits were found under which the unit does what it did with the heads switched off.
@@ -75,26 +81,29 @@ def find_edits(
         # its second result is a map of the heads left, and rightly another one
         call = replace(call, output=call.output[0])
     rest = [change for change in changes if change.site.module_name not in {edit.module for edit in known}]
+    fewer = None if way == WAYS[2] else {pair for one in rest for pair in one.counts}
     failures = []
     refusals: list[SurgeryError] = []
-    for way in (*(() if pad and rest else (_following,)), _by_function, _padded):
+    for make in (_following, _by_function, _padded) if way == WAYS[0] or not rest else (_by_function, _padded):
         try:
-            ways = list(way(model, unit, rest, seen)) if rest else [()]
+            ways = list(make(model, unit, rest, seen)) if rest else [()]
         except SurgeryError as error:
             refusals.append(error)
             continue
+        nearly: Edits = ()
         for further in ways:
             edits = (*known, *further)
             try:
-                failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance)
+                failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance, fewer)
             except SurgeryError as error:  # an edit that cannot be made
                 refusals.append(error)
                 continue
             if failure is None:
-                failure = _untrained(module, [edit.within(unit) for edit in edits], call)
-            if failure is None:
                 return (*edits, *packing)
             failures.append(failure)
+            nearly = nearly or (edits if failure.beside else ())
+        if nearly:  # if something reads that, the model as a whole will show it
+            return (*nearly, *packing)
     if refusals and not failures:
         raise refusals[0]
     raise SurgeryError(_explain(unit, module, changes, failures, tolerance))
@@ -240,7 +249,10 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
         yield from (tuple(one for one in counts if one.name == kind) for kind in kinds)
 
 
-def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -> _Failure | None:
+def _try(
+    unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float, fewer: Collection[tuple[int, int]] | None
+) -> _Failure | None:
+    """Why some edits do not cut a unit; what it returns by head may be of fewer heads, if it is told how many."""
     try:
         output = _run(unit, edits, call)
     except SurgeryError:  # an edit that cannot be made
@@ -250,8 +262,12 @@ def _try(unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float) -
     if isinstance(call.output, Tensor) and isinstance(output, tuple):
         output = output[0]  # where a map of the heads left comes with it
     # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
-    gap = difference(call.output, output, heads=heads_shown(edits), relative=True)
-    return None if gap <= tolerance else _Failure(gap)
+    shown = () if fewer is None else heads_shown(edits)
+    apart = functools.partial(difference, call.output, output, heads=shown, relative=True)
+    gap = apart()
+    beside = tolerance < gap and apart(fewer=fewer or ()) <= tolerance
+    failure = _Failure(gap, beside=beside) if gap > tolerance else None
+    return (_untrained(unit, edits, call) or failure) if failure is None or beside else failure
 
 
 def _untrained(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> _Failure | None:

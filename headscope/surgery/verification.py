@@ -118,7 +118,13 @@ def drawing_alike(model: nn.Module) -> Iterator[None]:
 
 
 def difference(
-    expected: Any, actual: Any, batch: Batch | None = None, *, heads: Collection[int] = (), relative: bool = False
+    expected: Any,
+    actual: Any,
+    batch: Batch | None = None,
+    *,
+    heads: Collection[int] = (),
+    fewer: Collection[tuple[int, int]] = (),
+    relative: bool = False,
 ) -> float:
     """Largest absolute difference between two outputs of the same structure, at positions that the batch does not pad.
 
@@ -130,6 +136,8 @@ def difference(
         batch: what they were made of.
         heads: where heads that are gone leave something empty: of how many heads there are some left. Maps, and other
             tensors (row, head, position, dim) beside the output, are passed over then.
+        fewer: (how many heads there were, how many there are). Tensors (row, head, position, dim) beside the output of
+            which there are as many fewer are passed over.
         relative: whether each tensor's difference is told against its largest number, if that is above 1.
 
     Returns:
@@ -140,12 +148,17 @@ def difference(
         return math.inf
     gaps = []
     for place, (a, b) in enumerate(pairs):
-        by_head = place > 0 and (is_map(a) or (a.ndim == 4 and a.shape[1] in heads))
-        if a.shape != b.shape and not (place > 0 and is_map(a)):
+        if a.shape != b.shape and not (place > 0 and (is_map(a) or _has_fewer(a, b, fewer))):
             return math.inf
-        if a.shape == b.shape and not (heads and by_head):
+        by_head = place > 0 and heads and (is_map(a) or (a.ndim == 4 and a.shape[1] in heads))
+        if a.shape == b.shape and not by_head:
             gaps.append(_gap(a, b, _kept(a, batch)) / (max(1.0, magnitude(a)) if relative else 1.0))
     return max(gaps)
+
+
+def _has_fewer(a: Tensor, b: Tensor, fewer: Collection[tuple[int, int]]) -> bool:
+    alike = a.ndim == b.ndim == 4 and (a.shape[0], *a.shape[2:]) == (b.shape[0], *b.shape[2:])
+    return alike and (a.shape[1], b.shape[1]) in fewer
 
 
 def is_map(tensor: Tensor) -> bool:

@@ -60,10 +60,10 @@ def test_an_empty_plan_gives_a_plain_copy(gpt2):
 
 
 def test_a_wrong_cut_is_caught_in_the_end_and_leaves_no_trace(gpt2, monkeypatch):
-    def find_nothing(model, unit, changes, seen, tolerance, *, pad):
+    def find_nothing(model, unit, changes, seen, tolerance, way):
         """Right in number, wrong in place: rows of the next head."""
         shifted = [replace(change, gone=tuple((head + 1) % 4 for head in change.gone)) for change in changes]
-        return cut_for_real(model, unit, shifted, wider(seen), 1e9, pad=pad)
+        return cut_for_real(model, unit, shifted, wider(seen), 1e9, way)
 
     cut_for_real, wider = cut.find_edits, dict
     monkeypatch.setattr(cut, "find_edits", find_nothing)
@@ -75,7 +75,7 @@ def test_a_wrong_cut_is_caught_in_the_end_and_leaves_no_trace(gpt2, monkeypatch)
 
 
 def test_a_cut_that_saves_nothing_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr(cut, "find_edits", lambda *_, pad: (SetAttribute("transformer.h.0.attn", "num_heads", 4, 4),))
+    monkeypatch.setattr(cut, "find_edits", lambda *_: (SetAttribute("transformer.h.0.attn", "num_heads", 4, 4),))
     with pytest.raises(SurgeryError, match="parameters"):
         prune(gpt2, ["L0H1"])
 
@@ -273,7 +273,7 @@ def test_the_first_rows_of_the_batches_are_what_it_is_proven_on(gpt2, monkeypatc
 
 def test_a_cut_after_which_the_model_does_not_run_is_the_cuts_fault(gpt2, monkeypatch):
     too_few = (SliceOutput("transformer.h.0.mlp.c_fc", ((0, 3),), 128),)
-    monkeypatch.setattr(cut, "find_edits", lambda *_, pad: too_few)
+    monkeypatch.setattr(cut, "find_edits", lambda *_: too_few)
     with pytest.raises(SurgeryError, match=r"does not run any more"):
         prune(gpt2, ["L0H1"])
 

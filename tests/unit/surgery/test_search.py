@@ -243,6 +243,37 @@ def test_a_layer_without_layers_may_lose_all_its_heads():
     torch.testing.assert_close(pruned(EXAMPLE["x"]), model.behind.expand(2, 5, 24), rtol=0, atol=0)
 
 
+class Telling(ByCount):
+    """Returns its queries by head beside its output."""
+
+    def forward(self, x):
+        return super().forward(x), self.split(self.q(x)).transpose(1, 2)
+
+
+class Around(nn.Module):
+    """What stands around it reads these, or does not."""
+
+    def __init__(self, reads):
+        super().__init__()
+        self.inner, self.reads = Telling(), reads
+
+    def forward(self, x):
+        out, queries = self.inner(x)
+        return out + queries.square().sum() if self.reads else out
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_what_a_layer_tells_by_head_beside_its_output_may_be_of_fewer_if_nothing_reads_it(reads):
+    torch.manual_seed(0)
+    model = Around(reads)
+    pruned = prune(model, ["L0H1"], example=EXAMPLE)
+    assert bool(pruned._headscope.ways) == reads
+    assert pruned(EXAMPLE["x"]).shape == (2, 5, 24)
+    with torch.no_grad():
+        model.inner.o.weight[:, 6:12] = 0
+        torch.testing.assert_close(pruned(EXAMPLE["x"]), model(EXAMPLE["x"]), rtol=0, atol=1e-4)
+
+
 class ByFunctions(ByHeart):
     """Hands weights of its layers to PyTorch's function, some with a bias that it puts together itself."""
 

@@ -1,15 +1,17 @@
 """Numbers that a module computes its shapes from, of its own and of the config that it reads."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from einops.layers.torch import Rearrange
 from torch import nn
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from headscope.errors import SurgeryError
 from headscope.surgery import prune
-from headscope.surgery.edits.attributes import SetConfig
+from headscope.surgery.edits.attributes import SetAxis, SetConfig
 from headscope.surgery.edits.base import apply_edits
 
 
@@ -50,3 +52,41 @@ def test_counts_that_a_forward_reads_from_the_config_are_put_right_and_the_model
         torch.testing.assert_close(pruned(IDS).logits, masked(IDS).logits, atol=1e-5, rtol=0)
     maps = pruned(IDS, output_attentions=True).attentions
     assert [one.shape[1] for one in maps] == [4 - len(heads), 4], "it follows where the model's attention is switched"
+
+
+class ByAxes(nn.Module):
+    """How its heads lie is known to layers of einops alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.o = nn.Linear(24, 72), nn.Linear(24, 24)
+        self.split = Rearrange("b n (three h d) -> three b h n d", three=3, h=4)
+
+    def forward(self, x):
+        q, k, v = self.split(self.qkv(x))
+        return self.o(((q @ k.mT) / 6**0.5).softmax(-1).matmul(v).transpose(1, 2).flatten(2))
+
+
+def test_layers_of_einops_follow_a_cut():
+    torch.manual_seed(0)
+    model, x = ByAxes(), torch.randn(2, 5, 24)
+    pruned = prune(model, ["L0H1"], example={"x": x})
+    assert (pruned.split.axes_lengths["h"], model.split.axes_lengths["h"]) == (3, 4)
+    assert pruned._headscope.ways == {}
+    with torch.no_grad():
+        model.o.weight[:, 6:12] = 0
+        torch.testing.assert_close(pruned(x), model(x), rtol=0, atol=1e-6)
+    layer = pickle.loads(pickle.dumps(pruned.split))
+    assert layer(torch.zeros(2, 5, 54)).shape == (3, 2, 3, 5, 6)
+
+
+def test_an_axis_is_set_once_and_the_rest_of_the_layer_stays():
+    layer, heard = Rearrange("b n (h d) -> b h n d", h=4), []
+    layer.register_forward_hook(lambda *_: heard.append(True))
+    layer.eval()
+    apply_edits([SetAxis("", "h", 3, 4)], layer)
+    assert layer(torch.zeros(2, 5, 6)).shape == (2, 3, 5, 2)
+    assert heard == [True]
+    assert not layer.training
+    with pytest.raises(SurgeryError, match="h is 3; expected 4"):
+        apply_edits([SetAxis("", "h", 2, 4)], layer)
