@@ -6,7 +6,7 @@ where they reach other places of a parameter (or of an argument) for each head, 
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,8 @@ class Belongings:
         rows: of linear layers that make something for each head (a gate): by name in the unit, each head's rows.
         lists: module lists with an item for each head: by name in the unit, each head's items.
         arguments: of the unit, that have an axis of heads.
+        guessed: as `parameters`, of vectors as long as queries or keys of all heads on which nothing depends, as on a
+            bias of keys before a softmax: they go with these if the unit runs so.
     """
 
     change: SiteChange
@@ -52,6 +54,11 @@ class Belongings:
     rows: Mapping[str, Owned]
     lists: Mapping[str, tuple[int, Owned]]
     arguments: tuple[Taken, ...]
+    guessed: Mapping[str, tuple[int, int, Owned]] = field(default_factory=dict)
+
+    def guessing(self) -> "Belongings":
+        """The same where what is guessed is right."""
+        return replace(self, parameters={**self.parameters, **self.guessed}, guessed={})
 
     def gone(self, owned: Owned) -> set[int]:
         """The places that no head left has."""
@@ -109,9 +116,13 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
         return found
     tables: dict[str, tuple[int, int, Owned]] = {}
     rows: dict[str, Owned] = {}
+    guessed = {}
     for name, gradients in reached.items():
-        axis, owned = _split(gradients)
+        axis, owned, is_guess = _told(site, probed[name], gradients)
         if axis is None:
+            continue
+        if is_guess:
+            guessed[name] = (axis, probed[name].shape[axis], owned)
             continue
         owner, _, own = name.rpartition(".")
         layer = twin.get_submodule(owner)
@@ -124,7 +135,31 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
     tables = {n: one for n, one in tables.items() if not any(n.startswith(f"{of}.") for of in lists)}
     first = [change.first.head_ids.index(head) for head in site.head_ids]
     taken = (_taken(name, of_given[name], first, change.first.n_heads) for name in handed)
-    return replace(found, parameters=tables, rows=rows, lists=lists, arguments=tuple(filter(None, taken)))
+    found = replace(found, parameters=tables, rows=rows, lists=lists, guessed=guessed)
+    return replace(found, arguments=tuple(filter(None, taken)))
+
+
+def _told(site: Site, tensor: Tensor, gradients: Sequence[Tensor | None]) -> tuple[int | None, Owned, bool]:
+    """The axis of heads, their places on it, and whether that is a guess.
+
+    What moves a vector's places by rounding alone, or here and there, is taken to move all that are a head's.
+    """
+    axis, owned = _split(gradients)
+    vector = _in_order(site, len(tensor)) if tensor.ndim == 1 else ()
+    reached = [frozenset[int]() if one is None else _places(one, 0) for one in gradients] if vector else []
+    if vector and all(one <= own for one, own in zip(reached, vector, strict=True)):
+        return 0, vector, axis is None
+    return axis, owned, False
+
+
+def _in_order(site: Site, size: int) -> Owned:
+    """Each head's places in a vector as long as the queries, or the keys, of all heads; nothing for another one."""
+    if size == site.n_heads * site.head_dim:
+        return tuple(frozenset(range(head * site.head_dim, (head + 1) * site.head_dim)) for head in range(site.n_heads))
+    if size == site.n_kv_heads * site.head_dim:
+        own = [frozenset(range(kv * site.head_dim, (kv + 1) * site.head_dim)) for kv in range(site.n_kv_heads)]
+        return tuple(own[kv] for kv in site.kv_of_query)
+    return ()
 
 
 def _inside(site: Site, unit: str) -> Site:
@@ -171,7 +206,8 @@ def _probed(unit: nn.Module, site: Site) -> dict[str, Tensor]:
             whole = ".".join(part for part in (name, own) if part)
             if tensor is None or not tensor.is_floating_point() or tensor.ndim == 0 or (linear and own != "weight"):
                 continue
-            if own in module._buffers and tensor.numel() not in counts:
+            vector = tensor.ndim == 1 and bool(_in_order(site, len(tensor)))
+            if own in module._buffers and tensor.numel() not in counts and not vector:
                 continue  # more than a number a head: a module may make it anew, by its number of heads, when it grows
             told = whole in bare or (linear and len(known.get(name, ())) == tensor.shape[stores_transposed(module)])
             in_list = any(len(one) in counts for one in _lists_above(unit, name))

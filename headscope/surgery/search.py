@@ -176,7 +176,8 @@ def _beside(model: nn.Module, unit: str, changes: Sequence[SiteChange], seen: Ma
     owning = [one for one in found if one.parameters or one.rows or one.lists]
     taking = tuple(edit for one in found for edit in one.taking if one.change.site.route != "registry")
     refusal: SurgeryError | None = None
-    for owned in (owning, []) if owning else ([],):
+    guessing = [one.guessing() for one in found] if any(one.guessed for one in found) else []
+    for owned in (*([owning] if owning else []), *([guessing] if guessing else []), []):
         try:
             fixed = (*sliced(model, changes, owned), *(edit for one in owned for edit in one.edits()))
         except SurgeryError as error:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.surgery import prune
 from headscope.surgery.belongings import belongings
 from headscope.surgery.change import SiteChange
 from headscope.surgery.verification import output_of, recording
@@ -173,3 +174,38 @@ def test_what_belongs_to_a_key_head_goes_with_its_last_query_head(gone, kept):
         output_of(model, batch)
     found = belongings(model, "", SiteChange(site, gone, site), seen[""])
     assert [edit.keep for edit in found.edits()] == [kept]
+
+
+class BiasedKeys(nn.Module):
+    """Biases that lie apart from their layers; that of keys moves no softmax, and is a buffer of zeros besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.o = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, WIDTH)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(WIDTH)), nn.Parameter(torch.randn(WIDTH))
+        self.register_buffer("k_bias", torch.zeros(WIDTH), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat([self.q_bias, self.k_bias, self.v_bias])
+        q, k, v = nn.functional.linear(x, self.qkv.weight, bias).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (-1, DIM)).transpose(1, 2) for part in (q, k, v))
+        return self.o(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("head", range(HEADS))
+def test_what_moves_nothing_goes_with_what_it_is_as_long_as(head):
+    torch.manual_seed(0)
+    model, batch = BiasedKeys().eval(), {"x": torch.randn(2, 5, WIDTH)}
+    site = discover(model, batch).sites[0]
+    with recording(model, {""}) as seen:
+        output_of(model, batch)
+    found = belongings(model, "", SiteChange(site, (head,), site), seen[""])
+    places = tuple(frozenset(range(DIM * one, DIM * one + DIM)) for one in range(HEADS))
+    both = found.parameters | found.guessed
+    assert both == dict.fromkeys(("q_bias", "k_bias", "v_bias"), (0, WIDTH, places))
+    assert found.guessing().parameters == both
+    pruned = prune(model, [(0, head)], example=batch)
+    assert (pruned.qkv.weight.shape, pruned.k_bias.shape) == ((27, WIDTH), (9,))
+    with torch.no_grad():
+        model.o.weight[:, sorted(places[head])] = 0
+        torch.testing.assert_close(pruned(batch["x"]), model(batch["x"]), rtol=0, atol=1e-5)
