@@ -138,7 +138,7 @@ class Probe(Watch):
         by_head = [self._gradients(call.v[:, head], leaves) for head in range(call.v.shape[1])]
         each = [(leaf, own) for leaf, *own in zip(leaves, *by_head, strict=True)]
         told = [are_apart_by_place(own, leaf.features) for leaf, own in each if all(one is not None for one in own)]
-        return bool(told) and all(told)
+        return any(told)
 
     def _check_making(self, sighting: Sighting, call: Call, value_groups: list[int]) -> None:
         """Whether weights alone tell of q, k and v."""

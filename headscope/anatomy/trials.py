@@ -6,6 +6,7 @@ batch, one has the batch upside down. All begin from the same state and leave no
 """
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -225,8 +226,9 @@ class _Trials:
     def drop_positions(self, sightings: list[Sighting]) -> list[Refusal]:
         """Take out what has positions where others have heads, told by an input with one position less."""
         dropped = []
-        for number in {sighting.n_heads for sighting in sightings if sighting.dubious and sighting.n_heads > 1}:
-            shorter = mapped(self._example, functools.partial(_one_less, size=number))
+        numbers = {sighting.n_heads for sighting in sightings if sighting.dubious and sighting.n_heads > 1}
+        for number, without in itertools.product(numbers, (0, 1)):  # the last one, or the first: a picture may be there
+            shorter = mapped(self._example, functools.partial(_one_less, size=number, start=without))
             try:
                 heads = {one.place: one.q.shape[1] for one in self.look(shorter)}
             except (ModelError, AnatomyError):
@@ -371,11 +373,10 @@ def _apart(gap: float) -> str:
     return f"differ by {gap:.1e} of their size" if gap < float("inf") else "have other shapes"
 
 
-def _one_less(value: Tensor, size: int) -> Tensor:
+def _one_less(value: Tensor, size: int, start: int) -> Tensor:
     """A tensor with one place less on every axis of a size, but that of rows."""
     for axis in range(1, value.ndim):
-        if value.shape[axis] == size:
-            value = value.narrow(axis, 0, size - 1)
+        value = value.narrow(axis, start, size - 1) if value.shape[axis] == size else value
     return value
 
 

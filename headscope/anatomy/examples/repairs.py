@@ -148,6 +148,13 @@ def _resized(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft
                     yield draft.choosing(name, choice).sized({(name, 1): int(tiles)})
     for got, want in _mismatches(complaint):
         places = [(name, place) for name, place, size in axes if size == got]
+        for name in dict.fromkeys(name for name, place in places if place == len(maker.sizes(draft, name)[1]) - 1):
+            for choice in range(
+                len(maker.shapes(draft, name))
+            ):  # one that has this size is better than one made to fit
+                other = draft.choosing(name, choice)
+                if maker.sizes(other, name)[1][-1] == want:
+                    yield other
         if places and want:
             yield draft.sized(dict.fromkeys(places, want))
             if len(places) > 1:
