@@ -356,6 +356,8 @@ def shapes_of(name: str, beside: Collection[str], parameter: Parameter | None) -
         parameter: how the forward declares it.
     """
     annotation = str(getattr(parameter, "annotation", "")).removeprefix("<class '").removesuffix("'>")
+    if name == "pixel_values" and "target_sizes" in beside:  # patches of all pictures side by side, in one strip
+        return _spelled(("noise: 1 channel side strip", *_PATCHES))
     if name in _BESIDE_GRIDS and GRIDS.intersection(beside):
         return _spelled(_BESIDE_GRIDS[name])
     if name in _BESIDE_PLACES and {"pixel_position_ids", "image_position_ids"}.intersection(beside):

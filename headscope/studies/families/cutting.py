@@ -95,7 +95,7 @@ def _try(
     model: nn.Module, anatomy: Anatomy, inputs: Mapping[str, Any], site: Site, what: str, positions: list[int]
 ) -> TriedCut:
     place = _place(model, site)
-    layers = _with_the_same_weights(anatomy, site)
+    layers = _with_the_same_weights(model, anatomy, site)
     heads = [HeadId(one.layer, one.head_ids[position]) for one in layers for position in positions]
     try:
         pruned = prune(model, heads, batches=[inputs], anatomy=anatomy, example=inputs)
@@ -109,14 +109,15 @@ def _try(
     return TriedCut(Cut(what, place, status, way, why), pruned)
 
 
-def _with_the_same_weights(anatomy: Anatomy, site: Site) -> list[Site]:
-    """The sites of one module, and those whose keys or values are made by the same weights."""
-    own = {part.name for part in (*site.key, *site.value)}
-    return [
-        other
-        for other in anatomy.sites
-        if other.module_name == site.module_name or own & {part.name for part in (*other.key, *other.value)}
-    ]
+def _with_the_same_weights(model: nn.Module, anatomy: Anatomy, site: Site) -> list[Site]:
+    """The sites of one module, and those whose queries, keys or values are made by the same weights."""
+
+    def weights(one: Site) -> set[int]:
+        parts = (*one.query, *one.key, *one.value)
+        return {id(getattr(model.get_submodule(part.module), part.parameter)) for part in parts}
+
+    own = weights(site)
+    return [other for other in anatomy.sites if other.module_name == site.module_name or own & weights(other)]
 
 
 def _judge(

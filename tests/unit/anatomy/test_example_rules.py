@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headscope._support.running import spelled_inputs
 from headscope.anatomy import discover
 from headscope.anatomy.examples import fitting, make_example
+from headscope.anatomy.examples.values import shapes_of
 from headscope.errors import AnatomyError, ModelError
 
 
@@ -258,3 +259,25 @@ def test_of_two_configs_of_text_the_encoder_s_makes_tokens_and_the_decoder_s_mak
     example = make_example(hf.MusicgenForConditionalGeneration(config).eval())
     assert 16 <= int(example["input_ids"].max()) < 30
     assert int(example["decoder_input_ids"].max()) < 16
+
+
+class _Patches(_Model):
+    """Reads patches, and runs on a picture whose rows are as long too."""
+
+    def __init__(self) -> None:
+        super().__init__(patch_size=8, image_size=32)
+        self.embed = nn.Linear(3 * 8 * 8, 4)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        out: Tensor = self.embed(pixel_values)
+        return out
+
+
+def test_a_shape_of_the_wanted_size_comes_before_one_that_is_made_to_fit() -> None:
+    assert make_example(_Patches())["pixel_values"].shape == (2, 24, 192)
+
+
+def test_pictures_beside_their_sizes_lie_in_one_strip() -> None:
+    first = shapes_of("pixel_values", ["pixel_values", "target_sizes"], None)[0]
+    assert first.axes == ("1", "channel", "side", "strip")
+    assert shapes_of("pixel_values", ["pixel_values"], None)[0].axes == ("row", "channel", "height", "across")
