@@ -1,6 +1,6 @@
 """Undoing what a forward pass leaves in modules: attributes, parts, and what it puts in their dicts and lists."""
 
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ __all__ = ["Attributes"]
 _HELD = ("_modules", "_parameters", "_buffers")
 _OWN = frozenset(vars(nn.Module()))  # what every module has: hooks have an undoing of their own
 _Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+_KINDS = (dict, OrderedDict, defaultdict, list, set, deque)  # no others: some make what they hold when they are asked
 
 
 class Attributes:
@@ -49,7 +50,7 @@ def _containers(values: Iterator[Any]) -> Iterator[_Container]:
     todo, seen = list(values), set()
     while todo:
         value = todo.pop()
-        if isinstance(value, (dict, list, set, deque)) and id(value) not in seen:
+        if type(value) in _KINDS and id(value) not in seen:
             seen.add(id(value))
             yield value
             todo.extend(value.values() if isinstance(value, dict) else value)
