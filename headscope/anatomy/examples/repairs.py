@@ -148,13 +148,10 @@ def _resized(draft: Draft, complaint: Complaint, maker: Maker) -> Iterator[Draft
                     yield draft.choosing(name, choice).sized({(name, 1): int(tiles)})
     for got, want in _mismatches(complaint):
         places = [(name, place) for name, place, size in axes if size == got]
-        for name in dict.fromkeys(name for name, place in places if place == len(maker.sizes(draft, name)[1]) - 1):
-            for choice in range(
-                len(maker.shapes(draft, name))
-            ):  # one that has this size is better than one made to fit
-                other = draft.choosing(name, choice)
-                if maker.sizes(other, name)[1][-1] == want:
-                    yield other
+        for name in dict.fromkeys(name for name, _ in places):
+            if maker.sizes(draft, name)[0].axes[-1] == "across":  # of patches it is wanted, rather than of a picture
+                others = (draft.choosing(name, choice) for choice in range(len(maker.shapes(draft, name))))
+                yield from (other for other in others if maker.sizes(other, name)[1][-1] == want)
         if places and want:
             yield draft.sized(dict.fromkeys(places, want))
             if len(places) > 1:
