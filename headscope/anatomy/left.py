@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +40,7 @@ def of_heads_left(call: Call) -> Call:
     """The call as one of the heads that are left; itself where the module does not say that any are gone."""
     by_attention: Mapping[str, Left] = call.module.__dict__.get(LEFT, {})
     left = by_attention.get(_attention(call.key), by_attention.get("")) if by_attention else None
-    if left is None or call.q.shape[1] != left.heads or len(call.made) != 1:
+    if left is None or call.q.shape[1] != left.heads or len(call.made) not in (1, left.heads):
         return call
     keep = list(left.keep)
     # keys are told for each query head: which of them are one and the same is seen by what makes them
@@ -48,7 +48,6 @@ def of_heads_left(call: Call) -> Call:
         [head * tensor.shape[1] // left.heads for head in keep] if tensor.shape[1] != left.heads else keep
         for tensor in (call.k, call.v)
     )
-    made, way, back = call.made[0]
     scores = call.scores
     if scores is not None and scores.bare is not None:
         scores = replace(scores, bare=scores.bare[:, keep])
@@ -63,12 +62,21 @@ def of_heads_left(call: Call) -> Call:
         k=call.k[:, keys],
         v=call.v[:, values],
         z=call.z[:, keep],
-        made=[(made, lambda tensor: way(tensor)[:, keep], lambda z: back(_among(z, keep, left.heads)))],
+        made=_made_of(call, left),
         pattern=lambda: call.pattern()[:, keep],
         bias=of_bias,
         scores=scores,
         map=None,
     )
+
+
+def _made_of(call: Call, left: Left) -> list[tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """What z lies in, of the heads left: a tensor of all heads, or one of each."""
+    if len(call.made) > 1:
+        return [call.made[head] for head in left.keep]
+    ((made, way, back),) = call.made
+    keep = list(left.keep)
+    return [(made, lambda tensor: way(tensor)[:, keep], lambda z: back(_among(z, keep, left.heads)))]
 
 
 def _among(z: Tensor, keep: Sequence[int], heads: int) -> Any:

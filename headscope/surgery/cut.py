@@ -21,6 +21,7 @@ from headscope.errors import ModelError, PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
 from headscope.sites import Anatomy, Site
+from headscope.surgery.alignment import check_alignment, renumber_alignment
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
@@ -82,7 +83,9 @@ def prune(
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
     changes = _changes(plan, anatomy, record)
+    check_alignment(model, anatomy, record, plan.heads)
     pruned, edits = _proven(model, plan, anatomy, changes, _Inputs(example, given or [example], tolerance))
+    renumber_alignment(model, pruned, anatomy, record, plan.heads)
     take_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
 

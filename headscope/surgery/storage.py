@@ -211,9 +211,10 @@ def _read(folder: Path) -> dict[str, Any]:
         raise StorageError(f"{folder / ABOUT} does not say its format: it was altered after it was saved; {_AGAIN}")
     if version not in (_ONE_FILE, _SEVERAL):
         wrote = saved_versions(about if isinstance(about, dict) else {}, folder / CONFIG).get("headscope")
+        todo = "update headscope" if version > _SEVERAL else "load it with the headscope that saved it"
         raise StorageError(
             f"{folder} is of format {version!r}{f', of headscope {wrote}' if wrote else ''}; this headscope "
-            f"({versions()['headscope']}) reads formats {_ONE_FILE} and {_SEVERAL}: update headscope"
+            f"({versions()['headscope']}) reads formats {_ONE_FILE} and {_SEVERAL}: {todo}"
         )
     digest = about.pop("digest", None)
     if digest != _digest(about):
