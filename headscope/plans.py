@@ -10,7 +10,7 @@ from headscope._support.formatting import count
 from headscope._support.shown import Shown
 from headscope.errors import PlanError, UnknownNameError
 from headscope.heads import HeadId, HeadLike, Heads, spell_out
-from headscope.sites import Anatomy
+from headscope.sites import Anatomy, Site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +48,21 @@ class Record:
             whole = [p for p in ("q", "k", "v") if p in (*site.entangled, *(framed or {}).get("whole", ()))]
             told = [f"{' and '.join(whole)} stay{'s' if len(whole) == 1 else ''} whole"] if whole else []
             told += ["zeros stand where its heads were, so it is smaller and no faster"] if framed else []
+            unread = self._unread(site)
+            told += (
+                [f"{', '.join(unread)}: not read when the cut was proven, and taken to be by head"] if unread else []
+            )
             if told:
                 found[site.layer] = "; ".join(told)
         return found
+
+    def _unread(self, site: Site) -> list[str]:
+        """Parameters of a site that went with its heads, though nothing read them."""
+        inside = f"{site.module_name}." if site.module_name else ""
+        edits = [edit for edit in self.edits if edit.get("unread") and f"{edit['module']}.".startswith(inside)]
+        return list(
+            dict.fromkeys(f"{edit['module']}.{edit['name']}".lstrip(".").removeprefix(inside) for edit in edits)
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

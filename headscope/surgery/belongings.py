@@ -19,6 +19,7 @@ from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import features_last
 from headscope.anatomy.linear import is_linear, is_plain, stores_transposed
+from headscope.anatomy.operations import tensors_in
 from headscope.sites import Site, Slices
 from headscope.surgery.change import SiteChange, is_matrix
 from headscope.surgery.edits.arguments import TakeHeads, Taken
@@ -46,6 +47,8 @@ class Belongings:
         arguments: of the unit, that have an axis of heads.
         guessed: as `parameters`, of vectors as long as queries or keys of all heads on which nothing depends, as on a
             bias of keys before a softmax: they go with these if the unit runs so.
+        unread: those of `parameters` that nothing reads here, and that are as long as there are heads: what they do on
+            other inputs is not known.
     """
 
     change: SiteChange
@@ -55,6 +58,7 @@ class Belongings:
     lists: Mapping[str, tuple[int, Owned]]
     arguments: tuple[Taken, ...]
     guessed: Mapping[str, tuple[int, int, Owned]] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
 
     def guessing(self) -> "Belongings":
         """The same where what is guessed is right."""
@@ -75,7 +79,7 @@ class Belongings:
         for name, (axis, size, owned) in self.parameters.items():
             owner, _, own = name.rpartition(".")
             keep = runs(set(range(size)) - self.gone(owned))
-            yield SliceParameter(self._full(owner), own, axis, keep, size)
+            yield SliceParameter(self._full(owner), own, axis, keep, size, name in self.unread)
         for name, (size, owned) in self.lists.items():
             gone = self.gone(owned)
             yield DropItems(self._full(name), tuple(place for place in range(size) if place not in gone), size)
@@ -111,7 +115,7 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
     if site.n_heads < 2 or not (probed or handed):
         return found
     try:
-        reached, of_given = _reached(twin, site, call, probed, handed)
+        reached, of_given, unread = _reached(twin, site, call, probed, handed)
     except Exception:  # what its forward needs beside, and what has no gradient: it is tried without
         return found
     tables: dict[str, tuple[int, int, Owned]] = {}
@@ -135,8 +139,26 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
     tables = {n: one for n, one in tables.items() if not any(n.startswith(f"{of}.") for of in lists)}
     first = [change.first.head_ids.index(head) for head in site.head_ids]
     taken = (_taken(name, of_given[name], first, change.first.n_heads) for name in handed)
-    found = replace(found, parameters=tables, rows=rows, lists=lists, guessed=guessed)
+    beside = [name for name in unread if _is_beside(twin, site, name)]
+    more = {name: told for name in beside if (told := _as_long(site, probed[name])) is not None}
+    found = replace(found, parameters=tables | more, rows=rows, lists=lists, guessed=guessed, unread=frozenset(more))
     return replace(found, arguments=tuple(filter(None, taken)))
+
+
+def _is_beside(unit: nn.Module, site: Site, name: str) -> bool:
+    """Whether a parameter is the attention module's, or one of a part of it that is no layer and has no parts."""
+    owner = name.rpartition(".")[0]
+    module = unit.get_submodule(owner)
+    leaf = not is_linear(module) and next(module.children(), None) is None
+    return owner == site.module_name or (leaf and owner.rpartition(".")[0] == site.module_name)
+
+
+def _as_long(site: Site, tensor: Tensor) -> tuple[int, int, Owned] | None:
+    """The axis of a tensor that is as long as there are heads, or else key heads, and each head's place on it."""
+    for count, places in ((site.n_heads, range(site.n_heads)), (site.n_kv_heads, site.kv_of_query)):
+        if count > 1 and count in tensor.shape:
+            return tuple(tensor.shape).index(count), count, tuple(frozenset({place}) for place in places)
+    return None
 
 
 def _told(site: Site, tensor: Tensor, gradients: Sequence[Tensor | None]) -> tuple[int | None, Owned, bool]:
@@ -232,9 +254,9 @@ def _may_hold(value: Any, change: SiteChange) -> bool:
 
 def _reached(
     unit: nn.Module, site: Site, call: Seen, probed: Mapping[str, Tensor], handed: Mapping[str, Tensor]
-) -> tuple[_Gradients, _Gradients]:
+) -> tuple[_Gradients, _Gradients, list[str]]:
     """For each parameter and for each argument, what of it each head's part of what enters the output projection
-    depends on.
+    depends on; and parameters on which nothing depends that the unit returns.
     """
     leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in handed.items()}
     own_leaves: dict[str, Tensor] = {}
@@ -252,7 +274,7 @@ def _reached(
             own_leaves[name] = module._buffers[own] = probed[name].detach().clone().requires_grad_()
     seen: list[tuple[Tensor, tuple[int, ...]]] = []
     with plainly(unit), uncompiled(), differentiable(), at_output(unit, site, lambda x, axes: seen.append((x, axes))):
-        unit(*args, **kwargs)
+        out = [one for one in tensors_in(unit(*args, **kwargs)) if one.requires_grad]
     entering = features_last(*seen[0])
     generator = torch.Generator().manual_seed(0)
     found: tuple[_Gradients, _Gradients] = ({name: [] for name in own_leaves}, {name: [] for name in leaves})
@@ -265,7 +287,9 @@ def _reached(
         for own_found in found:
             for gradients_of in own_found.values():
                 gradients_of.append(next(gradients))
-    return found
+    total = torch.stack([one.sum().float() for one in [entering, *out]]).sum()
+    read = torch.autograd.grad(total, [*own_leaves.values()], allow_unused=True) if own_leaves else ()
+    return (*found, [name for name, one in zip(own_leaves, read, strict=True) if one is None])
 
 
 def _split(gradients: Sequence[Tensor | None]) -> tuple[int | None, Owned]:

@@ -55,12 +55,14 @@ class SliceParameter(Edit):
         axis: along which it is cut.
         keep: the places on that axis that stay, as (start, stop) runs.
         size: how many there were.
+        unread: whether nothing read it as the cut was tried: as long as there are heads, it is taken to be theirs.
     """
 
     name: str
     axis: int
     keep: Runs
     size: int
+    unread: bool = False
 
     @property
     def full_name(self) -> str:

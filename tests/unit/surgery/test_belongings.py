@@ -209,3 +209,35 @@ def test_what_moves_nothing_goes_with_what_it_is_as_long_as(head):
     with torch.no_grad():
         model.o.weight[:, sorted(places[head])] = 0
         torch.testing.assert_close(pruned(batch["x"]), model(batch["x"]), rtol=0, atol=1e-5)
+
+
+class UnderMask(nn.Module):
+    """A number by head that is read where a mask is given alone, and one by position that is never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        self.more, self.never = nn.Parameter(torch.randn(HEADS)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, DIM)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = q @ k.mT
+        if mask is not None:
+            scores = scores + self.more[: q.shape[1], None, None] * mask[:, None, None]
+        return self.o((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_what_nothing_reads_and_is_as_long_as_there_are_heads_goes_with_them_and_is_told():
+    torch.manual_seed(0)
+    model, x, mask = UnderMask().eval(), torch.randn(2, 5, WIDTH), torch.rand(2, 5)
+    pruned = prune(model, ["L0H0"], example={"x": x})
+    told = "more: not read when the cut was proven, and taken to be by head"
+    assert pruned._headscope.ways == {0: told}
+    assert any(told in remark for remark in discover(pruned, {"x": x}).remarks)
+    assert (len(pruned.more), len(pruned.never)) == (3, 5)
+    seen = prune(model, ["L0H0"], example={"x": x, "mask": mask})
+    assert (seen._headscope.ways, len(seen.more)) == ({}, 3)
+    with torch.no_grad():
+        model.o.weight[:, :DIM] = 0
+        for one in (pruned, seen):
+            torch.testing.assert_close(one(x, mask), model(x, mask), rtol=0, atol=1e-5)
