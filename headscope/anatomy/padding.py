@@ -297,7 +297,7 @@ def _otherwise(value: Tensor, marked: slice) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         part = value[0, marked]
         noise = torch.randn(part.shape, generator=generator).to(value.device, value.dtype)
-        value[0, marked] = part + noise * (value.float().std().to(value.dtype) + 1e-3)
+        value[0, marked] = part + noise * (value.float().std(correction=0).to(value.dtype) + 1e-3)
     else:
         known = value.unique()
         place = torch.searchsorted(known, value[0, marked].contiguous())

@@ -270,7 +270,9 @@ class Probe(Watch):
         """Another layer reads z too, as adapters beside a projection do: the first is not all of W_O."""
         assert sighting.output is not None
         first, second = self._name_of(sighting.output[0]), self._name_of(layer)
-        told = f"more than one layer reads what its heads make ({first}, and {second}, as adapters do): merge them"
+        told = (
+            f"more than one layer reads what its heads make ({first}, and {second}); if these are adapters, merge them"
+        )
         told = told if first != second else f"{first} reads what its heads make in several pieces"
         sighting.refuse_output(told)
 

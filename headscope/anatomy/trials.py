@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.drawing import nothing_drawn
 from headscope._support.running import accepts, evaluating, in_python, last_logits, run_model
 from headscope.anatomy.check import output_gap, rounding_of, tolerance
 from headscope.anatomy.differentiable import differentiable
@@ -158,8 +159,7 @@ class _Trials:
         return self._run()
 
     def _run(self, seed: int = _SEED, example: Mapping[str, Any] | None = None, times: int = 1, **extra: Any) -> Any:
-        devices = [p.device for p in self._model.parameters() if p.device.type == "cuda"][:1]
-        with torch.random.fork_rng(devices), evaluating(self._model) as is_rebuilt:
+        with nothing_drawn(self._model), evaluating(self._model) as is_rebuilt:
             inputs = self._example if example is None else example
             for _ in range(times):  # what one run leaves in the model, the next one finds
                 torch.manual_seed(seed)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from headscope._support.drawing import nothing_drawn
 from headscope._support.running import run_model
 from headscope.anatomy.check import output_gap, rounding_of
 from headscope.errors import MetricError
@@ -46,7 +47,7 @@ class Steady:
 
     def _aside(self) -> AbstractContextManager[None]:
         """While open, nothing is drawn from the user's own generators."""
-        return torch.random.fork_rng([p.device for p in self._model.parameters() if p.device.type == "cuda"][:1])
+        return nothing_drawn(self._model)
 
     def _draws(self, inputs: Mapping[str, Any]) -> bool:
         with torch.no_grad(), self._aside():

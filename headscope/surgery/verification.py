@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.drawing import nothing_drawn
 from headscope._support.running import evaluating, run_model
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.registry import RegistryRoute
@@ -112,7 +113,7 @@ def output_of(model: nn.Module, batch: Batch) -> Any:
 @contextmanager
 def drawing_alike(model: nn.Module) -> Iterator[None]:
     """While open, what is drawn at random is the same each time, and nothing is drawn from the user's generators."""
-    with torch.random.fork_rng([p.device for p in model.parameters() if p.device.type == "cuda"][:1]):
+    with nothing_drawn(model):
         torch.manual_seed(0)
         yield
 

@@ -38,7 +38,7 @@ _PERCEIVED: dict[str, tuple[str, ...]] = {
     "visual_feats": ("visual_pos",),
     "visual_embeds": (),
     "states": ("actions", "rewards", "returns_to_go", "timesteps"),
-    "past_values": (),
+    "past_values": ("static_categorical_features", "static_real_features"),
     "patch_embeds": (),
     "protein_input_ids": ("protein_attention_mask",),
 }  # fmt: skip

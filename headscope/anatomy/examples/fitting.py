@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headscope._support.drawing import nothing_drawn
 from headscope._support.running import arguments, evaluating, in_python, run_model
 from headscope.anatomy.examples.complaints import Complaint, complaint_of
 from headscope.anatomy.examples.drafts import Draft, Maker
@@ -124,12 +125,11 @@ def try_once(model: nn.Module, example: dict[str, Any]) -> Trial:
         model: it is left as it was.
         example: arguments of its forward.
     """
-    devices = [one.device for one in model.parameters() if one.device.type == "cuda"][:1]
     known = arguments(model)
     ran: list[nn.Module] = []
 
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(nothing_drawn(model))
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
         torch.manual_seed(0)

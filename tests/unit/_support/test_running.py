@@ -1,14 +1,17 @@
 """Running: what a model is given, and what of it comes back as it was."""
 
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import headscope as hs
+from headscope._support.drawing import nothing_drawn
 from headscope._support.running import accepts, device_of, evaluating, run_model, withheld
 from headscope.errors import InputError, ModelError
 from tests import models
@@ -199,3 +202,19 @@ VERBS: dict[str, Callable[[Any], Any]] = {
 def test_what_is_no_model_is_refused(verb: str, model: Any) -> None:
     with pytest.raises(InputError, match=r"a model is (a torch.nn.Module|named by a str or a Path), and this is "):
         VERBS[verb](model)
+
+
+def test_nothing_is_drawn_from_the_user_s_generators() -> None:
+    model = nn.Linear(2, 2)
+
+    def draws() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002: what a model may use
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    want = draws()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(1)
+    with nothing_drawn(model):
+        draws()
+    assert draws() == want

@@ -244,7 +244,10 @@ def test_layers_beside_a_projection_are_said_and_refused() -> None:
     layer = Spelled("einsum")
     layer.o = _Beside(layer.o)  # type: ignore[assignment]
     anatomy = discover(layer, {"x": torch.randn(2, 5, WIDTH)})
-    assert "more than one layer reads what its heads make (o.base, and o.down, as adapters do)" in anatomy.remarks[0]
+    assert (
+        "more than one layer reads what its heads make (o.base, and o.down); if these are adapters, merge them"
+        in anatomy.remarks[0]
+    )
     with pytest.raises(AnatomyError, match="cannot be switched off"), ablate(layer, ["L0H0"], anatomy=anatomy):
         pass
     with pytest.raises(SurgeryError):
