@@ -19,7 +19,7 @@ def nothing_drawn(model: nn.Module) -> Iterator[None]:
         model: on whose device things are drawn too.
     """
     devices = [one.device for one in model.parameters() if one.device.type == "cuda"][:1]
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002: models draw from it
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (models draw from it)
     try:
         with torch.random.fork_rng(devices):
             yield

@@ -208,7 +208,7 @@ def test_nothing_is_drawn_from_the_user_s_generators() -> None:
     model = nn.Linear(2, 2)
 
     def draws() -> tuple[float, float, float]:
-        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002: what a model may use
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002 (a model may use it)
 
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(1)
