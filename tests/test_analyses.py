@@ -31,6 +31,8 @@ COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[
 OWN = {"out", "quick"}
 RESUMING = {"head_count_sweep"}  # goes on in a folder of its own, and refuses that of other work
 SCRIPTS = sorted((ROOT / "analyses").glob("*.py"))
+LATER = {"head_count_sweep"}  # the command of the same work is run by .ci/run, and its study by tests of its own
+RUN = [pytest.param(one, id=one.stem, marks=[pytest.mark.slow] * (one.stem in LATER)) for one in SCRIPTS]
 
 
 def _definitions(source: str) -> set[str]:
@@ -44,7 +46,7 @@ def _definitions(source: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", RUN)
 def test_a_script_defines_main_and_nothing_else(script: Path) -> None:
     assert _definitions(script.read_text(encoding="utf-8")) == {"main"}, (
         "what a script needs beyond main() belongs into headscope, where it is tested and shared"

@@ -106,6 +106,7 @@ def test_the_new_statistic_keeps_the_contract(
     np.testing.assert_array_equal(got, np.abs(z).max((0, 2)))
 
 
+@pytest.mark.slow
 def test_the_new_task_keeps_the_contract(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     name = added(monkeypatch, tmp_path, headscope.studies.tasks, TASKS, "TASKS")
     task = TASKS[name]()
