@@ -46,7 +46,7 @@ def _definitions(source: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("script", RUN)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_script_defines_main_and_nothing_else(script: Path) -> None:
     assert _definitions(script.read_text(encoding="utf-8")) == {"main"}, (
         "what a script needs beyond main() belongs into headscope, where it is tested and shared"
@@ -140,7 +140,7 @@ def test_the_plan_is_of_heads_in_the_order_of_their_costs(tmp_path: Path, monkey
     assert "together they cost" in plan.reason
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize("script", RUN)
 def test_a_script_runs_on_a_small_model(
     script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
