@@ -80,6 +80,11 @@ def _reasons(table: FamilyTable) -> Iterator[str]:
             yield from (f"**{title}**", "")
             yield from (f"- {_plain(why)} ({len(names)}): {_listed(names)}" for why, names in groups.items())
             yield ""
+    alone = [row for row in table.rows if row.cut == "exact" and "cut" in row.why]
+    if groups := grouped_reasons(alone, "cut"):
+        yield from ("**Cut exactly, and proven on what a layer gives by itself**", "")
+        yield from (f"- {_plain(why)} ({len(names)}): {_listed(names)}" for why, names in groups.items())
+        yield ""
 
 
 def _whole_list(table: FamilyTable) -> Iterator[str]:
