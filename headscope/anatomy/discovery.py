@@ -192,8 +192,8 @@ def _with_original_numbers(sites: list[Site], record: Record) -> list[Site]:
         if site.n_heads != len(original.head_ids):
             raise AnatomyError(
                 f"{site.module_name or 'the model'} shows {site.n_heads} heads, and {len(original.head_ids)} of its "
-                f"{original.n_heads} were left when it was cut: it was changed since, so which of them are left cannot "
-                "be told"
+                f"{original.n_heads} were left when it was cut: it was changed since, or runs in another way, so which "
+                "of them are left cannot be told"
             )
         found.append(replace(site, layer=original.layer, head_ids=original.head_ids))
     return found

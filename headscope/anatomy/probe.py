@@ -120,7 +120,7 @@ class Probe(Watch):
             # all four: a fused kernel may make zeros of NaN
             finite=all(bool(torch.isfinite(tensor).all()) for tensor in (call.q, call.k, call.v, call.z)),
             spelled=call.key,
-            dubious=not value and self._may_be_positions(call),
+            may_be_positions=not value and self._may_be_positions(call),
             # edges, not tensors: a model may go on in place with what it made
             made=[(get_gradient_edge(tensor), way) for tensor, way, _ in call.made if tensor.requires_grad],
         )

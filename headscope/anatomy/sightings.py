@@ -50,7 +50,7 @@ class Sighting:
     output_runs: int = 0
     gated: bool = False
     entangled: list[str] = field(default_factory=list)
-    dubious: bool = False
+    may_be_positions: bool = False
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     copied: tuple[str, ...] = ()

@@ -226,14 +226,14 @@ class _Trials:
     def drop_positions(self, sightings: list[Sighting]) -> list[Refusal]:
         """Take out what has positions where others have heads, told by an input with one position less."""
         dropped = []
-        numbers = {sighting.n_heads for sighting in sightings if sighting.dubious and sighting.n_heads > 1}
+        numbers = {sighting.n_heads for sighting in sightings if sighting.may_be_positions and sighting.n_heads > 1}
         for number, without in itertools.product(numbers, (0, 1)):  # the last one, or the first: a picture may be there
             shorter = mapped(self._example, functools.partial(_one_less, size=number, start=without))
             try:
                 heads = {one.place: one.q.shape[1] for one in self.look(shorter)}
             except (ModelError, AnatomyError):
                 continue
-            for one in [one for one in sightings if one.dubious and one.n_heads == number]:
+            for one in [one for one in sightings if one.may_be_positions and one.n_heads == number]:
                 if heads.get((one.module, one.spelled, one.call)) == number - 1:
                     sightings.remove(one)
                     dropped.append(one.module)

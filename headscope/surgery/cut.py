@@ -68,7 +68,8 @@ def prune(
         The smaller model, on the same device, in the same precision and mode. For a plan without heads: a plain copy.
 
     Raises:
-        PlanError: made for another model; heads that do not exist or are gone; layers that share a module cut apart.
+        PlanError: made for another model; heads that do not exist or are gone; layers that share a module cut apart; a
+            head that the model's settings call for (Whisper's `alignment_heads`; those that stay are renumbered).
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """

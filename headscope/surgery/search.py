@@ -37,7 +37,7 @@ _MOST_REPAIRS = 12  # more, with sizes put right as the forward runs
 _MAKERS = ("v", "k", "q")
 _FEW = 3  # sets of numbers that are tried in each way of cutting, before any others
 
-WAYS = ("smaller", "padded", "alike")
+WAYS = SMALLER, PADDED, ALIKE = "smaller", "padded", "alike"
 """What is tried: all; only ways in which all sizes between layers stay; of these only such in which all that a unit
 returns is as it was, of heads that are gone too.
 """
@@ -60,7 +60,7 @@ def find_edits(
     changes: Sequence[SiteChange],
     seen: Mapping[str, Seen],
     tolerance: float,
-    way: str = WAYS[0],
+    way: str = SMALLER,
 ) -> Edits:
     """The edits that cut one unit, tried on a copy of it.
 
@@ -81,10 +81,10 @@ def find_edits(
         # its second result is a map of the heads left, and rightly another one
         call = replace(call, output=call.output[0])
     rest = [change for change in changes if change.site.module_name not in {edit.module for edit in known}]
-    fewer = None if way == WAYS[2] else {pair for one in rest for pair in one.counts}
+    fewer = None if way == ALIKE else {pair for one in rest for pair in one.counts}
     failures = []
     refusals: list[SurgeryError] = []
-    for make in (_following, _by_function, _padded) if way == WAYS[0] or not rest else (_by_function, _padded):
+    for make in (_following, _by_function, _padded) if way == SMALLER or not rest else (_by_function, _padded):
         try:
             ways = list(make(model, unit, rest, seen)) if rest else [()]
         except SurgeryError as error:

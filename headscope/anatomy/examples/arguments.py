@@ -9,7 +9,7 @@ from torch import nn
 from headscope._support.running import LABELS, arguments
 from headscope.anatomy.called import may_listen
 from headscope.anatomy.examples.facts import Facts
-from headscope.anatomy.examples.values import CODEBOOKS
+from headscope.anatomy.examples.values import CODEBOOKS, GOES_BESIDE
 
 __all__ = [
     "added",
@@ -46,20 +46,7 @@ _FIRST_ONLY = (("pixel_values", "pixel_values_videos"), ("pixel_values", "image"
 _NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 _MEMORY = "encoder_hidden_states"  # what another model made, for a decoder that is a model of its own
 # what says of something else how it is to be read, or stands in the place of what a tower would make
-_BESIDE = (
-    "mask",
-    "ids",
-    "sizes",
-    "thw",
-    "hw",
-    "lengths",
-    "labels",
-    "logits",
-    "embeds",
-    "positions",
-    "cutoffs",
-    "to_keep",
-)
+_BESIDE = (*GOES_BESIDE, "labels", "logits", "embeds", "positions", "cutoffs", "to_keep")
 _STREAMS = ("inputs_embeds", "hidden_states", "inputs")
 _NEVER = frozenset(
     {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from headscope.anatomy.examples.facts import Facts, field, text_config
-from headscope.anatomy.examples.values import ROWS, Shape, shapes_of, size_of
+from headscope.anatomy.examples.values import GOES_BESIDE, ROWS, Shape, shapes_of, size_of
 
 __all__ = ["TOKENS", "Draft", "Maker", "kind_of"]
 
@@ -25,12 +25,9 @@ def kind_of(name: str) -> str:
     >>> kind_of("pixel_values"), kind_of("input_features"), kind_of("image_grid_thw")
     ('image', 'audio', '')
     """
-    if name.endswith(_BESIDE):
+    if name.endswith((*GOES_BESIDE, "position")):
         return ""
     return next((kind for word, kind in _WORDS if re.search(word, name)), "")
-
-
-_BESIDE = ("mask", "sizes", "ids", "thw", "hw", "lengths", "lens", "position")
 
 
 @dataclass(frozen=True)

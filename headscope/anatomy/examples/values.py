@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headscope.anatomy.examples.facts import Facts
 
-__all__ = ["CODEBOOKS", "GRIDS", "ROWS", "Shape", "shapes_of", "size_of"]
+__all__ = ["CODEBOOKS", "GOES_BESIDE", "GRIDS", "ROWS", "Shape", "shapes_of", "size_of"]
 
 ROWS, _LENGTH, _DECODER_LENGTH = 2, 7, 5  # all different, and unlike usual head counts: no two axes look alike
 
@@ -336,6 +336,8 @@ VALUES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """By argument: what it may look like."""
 
+GOES_BESIDE = ("mask", "sizes", "ids", "thw", "hw", "lengths", "lens")
+"""How arguments end that say of something else how it is to be read."""
 GRIDS = frozenset({"image_grid_thw", "grid_thw", "spatial_shapes", "image_grid_hw", "grid_hws", "target_sizes"})
 """Arguments that tell how patches stand, where pictures come as patches in a row."""
 _BESIDE_GRIDS = {"pixel_values": _PATCHES, "hidden_states": _PATCHES}
