@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headscope.errors import HeadscopeError, StorageError
 
-__all__ = ["check_free", "new_file", "new_folder", "whole_file"]
+__all__ = ["check_free", "check_new", "new_file", "new_folder", "whole_file"]
 
 
 def check_free(folder: str | Path, *, force: bool = False) -> Path:
@@ -31,11 +31,11 @@ def check_free(folder: str | Path, *, force: bool = False) -> Path:
     return folder
 
 
-def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
-    """Write a text file whole or not at all.
+def check_new(path: str | Path, *, force: bool = False) -> Path:
+    """Refuse a file that is there, before any work is done.
 
     Raises:
-        StorageError: something is in the way and `force` is off, or the disk refused.
+        StorageError: a folder is in the way, or a file and `force` is off.
     """
     path = Path(path).expanduser().absolute()
     if path.is_dir() or (path.exists() and not force):
@@ -44,6 +44,16 @@ def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
             python="name another file, or pass force=True",
             shell="name another file, or give --force",
         )
+    return path
+
+
+def new_file(path: str | Path, text: str, *, force: bool = False) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        StorageError: something is in the way and `force` is off, or the disk refused.
+    """
+    path = check_new(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

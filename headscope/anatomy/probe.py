@@ -258,9 +258,11 @@ class Probe(Watch):
             sighting.output_call = self._runs[layer]
         read = self._one_of_each(read)
         columns = [set().union(*one.output[1]) for one in read if one.output is not None]
-        if sum(map(len, columns)) != len(set().union(*columns)):  # chunks of a sequence, say, which it reads as one
+        if sum(map(len, columns)) != len(set().union(*columns)):
             for sighting in read:
-                sighting.entangled = list(dict.fromkeys([*sighting.entangled, "o"]))
+                sighting.refuse_output(
+                    f"{self._name_of(layer)} reads several attentions in the same columns, such as parts of a sequence"
+                )
         return [sighting for sighting in read if sighting.output is not None]
 
     def _name_of(self, layer: Layer) -> str:

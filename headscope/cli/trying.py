@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headscope.cli.application import command
-from headscope.cli.options import AsJson
+from headscope.cli.options import AsJson, Force
 from headscope.cli.printing import print_json, print_table, progress_told
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def families(
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="model types at a time, one thread each")] = 1,
     seconds: Annotated[float, typer.Option(min=1, help="time that one model type may take")] = 60.0,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Try headscope on tiny random models of transformers' model types: found, captured, cut, saved, each checked.
@@ -42,11 +43,14 @@ def families(
 
     Example: headscope families llama bert t5
     """
+    from headscope._support.folders import check_new
     from headscope._support.kept import remove_kept
     from headscope.studies.families import QUICK, Limits, all_types, run_types
     from headscope.studies.families.outcomes import OUTCOMES, outcome
 
     wanted = _wanted(types, quick=quick, everything=everything)
+    if out is not None:
+        check_new(out, force=force)
     names = {"all": all_types(), "quick": QUICK}.get(wanted, tuple(types or ()))
     keep = None if out is None else out.with_name(f"{out.name}.unfinished")
     limits = Limits(seconds=seconds, at_once=workers)

@@ -24,6 +24,18 @@ def test_named_types_are_tried_and_counted(run: Run, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["families.csv", "families.json"]
 
 
+def test_a_table_that_is_there_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "families.csv"
+    out.write_text("mine", encoding="utf-8")
+    code, _, err = run("families", "bert", "--out", out)
+    assert (code, out.read_text("utf-8")) == (1, "mine")
+    assert "families.csv exists and was kept" in err
+    assert "--force" in err
+    monkeypatch.setattr(families, "run_types", lambda *_, **__: FamilyTable((GOOD,), {"date": "2026-01-01"}))
+    assert run("families", "bert", "--out", out, "--force")[0] == 0
+    assert FamilyTable.read(out).rows == (GOOD,)
+
+
 GOOD = Result(model_type="bert", built="yes", forward="yes", sites=2, found="all", captured="exact", cut="exact")
 
 

@@ -203,3 +203,23 @@ def test_heads_that_are_rows_to_a_layer_are_heads(positions: int) -> None:
     torch.manual_seed(0)
     (site,) = hs.discover(PooledByHead(), torch.randn(3, positions, 8)).sites
     assert (site.n_heads, site.apart) == (2, True)
+
+
+class InParts(nn.Module):
+    """Attends for some queries at a time, and reads all of that at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (2, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        return self.o(
+            torch.cat([(some @ k.mT).softmax(-1) @ v for some in q.split(3, 2)], 2).transpose(1, 2).flatten(2)
+        )
+
+
+def test_parts_of_a_sequence_are_told_as_such() -> None:
+    torch.manual_seed(0)
+    told = "no contribution, written: o reads several attentions in the same columns, such as parts of a sequence"
+    assert any(told in remark for remark in hs.discover(InParts(), torch.randn(2, 6, 8)).remarks)
