@@ -94,7 +94,10 @@ class Maker:
 
     def shapes(self, draft: Draft, name: str) -> tuple[Shape, ...]:
         """Shapes that an argument may have, most likely first."""
-        return shapes_of(name, draft.names, self._takes.get(name))
+        found = shapes_of(name, draft.names, self._takes.get(name))
+        if size_of("series", self._facts) > 1:  # several at a time have an axis of their own
+            found = tuple(sorted(found, key=lambda shape: "series" not in shape.axes))
+        return found
 
     def make(self, draft: Draft) -> dict[str, Any]:
         """The example; what goes with the tokens is made after them."""

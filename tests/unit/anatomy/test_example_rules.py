@@ -281,3 +281,32 @@ def test_pictures_beside_their_sizes_lie_in_one_strip() -> None:
     first = shapes_of("pixel_values", ["pixel_values", "target_sizes"], None)[0]
     assert first.axes == ("1", "channel", "side", "strip")
     assert shapes_of("pixel_values", ["pixel_values"], None)[0].axes == ("row", "channel", "height", "across")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"num_static_real_features": 1},
+        {"num_static_categorical_features": 1, "cardinality": [5], "embedding_dimension": [3]},
+        {"input_size": 2, "num_time_features": 3},
+    ],
+)
+def test_series_have_features_of_their_own_and_may_be_several(more: dict[str, Any]) -> None:
+    sizes = {f"{side}_{what}": many for side in ("encoder", "decoder") for what, many in _SMALL.items()}
+    config = hf.TimeSeriesTransformerConfig(prediction_length=4, d_model=16, **sizes, **more)
+    assert len(discover(hf.TimeSeriesTransformerForPrediction(config).eval()).sites) == 3
+
+
+_SMALL = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+
+
+def test_a_part_of_a_film_is_masked() -> None:
+    sides = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    seen = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = hf.VideoMAEConfig(
+        image_size=16, patch_size=8, num_frames=4, tubelet_size=2, decoder_intermediate_size=24, **seen, **sides
+    )
+    example = make_example(hf.VideoMAEForPreTraining(config).eval())
+    assert example["bool_masked_pos"].shape == (2, 8)
+    assert example["bool_masked_pos"].sum(1).tolist() == [4, 4]
