@@ -293,6 +293,8 @@ def _with_marks(mask: Tensor, marks: str, marked: slice, length: int) -> Tensor:
 def _otherwise(value: Tensor, marked: slice) -> Tensor:
     """Other numbers at the marked positions of the first row, such as a model takes."""
     value = value.clone()
+    if not value.numel():  # features of which there are none
+        return value
     if value.is_floating_point():
         generator = torch.Generator().manual_seed(0)
         part = value[0, marked]
