@@ -259,10 +259,11 @@ class Probe(Watch):
         read = self._one_of_each(read)
         columns = [set().union(*one.output[1]) for one in read if one.output is not None]
         if sum(map(len, columns)) != len(set().union(*columns)):
+            name = self._name_of(layer)
+            told = f"{name} reads several attentions in the same columns: their sum, or parts of a sequence"
             for sighting in read:
-                sighting.refuse_output(
-                    f"{self._name_of(layer)} reads several attentions in the same columns, such as parts of a sequence"
-                )
+                if "o" not in sighting.entangled:
+                    sighting.refuse_output(told)
         return [sighting for sighting in read if sighting.output is not None]
 
     def _name_of(self, layer: Layer) -> str:

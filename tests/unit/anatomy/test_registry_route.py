@@ -221,5 +221,5 @@ class InParts(nn.Module):
 
 def test_parts_of_a_sequence_are_told_as_such() -> None:
     torch.manual_seed(0)
-    told = "no contribution, written: o reads several attentions in the same columns, such as parts of a sequence"
+    told = "no contribution, written: o reads several attentions in the same columns: their sum, or parts of a sequence"
     assert any(told in remark for remark in hs.discover(InParts(), torch.randn(2, 6, 8)).remarks)
