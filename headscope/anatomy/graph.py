@@ -1,7 +1,7 @@
 """Reading autograd's graph: what a tensor is made of, and which rows of which layers belong to which head."""
 
 import functools
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -130,20 +130,24 @@ def mixes(tensor: Tensor, seen: Sequence[Tensor]) -> bool | None:
     own = list({id(one): one for one in seen if one.requires_grad}.values())
     if not own or not tensor.requires_grad:
         return None if tensor.grad_fn is None else False
+    places: list[Tensor] = []
     try:
-        filled = tensor.detach().flatten().nonzero().flatten()  # what a model fills up with zeros stems from nothing
-        some = sorted(
-            {(2 * part - 1) * len(filled) // (2 * _LOOKED_AT) for part in range(1, _LOOKED_AT + 1)}
-            if len(filled)
-            else ()
-        )
-        slopes = [_slopes(tensor.flatten()[filled[place]], own) for place in some]
+        for number in _some_of(tensor):
+            new = [slope.nonzero() for slope in _slopes(number, own).values()]
+            if any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in new):
+                return True
+            places += new
     except (RuntimeError, NotImplementedError):  # a model that went on in place
         return None
-    places = [slope.nonzero() for each in slopes for slope in each.values()]
-    if any(len(one) > 1 and int((one != one[:1]).any(0).sum()) > 1 for one in places):
-        return True
     return None if places and not any(len(one) for one in places) else False
+
+
+def _some_of(tensor: Tensor) -> Iterator[Tensor]:
+    """Some of its numbers, spread over all; what a model fills up with zeros stems from nothing."""
+    filled = tensor.detach().flatten().nonzero().flatten()
+    if len(filled):
+        for place in sorted({(2 * part + 1) * len(filled) // (2 * _LOOKED_AT) for part in range(_LOOKED_AT)}):
+            yield tensor.flatten()[filled[place]]
 
 
 _LOOKED_AT = 8  # numbers of a result
