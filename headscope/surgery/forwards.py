@@ -4,10 +4,12 @@ import copy
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
+
+from headscope.surgery.kept import kept_tensors
 
 __all__ = ["copied", "parameters_of", "replace_forward", "run_inner"]
 
@@ -24,22 +26,13 @@ def copied(model: Module) -> Module:
         model: a model or a part of one.
     """
     # what a model keeps for the next call may hang on a graph, which cannot be copied
-    kept = (tensor for module in model.modules() for tensor in _kept(vars(module)) if not tensor.is_leaf)
-    twin = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept})
+    kept = [*(one.tensor for one in kept_tensors(model).values()), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in kept if not tensor.is_leaf})
     for module, own in zip(model.modules(), twin.modules(), strict=True):
         inner = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
         if isinstance(inner, types.MethodType) and inner.__self__ is module:
             own.__dict__["forward"] = types.MethodType(inner.__func__, own)
     return twin
-
-
-def _kept(value: Any) -> Iterator[Tensor]:
-    """Tensors in a module's attributes, and in lists and dicts there; what is in a config is none of its own."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (dict, list, tuple)):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _kept(part)
 
 
 def replace_forward(module: nn.Module, run: Callable[..., Any], *settings: Any) -> None:

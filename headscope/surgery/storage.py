@@ -3,14 +3,14 @@
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
 from headscope._support.environment import versions
 from headscope._support.folders import new_folder
@@ -22,12 +22,14 @@ from headscope.surgery.carried import ABOUT, CONFIG, carries_record, leave_marks
 from headscope.surgery.checkpoints import BUILT_BY_HAND, class_named, load_checkpoint
 from headscope.surgery.edits.base import apply_edits, edits_from_json
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput
+from headscope.surgery.kept import kept_tensors
 from headscope.surgery.versions import saved_versions, told_versions
-from headscope.surgery.weights import TENSORS, check_size, put_weights, write_weights
+from headscope.surgery.weights import TENSORS, Written, check_size, put_weights, write_weights
 
 __all__ = ["attention_names", "check_whole", "holds_cut", "load", "loads_alone", "save"]
 
-_ONE_FILE, _SEVERAL = 1, 2  # formats: headscope before the second one was there still reads the first
+# formats: headscope before a later one was there still reads those before it
+_ONE_FILE, _SEVERAL, _BESIDE = 1, 2, 3
 _GENERATION = "generation_config.json"
 
 
@@ -41,11 +43,11 @@ def save(
 ) -> Path:
     """Write a model into a new folder from which `load` brings it back bit-identical. A whole model is saved as well.
 
-    The folder holds model.safetensors (parameters, and buffers whether or not the model calls them persistent), or for
-    a large model several such files and their index, headscope.json (class, what was cut, versions, checksums) and for
-    a model of transformers its config: head counts in it are those of before the cut, since few families could be built
-    with others (`export` writes them where they can). Plain `from_pretrained` refuses it, and a README says that
-    `headscope.load` reads it.
+    The folder holds model.safetensors (parameters, buffers whether or not the model calls them persistent, and tensors
+    that modules keep beside these, in attributes, lists and dicts), or for a large model several such files and their
+    index, headscope.json (class, what was cut, versions, checksums) and for a model of transformers its config: head
+    counts in it are those of before the cut, since few families could be built with others (`export` writes them where
+    they can). Plain `from_pretrained` refuses it, and a README says that `headscope.load` reads it.
 
     Args:
         model: the model; pruned or not.
@@ -60,7 +62,7 @@ def save(
     Raises:
         InputError: `max_shard_size` is no size.
         StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor,
-            weights that are elsewhere, or adapters around a layer that was cut.
+            weights that are elsewhere, a tensor that safetensors does not hold, or adapters around what was cut.
     """
     model = unwrapped(model)
     odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
@@ -69,13 +71,13 @@ def save(
     check_size(max_shard_size)
     check_whole(model)
     with new_folder(folder, force=force) as new:
-        weights, tied = write_weights(model, new, max_shard_size)
-        files = [*weights, *_save_configs(model, new)]
+        written = write_weights(model, new, max_shard_size)
+        files = [*written.files, *_save_configs(model, new)]
         if CONFIG in files and record_of(model) is not None:
             leave_marks(new)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
-        about = _describe(model, weights) | {"tied": tied, "sha256": {name: _sha256(new / name) for name in files}}
+        about = _describe(model, written) | {"sha256": {name: _sha256(new / name) for name in files}}
         text = json.dumps(about | {"digest": _digest(about)}, indent=1)
         (new / ABOUT).write_text(text + "\n", encoding="utf-8")
     return Path(folder)
@@ -113,7 +115,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             apply_edits(edits_from_json(record.edits), fresh)
             take_record(fresh, record)
     with _blaming(folder, about, "the weights do not fit the model"):
-        put_weights([folder / name for name in about["sha256"] if name.endswith(TENSORS)], fresh, about["tied"])
+        files = [folder / name for name in about["sha256"] if name.endswith(TENSORS)]
+        put_weights(files, fresh, about["tied"], about.get("kept", ()))  # which is missing in formats before the third
     _check_filled(fresh)
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
     return fresh
@@ -147,12 +150,12 @@ def check_whole(model: nn.Module) -> None:
             )
 
 
-def _describe(model: nn.Module, weights: Sequence[str]) -> dict[str, Any]:
+def _describe(model: nn.Module, written: Written) -> dict[str, Any]:
     kind = type(model)
     record = record_of(model)
     dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
     return {
-        "headscope_model": _ONE_FILE if len(weights) == 1 else _SEVERAL,
+        "headscope_model": _BESIDE if written.kept else _ONE_FILE if len(written.files) == 1 else _SEVERAL,
         "versions": versions(),
         "class": kind.__name__,
         "module": kind.__module__,
@@ -161,6 +164,8 @@ def _describe(model: nn.Module, weights: Sequence[str]) -> dict[str, Any]:
         "training": model.training,
         "dtype": " ".join(dtypes),
         "record": None if record is None else record.to_json(),
+        "tied": written.tied,
+        "kept": written.kept,
     }
 
 
@@ -209,12 +214,12 @@ def _read(folder: Path) -> dict[str, Any]:
     version = about.get("headscope_model") if isinstance(about, dict) else None
     if type(version) is not int:
         raise StorageError(f"{folder / ABOUT} does not say its format: it was altered after it was saved; {_AGAIN}")
-    if version not in (_ONE_FILE, _SEVERAL):
+    if version not in range(_ONE_FILE, _BESIDE + 1):
         wrote = saved_versions(about if isinstance(about, dict) else {}, folder / CONFIG).get("headscope")
-        todo = "update headscope" if version > _SEVERAL else "load it with the headscope that saved it"
+        todo = "update headscope" if version > _BESIDE else "load it with the headscope that saved it"
         raise StorageError(
             f"{folder} is of format {version!r}{f', of headscope {wrote}' if wrote else ''}; this headscope "
-            f"({versions()['headscope']}) reads formats {_ONE_FILE} and {_SEVERAL}: {todo}"
+            f"({versions()['headscope']}) reads formats {_ONE_FILE} to {_BESIDE}: {todo}"
         )
     digest = about.pop("digest", None)
     if digest != _digest(about):
@@ -266,14 +271,11 @@ def _copied(folder: Path, about: Mapping[str, Any], model: nn.Module) -> nn.Modu
 
 
 def _check_filled(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        lost = [key for key, value in vars(module).items() if isinstance(value, Tensor) and value.is_meta]
-        if lost:
-            raise StorageError(
-                f"{name}.{lost[0]} is a tensor but no buffer, so it was not saved",
-                python="pass model=",
-                shell=BUILT_BY_HAND,
-            )
+    lost = next((name for name, one in kept_tensors(model).items() if one.tensor.is_meta), None)
+    if lost is not None:
+        raise StorageError(
+            f"{lost} is a tensor but no buffer, so it was not saved", python="pass model=", shell=BUILT_BY_HAND
+        )
 
 
 @contextmanager

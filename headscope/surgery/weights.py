@@ -1,19 +1,20 @@
 """The tensors of a model in safetensors, in one file or in several, and back into a model of the same names."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from headscope.errors import InputError
+from headscope.errors import InputError, StorageError
+from headscope.surgery.kept import Kept, kept_tensors
 
-__all__ = ["TENSORS", "check_size", "put_weights", "write_weights"]
+__all__ = ["TENSORS", "Written", "check_size", "put_weights", "write_weights"]
 
 TENSORS = ".safetensors"
 """What names of files with tensors end in."""
@@ -21,19 +22,37 @@ TENSORS = ".safetensors"
 _WEIGHTS, _INDEX = f"model{TENSORS}", f"model{TENSORS}.index.json"  # as transformers calls them
 
 
-def write_weights(model: nn.Module, folder: Path, most: int | str) -> tuple[list[str], dict[str, str]]:
-    """Write every parameter and buffer, copying no more of them at a time than one file holds.
+class Written(NamedTuple):
+    """What `write_weights` wrote.
+
+    Attributes:
+        files: their names, that of the index among them where there are several.
+        tied: for each further name of a tensor the one under which it is stored.
+        kept: names of tensors that are neither parameters nor buffers.
+    """
+
+    files: list[str]
+    tied: dict[str, str]
+    kept: list[str]
+
+
+def write_weights(model: nn.Module, folder: Path, most: int | str) -> Written:
+    """Write every parameter and buffer, and tensors that modules keep beside them: no more in memory than a file holds.
 
     Args:
         model: the model.
         folder: where the files go.
         most: what `check_size` lets through; a tensor that is larger has a file of its own.
 
-    Returns:
-        Names of the files, the index among them where there are several; and for each further name of a tensor the one
-        under which it is stored.
+    Raises:
+        StorageError: a tensor that is neither parameter nor buffer, of a kind that safetensors does not hold.
     """
-    tensors, tied = _distinct(_state(model))
+    beside = {name: one.tensor.detach() for name, one in kept_tensors(model).items() if not one.tensor.is_meta}
+    for name, tensor in beside.items():
+        _check_storable(name, tensor)
+    tensors, tied = _distinct(_state(model) | beside)
+    tensors |= {name: beside[name] for name, source in tied.items() if source in beside}
+    tied = {name: source for name, source in tied.items() if source not in beside}
     # of their sizes alone: tensors that lie in one piece of memory are copied apart, so they may go to different files
     sizes = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
     split = split_torch_state_dict_into_shards(sizes, max_shard_size=most)
@@ -44,19 +63,23 @@ def write_weights(model: nn.Module, folder: Path, most: int | str) -> tuple[list
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / _INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         files.append(_INDEX)
-    return files, tied
+    return Written(files, tied, sorted(beside))
 
 
-def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str]) -> None:
+def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str], kept: Collection[str] = ()) -> None:
     """Put what `write_weights` wrote into a model.
+
+    Of tensors that are neither parameters nor buffers those are put in that the model has in the same size: others are
+    what a forward kept for the next one.
 
     Args:
         files: in safetensors.
         model: changed in place; its own tensors may be without memory.
         tied: further names of tensors.
+        kept: names of those that are neither parameters nor buffers.
 
     Raises:
-        ValueError: names or shapes that are not those of the model.
+        ValueError: names or shapes that are not those of the model; or a tuple of the model holds another tensor.
     """
     files, wanted = list(files), _state(model)
     found: dict[str, tuple[int, ...]] = {}
@@ -64,17 +87,25 @@ def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str]
         with safe_open(file, "pt") as held:
             names = held.keys()
             found.update((name, tuple(held.get_slice(name).get_shape())) for name in names)
-    if odd := sorted({*found, *tied} ^ wanted.keys()):
+    if odd := sorted(({*found, *tied} - {*kept}) ^ wanted.keys()):
         raise ValueError(f"{len(odd)} weights do not match the model, {odd[0]} among them")
     for name, own in wanted.items():
         if name in found and found[name] != own.shape:
             raise ValueError(f"{name} is {found[name]} where the model has {tuple(own.shape)}")
+    beside = {name: one for name, one in kept_tensors(model).items() if name in kept}
     for file in files:
         for name, tensor in load_file(file).items():
             # in memory of its own: where it lies in the file, numbers may be added up in another order
-            _put(model, name, tensor.clone())
+            if name not in kept:
+                _put(model, name, tensor.clone())
+            elif name in beside:
+                _put_beside(name, beside[name], tensor.clone())
     for name, source in tied.items():
-        _tie(model, name, source)
+        if name not in kept:
+            _tie(model, name, source)
+        elif name in beside:
+            path, _, leaf = source.rpartition(".")
+            beside[name].put(getattr(model.get_submodule(path), leaf))
 
 
 def check_size(most: Any) -> None:
@@ -127,6 +158,28 @@ def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad)
     else:
         module._buffers[leaf] = tensor
+
+
+def _put_beside(name: str, place: Kept, tensor: Tensor) -> None:
+    old = place.tensor
+    if (old.shape, old.dtype) != (tensor.shape, tensor.dtype):
+        return
+    try:
+        place.put(nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor)
+    except ValueError as error:
+        raise ValueError(f"{name} is a tensor but no buffer, and other numbers were saved: {error}") from error
+
+
+def _check_storable(name: str, tensor: Tensor) -> None:
+    try:
+        if tensor.layout is not torch.strided:
+            raise ValueError
+        save({"": torch.empty(1, dtype=tensor.dtype)})
+    except Exception as error:
+        raise StorageError(
+            f"{name} is a tensor but no buffer, and of a kind that safetensors does not hold ({tensor.dtype}, "
+            f"{tensor.layout}); where a forward makes it anew, set it to None before saving"
+        ) from error
 
 
 def _tie(model: nn.Module, name: str, source: str) -> None:

@@ -149,7 +149,7 @@ def test_what_is_no_saved_model_is_refused(folder, tmp_path):
     with pytest.raises(StorageError, match="was altered after it was saved"):
         load(folder)
     rewrite(folder, headscope_model=99)
-    with pytest.raises(StorageError, match=r"of format 99, of headscope .* reads formats 1 and 2: update headscope"):
+    with pytest.raises(StorageError, match=r"of format 99, of headscope .* reads formats 1 to 3: update headscope"):
         load(folder)
     rewrite(folder, headscope_model=None)
     with pytest.raises(StorageError, match="does not say its format: it was altered"):

@@ -1,0 +1,93 @@
+"""Tensors beside parameters and buffers: saved and put back, or refused."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headscope.errors import StorageError
+from headscope.surgery import load, prune, save
+from headscope.surgery.kept import kept_tensors
+
+
+class Keeping(nn.Module):
+    """Attention with slopes by head, and tables of all kinds, drawn anew for each instance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.slopes = torch.rand(4)
+        self.tables = [{"scale": torch.rand(16)}, (torch.ones(16),)]
+        self.turns = torch.polar(torch.ones(9), torch.arange(9.0))
+        self.same = [self.o.bias]
+        self.last: Tensor | None = None
+        self.longest = torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        place = torch.arange(x.shape[1])
+        self.last = (q @ k.mT / 2 - self.slopes[:, None, None] * (place[:, None] - place).abs()).softmax(-1)
+        self.longest = place if len(place) > len(self.longest) else self.longest
+        out = nn.functional.linear((self.last @ v).transpose(1, 2).flatten(2), self.o.weight) + self.same[0]
+        return out * self.tables[0]["scale"] + self.tables[1][0] + self.turns[: x.shape[1], None].real  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def model() -> Keeping:
+    torch.manual_seed(0)
+    return Keeping().eval()
+
+
+X = torch.linspace(-1, 1, 2 * 6 * 16).view(2, 6, 16)
+
+
+def test_they_are_named_by_what_leads_to_them(model: Keeping) -> None:
+    names = {"slopes", "tables.0.scale", "tables.1.0", "turns", "same.0", "longest"}
+    assert kept_tensors(model).keys() == names
+    assert kept_tensors(nn.Sequential(model)).keys() == {f"0.{name}" for name in names}
+    model.tables.append(model.tables)  # type: ignore[arg-type]
+    assert kept_tensors(model).keys() == names, "and one that holds itself comes to an end"
+
+
+@pytest.mark.parametrize("heads", [[], ["L0H1"]])
+def test_an_instance_with_others_gets_those_that_were_saved(model: Keeping, heads: list[str], tmp_path) -> None:
+    whole = model(X)
+    smaller = prune(model, heads, example=X) if heads else model
+    assert not torch.equal(Keeping()(X), whole)
+    loaded = load(save(smaller, tmp_path / "saved"), model=Keeping())
+    assert torch.equal(loaded(X), smaller(X))
+    assert json.loads((tmp_path / "saved" / "headscope.json").read_text())["headscope_model"] == 3
+
+
+def test_what_a_forward_left_is_left_to_the_instance(model: Keeping, tmp_path) -> None:
+    model(X)
+    loaded = load(save(model, tmp_path / "saved"), model=Keeping())
+    assert loaded.last is None
+    assert len(loaded.longest) == 0, "of another size: what counts positions beside it is not known"
+
+
+def test_one_that_is_a_parameter_is_that_parameter_again(model: Keeping, tmp_path) -> None:
+    loaded = load(save(model, tmp_path / "saved"), model=Keeping())
+    assert loaded.same[0] is loaded.o.bias
+
+
+def test_other_numbers_in_a_tuple_are_refused(model: Keeping, tmp_path) -> None:
+    save(model, tmp_path / "saved")
+    other = Keeping()
+    other.tables[1] = (torch.zeros(16),)
+    with pytest.raises(StorageError, match=r"tables\.1\.0 is a tensor but no buffer, and other .*in a tuple"):
+        load(tmp_path / "saved", model=other)
+
+
+@pytest.mark.parametrize("odd", [torch.zeros(2, dtype=torch.complex128), torch.eye(2).to_sparse()])
+def test_one_that_cannot_be_stored_is_named(model: Keeping, odd: Tensor, tmp_path) -> None:
+    model.turns = odd
+    with pytest.raises(StorageError, match="turns is a tensor but no buffer, and of a kind that safetensors does not"):
+        save(model, tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_any_is_read_by_a_headscope_of_before(tmp_path) -> None:
+    save(nn.Linear(2, 2), tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "headscope.json").read_text())["headscope_model"] == 1
