@@ -2,6 +2,7 @@
 
 from headscope.anatomy.descriptions import Description, describe
 from headscope.anatomy.discovery import discover
+from headscope.anatomy.fitting import anatomy_of
 from headscope.anatomy.route import ROUTES, Call, Place, Route
 
-__all__ = ["ROUTES", "Call", "Description", "Place", "Route", "describe", "discover"]
+__all__ = ["ROUTES", "Call", "Description", "Place", "Route", "anatomy_of", "describe", "discover"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope._support.around import around
 from headscope._support.running import unwrapped
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import on_features
@@ -19,6 +19,7 @@ from headscope.heads import Heads
 from headscope.sites import Anatomy, Site, Slices
 from headscope.statistics import STATISTICS
 from headscope.text.feeding import Batches
+from headscope.watching.hooks import counted
 from headscope.watching.observation import observe
 
 __all__ = ["MODES", "Fills", "ablate", "fill_values", "silence", "transform_outputs"]
@@ -54,13 +55,15 @@ def ablate(
 
     Raises:
         UnknownNameError: a head or mode that does not exist.
-        AnatomyError: a head whose output cannot be told apart.
+        AnatomyError: a head whose output cannot be told apart; or an anatomy that is not the model's.
         InputError: "mean" without batches.
     """
-    anatomy = discover(model, example) if anatomy is None else anatomy
+    given, anatomy = anatomy is not None, anatomy_of(model, example, anatomy)
     positions = anatomy.find(heads)
     fills = fill_values(model, mode, batches, anatomy)
-    with silence(model, anatomy, positions, fills):
+    with silence(model, anatomy, positions, fills), ExitStack() as stack:
+        if given:
+            stack.enter_context(counted(model, [anatomy.site(layer) for layer in positions]))
         yield
 
 

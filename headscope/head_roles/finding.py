@@ -8,7 +8,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from headscope._support.progress import Progress, part_of
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.masks import as_read
 from headscope.errors import InputError, ModelError
 from headscope.head_roles.tables import MIXED, ROLES, RoleExample, RoleTable, Spelled
@@ -88,7 +88,7 @@ def roles(
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to find roles on")
-    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).having("pattern")
+    anatomy = anatomy_of(model, kept[0], anatomy).having("pattern")
     read = as_read(model, anatomy, kept)
     seen = _tokens_of(read)
     delimiters = set() if tokenizer is None else delimiter_ids(tokenizer, seen)

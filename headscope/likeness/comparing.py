@@ -7,7 +7,7 @@ from torch import nn
 
 from headscope._support.progress import Progress, part_of
 from headscope._support.running import check_takes, unwrapped
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of, discover
 from headscope.anatomy.untrained import UNTRAINED, drawn_by, untrained_copy
 from headscope.errors import InputError, ModelError, UnknownNameError
 from headscope.likeness.asking import Ask, How, Pair
@@ -102,7 +102,7 @@ def compare_heads(
     chosen = [(MEASURES[m]() if isinstance(m, str) else m, of) for m, of in asked]
     asks = [Ask(measure, _source_of(measure, of)) for measure, of in chosen]
     kept = _kept(model, batches, asks)
-    anatomy = discover(model, _example(model, kept, asks)) if anatomy is None else anatomy
+    anatomy = anatomy_of(model, _example(model, kept, asks), anatomy)
     other = None if other is None else unwrapped(other)
     if other is not None and not all(ask.textless for ask in asks):
         check_takes(other, kept[0])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.effects.gradients import gate_gradients, tells_rows
@@ -254,7 +254,7 @@ def _ready(model: nn.Module, batches: Batches, anatomy: Anatomy | None) -> tuple
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure on")
-    return kept, discover(model, kept[0]) if anatomy is None else anatomy
+    return kept, anatomy_of(model, kept[0], anatomy)
 
 
 def _facts(observed: Observed, **more: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import features_last
 from headscope.anatomy.linear import is_linear, is_plain, stores_transposed
 from headscope.anatomy.operations import tensors_in
-from headscope.sites import Site, Slices
-from headscope.surgery.change import SiteChange, is_matrix
+from headscope.sites import Site
+from headscope.surgery.change import SiteChange, is_matrix, site_within
 from headscope.surgery.edits.arguments import TakeHeads, Taken
 from headscope.surgery.edits.base import Edit, runs
 from headscope.surgery.edits.slicing import DropItems, SliceParameter
@@ -104,7 +104,7 @@ def belongings(module: nn.Module, unit: str, change: SiteChange, call: Seen) -> 
         change: what goes from a site in it.
         call: what the unit was given in one forward pass.
     """
-    site = _inside(change.site, unit)
+    site = site_within(change.site, unit)
     found = Belongings(change, unit, {}, {}, {}, ())
     twin = copied(module)
     twin.eval()
@@ -182,30 +182,6 @@ def _in_order(site: Site, size: int) -> Owned:
         own = [frozenset(range(kv * site.head_dim, (kv + 1) * site.head_dim)) for kv in range(site.n_kv_heads)]
         return tuple(own[kv] for kv in site.kv_of_query)
     return ()
-
-
-def _inside(site: Site, unit: str) -> Site:
-    """A site as seen from its unit."""
-
-    def inner(name: str) -> str:
-        return name[len(unit) :].lstrip(".")
-
-    def moved(parts: tuple[Slices, ...]) -> tuple[Slices, ...]:
-        return tuple(replace(part, module=inner(part.module)) for part in parts)
-
-    spelling = None if site.spelling is None else dict(site.spelling)
-    if spelling is not None and "weightings" in spelling:
-        spelling["weightings"] = [one | {"parameter": inner(one["parameter"])} for one in spelling["weightings"]]
-    assert site.output is not None
-    return replace(
-        site,
-        spelling=spelling,
-        module_name=inner(site.module_name),
-        query=moved(site.query),
-        key=moved(site.key),
-        value=moved(site.value),
-        output=moved((site.output,))[0],
-    )
 
 
 def _probed(unit: nn.Module, site: Site) -> dict[str, Tensor]:

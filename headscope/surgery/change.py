@@ -1,7 +1,7 @@
 """What a plan means for one site: which of its heads, rows and columns go, and which integers that makes stale."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from headscope.errors import SurgeryError
 from headscope.sites import Site, Slices
 from headscope.surgery.edits.attributes import AXES, SetAttribute, SetAxis
 
-__all__ = ["SiteChange", "Stale", "is_matrix"]
+__all__ = ["SiteChange", "Stale", "is_matrix", "site_within"]
 
 _NOT_A_SIZE = (
     "idx", "index", "layer", "window", "pos", "len", "ctx", "block", "vocab", "bucket", "seed", "pad", "max", "min",
@@ -230,3 +230,32 @@ def is_matrix(module: nn.Module, layer: Slices) -> bool:
 
 def _own(part: Slices, gone: set[int]) -> frozenset[int]:
     return frozenset(index for head in gone for index in part.heads[head])
+
+
+def site_within(site: Site, unit: str) -> Site:
+    """A site as seen from a module around it.
+
+    Args:
+        site: with an output projection.
+        unit: dotted name of that module; "" for the whole model.
+    """
+
+    def inner(name: str) -> str:
+        return name[len(unit) :].lstrip(".")
+
+    def moved(parts: tuple[Slices, ...]) -> tuple[Slices, ...]:
+        return tuple(replace(part, module=inner(part.module)) for part in parts)
+
+    spelling = None if site.spelling is None else dict(site.spelling)
+    if spelling is not None and "weightings" in spelling:
+        spelling["weightings"] = [one | {"parameter": inner(one["parameter"])} for one in spelling["weightings"]]
+    assert site.output is not None
+    return replace(
+        site,
+        spelling=spelling,
+        module_name=inner(site.module_name),
+        query=moved(site.query),
+        key=moved(site.key),
+        value=moved(site.value),
+        output=moved((site.output,))[0],
+    )

@@ -2,29 +2,30 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from headscope._support.running import unwrapped
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.examples import make_example
 from headscope.anatomy.records import record_of
 from headscope.anatomy.trials import corner_of
 from headscope.anatomy.uncuttable import torn
-from headscope.effects.ablation import ablate
-from headscope.errors import ModelError, PlanError, SurgeryError
+from headscope.effects.ablation import ablate, silence
+from headscope.errors import InputError, ModelError, PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
 from headscope.sites import Anatomy, Site
 from headscope.surgery.alignment import check_alignment, renumber_alignment
 from headscope.surgery.carried import take_record
-from headscope.surgery.change import SiteChange
-from headscope.surgery.edits.base import Edit, apply_edits
+from headscope.surgery.change import SiteChange, site_within
+from headscope.surgery.edits.base import Edit, apply_edits, untied
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import WAYS, find_edits, runs_alone
 from headscope.surgery.structure import heads_shown
@@ -68,18 +69,21 @@ def prune(
         The smaller model, on the same device, in the same precision and mode. For a plan without heads: a plain copy.
 
     Raises:
+        InputError: a tolerance that is none.
         PlanError: made for another model; heads that do not exist or are gone; layers that share a module cut apart; a
             head that the model's settings call for (Whisper's `alignment_heads`; those that stay are renumbered).
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """
+    if not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
+        raise InputError(f"tolerance is the largest difference allowed, a number from 0 on; it was {tolerance!r}")
     model = unwrapped(model)
     first = itertools.islice(feed(model, () if batches is None else batches, again=False), _MOST_BATCHES)
     given: list[Batch] = [corner_of(model, batch, _TOKENS) for batch in first]
     if example is None and given:
         example = given[0]
     example = make_example(model) if example is None else feed_one(model, example)
-    anatomy = discover(model, example) if anatomy is None else anatomy
+    anatomy = anatomy_of(model, example, anatomy)
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
@@ -125,6 +129,12 @@ def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit],
     """A copy with these edits, proven."""
     pruned = _copy(model)
     apply_edits(edits, pruned)
+    if apart := untied(model, pruned):
+        raise SurgeryError(
+            torn(anatomy, plan.heads, model)
+            or f"{' and '.join(apart[0])} are one parameter, and a cut would make several of it, which training moves "
+            "apart; take the same heads from all layers that share it, or from none"
+        )
     _verify(model, pruned, plan, anatomy, inputs, heads_shown(edits))
     return pruned
 
@@ -188,13 +198,28 @@ def _edits(
         # a container whose forward is never called cannot be tried alone, nor one that the model sets up as it runs
         alone = unit in seen and runs_alone(model.get_submodule(unit), seen[unit])
         tried, known = unit if alone else "", seen
+        places = {change.site.module_name for change in own}
+        heads = [head for head in plan.heads if anatomy.site(head.layer).module_name in places]
         if not alone and len(units) > 1:  # the whole model is tried, in which the other units are whole
-            places = {change.site.module_name for change in own}
-            heads = [head for head in plan.heads if anatomy.site(head.layer).module_name in places]
             known = _record(model, heads, anatomy, example, {"", *units, *modules})
         known[tried].check_finite(f"layer {min(change.site.layer for change in own)} ({unit})")
-        edits.extend(find_edits(model, tried, own, known, inputs.tolerance, way))
+        masking = functools.partial(_masked, heads=heads, anatomy=_anatomy_within(anatomy, tried))
+        edits.extend(find_edits(model, tried, own, known, inputs.tolerance, masking, way))
     return tuple(edits)
+
+
+def _masked(unit: nn.Module, heads: Sequence[HeadId], anatomy: Anatomy) -> AbstractContextManager[None]:
+    return silence(unit, anatomy, anatomy.find(heads))
+
+
+def _anatomy_within(anatomy: Anatomy, unit: str) -> Anatomy:
+    """The sites in a unit, with names as seen from there."""
+
+    def inside(module: str) -> bool:
+        return not unit or f"{module}.".startswith(f"{unit}.")
+
+    own = (one for one in anatomy.sites if one.output is not None and inside(one.module_name))
+    return replace(anatomy, sites=tuple(site_within(one, unit) for one in own if inside(one.output.module)))  # type: ignore[union-attr]
 
 
 def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:

@@ -20,13 +20,14 @@ from headscope.anatomy.operations import tensors_in
 from headscope.errors import SurgeryError
 from headscope.sites import Site
 from headscope.surgery.belongings import Belongings, belongings
-from headscope.surgery.change import SiteChange, Stale
+from headscope.surgery.change import SiteChange, Stale, site_within
 from headscope.surgery.edits.attributes import SetAttribute, SetConfig
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.edits.grouping import MapGroups
 from headscope.surgery.edits.pytorch import NarrowAttention, PackByHand
 from headscope.surgery.edits.repairing import RepairSizes
 from headscope.surgery.forwards import copied
+from headscope.surgery.shaking import EXACT, LEAST, Masking, Shaken
 from headscope.surgery.structure import KV_GROUPS, by_function, heads_shown, is_framed, padded, sliced, structure
 from headscope.surgery.verification import Seen, difference, drawing_alike
 
@@ -60,9 +61,10 @@ def find_edits(
     changes: Sequence[SiteChange],
     seen: Mapping[str, Seen],
     tolerance: float,
+    masking: Masking,
     way: str = SMALLER,
 ) -> Edits:
-    """The edits that cut one unit, tried on a copy of it.
+    """The edits that cut one unit, tried on a copy of it: on what the model gives it, then on other numbers.
 
     Args:
         model: the model; it is only read.
@@ -70,16 +72,18 @@ def find_edits(
         changes: what goes from each of its attention modules.
         seen: a call of the unit, and of each attention module that loses heads, with the heads switched off.
         tolerance: largest difference allowed between outputs.
+        masking: switches the heads off in a copy of the unit.
         way: one of `WAYS`.
 
     Raises:
-        SurgeryError: no edits were found under which the unit does what it did with the heads switched off.
+        SurgeryError: no edits were found under which the unit does what it did with the heads switched off, or the
+            example does not tell.
     """
-    call, module = seen[unit], model.get_submodule(unit)
+    module = model.get_submodule(unit)
     known, packing = _narrowed(model, changes)
-    if len(known) == len(changes) == 1 and unit == known[0].module:
-        # its second result is a map of the heads left, and rightly another one
-        call = replace(call, output=call.output[0])
+    # its second result is a map of the heads left, and rightly another one
+    first_alone = len(known) == len(changes) == 1 and unit == known[0].module
+    trial = _Trial(unit, module, seen[unit], changes, masking, first_alone, tolerance)
     rest = [change for change in changes if change.site.module_name not in {edit.module for edit in known}]
     fewer = None if way == ALIKE else {pair for one in rest for pair in one.counts}
     failures = []
@@ -94,15 +98,17 @@ def find_edits(
         for further in ways:
             edits = (*known, *further)
             try:
-                failure = _try(module, [edit.within(unit) for edit in edits], call, tolerance, fewer)
+                failure = trial.of([edit.within(unit) for edit in edits], fewer)
             except SurgeryError as error:  # an edit that cannot be made
                 refusals.append(error)
                 continue
             if failure is None:
+                trial.check_tells()
                 return (*edits, *packing)
             failures.append(failure)
             nearly = nearly or (edits if failure.beside else ())
         if nearly:  # if something reads that, the model as a whole will show it
+            trial.check_tells()
             return (*nearly, *packing)
     if refusals and not failures:
         raise refusals[0]
@@ -250,25 +256,70 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
         yield from (tuple(one for one in counts if one.name == kind) for kind in kinds)
 
 
-def _try(
-    unit: nn.Module, edits: Sequence[Edit], call: Seen, tolerance: float, fewer: Collection[tuple[int, int]] | None
-) -> _Failure | None:
-    """Why some edits do not cut a unit; what it returns by head may be of fewer heads, if it is told how many."""
-    try:
-        output = _run(unit, edits, call)
-    except SurgeryError:  # an edit that cannot be made
-        raise
-    except Exception as error:
-        return _Failure(float("inf"), f"{type(error).__name__}: {error}")
-    if isinstance(call.output, Tensor) and isinstance(output, tuple):
-        output = output[0]  # where a map of the heads left comes with it
-    # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
-    shown = () if fewer is None else heads_shown(edits)
-    apart = functools.partial(difference, call.output, output, heads=shown, relative=True)
-    gap = apart()
-    beside = tolerance < gap and apart(fewer=fewer or ()) <= tolerance
-    failure = _Failure(gap, beside=beside) if gap > tolerance else None
-    return (_untrained(unit, edits, call) or failure) if failure is None or beside else failure
+@dataclass(frozen=True)
+class _Trial:
+    """What edits of one unit have to pass."""
+
+    name: str
+    unit: nn.Module
+    call: Seen
+    changes: Sequence[SiteChange]
+    masking: Masking
+    first_alone: bool
+    tolerance: float
+
+    @functools.cached_property
+    def _shaken(self) -> Shaken:
+        own = [replace(one, site=site_within(one.site, self.name)) for one in self.changes]
+        return Shaken(self.unit, self.call, self.masking, own)
+
+    def check_tells(self) -> None:
+        """Refuse to take edits for right where whatever the unit attends to comes to the same.
+
+        Raises:
+            SurgeryError: it does.
+        """
+        if self._shaken.is_blind:
+            raise SurgeryError(
+                f"layer {', '.join(str(one.site.layer) for one in self.changes)}: what positions attend to changes "
+                "nothing on this example, so no cut can be proven on it: there is a single key, or all positions are "
+                "alike. Bring another example= (or batches=), of several different tokens"
+            )
+
+    def of(self, edits: Sequence[Edit], fewer: Collection[tuple[int, int]] | None) -> _Failure | None:
+        """Why some edits do not cut the unit; what it returns by head may be of fewer heads, if it is told how many.
+
+        Raises:
+            SurgeryError: an edit that cannot be made.
+        """
+        # against the output's size: float32 rounds it by as much, and the whole model is compared strictly in the end
+        failure = self._try(self.unit, edits, self.call, fewer, self.tolerance, 1.0)
+        if failure is None or failure.beside:
+            failure = _untrained(self.unit, edits, self.call) or failure
+        if failure is not None and not failure.beside:
+            return failure
+        if self._shaken.call is None:
+            return failure
+        again = self._try(self._shaken.unit, edits, self._shaken.call, fewer, EXACT, LEAST)
+        return failure if again is None or (failure is not None and again.beside) else again
+
+    def _try(
+        self, unit: nn.Module, edits: Sequence[Edit], call: Seen, fewer: Collection[tuple[int, int]] | None,
+        tolerance: float, least: float,
+    ) -> _Failure | None:  # fmt: skip
+        try:
+            output = _run(unit, edits, call)
+        except SurgeryError:  # an edit that cannot be made
+            raise
+        except Exception as error:
+            return _Failure(float("inf"), f"{type(error).__name__}: {error}")
+        expected = call.output[0] if self.first_alone else call.output
+        if isinstance(expected, Tensor) and isinstance(output, tuple):
+            output = output[0]  # where a map of the heads left comes with it
+        shown = () if fewer is None else heads_shown(edits)
+        apart = functools.partial(difference, expected, output, heads=shown, relative=True, least=least)
+        gap = apart()
+        return _Failure(gap, beside=apart(fewer=fewer or ()) <= tolerance) if gap > tolerance else None
 
 
 def _untrained(unit: nn.Module, edits: Sequence[Edit], call: Seen) -> _Failure | None:

@@ -126,6 +126,7 @@ def difference(
     heads: Collection[int] = (),
     fewer: Collection[tuple[int, int]] = (),
     relative: bool = False,
+    least: float = 1.0,
 ) -> float:
     """Largest absolute difference between two outputs of the same structure, at positions that the batch does not pad.
 
@@ -139,10 +140,11 @@ def difference(
             tensors (row, head, position, dim) beside the output, are passed over then.
         fewer: (how many heads there were, how many there are). Tensors (row, head, position, dim) beside the output of
             which there are as many fewer are passed over.
-        relative: whether each tensor's difference is told against its largest number, if that is above 1.
+        relative: whether each tensor's difference is told against its largest number, if that is above `least`.
+        least: see there.
 
     Returns:
-        At least 0, in the outputs' unit; infinity where they cannot be compared.
+        At least 0, in the outputs' unit, or none if it is relative; infinity where they cannot be compared.
     """
     pairs = list(zip(tensors_in(expected), tensors_in(actual), strict=False))
     if not pairs or len(list(tensors_in(expected))) != len(list(tensors_in(actual))):
@@ -153,7 +155,7 @@ def difference(
             return math.inf
         by_head = place > 0 and heads and (is_map(a) or (a.ndim == 4 and a.shape[1] in heads))
         if a.shape == b.shape and not by_head:
-            gaps.append(_gap(a, b, _kept(a, batch)) / (max(1.0, magnitude(a)) if relative else 1.0))
+            gaps.append(_gap(a, b, _kept(a, batch)) / (max(least, magnitude(a)) if relative else 1.0))
     return max(gaps)
 
 

@@ -12,7 +12,7 @@ from headscope._support.formatting import brief_list
 from headscope._support.progress import Progress, part_of
 from headscope._support.shown import Shown, reasons
 from headscope._support.tabular import read_table, write_table
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.untrained import UNTRAINED, check_null, drawn_by, untrained_copy
 from headscope.anatomy.weights import output_weights
 from headscope.errors import InputError
@@ -131,7 +131,7 @@ def redundancy(
     kept = feed(model, batches)
     if len(kept) == 0:
         raise InputError("there is no batch to measure redundancy on")
-    anatomy = (discover(model, kept[0]) if anatomy is None else anatomy).apart
+    anatomy = anatomy_of(model, kept[0], anatomy).apart
     copy = untrained_copy(model, seed, anatomy) if null else None
     found = _found(model, kept, anatomy, skip_first, progress)
     if copy is None:

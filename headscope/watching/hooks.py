@@ -17,12 +17,13 @@ from headscope.anatomy.check import for_each_head
 from headscope.anatomy.entering import at_output
 from headscope.anatomy.fast_path import plainly
 from headscope.anatomy.features import features_last
+from headscope.anatomy.fitting import AGAIN
 from headscope.anatomy.route import key_of
 from headscope.anatomy.weights import head_weights, is_stored
 from headscope.errors import AnatomyError, UnknownNameError
 from headscope.sites import Site, Slices
 
-__all__ = ["TENSORS", "SiteTensors", "joined", "watch"]
+__all__ = ["TENSORS", "SiteTensors", "counted", "joined", "watch"]
 
 TENSORS = ("q", "k", "v", "pattern", "z", "bias", "gated_z", "contribution", "written")
 _OTHERWISE = {"python": "leave it out of want= or name layers=", "shell": "ask for something else, with --of"}
@@ -55,8 +56,9 @@ def watch(
 
     Raises:
         UnknownNameError: a tensor that does not exist.
-        AnatomyError: contributions were asked of a site whose heads are mixed before the projection; or, when it ends,
-            of rows that ran under adapters of their own.
+        AnatomyError: contributions were asked of a site whose heads are mixed before the projection; a site has other
+            heads than it is said to have; or, when it ends, contributions were asked of rows that ran under adapters of
+            their own.
     """
     unknown = [name for name in want if name not in TENSORS]
     if unknown:
@@ -82,6 +84,30 @@ def watch(
             raise
     if watcher.mixed:
         raise AnatomyError(watcher.mixed, **_OTHERWISE)
+
+
+@contextmanager
+def counted(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
+    """While open, refuse a forward pass in which a site has other heads than it is said to have.
+
+    Args:
+        model: the model that will be run.
+        sites: which of its sites.
+
+    Raises:
+        AnatomyError: a number of heads, or their width, is another.
+    """
+    with watch(model, sites, (), lambda *_: None):
+        yield
+
+
+def _check_heads(site: Site, call: Call) -> None:
+    heads, width = call.z.shape[1], call.z.shape[-1]
+    if (heads, width) != (site.n_heads, site.value_dim):
+        raise AnatomyError(
+            f"layer {site.layer} ({site.module_name}) has {heads} heads of {width} dimensions here, and {site.n_heads} "
+            f"of {site.value_dim} in the anatomy: it is of another model, or this one was changed since; {AGAIN}"
+        )
 
 
 def _check_contributions(sites: Sequence[Site], want: Collection[str]) -> None:
@@ -158,6 +184,7 @@ class _Watcher:
         site = self._next((call.module, call.key), call)
         if site is None:
             return None
+        _check_heads(site, call)
         asked = [name for name in TENSORS if name in self.want and name not in _FROM_OUTPUT]
         tensors = {name: _take(name, site, call) for name in asked}
         tensors |= {name: tensors[name].clone() for name in asked if name in site.copied}

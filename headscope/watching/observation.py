@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headscope._support.objects import OWN_BATCHES
 from headscope._support.progress import Progress, n_steps
 from headscope._support.running import evaluating, handed, last_logits, run_model
-from headscope.anatomy import discover
+from headscope.anatomy import anatomy_of
 from headscope.anatomy.masks import masks_of, with_kept
 from headscope.errors import AnatomyError, InputError, UnknownNameError
 from headscope.sites import Anatomy, Site
@@ -109,7 +109,7 @@ def capture(
         AnatomyError: no attention was found, or none was heard though the model ran; or contributions were asked of a
             site whose heads are entangled there.
     """
-    anatomy = discover(model, example) if anatomy is None else anatomy
+    anatomy = anatomy_of(model, example, anatomy)
     seen, ran = Seen(), False
     sites = anatomy.sites if layers is None else tuple(anatomy.site(layer) for layer in layers)
 
@@ -207,7 +207,7 @@ def observe(
     first = next(one_by_one, None)
     if first is None:
         raise InputError("there is no batch to observe")
-    anatomy = discover(model, first) if anatomy is None else anatomy
+    anatomy = anatomy_of(model, first, anatomy)
     if not anatomy.sites:
         raise InputError(
             f"none of the attention layers of {anatomy.model_class} can be taken for this: {'; '.join(anatomy.remarks)}"

@@ -66,7 +66,7 @@ def _side(facts: Facts, across: bool) -> int:
         size = [size.get("height", 32), size.get("width", 32)] if "height" in size else list(size.values())
     if isinstance(size, (list, tuple)) and size:
         size = size[-1 if across else 0]
-    return size if isinstance(size, int) and size > 0 else 32
+    return size if isinstance(size, int) and size > 0 else 64
 
 
 def _grid(facts: Facts) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import nn
 from headscope._support.registry import Registry
 from headscope.errors import SurgeryError
 
-__all__ = ["EDITS", "Edit", "Runs", "apply_edits", "edits_from_json", "indices_of", "runs"]
+__all__ = ["EDITS", "Edit", "Runs", "apply_edits", "edits_from_json", "indices_of", "runs", "untied"]
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -114,6 +114,17 @@ def _share(model: nn.Module, places: Sequence[str]) -> None:
             continue
         if kept.is_meta or torch.equal(kept, other):
             module._parameters[own] = kept
+
+
+def untied(before: nn.Module, after: nn.Module) -> list[list[str]]:
+    """Names under which one parameter stands in a model, and several in what was made of it.
+
+    Args:
+        before: the model.
+        after: a copy with edits.
+    """
+    owners = dict(after.named_parameters(remove_duplicate=False))
+    return [names for names in _shared(before) if len({id(owners[name]) for name in names if name in owners}) > 1]
 
 
 def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:
