@@ -75,8 +75,9 @@ def filled(columns: Sequence[tuple[int, ...]], width: int, dim: int) -> list[tup
         None where these columns do not tell which of the two it is.
     """
     many = len(columns)
-    if all(len(own) >= dim for own in columns):
-        return list(columns)
+    reached = set().union(*columns)
+    if all(len(own) >= dim for own in columns) or len(reached) == width == sum(map(len, columns)):
+        return list(columns)  # fewer each, and yet all: heads that were filled up with zeros to attend
     if width != many * dim:
         return None
     ways = [

@@ -94,7 +94,7 @@ def matrix(module: nn.Module, name: str = "") -> Float[Tensor, "out in"]:
     if is_plain(module):
         weight: Any = module.weight  # in a functional call it is no parameter
         return weight.T if stores_transposed(module) else weight.flatten(1)
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, _CONVOLUTIONS) and "forward" not in vars(module):
         return module.weight.flatten(1)
     return _read_off(module, name or type(module).__name__)
 
@@ -135,9 +135,19 @@ def row_size(module: nn.Module, parameter: str, layout: str, *, column: bool = F
     return int(shape[0]) if column else int(shape[1]) + isinstance(bias, Tensor)
 
 
+def _of_rows(module: nn.Module, rows: Tensor) -> Tensor:
+    """What a layer makes of each row."""
+    if not isinstance(module, _CONVOLUTIONS):
+        out: Tensor = module(rows[None])[0]
+        return out
+    made: Tensor = module(rows.T[None].unflatten(-1, (-1, *[1] * (module.weight.ndim - 3))))
+    return made[0].flatten(1).T
+
+
 def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:
     weight: Any = getattr(module, "weight", None)
-    sizes = [int(getattr(module, pair[0])) for pair in _SIZES if hasattr(module, pair[0])]
+    named = [pair[0] for pair in _SIZES] if not isinstance(module, _CONVOLUTIONS) else ["in_channels"]
+    sizes = [int(getattr(module, one)) for one in named if hasattr(module, one)]
     if not sizes and not (isinstance(weight, Tensor) and weight.ndim == 2):
         raise AnatomyError(f"{name} ({type(module).__name__}) does not say how many features enter it")
     width = sizes[0] if sizes else int(weight.shape[-1])
@@ -148,7 +158,7 @@ def _read_off(module: nn.Module, name: str) -> Float[Tensor, "out in"]:
     try:
         # claimed: what watches or switches off heads here keeps silent
         with claiming(), torch.no_grad():
-            out = module(probes.to(device, like.dtype)[None])[0]
+            out = _of_rows(module, probes.to(device, like.dtype))
     except Exception as error:
         raise AnatomyError(
             f"{name} ({type(module).__name__}) holds no plain weight, and running it on a basis failed with "

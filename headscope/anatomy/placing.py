@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headscope.anatomy.coordinates import Letters, Own, split_axis
+from headscope.anatomy.features import feature_axis
 from headscope.anatomy.labels import Labels
 from headscope.anatomy.layout import IrregularError, Layout
 from headscope.anatomy.operations import MOVES, Axes
@@ -130,9 +131,11 @@ def _readings(node: Node, labels: Labels) -> Iterator[tuple[Node, Node, Tensor]]
 
 def _features_last(reader: Node, entering: Tensor, lands: Tensor) -> Tensor:
     """What enters a layer with the axes that it sums over last, as one."""
+    if reader.linear is not None:  # whatever its forward does first
+        return lands.movedim(feature_axis(reader.linear, entering), -1)
     if reader.name.startswith("conv"):
         return lands.movedim(1, -1)
-    found = features_of(reader) if reader.linear is None else None
+    found = features_of(reader)
     summed = found[2] if found is not None and found[0] is entering else _summed(reader, entering)
     rest = [axis for axis in range(lands.ndim) if axis not in summed]
     return lands.permute(*rest, *summed).flatten(len(rest)) if rest else lands[None]
@@ -140,7 +143,7 @@ def _features_last(reader: Node, entering: Tensor, lands: Tensor) -> Tensor:
 
 def _summed(reader: Node, entering: Tensor) -> tuple[int, ...]:
     """The axes that hold features: where each head has a matrix of its own, that of heads too."""
-    made = product(reader) if reader.linear is None else None
+    made = product(reader)
     axes = None if made is None else made[0]
     if axes is None or not any(one is entering for one in (axes.left, axes.right)):
         return (entering.ndim - 1,)

@@ -6,47 +6,24 @@ every number (`Labels`), never by sizes: the softmax must walk over exactly one 
 product must sum over it; a head is what lands on columns of its own before the projection.
 """
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from headscope.anatomy.coordinates import Own, of_factor, of_tensor, ranked, scattered
+from headscope.anatomy.joining import Attention, Piece, together
 from headscope.anatomy.labels import Labels, UntraceableError
 from headscope.anatomy.layout import IrregularError, Layout
 from headscope.anatomy.lookalikes import find_alike, without_weights
 from headscope.anatomy.operations import Axes, tensors_in
-from headscope.anatomy.placing import Placed, UnlikeError, check_positions, place, reached
+from headscope.anatomy.placing import UnlikeError, check_positions, place, reached
 from headscope.anatomy.recording import Graph, Node, product, weight_of
 from headscope.anatomy.route import Refusal
 from headscope.anatomy.softmaxes import FUSED, Softmax, softmaxes
-from headscope.anatomy.spelling import RESULT, Part, Pick, Spelling, Weighting
-from headscope.anatomy.weightings import weighting_of
+from headscope.anatomy.spelling import RESULT
 
-__all__ = ["Attention", "recognise"]
-
-
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """A site as the graph shows it: the module whose forward holds all of it, and how it is spelled there."""
-
-    module: nn.Module
-    call: int
-    spelling: Spelling
-
-
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """One softmax (or fused call) with all that belongs to it."""
-
-    nodes: dict[str, tuple[Node, int]]
-    layouts: dict[str, Layout]
-    placed: Placed
-    index: int
-    late: bool = False
-    summed: bool = False
+__all__ = ["recognise"]
 
 
 def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
@@ -55,7 +32,7 @@ def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
     Args:
         graph: of one forward pass with at least two rows and two tokens.
     """
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     refusals = []
     found: list[tuple[Node, Softmax | None]] = [(softmax.node, softmax) for softmax in softmaxes(graph)]
     found += [(node, None) for node in graph.nodes if node.name == FUSED]
@@ -67,13 +44,13 @@ def recognise(graph: Graph) -> tuple[list[Attention], list[Refusal]]:
             why = str(error) or ("" if softmax is None else _pooled(softmax))
             if why:  # without a reason it is a softmax of something else: a gate, a router
                 refusals.append(Refusal(node.frames[-1].module, why))
-    by_reader: dict[int, list[_Piece]] = {}
+    by_reader: dict[int, list[Piece]] = {}
     for piece in sorted(pieces, key=lambda piece: piece.index):
         by_reader.setdefault(id(piece.placed.reader), []).append(piece)
     blamed = {refusal.module for refusal in refusals}
     read = [node for piece in pieces for node, _ in piece.nodes.values()]
     refusals += [refusal for refusal in find_alike(graph, read) if refusal.module not in blamed]
-    return [site for own in by_reader.values() for site in _together(own, graph)], refusals
+    return [site for own in by_reader.values() for site in together(own, graph)], refusals
 
 
 def _pooled(softmax: Softmax) -> str:
@@ -88,7 +65,7 @@ def _pooled(softmax: Softmax) -> str:
     return "its scores are no product of queries and keys" if of_data and not entropy else ""
 
 
-def _written(softmax: Softmax, taken: set[int]) -> _Piece:
+def _written(softmax: Softmax, taken: set[int]) -> Piece:
     scores, value = _scores(softmax, taken), _value(softmax)
     placed = place(value.out, value.node, value.axes, value.of_map, value.of_values)
     lies = {"z": Layout.of(of_tensor(placed.letters, value.axes.of_result, value.out.shape), "bhtd")}
@@ -116,7 +93,7 @@ def _written(softmax: Softmax, taken: set[int]) -> _Piece:
     }
     taken.add(id(scores.node))
     summed = any(_is_of_both(one, softmax, pattern) for one in scores.others)
-    return _Piece(nodes, lies, placed, softmax.node.index, softmax.late is not None, summed)
+    return Piece(nodes, lies, placed, softmax.node.index, softmax.late is not None, summed)
 
 
 def _is_of_both(node: Node, softmax: Softmax, pattern: dict[str, Tensor]) -> bool:
@@ -320,7 +297,7 @@ def _sums_over(labels: Tensor, softmax: Softmax, axis: int) -> bool:
     return True
 
 
-def _fused(node: Node) -> _Piece:
+def _fused(node: Node) -> Piece:
     """scaled_dot_product_attention: which axis is what, apart from the heads, is told by its arguments."""
     names = ("query", "key", "value")
     given = dict(zip(names, node.args, strict=False)) | {n: node.kwargs[n] for n in names if n in node.kwargs}
@@ -344,57 +321,4 @@ def _fused(node: Node) -> _Piece:
     }
     check_positions(placed, lies["z"])
     nodes = {"q": _pick(node, q), "k": _pick(node, k), "v": _pick(node, v), "z": (node, RESULT)}
-    return _Piece(nodes, lies, placed, node.index)
-
-
-def _together(pieces: list[_Piece], graph: Graph) -> Iterator[Attention]:
-    """Pieces that one layer reads: one site where they are heads side by side, else a site each."""
-    pieces = sorted(pieces, key=lambda piece: piece.placed.first_column)
-    apart = len({piece.placed.first_column for piece in pieces}) == len(pieces)
-    for own in [pieces] if apart else [[piece] for piece in sorted(pieces, key=lambda piece: piece.index)]:
-        nodes = [node for piece in own for node, _ in piece.nodes.values()]
-        depth = _shared_depth(nodes)
-        if depth is not None:
-            yield _site(own, nodes[0], depth, graph)
-
-
-def _site(pieces: list[_Piece], node: Node, depth: int, graph: Graph) -> Attention:
-    def picks(piece: _Piece) -> dict[str, Pick]:
-        return {name: Pick(one.name, one.frames[depth].nth, place) for name, (one, place) in piece.nodes.items()}
-
-    parts = tuple(Part(picks(piece), piece.layouts, piece.late, piece.summed) for piece in pieces)
-    frame, reader = node.frames[depth], pieces[0].placed.reader
-    weightings: list[Weighting] = []
-    output = None
-    for one in graph.nodes:
-        here = one.frames[depth] if len(one.frames) > depth and one.linear is None else None
-        if here is not None and (here.module, here.call) == (frame.module, frame.call):
-            weighting = weighting_of(one, depth)
-            if weighting is not None:
-                output = len(weightings) if one is reader and pieces[0].placed.alone else output
-                weightings.append(weighting)
-    totals = _totals([piece.nodes.get("pattern", piece.nodes["z"])[0] for piece in pieces], depth, graph)
-    return Attention(frame.module, frame.call, Spelling(parts, tuple(weightings), output, totals))
-
-
-def _totals(makers: list[Node], depth: int, graph: Graph) -> dict[str, int]:
-    """How often operations run in the call of the module that these ran in, by name."""
-    place = (makers[0].frames[depth].module, makers[0].frames[depth].call)
-    names = {node.name for node in makers}
-    runs = [
-        one.name
-        for one in graph.nodes
-        if one.name in names and len(one.frames) > depth
-        and (one.frames[depth].module, one.frames[depth].call) == place
-    ]  # fmt: skip
-    return dict(Counter(runs))
-
-
-def _shared_depth(nodes: list[Node]) -> int | None:
-    """How deep the innermost module stands that was running all of these operations in one call."""
-    depth = None
-    for level, frames in enumerate(zip(*(node.frames for node in nodes), strict=False)):
-        if len({(frame.module, frame.call) for frame in frames}) > 1:
-            break
-        depth = level
-    return depth
+    return Piece(nodes, lies, placed, node.index)

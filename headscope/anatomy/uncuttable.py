@@ -37,7 +37,7 @@ def torn(anatomy: Anatomy, heads: Heads, model: nn.Module | None = None) -> str:
         model: where those of different modules are meant too, which may hold one weight (tied).
     """
     gone = anatomy.find(heads)
-    users: dict[tuple[Hashable, str], dict[int, Site]] = {}
+    users: dict[tuple[Hashable, str], list[tuple[Site, Slices]]] = {}
     names: dict[Hashable, str] = {}
 
     def key(part: Slices) -> Hashable:
@@ -50,21 +50,20 @@ def torn(anatomy: Anatomy, heads: Heads, model: nn.Module | None = None) -> str:
     for site in anatomy.sites:
         # not what makes keys and values: these stay while any layer reads them
         for part in site.query:
-            users.setdefault((key(part), "makes"), {})[site.layer] = site
+            users.setdefault((key(part), "makes"), []).append((site, part))
         if site.output is not None and site.apart:
-            users.setdefault((key(site.output), "reads"), {})[site.layer] = site
-    for (one, _), sites in users.items():
-        lost = {layer: set(gone.get(layer, ())) for layer in sites}
-        everywhere = set().union(*lost.values())
-        missing = [
-            str(sites[layer].heads[position])
-            for layer, own in lost.items()
-            for position in sorted(everywhere - own)
-            if position < sites[layer].n_heads
-        ]
+            users.setdefault((key(site.output), "reads"), []).append((site, site.output))
+    for (one, _), uses in users.items():
+        rows = {site.heads[place]: {*own} for site, part in uses for place, own in enumerate(part.heads)}
+        goes = [site.heads[place] for site, _ in uses for place in gone.get(site.layer, ())]
+        cut = {row for head in goes for row in rows[head]}
+        missing = [head for head, own in rows.items() if head not in goes and own & cut]
         if missing:
+            whose = [head for head in goes if any(rows[head] & rows[other] for other in missing)]
+            layers = sorted({head.layer for head in (*missing, *whose)})
             return (
-                f"layers {', '.join(map(str, sites))} run the same weights ({names[one]}), so they lose the same heads "
-                f"or none; add {', '.join(missing)} to the plan, or take their counterparts out"
+                f"layers {', '.join(map(str, layers))} run the same weights ({names[one]}), so they lose the same "
+                f"heads or none; add {', '.join(map(str, missing))} to the plan, or leave "
+                f"{', '.join(map(str, whose))} out"
             )
     return ""

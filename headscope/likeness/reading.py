@@ -24,7 +24,7 @@ from headscope.statistics.swapped_moments import SwappedMoments
 from headscope.tables import PairTable, settle_tokens
 from headscope.text.batches import Batch
 from headscope.uncertainty.blocks import N_BLOCKS
-from headscope.watching.observation import observe
+from headscope.watching.observation import check_any, observe
 
 __all__ = ["compare_weights", "read_tables"]
 
@@ -40,6 +40,9 @@ def read_tables(
     if any(ask.of == "contribution" for ask in asks):
         pair = pair.apart
     pair = pair.having(*(ask.streamed for ask in asks))
+    for anatomy in (pair.anatomy, pair.other_anatomy):
+        if anatomy is not None:
+            check_any(anatomy)
     plan = _plan(pair, asks, how)
     tables: list[PairTable] = []
     met = False

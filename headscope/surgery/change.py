@@ -53,6 +53,8 @@ class SiteChange:
         held: key heads that another site reads too, and still does.
         spared: those of q, k and v whose layers are left whole though heads could be told apart in them: something
             else reads them too.
+        alike: other attentions of the same module that read the same layers, and lose these heads with it; see
+            `headscope.sites.Site.attention`.
     """
 
     site: Site
@@ -60,6 +62,7 @@ class SiteChange:
     first: Site
     held: frozenset[int] = frozenset()
     spared: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @cached_property
     def kept(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -226,12 +226,13 @@ def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:
     """What goes, by the modules that are tried alone; those that hold others hold what goes there."""
     names = {change.unit for change in changes}
     outer = {name: min((o for o in names if not o or f"{name}.".startswith(f"{o}.")), key=len) for name in names}
-    units: dict[str, dict[tuple[str, str], SiteChange]] = {}
+    units: dict[str, dict[Hashable, SiteChange]] = {}
     for change in changes:
-        site = change.site
-        read_by = site.output.name if site.output else ""
-        # a module that runs several times is cut once
-        units.setdefault(outer[change.unit], {}).setdefault((site.module_name, read_by), change)
+        site, own = change.site, units.setdefault(outer[change.unit], {})
+        weights = (site.module_name, site.query, site.key, site.value, site.output)
+        first = own.setdefault(weights, change)  # what runs again with the same weights is cut once
+        if change.first.attention not in (first.first.attention, *first.alike):
+            own[weights] = replace(first, alike=(*first.alike, change.first.attention))
     return {unit: list(own.values()) for unit, own in units.items()}
 
 

@@ -72,7 +72,8 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         if layers:
             yield FrameFunctions(change.site.module_name, tuple(name.removeprefix(inside) for name in layers))
         first = change.first
-        yield KeepHeads(change.site.module_name, change.kept_first, first.n_heads, change.whole, first.attention)
+        for attention in (first.attention, *change.alike):
+            yield KeepHeads(change.site.module_name, change.kept_first, first.n_heads, change.whole, attention)
 
 
 def by_function(change: SiteChange) -> Iterator[Edit]:
@@ -260,7 +261,7 @@ def _emptied(site: Site, module: nn.Module, seen: Mapping[str, Seen]) -> EmptyAt
     projection = site.output.module[prefix:] if inside else None
     output = seen[site.module_name].output
     returns = None if isinstance(output, Tensor) else _entries(site, output)
-    return EmptyAttention(site.module_name, projection, returns, keeps_cache=site.kind != "cross")
+    return EmptyAttention(site.module_name, projection, returns, keeps_cache=True)
 
 
 def _entries(site: Site, output: Any) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from headscope.text.feeding import Batches, feed
 from headscope.watching.delivering import Delivery
 from headscope.watching.hooks import TENSORS, SiteTensors, watch
 
-__all__ = ["Captured", "Observed", "Seen", "capture", "observe"]
+__all__ = ["Captured", "Observed", "Seen", "capture", "check_any", "observe"]
 
 
 class Captured:
@@ -208,10 +208,7 @@ def observe(
     if first is None:
         raise InputError("there is no batch to observe")
     anatomy = anatomy_of(model, first, anatomy)
-    if not anatomy.sites:
-        raise InputError(
-            f"none of the attention layers of {anatomy.model_class} can be taken for this: {'; '.join(anatomy.remarks)}"
-        )
+    check_any(anatomy)
     watched = [(model, anatomy.sites)]
     if other is not None:
         watched.append((other[0], tuple(replace(site, layer=OTHER + site.layer) for site in other[1].sites)))
@@ -230,6 +227,18 @@ def observe(
         if progress is not None:
             progress("watching", 1, total)
     return _observed(delivery, anatomy, n_batches, skip_first)
+
+
+def check_any(anatomy: Anatomy) -> None:
+    """Refuse an anatomy of which no layer is left for what is asked.
+
+    Raises:
+        InputError: none is.
+    """
+    if not anatomy.sites:
+        raise InputError(
+            f"none of the attention layers of {anatomy.model_class} can be taken for this: {'; '.join(anatomy.remarks)}"
+        )
 
 
 def _observed(delivery: Delivery, anatomy: Anatomy, n_batches: int, skip_first: int) -> Observed:

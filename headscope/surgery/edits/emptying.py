@@ -1,7 +1,7 @@
 """Edit of an attention module that loses all its heads: it returns its output projection's bias."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from headscope.anatomy.linear import stores_transposed
 from headscope.surgery.edits.attributes import SHARED_CONFIG
 from headscope.surgery.edits.base import EDITS, Edit
-from headscope.surgery.forwards import replace_forward
+from headscope.surgery.forwards import parameters_of, replace_forward
 
 __all__ = ["EmptyAttention", "empty_attention"]
 
@@ -39,7 +39,8 @@ def empty_attention(
             projection stands outside, which then gets a z without columns.
         returns: what the module returns, entry by entry: "output", "map" (a map of no heads, or None where the
             model's attention function returns no maps) or "nothing" (None); None if it returns the output alone.
-        keeps_cache: whether a KV cache passed in is to learn that the tokens went by: its length is read off it.
+        keeps_cache: whether a KV cache passed in is to learn that the tokens went by: its length is read off it. It is
+            off for cross attention in what was saved by earlier versions.
     """
     replace_forward(module, _run_empty, projection, returns, keeps_cache)
 
@@ -55,7 +56,8 @@ def _run_empty(
     **kwargs: Any,
 ) -> Any:
     hidden = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 1)
-    keys = _count_tokens(self, hidden, (*args, *kwargs.values())) if keeps_cache else hidden.shape[1]
+    given = dict(zip(parameters_of(self), args, strict=False)) | kwargs
+    keys = _count_tokens(self, hidden, given) if keeps_cache else hidden.shape[1]
     output = _bias(hidden, None if projection is None else self.get_submodule(projection))
     if returns is None:
         return output
@@ -81,7 +83,7 @@ def _returns_maps(module: nn.Module) -> bool:
     return getattr(config, "_attn_implementation", "eager") == "eager"
 
 
-def _count_tokens(module: nn.Module, hidden: Tensor, values: Sequence[Any]) -> int:
+def _count_tokens(module: nn.Module, hidden: Tensor, given: Mapping[str, Any]) -> int:
     """Store one number per token in a KV cache: a cache without entries would say that no token has gone by.
 
     Returns:
@@ -89,15 +91,28 @@ def _count_tokens(module: nn.Module, hidden: Tensor, values: Sequence[Any]) -> i
     """
     caching = sys.modules.get("transformers.cache_utils")
     layer = getattr(module, "layer_idx", None)
-    if caching is None or layer is None or hidden.ndim != 3:
-        return hidden.shape[1]
-    for value in values:
-        if isinstance(value, caching.EncoderDecoderCache):
-            value = value.self_attention_cache
-        if isinstance(value, caching.Cache):
-            token = hidden.new_zeros(hidden.shape[0], 1, hidden.shape[1], 1)
-            try:
-                return int(value.update(token, token, layer)[0].shape[-2])
-            except NotImplementedError:  # a layer that reads the keys of another one, and keeps none
-                return hidden.shape[1]
-    return hidden.shape[1]
+    others = next((given[name] for name in _OF_OTHERS if isinstance(given.get(name), Tensor)), None)
+    states = hidden if others is None else others
+    if caching is None or layer is None or states.ndim != 3:
+        return states.shape[1]
+    for cache in given.values():
+        if isinstance(cache, caching.EncoderDecoderCache) and others is not None:
+            if not cache.is_updated.get(layer):
+                cache.is_updated[layer] = True
+                return _store(cache.cross_attention_cache, states, layer)
+        elif isinstance(cache, caching.EncoderDecoderCache):
+            return _store(cache.self_attention_cache, states, layer)
+        elif isinstance(cache, caching.Cache) and others is None:
+            return _store(cache, states, layer)
+    return states.shape[1]
+
+
+_OF_OTHERS = ("key_value_states", "encoder_hidden_states")  # what cross attention reads
+
+
+def _store(cache: Any, states: Tensor, layer: int) -> int:
+    token = states.new_zeros(states.shape[0], 1, states.shape[1], 1)
+    try:
+        return int(cache.update(token, token, layer)[0].shape[-2])
+    except NotImplementedError:  # a layer that reads the keys of another one, and keeps none
+        return states.shape[1]
