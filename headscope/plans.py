@@ -208,5 +208,7 @@ class Plan(Shown):
         try:
             heads = tuple(map(HeadId.parse, data["heads"]))
             return cls(heads, data["model"], data["model_class"], data["score"], data["reason"], data["facts"])
+        except UnknownNameError as error:
+            raise PlanError(f"the plan names what is no head: {error}") from error
         except (KeyError, TypeError) as error:
             raise PlanError(f"the plan is incomplete: {error!r}; was it edited by hand?") from error

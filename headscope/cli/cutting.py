@@ -167,9 +167,15 @@ def prune_(
     if as_json:
         print_json({"removed": [str(head) for head in chosen.heads], **cut, "ways": ways, "out": str(out)})
         return
-    typer.echo(f"removed {len(chosen.heads)} heads; equal to the masked model on real input")
+    typer.echo(_proven(len(chosen.heads), "real" if proof else "made-up"))
     typer.echo("\n".join([*told_of_cut(cut), *ways]))
     typer.echo(f"written to {out}\nnext: {_read_again(smaller, loaded, out, export)}")
+
+
+def _proven(heads: int, kind: str) -> str:
+    if not heads:
+        return "the plan names no head; the model was copied whole"
+    return f"removed {heads} head{'s' * (heads > 1)}; equal to the masked model on {kind} input"
 
 
 def _write(smaller: Any, loaded: "Loaded", out: Path, example: Any, force: bool, plain: bool) -> None:

@@ -259,10 +259,11 @@ def _verify(
         return
     before, after = (sum(parameter.numel() for parameter in one.parameters()) for one in (model, pruned))
     if after >= before:
-        why = (
-            torn(anatomy, plan.heads, model) or "modules that hold the same weights (tied) lose the same heads or none"
+        raise SurgeryError(
+            torn(anatomy, plan.heads, model)
+            or f"the cut left {after:,} of {before:,} parameters: modules that hold the same weights (tied) lose the "
+            "same heads or none"
         )
-        raise SurgeryError(f"the cut left {after:,} of {before:,} parameters: {why}")
 
     def masking(whole: nn.Module) -> AbstractContextManager[None]:
         return ablate(whole, plan.heads, anatomy=anatomy)

@@ -109,8 +109,8 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
     about = _read(folder)
     _verify_files(folder, about)
     fresh = _build(folder, about) if model is None else _copied(folder, about, model)
+    record = _record(folder, about)
     with _blaming(folder, about, "the saved cut does not fit the model"):
-        record = None if about["record"] is None else Record.from_json(about["record"])
         if record is not None:
             apply_edits(edits_from_json(record.edits), fresh)
             take_record(fresh, record)
@@ -260,6 +260,17 @@ def _build(folder: Path, about: Mapping[str, Any]) -> nn.Module:
     if (folder / _GENERATION).is_file() and _GENERATION in about["sha256"]:
         fresh.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return fresh
+
+
+def _record(folder: Path, about: Mapping[str, Any]) -> Record | None:
+    try:
+        return None if about["record"] is None else Record.from_json(about["record"])
+    except (KeyError, TypeError, ValueError) as error:
+        told = told_versions(saved_versions(about, folder / CONFIG))
+        raise StorageError(
+            f"{folder / ABOUT}: what was cut is not told as this headscope tells it ({type(error).__name__}: {error}). "
+            f"{told.capitalize()}; load it with the headscope that saved it, or prune and save again"
+        ) from error
 
 
 def _copied(folder: Path, about: Mapping[str, Any], model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from headscope.anatomy.fast_path import packs
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit
+from headscope.surgery.edits.slicing import part_of_parameter
 from headscope.surgery.forwards import replace_forward, run_inner
 
 __all__ = ["NarrowAttention", "NarrowFunction", "PackByHand", "narrow_attention", "pack_by_hand"]
@@ -108,8 +109,7 @@ def narrow_attention(module: nn.MultiheadAttention, kept: Sequence[int]) -> None
 def _slice(module: nn.Module, name: str, keep: Tensor, axis: int) -> None:
     old = module._parameters.get(name)
     if old is not None:
-        new = old.detach().index_select(axis, keep.to(old.device)).clone()
-        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+        setattr(module, name, part_of_parameter(old, axis, keep))
 
 
 def _forward(self: Any, _: Any, /, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from headscope.anatomy.linear import stores_transposed
 from headscope.errors import SurgeryError
 from headscope.surgery.edits.base import EDITS, Edit, Runs, indices_of
 
-__all__ = ["COUNTS", "DropItems", "SliceInput", "SliceOutput", "SliceParameter", "slice_layer"]
+__all__ = ["COUNTS", "DropItems", "SliceInput", "SliceOutput", "SliceParameter", "part_of_parameter", "slice_layer"]
 
 COUNTS = {"output": ("out_features", "nf", "out_channels"), "input": ("in_features", "nx", "in_channels")}
 """By side of a linear layer, the attributes that count its features."""
@@ -135,9 +135,25 @@ def slice_layer(module: nn.Module, name: str, side: str, keep: Sequence[int], si
 
 
 def _keep(module: nn.Module, name: str, old: Tensor, axis: int, keep: Sequence[int]) -> None:
-    index = torch.tensor(list(keep), dtype=torch.long, device=old.device)
-    new = old.detach().index_select(axis, index).clone()
+    index = torch.tensor(list(keep), dtype=torch.long)
     if name in module._parameters:
-        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad))
+        setattr(module, name, part_of_parameter(old, axis, index))
     else:
-        module._buffers[name] = new
+        module._buffers[name] = _picked(old, axis, index)
+
+
+def part_of_parameter(old: Tensor, axis: int, index: Tensor) -> nn.Parameter:
+    """A new parameter of some places of one, with what was set on that.
+
+    Args:
+        old: the parameter.
+        axis: along which places are taken.
+        index: of those that stay, on any device.
+    """
+    parameter = nn.Parameter(_picked(old, axis, index), requires_grad=old.requires_grad)
+    parameter.__dict__.update(old.__dict__)  # as users note there that a weight does not decay
+    return parameter
+
+
+def _picked(old: Tensor, axis: int, index: Tensor) -> Tensor:
+    return old.detach().index_select(axis, index.to(old.device)).clone()
