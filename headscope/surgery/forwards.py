@@ -17,7 +17,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def copied(model: Module) -> Module:
-    """A deep copy whose modules run themselves.
+    """A deep copy whose modules run themselves, and whose parameters keep what users noted on them.
 
     What `module.forward = torch.compile(module.forward)` leaves there is bound to the module that it was made of, and
     would run that one in the copy too; the copy gets the plain method back.
@@ -32,6 +32,9 @@ def copied(model: Module) -> Module:
         inner = getattr(vars(module).get("forward"), "_torchdynamo_orig_callable", None)
         if isinstance(inner, types.MethodType) and inner.__self__ is module:
             own.__dict__["forward"] = types.MethodType(inner.__func__, own)
+    for parameter, own_parameter in zip(model.parameters(), twin.parameters(), strict=True):
+        if type(parameter) is nn.Parameter:  # PyTorch copies its numbers alone
+            own_parameter.__dict__.update(parameter.__dict__)
     return twin
 
 

@@ -13,10 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from headscope._support.holding import uncompiled
+from headscope.anatomy.linear import stores_transposed
 from headscope.anatomy.operations import tensors_in
+from headscope.sites import Slices
 from headscope.surgery.change import SiteChange
 from headscope.surgery.forwards import copied
 from headscope.surgery.verification import Seen, difference, drawing_alike, magnitude
@@ -59,15 +62,28 @@ class Shaken:
 
 def _map_seen(unit: nn.Module, call: Seen, masking: Masking, changes: Sequence[SiteChange]) -> float:
     """How much other queries of the heads that stay change, of the largest number; infinity where it is not known."""
-    asked = [change.site for change in changes if not change.empties and change.site.query]
+    asked = [change for change in changes if not change.empties and change.site.query]
     other, generator = copied(unit), torch.Generator().manual_seed(1)
-    for part in (part for site in asked for part in site.query):
-        _with_others(other.get_submodule(part.module), generator)
     try:
+        for part, heads in ((part, change.kept) for change in asked for part in change.site.query):
+            weight, rows = _rows_of(other.get_submodule(part.module), part, heads)
+            apart = torch.zeros(weight.numel(), dtype=torch.bool).index_fill(0, rows.flatten(), True).view(weight.shape)
+            weight += _noise(weight, generator) * apart.to(weight.device) / math.sqrt(rows.shape[1])
         made = _output(other, call, masking)
-    except Exception:
+    except Exception:  # a weight that is none of the kinds that are known, say
         return math.inf
     return difference(call.output, made, relative=True, least=LEAST) if asked else math.inf
+
+
+def _rows_of(module: nn.Module, part: Slices, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The weight that makes something by head, and where in it the rows of some heads lie: (row, column)."""
+    weight = module.get_parameter(part.parameter).data
+    where = torch.arange(weight.numel()).view(weight.shape)
+    if part.layout:
+        where = rearrange(where, part.layout)
+    elif part.is_module:
+        where = where.T if stores_transposed(module) else where.flatten(1)
+    return weight, where[[row for head in heads for row in part.heads[head]]]
 
 
 def _shaken(

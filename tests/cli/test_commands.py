@@ -317,6 +317,19 @@ def test_plans_that_do_not_fit_are_refused(run: Run, folder: Path, report: Path,
     assert not (tmp_path / "p.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("heads", "told"),
+    [(["L0H1"], "removed 1 head; equal to the masked model on made-up input"), ([], "the model was copied whole")],
+)
+def test_a_cut_says_on_what_it_was_proven(run: Run, tmp_path: Path, heads: list[str], told: str) -> None:
+    models.build("llama").save_pretrained(tmp_path / "without a tokenizer")
+    (tmp_path / "plan.json").write_text(hs.Plan(heads).to_json())
+    folder, plan = tmp_path / "without a tokenizer", tmp_path / "plan.json"
+    code, out, err = run("prune", folder, "--plan", plan, "--out", tmp_path / "small")
+    assert (code, err) == (0, "")
+    assert told in out
+
+
 def test_damaged_saved_models_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     hs.save(hs.prune(hs.load_model(str(folder)).model, ["L0H1"]), saved)

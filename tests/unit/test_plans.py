@@ -90,6 +90,7 @@ def test_facts_that_are_no_json_are_refused():
         ('{"headscope_plan": 2}', "version 2"),
         ('{"headscope_plan": 1, "heads": ["L0H1"]}', "incomplete: KeyError"),
         ('{"headscope_plan": 1, "heads": 3}', "incomplete: TypeError"),
+        ('{"headscope_plan": 1, "heads": ["L0Hx"]}', "names what is no head: .*L0Hx"),
     ],
 )
 def test_what_is_no_plan_is_refused(text, why):

@@ -320,3 +320,13 @@ def test_weights_that_are_no_number_are_refused_by_name() -> None:
     ):
         with pytest.raises(NumericalError, match=r"layers\.1\.self_attn\.o_proj"):
             call()
+
+
+@pytest.mark.parametrize(("measure", "of"), [("cosine", "contribution"), ("cka", "contribution")])
+def test_what_no_layer_has_is_refused_with_the_reason(measure: str, of: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    model = AutoModel.from_config(
+        AutoConfig.for_model("diffllama", vocab_size=60, num_key_value_heads=2, **sizes)
+    ).eval()
+    with pytest.raises(InputError, match=r"none of the attention layers of DiffLlamaModel .* told apart in o"):
+        hs.similarity(model, [{"input_ids": torch.arange(3, 21).view(2, 9)}], measure=measure, of=of)

@@ -13,7 +13,8 @@ from headscope.models.reference import MultiHeadAttention
 from headscope.plans import Plan
 from headscope.surgery import cut, prune
 from headscope.surgery.edits.attributes import SetAttribute
-from headscope.surgery.edits.slicing import SliceOutput
+from headscope.surgery.edits.padding import PickInput
+from headscope.surgery.edits.slicing import SliceInput, SliceOutput
 from tests import models
 from tests.families import build_further
 
@@ -60,13 +61,15 @@ def test_an_empty_plan_gives_a_plain_copy(gpt2):
 
 
 def test_a_wrong_cut_is_caught_in_the_end_and_leaves_no_trace(gpt2, monkeypatch):
-    def find_nothing(model, unit, changes, seen, tolerance, way):
-        """Right in number, wrong in place: rows of the next head."""
-        shifted = [replace(change, gone=tuple((head + 1) % 4 for head in change.gone)) for change in changes]
-        return cut_for_real(model, unit, shifted, wider(seen), 1e9, way)
+    def find_others(*args):
+        """Right in number, wrong in place: columns of the next head."""
+        edits = found_for_real(*args)
+        return tuple(
+            replace(one, keep=((0, 16), (24, 32))) if isinstance(one, SliceInput | PickInput) else one for one in edits
+        )
 
-    cut_for_real, wider = cut.find_edits, dict
-    monkeypatch.setattr(cut, "find_edits", find_nothing)
+    found_for_real = cut.find_edits
+    monkeypatch.setattr(cut, "find_edits", find_others)
     before = {key: value.clone() for key, value in gpt2.state_dict().items()}
     with pytest.raises(SurgeryError, match=r"differ by .* \(allowed 1e-05\).*route: registry, entangled: nothing"):
         prune(gpt2, ["L0H1"])

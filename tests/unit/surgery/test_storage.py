@@ -357,3 +357,13 @@ def test_a_class_that_is_gone_is_told_with_the_version_that_had_it(folder, monke
     monkeypatch.setattr(checkpoints, "transformers", SimpleNamespace(__version__="4.0"))
     with pytest.raises(StorageError, match=r"does not have; install transformers 5\.99\.0, with which it was saved"):
         load(folder)
+
+
+@pytest.mark.parametrize("spoil", [lambda record: record.pop("removed"), lambda record: record["anatomy"].pop("sites")])
+def test_a_record_that_is_told_otherwise_is_named(folder, spoil):
+    about = json.loads((folder / "headscope.json").read_text())
+    about.pop("digest")
+    spoil(about["record"])
+    (folder / "headscope.json").write_text(json.dumps(about | {"digest": storage._digest(about)}))
+    with pytest.raises(StorageError, match=r"headscope.json: what was cut is not told as this headscope tells it"):
+        load(folder)
