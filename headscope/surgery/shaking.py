@@ -90,13 +90,13 @@ def _shaken(
     unit: nn.Module, call: Seen, masking: Masking, dtype: torch.dtype, least: float
 ) -> tuple[nn.Module, Seen | None]:
     generator = torch.Generator().manual_seed(0)
-    other = _with_others(copied(unit).to(dtype), generator)
-    args, kwargs = _with_other_numbers((call.args, call.kwargs), dtype, least, generator)
-    made = Seen(args, kwargs, None)
     try:
+        other = _with_others(copied(unit).to(dtype), generator)
+        args, kwargs = _with_other_numbers((call.args, call.kwargs), dtype, least, generator)
+        made = Seen(args, kwargs, None)
         made = replace(made, output=_output(other, made, masking))
-    except Exception:  # not in this precision, or not with these numbers
-        return other, None
+    except Exception:  # not in this precision (on this device), or not with these numbers
+        return unit, None
     return other, made if 0 < magnitude(made.output) < math.inf else None
 
 
@@ -122,12 +122,18 @@ def _with_other_numbers(given: Any, dtype: torch.dtype, least: float, generator:
     others: dict[int, Tensor] = {}
     for tensor in _floats_in(given):
         other = tensor.detach().clone().to(dtype)
-        flags = bool(((other == 0) | (other == 1)).all())
-        if other.numel() and not flags and bool((other.abs() < _MOST).all()):
+        if other.numel() and not _is_mask(other):
             spread = float(other.std(correction=0)) / 2 or 1.0
             other += _noise(other, generator) * max(spread, least)
         others[id(tensor)] = other
     return copy.deepcopy(given, others)
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    """Whether its numbers say what counts: zeros and ones, or large ones; a long tensor of all the same is features."""
+    alike = tensor.ndim > 2 and bool((tensor == tensor.flatten()[0]).all())
+    flags = bool(((tensor == 0) | (tensor == 1)).all()) and not alike
+    return flags or not bool((tensor.abs() < _MOST).all())
 
 
 def _floats_in(given: Any) -> Iterator[Tensor]:

@@ -69,6 +69,16 @@ def test_a_cut_is_right_whatever_the_example_and_the_weights(example: Tensor, sp
     torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_features_that_are_all_alike_are_no_mask(value: float) -> None:
+    torch.manual_seed(0)
+    model, x = Turning().eval(), torch.randn(2, 6, 48)
+    smaller = prune(model, ["L0H1"], example=torch.full((2, 6, 48), value))
+    assert (smaller.width, smaller.heads) == (40, 5)
+    with ablate(model, ["L0H1"], example=x), torch.no_grad():
+        torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-5)
+
+
 def test_a_single_key_proves_nothing() -> None:
     torch.manual_seed(0)
     model = Model().eval()
