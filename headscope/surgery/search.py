@@ -103,12 +103,12 @@ def find_edits(
                 refusals.append(error)
                 continue
             if failure is None:
-                trial.check_tells()
+                trial.check_tells([edit.within(unit) for edit in edits])
                 return (*edits, *packing)
             failures.append(failure)
             nearly = nearly or (edits if failure.beside else ())
         if nearly:  # if something reads that, the model as a whole will show it
-            trial.check_tells()
+            trial.check_tells([edit.within(unit) for edit in nearly])
             return (*nearly, *packing)
     if refusals and not failures:
         raise refusals[0]
@@ -273,13 +273,13 @@ class _Trial:
         own = [replace(one, site=site_within(one.site, self.name)) for one in self.changes]
         return Shaken(self.unit, self.call, self.masking, own)
 
-    def check_tells(self) -> None:
+    def check_tells(self, edits: Sequence[Edit]) -> None:
         """Refuse to take edits for right where whatever the unit attends to comes to the same.
 
         Raises:
-            SurgeryError: it does.
+            SurgeryError: it does, and scores cannot be compared either.
         """
-        if self._shaken.is_blind:
+        if self._shaken.is_blind and not self._shaken.scores_agree(edits):
             raise SurgeryError(
                 f"layer {', '.join(str(one.site.layer) for one in self.changes)}: what positions attend to changes "
                 "nothing on this example, so no cut can be proven on it: there is a single key, or all positions are "

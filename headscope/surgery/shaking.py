@@ -8,19 +8,24 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from headscope._support.holding import uncompiled
+from headscope.anatomy.check import for_each_head, gap_of
 from headscope.anatomy.linear import stores_transposed
 from headscope.anatomy.operations import tensors_in
+from headscope.anatomy.registry import RegistryRoute
+from headscope.anatomy.route import Call
+from headscope.errors import AnatomyError
 from headscope.sites import Slices
 from headscope.surgery.change import SiteChange
+from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
 from headscope.surgery.verification import Seen, difference, drawing_alike, magnitude
 
@@ -31,6 +36,16 @@ EXACT, LEAST = 1e-5, 1e-6
 
 _SEEN, _WELL_SEEN = 1e-4, 1e-2  # what other queries change, of the largest number
 _MOST = 1e4  # larger numbers are those of masks
+
+
+class _Noise(NamedTuple):
+    """How much is added: at least so much, and whether also where all numbers are alike, as in a mask of nothing."""
+
+    least: float
+    where_alike: bool
+
+
+_NOISES = (_Noise(0, True), _Noise(1, True), _Noise(1, False))
 
 Masking = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -51,13 +66,60 @@ class Shaken:
     """
 
     def __init__(self, unit: nn.Module, call: Seen, masking: Masking, changes: Sequence[SiteChange]) -> None:
-        self.is_blind = False
-        for dtype, least in itertools.product((torch.float64, torch.float32), (0.0, 1.0)):
-            self.unit, self.call = _shaken(unit, call, masking, dtype, least)
-            seen = math.inf if self.call is None else _map_seen(self.unit, self.call, masking, changes)
-            self.is_blind = seen < _SEEN
-            if self.call is not None and (seen >= _WELL_SEEN or least):
-                return
+        self.unit, self.call, most = unit, None, -1.0
+        for dtype, noise in itertools.product((torch.float64, torch.float32), _NOISES):
+            if noise is _NOISES[0] and self.call is not None:  # it runs in the finer precision
+                break
+            other, made = _shaken(unit, call, masking, dtype, noise)
+            seen = -1.0 if made is None else _map_seen(other, made, masking, changes)
+            if seen > most:
+                self.unit, self.call, most = other, made, seen
+            if most >= _WELL_SEEN:
+                break
+        self.is_blind = self.call is not None and most < _SEEN
+        self._masking, self._changes = masking, changes
+
+    def scores_agree(self, edits: Sequence[Edit]) -> bool:
+        """Whether the heads that stay have the scores that they had: the same queries, keys, scale and bias.
+
+        That is seen where the unit hands these to a function of transformers; elsewhere it is not known, and False.
+
+        Args:
+            edits: of the unit, with names as seen from it.
+        """
+        assert self.call is not None
+        cut = copied(self.unit)
+        apply_edits(edits, cut)
+        try:
+            before = _heard(self.unit, self.call, self._masking)
+            after = _heard(cut, self.call, lambda _: nullcontext())
+            pairs = [(one, before[one.site.module_name], after.get(one.site.module_name)) for one in self._changes]
+            return all(one.empties or (now is not None and _alike(one, was, now)) for one, was, now in pairs)
+        except (KeyError, AnatomyError, RuntimeError):
+            return False
+
+
+def _heard(unit: nn.Module, call: Seen, masking: Masking) -> dict[str, Call]:
+    """The first call that each module in a unit makes of a function of attention."""
+    trial, heard = copied(unit), dict[nn.Module, Call]()
+
+    def hear(call: Call) -> None:
+        heard.setdefault(call.module, call)
+
+    with RegistryRoute().listen(trial, hear):
+        _output_of(trial, call, masking)
+    names = {module: name for name, module in trial.named_modules()}
+    return {names[module]: call for module, call in heard.items()}
+
+
+def _alike(change: SiteChange, before: Call, after: Call) -> bool:
+    kept, site = list(change.kept), change.site
+    k, own_k = for_each_head(before.k, site.kv_of_query)[:, kept], for_each_head(after.k, change.kv_of_query)
+    bias, own_bias = before.bias(before.scaling), after.bias(after.scaling)
+    if bias.ndim == 4 and bias.shape[1] == site.n_heads > 1:
+        bias = bias[:, kept]
+    pairs = ((before.q[:, kept], after.q), (k, own_k), torch.broadcast_tensors(bias, own_bias))
+    return before.scaling == after.scaling and all(gap_of(one, other) <= EXACT for one, other in pairs)
 
 
 def _map_seen(unit: nn.Module, call: Seen, masking: Masking, changes: Sequence[SiteChange]) -> float:
@@ -87,12 +149,12 @@ def _rows_of(module: nn.Module, part: Slices, heads: Sequence[int]) -> tuple[Ten
 
 
 def _shaken(
-    unit: nn.Module, call: Seen, masking: Masking, dtype: torch.dtype, least: float
+    unit: nn.Module, call: Seen, masking: Masking, dtype: torch.dtype, noise: _Noise
 ) -> tuple[nn.Module, Seen | None]:
     generator = torch.Generator().manual_seed(0)
     try:
         other = _with_others(copied(unit).to(dtype), generator)
-        args, kwargs = _with_other_numbers((call.args, call.kwargs), dtype, least, generator)
+        args, kwargs = _with_other_numbers((call.args, call.kwargs), dtype, noise, generator)
         made = Seen(args, kwargs, None)
         made = replace(made, output=_output(other, made, masking))
     except Exception:  # not in this precision (on this device), or not with these numbers
@@ -101,7 +163,10 @@ def _shaken(
 
 
 def _output(unit: nn.Module, call: Seen, masking: Masking) -> Any:
-    trial = copied(unit)
+    return _output_of(copied(unit), call, masking)
+
+
+def _output_of(trial: nn.Module, call: Seen, masking: Masking) -> Any:
     trial.train(False)
     with masking(trial), torch.no_grad(), uncompiled(), drawing_alike(trial):
         return trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
@@ -117,23 +182,23 @@ def _with_others(module: nn.Module, generator: torch.Generator) -> nn.Module:
     return module
 
 
-def _with_other_numbers(given: Any, dtype: torch.dtype, least: float, generator: torch.Generator) -> Any:
+def _with_other_numbers(given: Any, dtype: torch.dtype, noise: _Noise, generator: torch.Generator) -> Any:
     """The same arguments in another precision, with other numbers wherever these are no mask."""
     others: dict[int, Tensor] = {}
     for tensor in _floats_in(given):
         other = tensor.detach().clone().to(dtype)
-        if other.numel() and not _is_mask(other):
+        if other.numel() and not _is_mask(other, noise.where_alike):
             spread = float(other.std(correction=0)) / 2 or 1.0
-            other += _noise(other, generator) * max(spread, least)
+            other += _noise(other, generator) * max(spread, noise.least)
         others[id(tensor)] = other
     return copy.deepcopy(given, others)
 
 
-def _is_mask(tensor: Tensor) -> bool:
-    """Whether its numbers say what counts: zeros and ones, or large ones; a long tensor of all the same is features."""
-    alike = tensor.ndim > 2 and bool((tensor == tensor.flatten()[0]).all())
-    flags = bool(((tensor == 0) | (tensor == 1)).all()) and not alike
-    return flags or not bool((tensor.abs() < _MOST).all())
+def _is_mask(tensor: Tensor, unlike: bool) -> bool:
+    """Whether its numbers say what counts: large ones, or zeros and ones; with several axes these have to be unlike."""
+    if unlike and tensor.ndim > 2 and bool((tensor == tensor.flatten()[0]).all()):
+        return False
+    return bool(((tensor == 0) | (tensor == 1)).all()) or not bool((tensor.abs() < _MOST).all())
 
 
 def _floats_in(given: Any) -> Iterator[Tensor]:

@@ -1,6 +1,9 @@
 """Cuts on examples that say little: the right one all the same, or a refusal."""
 
 import copy
+import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +12,8 @@ from torch import Tensor, nn
 from headscope.anatomy import discover
 from headscope.effects.ablation import ablate
 from headscope.errors import InputError, SurgeryError
-from headscope.surgery import prune
+from headscope.surgery import prune, shaking
+from tests import models
 
 IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(0))
 
@@ -86,6 +90,31 @@ def test_a_single_key_proves_nothing() -> None:
     with pytest.raises(SurgeryError, match="layer 0: what positions attend to changes nothing on this example"):
         prune(model, ["L0H1"], anatomy=anatomy, batches=[{"ids": IDS[:, :1]}])
     assert prune(model, ["L0H1"], anatomy=anatomy, batches=[{"ids": IDS[:, :2]}]).a.heads == 5
+
+
+def test_with_a_single_key_the_scores_themselves_are_compared_where_they_are_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, ids = models.build("llama"), {"input_ids": torch.tensor([[3], [4]])}
+    anatomy = discover(model)
+    smaller = prune(model, ["L0H1", "L1H0"], anatomy=anatomy, batches=[ids])
+    longer = {"input_ids": torch.arange(3, 13).view(2, 5)}
+    with ablate(model, ["L0H1", "L1H0"]), torch.no_grad():
+        torch.testing.assert_close(smaller(**longer).logits, model(**longer).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["q", "k", "scaling"])
+def test_other_scores_are_refused_with_a_single_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, heard, times = models.build("llama"), shaking._heard, itertools.count()
+
+    def other(*given: Any) -> dict[str, Any]:
+        """Of the cut layer, which is heard after the whole one, something is larger."""
+        larger = next(times) % 2
+        return {key: replace(one, **{name: getattr(one, name) * (1 + larger)}) for key, one in heard(*given).items()}
+
+    monkeypatch.setattr(shaking, "_heard", other)
+    with pytest.raises(SurgeryError, match="layer 0: what positions attend to changes nothing"):
+        prune(model, ["L0H1"], anatomy=discover(model), batches=[{"input_ids": torch.tensor([[3], [4]])}])
 
 
 class Sharing(nn.Module):
