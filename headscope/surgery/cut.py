@@ -17,7 +17,7 @@ from headscope.anatomy.examples import make_example
 from headscope.anatomy.records import record_of
 from headscope.anatomy.trials import corner_of
 from headscope.anatomy.uncuttable import torn
-from headscope.effects.ablation import ablate, silence
+from headscope.effects.ablation import silence
 from headscope.errors import InputError, ModelError, PlanError, SurgeryError
 from headscope.heads import HeadId, Heads
 from headscope.plans import Plan, Record
@@ -32,6 +32,7 @@ from headscope.surgery.structure import heads_shown
 from headscope.surgery.verification import Seen, distance, in_precision, inputs_in, output_of, recording
 from headscope.text.batches import Batch
 from headscope.text.feeding import Batches, feed, feed_one
+from headscope.watching.hooks import counted
 
 __all__ = ["prune"]
 
@@ -83,12 +84,15 @@ def prune(
     if example is None and given:
         example = given[0]
     example = make_example(model) if example is None else feed_one(model, example)
-    anatomy = anatomy_of(model, example, anatomy)
+    known, anatomy = anatomy is not None, anatomy_of(model, example, anatomy)
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
     changes = _changes(plan, anatomy, record)
     check_alignment(model, anatomy, record, plan.heads)
+    if known:
+        with counted(model, [change.site for change in changes]):
+            output_of(model, example)
     pruned, edits = _proven(model, plan, anatomy, changes, _Inputs(example, given or [example], tolerance))
     renumber_alignment(model, pruned, anatomy, record, plan.heads)
     take_record(pruned, _extended(record, anatomy, plan, edits))
@@ -239,7 +243,7 @@ def _units(changes: Sequence[SiteChange]) -> dict[str, list[SiteChange]]:
 def _record(
     model: nn.Module, heads: Sequence[HeadId], anatomy: Anatomy, example: Batch, names: set[str]
 ) -> dict[str, Seen]:
-    with ablate(model, heads, anatomy=anatomy), recording(model, names) as seen:
+    with _masked(model, heads, anatomy), recording(model, names) as seen:
         output_of(model, example)
     return dict(seen)
 
@@ -265,9 +269,7 @@ def _verify(
             "same heads or none"
         )
 
-    def masking(whole: nn.Module) -> AbstractContextManager[None]:
-        return ablate(whole, plan.heads, anatomy=anatomy)
-
+    masking = functools.partial(_masked, heads=plan.heads, anatomy=anatomy)
     apart = functools.partial(distance, model, pruned, masking=masking, heads=heads)
     dtype, tolerance = torch.float32, inputs.tolerance
     for batch in (*inputs.given, *_alone(model, inputs.given[:1])):

@@ -1,9 +1,10 @@
 """Watching: the one place where hooks meet anatomy. `capture` and `observe` are built on it."""
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +91,8 @@ def watch(
 def counted(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     """While open, refuse a forward pass in which a site has other heads than it is said to have.
 
+    However often it runs: nothing is read there but how many heads there are.
+
     Args:
         model: the model that will be run.
         sites: which of its sites.
@@ -97,8 +100,24 @@ def counted(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     Raises:
         AnatomyError: a number of heads, or their width, is another.
     """
-    with watch(model, sites, (), lambda *_: None):
+    modules = dict(unwrapped(model).named_modules())
+    places = {site: Place(modules[site.module_name], _however_often(site.spelling)) for site in sites}
+    known = {(place.module, place.key): site for site, place in places.items()}
+
+    def check(call: Call) -> None:
+        if site := known.get((call.module, call.key)):
+            _check_heads(site, call)
+
+    with ExitStack() as stack:
+        stack.enter_context(plainly(model))
+        for route in sorted({site.route for site in sites}):
+            own = [place for site, place in places.items() if site.route == route]
+            stack.enter_context(ROUTES[route]().listen(unwrapped(model), check, own))
         yield
+
+
+def _however_often(spelling: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return spelling if spelling is None else {**spelling, "totals": {}}
 
 
 def _check_heads(site: Site, call: Call) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, XLNetConfig, XLNetLMHeadModel
 
 from headscope.anatomy import anatomy_of, discover
 from headscope.effects.ablation import ablate
@@ -90,3 +90,15 @@ def test_other_weights_of_the_same_sizes_are_no_other_model() -> None:
         for parameter in model.parameters():
             parameter += 0.01
     assert anatomy_of(model, anatomy=anatomy) is anatomy
+
+
+def test_heads_are_counted_however_often_a_model_attends() -> None:
+    config = XLNetConfig(vocab_size=60, d_model=32, n_layer=1, n_head=4, d_inner=32)
+    torch.manual_seed(0)
+    model = XLNetLMHeadModel(config).eval()
+    anatomy = discover(model)
+    smaller = prune(model, ["L0H1"], anatomy=anatomy)
+    settings = {"max_new_tokens": 3, "do_sample": False, "max_length": None}  # two streams attend as it generates
+    with ablate(model, ["L0H1"], anatomy=anatomy):
+        made = model.generate(X["input_ids"], **settings)
+    assert torch.equal(made, smaller.generate(X["input_ids"], **settings))
