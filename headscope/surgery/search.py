@@ -8,6 +8,7 @@ one recorded there.
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -282,8 +283,8 @@ class _Trial:
         if self._shaken.is_blind and not self._shaken.scores_agree(edits):
             raise SurgeryError(
                 f"layer {', '.join(str(one.site.layer) for one in self.changes)}: what positions attend to changes "
-                "nothing on this example, so no cut can be proven on it: there is a single key, or all positions are "
-                "alike. Bring another example= (or batches=), of several different tokens"
+                "nothing on this example, so no cut can be proven on it: there is a single key, all positions are "
+                "alike, or what follows hides it. Bring another example= (or batches=), of several different tokens"
             )
 
     def of(self, edits: Sequence[Edit], fewer: Collection[tuple[int, int]] | None) -> _Failure | None:
@@ -301,6 +302,8 @@ class _Trial:
         if self._shaken.call is None:
             return failure
         again = self._try(self._shaken.unit, edits, self._shaken.call, fewer, EXACT, LEAST)
+        if again is None and not self._shaken.enters_alike(edits):
+            again = _Failure(math.inf, "what enters its output projection is not what it was")
         return failure if again is None or (failure is not None and again.beside) else again
 
     def _try(

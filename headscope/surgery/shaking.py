@@ -5,11 +5,12 @@ small numbers hide large errors, and positions that are all alike have one and t
 """
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from headscope._support.holding import uncompiled
 from headscope.anatomy.check import for_each_head, gap_of
+from headscope.anatomy.entering import at_output
+from headscope.anatomy.features import features_last
 from headscope.anatomy.linear import stores_transposed
 from headscope.anatomy.operations import tensors_in
 from headscope.anatomy.registry import RegistryRoute
@@ -27,7 +30,7 @@ from headscope.sites import Slices
 from headscope.surgery.change import SiteChange
 from headscope.surgery.edits.base import Edit, apply_edits
 from headscope.surgery.forwards import copied
-from headscope.surgery.verification import Seen, difference, drawing_alike, magnitude
+from headscope.surgery.verification import Seen, cast, difference, drawing_alike, magnitude
 
 __all__ = ["EXACT", "LEAST", "Shaken"]
 
@@ -39,13 +42,20 @@ _MOST = 1e4  # larger numbers are those of masks
 
 
 class _Noise(NamedTuple):
-    """How much is added: at least so much, and whether also where all numbers are alike, as in a mask of nothing."""
+    """What is added to what the unit is given.
 
+    Attributes:
+        share: of the spread of its numbers.
+        least: so much at least.
+        where_alike: also where all numbers are alike, as in a mask of nothing.
+    """
+
+    share: float
     least: float
     where_alike: bool
 
 
-_NOISES = (_Noise(0, True), _Noise(1, True), _Noise(1, False))
+_NOISES = (_Noise(0.5, 0, True), _Noise(0.5, 1, True), _Noise(0.5, 1, False), _Noise(0, 0, False))
 
 Masking = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -79,6 +89,24 @@ class Shaken:
         self.is_blind = self.call is not None and most < _SEEN
         self._masking, self._changes = masking, changes
 
+    def enters_alike(self, edits: Sequence[Edit]) -> bool:
+        """Whether what enters output projections is what it was, of the heads that stay; True where it is not seen.
+
+        Args:
+            edits: of the unit, with names as seen from it.
+        """
+        assert self.call is not None
+        cut = copied(self.unit)
+        apply_edits(edits, cut)
+        before = _ran(copied(self.unit), self.call, self._masking, self._changes)
+        after = _ran(cut, self.call, lambda _: nullcontext(), self._changes)
+        for name, calls in before.entering.items():
+            for was, now in zip(calls, after.entering.get(name, ()), strict=False):
+                kept = _columns_kept(name, was.shape[-1], self._changes)
+                if gap_of(now[..., kept] if now.shape == was.shape else now, was[..., kept]) > EXACT:
+                    return False
+        return True
+
     def scores_agree(self, edits: Sequence[Edit]) -> bool:
         """Whether the heads that stay have the scores that they had: the same queries, keys, scale and bias.
 
@@ -107,7 +135,7 @@ def _heard(unit: nn.Module, call: Seen, masking: Masking) -> dict[str, Call]:
         heard.setdefault(call.module, call)
 
     with RegistryRoute().listen(trial, hear):
-        _output_of(trial, call, masking)
+        _ran(trial, call, masking, ())
     names = {module: name for name, module in trial.named_modules()}
     return {names[module]: call for module, call in heard.items()}
 
@@ -122,8 +150,42 @@ def _alike(change: SiteChange, before: Call, after: Call) -> bool:
     return before.scaling == after.scaling and all(gap_of(one, other) <= EXACT for one, other in pairs)
 
 
-def _map_seen(unit: nn.Module, call: Seen, masking: Masking, changes: Sequence[SiteChange]) -> float:
-    """How much other queries of the heads that stay change, of the largest number; infinity where it is not known."""
+@dataclass(frozen=True, eq=False)
+class _Ran:
+    """What a unit gave, and what entered output projections that are modules, call by call, with features last."""
+
+    output: Any
+    entering: dict[str, list[Tensor]]
+
+
+def _ran(trial: nn.Module, call: Seen, masking: Masking, changes: Sequence[SiteChange]) -> _Ran:
+    entering: dict[str, list[Tensor]] = {}
+
+    def note(tensor: Tensor, axes: tuple[int, ...], *, name: str) -> None:
+        entering.setdefault(name, []).append(features_last(tensor, axes).detach().clone())
+
+    trial.train(False)
+    with ExitStack() as stack:
+        stack.enter_context(masking(trial))
+        for name, site in {one.site.output.module: one.site for one in changes if one.site.output}.items():
+            if not site.reads_by_operation:
+                stack.enter_context(at_output(trial, site, functools.partial(note, name=name)))
+        for one in (torch.no_grad(), uncompiled(), drawing_alike(trial)):
+            stack.enter_context(one)
+        return _Ran(trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs)), entering)
+
+
+def _columns_kept(name: str, width: int, changes: Sequence[SiteChange]) -> list[int]:
+    own = [(one, one.site.output) for one in changes if one.site.output and one.site.output.module == name]
+    gone = {column for one, output in own for head in one.gone for column in output.heads[head]}
+    return [column for column in range(width) if column not in gone]
+
+
+def _map_seen(unit: nn.Module, made: Seen, masking: Masking, changes: Sequence[SiteChange]) -> float:
+    """How much other queries of the heads that stay change, of the largest number; infinity where it is not known.
+
+    It is told by what enters the output projection, where that is seen: much may be added to what leaves it.
+    """
     asked = [change for change in changes if not change.empties and change.site.query]
     other, generator = copied(unit), torch.Generator().manual_seed(1)
     try:
@@ -131,10 +193,17 @@ def _map_seen(unit: nn.Module, call: Seen, masking: Masking, changes: Sequence[S
             weight, rows = _rows_of(other.get_submodule(part.module), part, heads)
             apart = torch.zeros(weight.numel(), dtype=torch.bool).index_fill(0, rows.flatten(), True).view(weight.shape)
             weight += _noise(weight, generator) * apart.to(weight.device) / math.sqrt(rows.shape[1])
-        made = _output(other, call, masking)
+        before, after = (_ran(one, made, masking, changes) for one in (copied(unit), other))
     except Exception:  # a weight that is none of the kinds that are known, say
         return math.inf
-    return difference(call.output, made, relative=True, least=LEAST) if asked else math.inf
+    if not asked:
+        return math.inf
+    gaps = [
+        max(map(gap_of, after.entering[name], before.entering[name]))
+        for name in dict.fromkeys(one.site.output.module for one in asked if one.site.output)
+        if name in before.entering and name in after.entering
+    ]
+    return min(gaps) if gaps else difference(before.output, after.output, relative=True, least=LEAST)
 
 
 def _rows_of(module: nn.Module, part: Slices, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -153,23 +222,13 @@ def _shaken(
 ) -> tuple[nn.Module, Seen | None]:
     generator = torch.Generator().manual_seed(0)
     try:
-        other = _with_others(copied(unit).to(dtype), generator)
+        other = _with_others(cast(copied(unit), dtype), generator)
         args, kwargs = _with_other_numbers((call.args, call.kwargs), dtype, noise, generator)
         made = Seen(args, kwargs, None)
-        made = replace(made, output=_output(other, made, masking))
+        made = replace(made, output=_ran(copied(other), made, masking, ()).output)
     except Exception:  # not in this precision (on this device), or not with these numbers
         return unit, None
     return other, made if 0 < magnitude(made.output) < math.inf else None
-
-
-def _output(unit: nn.Module, call: Seen, masking: Masking) -> Any:
-    return _output_of(copied(unit), call, masking)
-
-
-def _output_of(trial: nn.Module, call: Seen, masking: Masking) -> Any:
-    trial.train(False)
-    with masking(trial), torch.no_grad(), uncompiled(), drawing_alike(trial):
-        return trial(*copy.deepcopy(call.args), **copy.deepcopy(call.kwargs))
 
 
 def _with_others(module: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -188,7 +247,7 @@ def _with_other_numbers(given: Any, dtype: torch.dtype, noise: _Noise, generator
     for tensor in _floats_in(given):
         other = tensor.detach().clone().to(dtype)
         if other.numel() and not _is_mask(other, noise.where_alike):
-            spread = float(other.std(correction=0)) / 2 or 1.0
+            spread = noise.share * (float(other.std(correction=0)) or 2.0)
             other += _noise(other, generator) * max(spread, noise.least)
         others[id(tensor)] = other
     return copy.deepcopy(given, others)

@@ -21,6 +21,7 @@ from headscope.text.batches import Batch
 
 __all__ = [
     "Seen",
+    "cast",
     "difference",
     "distance",
     "drawing_alike",
@@ -204,7 +205,12 @@ def magnitude(output: Any) -> float:
 def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """The model itself, or a copy where its weights are coarser than `dtype`."""
     coarse = any(p.is_floating_point() and p.element_size() < dtype.itemsize for p in model.parameters())
-    return copied(model).to(dtype) if coarse else model
+    return cast(copied(model), dtype) if coarse else model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model, its real numbers in another precision; complex ones, which `to` would make real, as they are."""
+    return model._apply(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def inputs_in(batch: Batch, dtype: torch.dtype) -> dict[str, Any]:
