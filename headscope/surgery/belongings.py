@@ -281,6 +281,8 @@ def _split(gradients: Sequence[Tensor | None]) -> tuple[int | None, Owned]:
 
 
 def _places(gradient: Tensor, axis: int) -> frozenset[int]:
+    if not gradient.numel():  # of a layer that was emptied
+        return frozenset()
     others = [other for other in range(gradient.ndim) if other != axis]
     reached = gradient.abs().amax(others) if others else gradient.abs()
     return frozenset(reached.nonzero().flatten().tolist())

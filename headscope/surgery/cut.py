@@ -25,7 +25,7 @@ from headscope.sites import Anatomy, Site
 from headscope.surgery.alignment import check_alignment, renumber_alignment
 from headscope.surgery.carried import take_record
 from headscope.surgery.change import SiteChange, site_within
-from headscope.surgery.edits.base import Edit, apply_edits, untied
+from headscope.surgery.edits.base import Edit, apply_edits, shared_names, untied
 from headscope.surgery.forwards import copied
 from headscope.surgery.search import WAYS, find_edits, runs_alone
 from headscope.surgery.structure import heads_shown
@@ -76,9 +76,7 @@ def prune(
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """
-    if not (isinstance(tolerance, int | float) and 0 <= tolerance < math.inf):
-        raise InputError(f"tolerance is the largest difference allowed, a number from 0 on; it was {tolerance!r}")
-    model = unwrapped(model)
+    tolerance, model = _number(tolerance), unwrapped(model)
     first = itertools.islice(feed(model, () if batches is None else batches, again=False), _MOST_BATCHES)
     given: list[Batch] = [corner_of(model, batch, _TOKENS) for batch in first]
     if example is None and given:
@@ -88,7 +86,7 @@ def prune(
     record = record_of(model)
     plan = Plan.of(plan, anatomy)
     plan.check(anatomy, record)
-    changes = _changes(plan, anatomy, record)
+    changes = _sparing(model, _changes(plan, anatomy, record))
     check_alignment(model, anatomy, record, plan.heads)
     if known:
         with counted(model, [change.site for change in changes]):
@@ -97,6 +95,16 @@ def prune(
     renumber_alignment(model, pruned, anatomy, record, plan.heads)
     take_record(pruned, _extended(record, anatomy, plan, edits))
     return pruned
+
+
+def _number(tolerance: Any) -> float:
+    try:
+        number = math.nan if isinstance(tolerance, str) else float(tolerance)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise InputError(f"tolerance is the largest difference allowed, a number from 0 on; it was {tolerance!r}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,10 @@ def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit],
     """A copy with these edits, proven."""
     pruned = _copy(model)
     apply_edits(edits, pruned)
+    pruned.train()  # by this a module forgets what it made by head to evaluate, as timm's attention biases
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in pruned.named_modules():
+        module.training = modes.get(name, model.training)
     if apart := untied(model, pruned):
         raise SurgeryError(
             torn(anatomy, plan.heads, model)
@@ -156,6 +168,23 @@ def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteCh
     if why := torn(anatomy, plan.heads):
         raise PlanError(why)
     return changes
+
+
+def _sparing(model: nn.Module, changes: Sequence[SiteChange]) -> list[SiteChange]:
+    """The same, with layers of q, k and v left whole of which something that is not cut holds the weight too (tied)."""
+    makers = {change: {"q": change.site.query, "k": change.site.key, "v": change.site.value} for change in changes}
+    names = {
+        part: f"{part.module}.{part.parameter}".lstrip(".")
+        for own in makers.values()
+        for p in own.values()
+        for part in p
+    }
+    cut = {*names.values()}
+    tied = {name for group in shared_names(model) if not cut.issuperset(group) for name in group}
+    return [
+        replace(one, spared=tuple(kind for kind, parts in own.items() if any(names[part] in tied for part in parts)))
+        for one, own in makers.items()
+    ]
 
 
 def _held(site: Site, anatomy: Anatomy, gone: Mapping[int, Sequence[int]]) -> frozenset[int]:

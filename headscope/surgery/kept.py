@@ -1,10 +1,9 @@
 """Tensors that modules keep beside parameters and buffers: in attributes, and in dicts, lists and tuples there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["Kept", "kept_tensors"]
@@ -21,23 +20,28 @@ class Kept:
     """
 
     tensor: Tensor
-    _holder: Any
-    _key: Any
+    _module: nn.Module
+    _keys: tuple[Any, ...]
 
     def put(self, tensor: Tensor) -> None:
-        """Let another tensor stand there.
+        """Let another tensor stand there; tuples around it are made anew."""
+        own = vars(self._module)
+        own[self._keys[0]] = _with(own[self._keys[0]], self._keys[1:], tensor)
 
-        Raises:
-            ValueError: a tuple holds it, and it is another.
-        """
-        if isinstance(self._holder, dict | list):
-            self._holder[self._key] = tensor
-        elif self.tensor.is_meta or not torch.equal(self.tensor.cpu(), tensor.cpu()):
-            raise ValueError("it stands in a tuple, in which nothing can be replaced; make it a buffer, or hold a list")
+
+def _with(value: Any, keys: Sequence[Any], tensor: Tensor) -> Any:
+    if not keys:
+        return tensor
+    first, *rest = keys
+    if not isinstance(value, tuple):
+        value[first] = _with(value[first], rest, tensor)
+        return value
+    items = [_with(one, rest, tensor) if place == first else one for place, one in enumerate(value)]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def kept_tensors(model: nn.Module) -> dict[str, Kept]:
-    """Each of them, by its name: that of the module, of the attribute, and what leads to it from there.
+    """Each of them, by how it is reached from the model: "blocks.0.tables['near'][1]".
 
     What other objects hold, such as configs, is not looked into.
 
@@ -46,16 +50,18 @@ def kept_tensors(model: nn.Module) -> dict[str, Kept]:
     """
     found: dict[str, Kept] = {}
     for name, module in model.named_modules():
-        own = {key: value for key, value in vars(module).items() if key not in _OWN}
-        for key in own:
-            found |= dict(_within(f"{name}.{key}" if name else key, vars(module), key, ()))
+        for key, value in vars(module).items():
+            if key not in _OWN:
+                for keys, tensor in _within(value, ()):
+                    inner = "".join(f"[{one!r}]" for one in keys)
+                    found[f"{name}.{key}{inner}".lstrip(".")] = Kept(tensor, module, (key, *keys))
     return found
 
 
-def _within(name: str, holder: Any, key: Any, around: tuple[Any, ...]) -> Iterator[tuple[str, Kept]]:
-    value = holder[key]
+def _within(value: Any, around: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
     if isinstance(value, Tensor):
-        yield name, Kept(value, holder, key)
+        yield (), value
     elif isinstance(value, dict | list | tuple) and not any(one is value for one in around):
-        for inner in value if isinstance(value, dict) else range(len(value)):
-            yield from _within(f"{name}.{inner}", value, inner, (*around, value))
+        for key in value if isinstance(value, dict) else range(len(value)):
+            for keys, tensor in _within(value[key], (*around, value)):
+                yield (key, *keys), tensor

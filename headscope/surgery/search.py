@@ -99,18 +99,18 @@ def find_edits(
         for further in ways:
             edits = (*known, *further)
             try:
-                failure = trial.of([edit.within(unit) for edit in edits], fewer)
+                failure = trial.of([edit.within(unit) for edit in edits], fewer, guessed=make is _following)
             except SurgeryError as error:  # an edit that cannot be made
                 refusals.append(error)
                 continue
             if failure is None:
-                trial.check_tells([edit.within(unit) for edit in edits])
                 return (*edits, *packing)
             failures.append(failure)
             nearly = nearly or (edits if failure.beside else ())
         if nearly:  # if something reads that, the model as a whole will show it
-            trial.check_tells([edit.within(unit) for edit in nearly])
             return (*nearly, *packing)
+    if any(failure.error == _BLIND for failure in failures):
+        raise SurgeryError(f"layer {', '.join(str(change.site.layer) for change in changes)}: {_BLIND}")
     if refusals and not failures:
         raise refusals[0]
     raise SurgeryError(_explain(unit, module, changes, failures, tolerance))
@@ -140,7 +140,7 @@ def _padded(model: nn.Module, unit: str, changes: Sequence[SiteChange], _: Any) 
     spared = [some for many in range(len(_MAKERS) + 1) for some in itertools.combinations(_MAKERS, many)]
     for some in spared:
         try:
-            yield tuple(padded(model, [replace(change, spared=some) for change in changes]))
+            yield tuple(padded(model, [replace(change, spared=(*change.spared, *some)) for change in changes]))
         except SurgeryError as error:  # a layer that cannot be sliced
             refusals.append(error)
     if len(refusals) == len(spared):
@@ -257,6 +257,12 @@ def _choices(stale: list[Stale]) -> Iterator[tuple[Stale, ...]]:
         yield from (tuple(one for one in counts if one.name == kind) for kind in kinds)
 
 
+_BLIND = (
+    "what positions attend to changes nothing on this example, so no cut can be proven on it: there is a single key, "
+    "all positions are alike, or what follows hides it. Bring another example= (or batches=), of different tokens"
+)
+
+
 @dataclass(frozen=True)
 class _Trial:
     """What edits of one unit have to pass."""
@@ -274,21 +280,10 @@ class _Trial:
         own = [replace(one, site=site_within(one.site, self.name)) for one in self.changes]
         return Shaken(self.unit, self.call, self.masking, own)
 
-    def check_tells(self, edits: Sequence[Edit]) -> None:
-        """Refuse to take edits for right where whatever the unit attends to comes to the same.
-
-        Raises:
-            SurgeryError: it does, and scores cannot be compared either.
-        """
-        if self._shaken.is_blind and not self._shaken.scores_agree(edits):
-            raise SurgeryError(
-                f"layer {', '.join(str(one.site.layer) for one in self.changes)}: what positions attend to changes "
-                "nothing on this example, so no cut can be proven on it: there is a single key, all positions are "
-                "alike, or what follows hides it. Bring another example= (or batches=), of several different tokens"
-            )
-
-    def of(self, edits: Sequence[Edit], fewer: Collection[tuple[int, int]] | None) -> _Failure | None:
+    def of(self, edits: Sequence[Edit], fewer: Collection[tuple[int, int]] | None, *, guessed: bool) -> _Failure | None:
         """Why some edits do not cut the unit; what it returns by head may be of fewer heads, if it is told how many.
+
+        Where its sizes are guessed, it has to be seen that each position attends as it did.
 
         Raises:
             SurgeryError: an edit that cannot be made.
@@ -304,6 +299,8 @@ class _Trial:
         again = self._try(self._shaken.unit, edits, self._shaken.call, fewer, EXACT, LEAST)
         if again is None and not self._shaken.enters_alike(edits):
             again = _Failure(math.inf, "what enters its output projection is not what it was")
+        if again is None and guessed and self._shaken.is_blind and not self._shaken.scores_agree(edits):
+            again = _Failure(math.inf, _BLIND)
         return failure if again is None or (failure is not None and again.beside) else again
 
     def _try(

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from headscope.surgery.edits.base import apply_edits, edits_from_json
 from headscope.surgery.edits.slicing import SliceInput, SliceOutput
 from headscope.surgery.kept import kept_tensors
 from headscope.surgery.versions import saved_versions, told_versions
-from headscope.surgery.weights import TENSORS, Written, check_size, put_weights, write_weights
+from headscope.surgery.weights import TENSORS, Written, check_size, few_of, put_weights, write_weights
 
 __all__ = ["attention_names", "check_whole", "holds_cut", "load", "loads_alone", "save"]
 
@@ -62,7 +63,7 @@ def save(
     Raises:
         InputError: `max_shard_size` is no size.
         StorageError: the folder has other content and `force` is off; or the model holds state that is no tensor,
-            weights that are elsewhere, a tensor that safetensors does not hold, or adapters around what was cut.
+            weights that are elsewhere, or adapters around a layer that was cut.
     """
     model = unwrapped(model)
     odd = [name for name in model.state_dict() if name.endswith("_extra_state")]
@@ -116,7 +117,13 @@ def load(folder: str | Path, model: nn.Module | None = None) -> nn.Module:
             take_record(fresh, record)
     with _blaming(folder, about, "the weights do not fit the model"):
         files = [folder / name for name in about["sha256"] if name.endswith(TENSORS)]
-        put_weights(files, fresh, about["tied"], about.get("kept", ()))  # which is missing in formats before the third
+        left = put_weights(files, fresh, about["tied"], about.get("kept", ()))  # missing in formats before the third
+    if left:
+        warnings.warn(
+            f"{few_of(left)}: saved, tensors that are no buffers, and what is loaded has none of that name and size; "
+            "what it has stays. If a forward does not make them anew, pass model= as it was when it was saved",
+            stacklevel=2,
+        )
     _check_filled(fresh)
     fresh.train(about["training"])  # not in one line: some modules' own train() forgets to return the module
     return fresh

@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from headscope.anatomy.left import LEFT
+from headscope.anatomy.left import LEFT, Left
 from headscope.anatomy.linear import is_plain, stores_transposed
 from headscope.errors import SurgeryError
 from headscope.sites import Site, Slices
@@ -71,9 +71,12 @@ def padded(model: nn.Module, changes: Sequence[SiteChange]) -> Iterator[Edit]:
         layers = dict.fromkeys(part.module for part in _by_function(change) if part.module.startswith(inside))
         if layers:
             yield FrameFunctions(change.site.module_name, tuple(name.removeprefix(inside) for name in layers))
-        first = change.first
-        for attention in (first.attention, *change.alike):
-            yield KeepHeads(change.site.module_name, change.kept_first, first.n_heads, change.whole, attention)
+        before = model.get_submodule(change.site.module_name).__dict__.get(LEFT, {})
+        for attention in (change.first.attention, *change.alike):
+            # where zeros stood already the module runs with as many heads as then, else with those that it has now
+            left = before.get(attention, Left(tuple(range(change.site.n_heads)), change.site.n_heads))
+            kept = tuple(left.keep[head] for head in change.kept)
+            yield KeepHeads(change.site.module_name, kept, left.heads, change.whole, attention)
 
 
 def by_function(change: SiteChange) -> Iterator[Edit]:
@@ -237,13 +240,13 @@ def _mapping(change: SiteChange, module: nn.Module, given: tuple[tuple[str, int]
 
 def _by_head(change: SiteChange, seen: Mapping[str, Seen]) -> tuple[tuple[str, int], ...]:
     """What the attention function was given whole, with an axis of heads: the third from behind, or the only one."""
-    heads, found = change.first.n_heads, []
+    counts, found = {change.first.n_heads, change.site.n_heads} - {1}, []  # whole, or of what an earlier cut left
     call = seen.get(change.site.module_name)
     for name, own in ({} if call is None else call.handed).items():
         axis = 0 if own.ndim == 1 else own.ndim - 3
         numbers = own.is_floating_point() or (own.dtype == torch.bool and own.ndim > 1)
         rows = call is not None and own.ndim == 3 and _is_of_rows(own, call)
-        if numbers and axis >= 0 and own.shape[axis] == heads > 1 and not rows:
+        if numbers and axis >= 0 and own.shape[axis] in counts and not rows:
             found.append((name, axis))
     return tuple(found)
 

@@ -1,7 +1,8 @@
 """The tensors of a model in safetensors, in one file or in several, and back into a model of the same names."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from headscope.errors import InputError, StorageError
-from headscope.surgery.kept import Kept, kept_tensors
+from headscope.errors import InputError
+from headscope.surgery.kept import kept_tensors
 
-__all__ = ["TENSORS", "Written", "check_size", "put_weights", "write_weights"]
+__all__ = ["TENSORS", "Written", "check_size", "few_of", "put_weights", "write_weights"]
 
 TENSORS = ".safetensors"
 """What names of files with tensors end in."""
@@ -43,16 +44,16 @@ def write_weights(model: nn.Module, folder: Path, most: int | str) -> Written:
         model: the model.
         folder: where the files go.
         most: what `check_size` lets through; a tensor that is larger has a file of its own.
-
-    Raises:
-        StorageError: a tensor that is neither parameter nor buffer, of a kind that safetensors does not hold.
     """
     beside = {name: one.tensor.detach() for name, one in kept_tensors(model).items() if not one.tensor.is_meta}
-    for name, tensor in beside.items():
-        _check_storable(name, tensor)
+    if odd := [name for name, tensor in beside.items() if not _is_storable(tensor)]:
+        warnings.warn(
+            f"{few_of(odd)}: safetensors holds no tensors of that kind, and these are no buffers either, so they are "
+            "not saved; a model that is loaded has what its class, or model=, makes of them",
+            stacklevel=4,
+        )
+        beside = {name: tensor for name, tensor in beside.items() if name not in odd}
     tensors, tied = _distinct(_state(model) | beside)
-    tensors |= {name: beside[name] for name, source in tied.items() if source in beside}
-    tied = {name: source for name, source in tied.items() if source not in beside}
     # of their sizes alone: tensors that lie in one piece of memory are copied apart, so they may go to different files
     sizes = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
     split = split_torch_state_dict_into_shards(sizes, max_shard_size=most)
@@ -66,11 +67,12 @@ def write_weights(model: nn.Module, folder: Path, most: int | str) -> Written:
     return Written(files, tied, sorted(beside))
 
 
-def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str], kept: Collection[str] = ()) -> None:
+def put_weights(
+    files: Iterable[Path], model: nn.Module, tied: Mapping[str, str], kept: Collection[str] = ()
+) -> list[str]:
     """Put what `write_weights` wrote into a model.
 
-    Of tensors that are neither parameters nor buffers those are put in that the model has in the same size: others are
-    what a forward kept for the next one.
+    Of tensors that are neither parameters nor buffers those are put in that the model has in the same size.
 
     Args:
         files: in safetensors.
@@ -78,8 +80,11 @@ def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str]
         tied: further names of tensors.
         kept: names of those that are neither parameters nor buffers.
 
+    Returns:
+        Those of `kept` that the model has not in that size: some may be what a forward kept for the next one.
+
     Raises:
-        ValueError: names or shapes that are not those of the model; or a tuple of the model holds another tensor.
+        ValueError: names or shapes that are not those of the model.
     """
     files, wanted = list(files), _state(model)
     found: dict[str, tuple[int, ...]] = {}
@@ -92,20 +97,18 @@ def put_weights(files: Iterable[Path], model: nn.Module, tied: Mapping[str, str]
     for name, own in wanted.items():
         if name in found and found[name] != own.shape:
             raise ValueError(f"{name} is {found[name]} where the model has {tuple(own.shape)}")
-    beside = {name: one for name, one in kept_tensors(model).items() if name in kept}
+    others: dict[str, Tensor] = {}
     for file in files:
         for name, tensor in load_file(file).items():
             # in memory of its own: where it lies in the file, numbers may be added up in another order
-            if name not in kept:
+            if name in kept:
+                others[name] = tensor.clone()
+            else:
                 _put(model, name, tensor.clone())
-            elif name in beside:
-                _put_beside(name, beside[name], tensor.clone())
     for name, source in tied.items():
         if name not in kept:
             _tie(model, name, source)
-        elif name in beside:
-            path, _, leaf = source.rpartition(".")
-            beside[name].put(getattr(model.get_submodule(path), leaf))
+    return _put_beside(model, {name: tied.get(name, name) for name in kept}, others)
 
 
 def check_size(most: Any) -> None:
@@ -152,34 +155,51 @@ def _apart(tensor: Tensor) -> Tensor:
 
 def _put(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    old = getattr(module, leaf)
+    module, old = model.get_submodule(path), _tensor(model, name)
     if leaf in module._parameters:
         module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad)
     else:
         module._buffers[leaf] = tensor
 
 
-def _put_beside(name: str, place: Kept, tensor: Tensor) -> None:
-    old = place.tensor
-    if (old.shape, old.dtype) != (tensor.shape, tensor.dtype):
-        return
-    try:
-        place.put(nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor)
-    except ValueError as error:
-        raise ValueError(f"{name} is a tensor but no buffer, and other numbers were saved: {error}") from error
+def _put_beside(model: nn.Module, kept: Mapping[str, str], others: Mapping[str, Tensor]) -> list[str]:
+    """Put tensors where a model keeps such; those of one source are one again, a parameter or a buffer too."""
+    places, made, left = kept_tensors(model), dict[str, Tensor](), []
+    for name, source in kept.items():
+        old = places[name].tensor if name in places else None
+        saved = others[source] if source in others else _tensor(model, source)
+        if old is None or (old.shape, old.dtype) != (saved.shape, saved.dtype):
+            left.append(name)
+            continue
+        if source in others and isinstance(old, nn.Parameter):
+            saved = made.setdefault(source, nn.Parameter(saved, old.requires_grad))
+        elif source in others:
+            saved = made.setdefault(source, saved.requires_grad_(old.requires_grad))
+        places[name].put(saved)
+    return left
 
 
-def _check_storable(name: str, tensor: Tensor) -> None:
+def few_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    return ", ".join(names[:_MOST]) + more
+
+
+_MOST = 3
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    path, _, leaf = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(path), leaf)
+    return tensor
+
+
+def _is_storable(tensor: Tensor) -> bool:
     try:
-        if tensor.layout is not torch.strided:
-            raise ValueError
         save({"": torch.empty(1, dtype=tensor.dtype)})
-    except Exception as error:
-        raise StorageError(
-            f"{name} is a tensor but no buffer, and of a kind that safetensors does not hold ({tensor.dtype}, "
-            f"{tensor.layout}); where a forward makes it anew, set it to None before saving"
-        ) from error
+    except Exception:  # safetensors has no name for it, in whatever way it says so
+        return False
+    return tensor.layout is torch.strided
 
 
 def _tie(model: nn.Module, name: str, source: str) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from headscope._support.registry import Registry
 from headscope.errors import SurgeryError
 
-__all__ = ["EDITS", "Edit", "Runs", "apply_edits", "edits_from_json", "indices_of", "runs", "untied"]
+__all__ = ["EDITS", "Edit", "Runs", "apply_edits", "edits_from_json", "indices_of", "runs", "shared_names", "untied"]
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -83,7 +83,7 @@ def apply_edits(edits: Iterable[Edit], model: nn.Module) -> None:
     Raises:
         SurgeryError: a module is missing, or is not the one that its edit was made for.
     """
-    shared = _shared(model)
+    shared = shared_names(model)
     with torch.no_grad():
         for edit in edits:
             try:
@@ -95,8 +95,12 @@ def apply_edits(edits: Iterable[Edit], model: nn.Module) -> None:
             _share(model, places)
 
 
-def _shared(model: nn.Module) -> list[list[str]]:
-    """Names under which one parameter stands in a model, where these are several."""
+def shared_names(model: nn.Module) -> list[list[str]]:
+    """Names under which one parameter stands in a model, where these are several.
+
+    Args:
+        model: a model or a part of one.
+    """
     names: dict[nn.Parameter, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(parameter, []).append(name)
@@ -124,7 +128,7 @@ def untied(before: nn.Module, after: nn.Module) -> list[list[str]]:
         after: a copy with edits.
     """
     owners = dict(after.named_parameters(remove_duplicate=False))
-    return [names for names in _shared(before) if len({id(owners[name]) for name in names if name in owners}) > 1]
+    return [names for names in shared_names(before) if len({id(owners[name]) for name in names if name in owners}) > 1]
 
 
 def edits_from_json(data: Iterable[Mapping[str, Any]]) -> tuple[Edit, ...]:

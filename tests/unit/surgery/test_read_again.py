@@ -12,11 +12,14 @@ from transformers import (
     ProphetNetModel,
     SqueezeBertConfig,
     SqueezeBertModel,
+    T5Config,
+    T5ForConditionalGeneration,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
 
 from headscope.anatomy import discover
+from headscope.anatomy.records import record_of
 from headscope.effects.ablation import ablate
 from headscope.surgery import prune
 from headscope.watching.observation import capture
@@ -132,3 +135,77 @@ def test_heads_of_different_widths_are_sites_of_their_own(heads: list[str]) -> N
             masked.o.weight[:, starts[number] : starts[number + 1]] = 0
     y = torch.randn(3, 5, 48)
     torch.testing.assert_close(smaller(y), masked(y), rtol=0, atol=1e-5)
+
+
+def test_t5_cut_twice_is_read_again_and_gets_smaller() -> None:
+    config = T5Config(
+        vocab_size=60, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=4, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = shaken(T5ForConditionalGeneration(config))
+    once = prune(model, {layer: [1] for layer in range(3)})
+    twice = prune(once, {0: [2], 1: [0]})
+    assert [site.head_ids for site in discover(twice).sites] == [(0, 3), (2, 3), (0, 2, 3)]
+    assert twice.encoder.block[0].layer[0].SelfAttention.q.weight.shape == (16, 32)
+    record = record_of(twice)
+    assert record is not None
+    assert not record.ways
+    batch = {"input_ids": IDS, "decoder_input_ids": IDS[:, :4]}
+    with ablate(model, {0: [1, 2], 1: [0, 1], 2: [1]}), torch.no_grad():
+        torch.testing.assert_close(twice(**batch).logits, model(**batch).logits, rtol=0, atol=1e-5)
+
+
+class Remembering(nn.Module):
+    """Keeps its table by head, looked up, as long as it only evaluates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.table, self.looked_up = nn.Parameter(torch.randn(4, 9)), dict[int, Tensor]()
+
+    def train(self, mode: bool = True) -> "Remembering":
+        super().train(mode)
+        if mode:
+            self.looked_up = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part(x).unflatten(-1, (-1, 4)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        length = x.shape[1]
+        if self.training or length not in self.looked_up:
+            place = torch.arange(length)
+            self.looked_up[length] = self.table[:, (place[:, None] - place).abs()]
+        return self.o(((q @ k.mT / 2 + self.looked_up[length]).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_what_a_module_keeps_by_head_to_evaluate_is_made_anew(training: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Remembering().train(training), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        model(x)
+        smaller = prune(model, ["L0H1"], example=x)
+        assert smaller.training == training
+        assert len(smaller.o.weight[0]) == 12
+        with ablate(model, ["L0H1"], example=x):
+            torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_a_layer_whose_weight_something_else_holds_stays_whole() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Remembering(), nn.Linear(16, 16)).eval(), torch.randn(2, 5, 16)
+    model[1].weight = model[0].q.weight
+    smaller = prune(model, ["L0H1"], example=x)
+    assert smaller[1].weight is smaller[0].q.weight
+    assert len(smaller[0].v.weight) == 12
+    with ablate(model, ["L0H1"], example=x), torch.no_grad():
+        torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_a_layer_is_cut_beside_an_empty_one() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Remembering(), Remembering()).eval(), torch.randn(2, 5, 16)
+    once = prune(model, {0: [0, 1, 2, 3]}, example=x)
+    twice = prune(once, ["L1H0"], example=x)
+    with ablate(model, {0: [0, 1, 2, 3], 1: [0]}, example=x), torch.no_grad():
+        torch.testing.assert_close(twice(x), model(x), rtol=0, atol=1e-5)

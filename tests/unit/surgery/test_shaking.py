@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headscope.anatomy import discover
+from headscope.anatomy.records import record_of
 from headscope.effects.ablation import ablate
 from headscope.errors import InputError, SurgeryError
 from headscope.surgery import prune, shaking
@@ -83,13 +84,38 @@ def test_features_that_are_all_alike_are_no_mask(value: float) -> None:
         torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-5)
 
 
-def test_a_single_key_proves_nothing() -> None:
+class Bare(nn.Module):
+    """Attention with weights in no layers, so that nothing can stand in the place of what they do not make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.heads = nn.ParameterList(torch.randn(48, 48) / 7 for _ in range(4)), 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = ((x @ w).unflatten(-1, (self.heads, -1)).transpose(1, 2) for w in self.w[:3])
+        return ((q @ k.mT / 8**0.5).softmax(-1) @ v).transpose(1, 2).flatten(2) @ self.w[3]
+
+
+def test_with_a_single_key_only_a_cut_that_guesses_no_sizes_is_taken() -> None:
     torch.manual_seed(0)
     model = Model().eval()
     anatomy = discover(model, IDS)
+    for length, way in ((1, "zeros stand where its heads were"), (2, "")):
+        smaller = prune(model, ["L0H1"], anatomy=anatomy, batches=[{"ids": IDS[:, :length]}])
+        with ablate(model, ["L0H1"], anatomy=anatomy), torch.no_grad():
+            torch.testing.assert_close(smaller(IDS), model(IDS), rtol=0, atol=1e-5)
+        record = record_of(smaller)
+        assert record is not None
+        assert way in record.ways.get(0, "")
+
+
+def test_with_a_single_key_a_cut_that_has_to_guess_sizes_is_refused() -> None:
+    torch.manual_seed(0)
+    model, x = Bare().eval(), torch.randn(2, 6, 48)
+    anatomy = discover(model, x)
     with pytest.raises(SurgeryError, match="layer 0: what positions attend to changes nothing on this example"):
-        prune(model, ["L0H1"], anatomy=anatomy, batches=[{"ids": IDS[:, :1]}])
-    assert prune(model, ["L0H1"], anatomy=anatomy, batches=[{"ids": IDS[:, :2]}]).a.heads == 5
+        prune(model, ["L0H1"], anatomy=anatomy, example=x[:, :1])
+    assert prune(model, ["L0H1"], anatomy=anatomy, example=x).heads == 5
 
 
 def test_with_a_single_key_the_scores_themselves_are_compared_where_they_are_seen(
@@ -104,7 +130,7 @@ def test_with_a_single_key_the_scores_themselves_are_compared_where_they_are_see
 
 
 @pytest.mark.parametrize("name", ["q", "k", "scaling"])
-def test_other_scores_are_refused_with_a_single_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_scores_are_seen_with_a_single_key(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, heard, times = models.build("llama"), shaking._heard, itertools.count()
 
     def other(*given: Any) -> dict[str, Any]:
@@ -113,8 +139,10 @@ def test_other_scores_are_refused_with_a_single_key(name: str, monkeypatch: pyte
         return {key: replace(one, **{name: getattr(one, name) * (1 + larger)}) for key, one in heard(*given).items()}
 
     monkeypatch.setattr(shaking, "_heard", other)
-    with pytest.raises(SurgeryError, match="layer 0: what positions attend to changes nothing"):
-        prune(model, ["L0H1"], anatomy=discover(model), batches=[{"input_ids": torch.tensor([[3], [4]])}])
+    smaller = prune(model, ["L0H1"], anatomy=discover(model), batches=[{"input_ids": torch.tensor([[3], [4]])}])
+    record = record_of(smaller)
+    assert record is not None
+    assert "zeros stand where its heads were" in record.ways[0]
 
 
 class Sharing(nn.Module):
