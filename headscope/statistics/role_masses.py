@@ -109,13 +109,15 @@ class RoleMasses(Statistic):
         maps = maps.cpu() if maps.device.type == "mps" else maps  # MPS has no float64
         n_rows, n_heads, n_queries, n_keys = maps.shape
         keys_kind = "self" if site.kind == "cross" else site.kind  # the keys of a cross site are the encoder's
+        unpadded = kept_positions(self._batch, keys_kind, n_keys)
+        in_windows = len(unpadded) != n_rows  # of a picture: what hides their keys hides them from the map too
+        unpadded = torch.ones(n_rows, n_keys, dtype=torch.bool) if in_windows else unpadded
         query_ids, key_ids = (
             torch.full((n_rows, n), NO_TOKEN)
-            if site.layer in self._tokenless
+            if in_windows or site.layer in self._tokenless
             else ids_of_side(self._batch, kind, n, of_two=self._of_two)
             for kind, n in ((site.kind, n_queries), (keys_kind, n_keys))
         )
-        unpadded = kept_positions(self._batch, keys_kind, n_keys)
         sums = torch.zeros(N_BLOCKS, n_heads, len(self.roles), 3, dtype=torch.float64, device=maps.device)
         best = BestQueries.none(len(self.roles), n_heads)
         step = max(1, _AT_ONCE // (n_rows * n_heads * n_keys))

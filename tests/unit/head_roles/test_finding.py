@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, SwinConfig, SwinModel
 
 import headscope as hs
 from headscope.errors import InputError
@@ -292,3 +292,13 @@ def test_one_document_has_scores_and_no_interval():
 def test_nothing_to_look_at_is_refused():
     with pytest.raises(InputError, match="no batch"):
         hs.roles(build("bert"), [])
+
+
+def test_heads_that_look_within_windows_have_roles() -> None:
+    config = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4)
+    torch.manual_seed(0)
+    model = SwinModel(config).eval()
+    table = hs.roles(model, [{"pixel_values": torch.randn(4, 3, 16, 16)} for _ in range(2)])
+    frame = table.to_frame()
+    assert list(zip(frame["layer"], frame["head"], strict=True)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert frame["broad"].tolist()[:2] == pytest.approx([1.0] * 2, abs=0.05), "new weights look everywhere alike"
