@@ -40,7 +40,7 @@ def of_heads_left(call: Call) -> Call:
     """The call as one of the heads that are left; itself where the module does not say that any are gone."""
     by_attention: Mapping[str, Left] = call.module.__dict__.get(LEFT, {})
     left = by_attention.get(_attention(call.key), by_attention.get("")) if by_attention else None
-    if left is None or call.q.shape[1] != left.heads or len(call.made) not in (1, left.heads):
+    if left is None or call.q.shape[1] != left.heads:
         return call
     keep = list(left.keep)
     # keys are told for each query head: which of them are one and the same is seen by what makes them
@@ -70,13 +70,29 @@ def of_heads_left(call: Call) -> Call:
     )
 
 
-def _made_of(call: Call, left: Left) -> list[tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
-    """What z lies in, of the heads left: a tensor of all heads, or one of each."""
-    if len(call.made) > 1:
-        return [call.made[head] for head in left.keep]
-    ((made, way, back),) = call.made
-    keep = list(left.keep)
-    return [(made, lambda tensor: way(tensor)[:, keep], lambda z: back(_among(z, keep, left.heads)))]
+_Made = tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
+
+
+def _made_of(call: Call, left: Left) -> list[_Made]:
+    """What z lies in, of the heads left: a tensor of all heads, or several of some each."""
+    found: list[_Made] = []
+    first = 0
+    for made, way, back in call.made:
+        heads = way(made).shape[1]
+        own = [head - first for head in left.keep if first <= head < first + heads]
+        first += heads
+        if own:
+            found.append((made, functools.partial(_picked, way, own), functools.partial(_put_back, back, own, heads)))
+    return found
+
+
+def _picked(way: Callable[[Tensor], Tensor], keep: Sequence[int], made: Tensor) -> Tensor:
+    return way(made)[:, list(keep)]
+
+
+def _put_back(back: Callable[[Tensor], Tensor], keep: Sequence[int], heads: int, z: Tensor) -> Tensor:
+    made: Tensor = back(_among(z, keep, heads))
+    return made
 
 
 def _among(z: Tensor, keep: Sequence[int], heads: int) -> Any:

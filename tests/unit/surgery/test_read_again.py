@@ -209,3 +209,30 @@ def test_a_layer_is_cut_beside_an_empty_one() -> None:
     twice = prune(once, ["L1H0"], example=x)
     with ablate(model, {0: [0, 1, 2, 3], 1: [0]}, example=x), torch.no_grad():
         torch.testing.assert_close(twice(x), model(x), rtol=0, atol=1e-5)
+
+
+class Halves(nn.Module):
+    """Two attentions, of two heads each, side by side before one projection; their sizes are written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.makers = nn.ModuleList(nn.Linear(16, 8) for _ in range(6))
+        self.o = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [maker(x).view(*x.shape[:2], 2, 4).transpose(1, 2) for maker in self.makers]
+        z = [(q @ k.mT / 2).softmax(-1) @ v for q, k, v in (made[:3], made[3:])]
+        return self.o(torch.cat([one.transpose(1, 2).reshape(*x.shape[:2], 8) for one in z], -1))
+
+
+@pytest.mark.parametrize("head", [0, 3])
+def test_heads_in_two_pieces_are_told_after_a_cut_and_cut_again(head: int) -> None:
+    torch.manual_seed(0)
+    model, x = Halves().eval(), torch.randn(2, 5, 16)
+    (site,) = discover(model, x).sites
+    once = prune(model, [(0, head)], example=x)
+    assert discover(once, x).sites[0].head_ids == tuple(own for own in range(4) if own != head)
+    twice = prune(once, ["L0H1"], example=x)
+    assert site.n_heads == 4
+    with ablate(model, [(0, head), (0, 1)], example=x), torch.no_grad():
+        torch.testing.assert_close(twice(x), model(x), rtol=0, atol=1e-5)
