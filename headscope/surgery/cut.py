@@ -76,7 +76,7 @@ def prune(
         SurgeryError: heads that cannot be told apart, or a cut that could not be proven exact.
         NumericalError: a layer returns nothing but NaN or infinity.
     """
-    tolerance, model = _number(tolerance), unwrapped(model)
+    tolerance, model = _allowed(tolerance), unwrapped(model)
     first = itertools.islice(feed(model, () if batches is None else batches, again=False), _MOST_BATCHES)
     given: list[Batch] = [corner_of(model, batch, _TOKENS) for batch in first]
     if example is None and given:
@@ -97,7 +97,7 @@ def prune(
     return pruned
 
 
-def _number(tolerance: Any) -> float:
+def _allowed(tolerance: Any) -> float:
     try:
         number = math.nan if isinstance(tolerance, str) else float(tolerance)
     except (TypeError, ValueError):
@@ -141,10 +141,7 @@ def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit],
     """A copy with these edits, proven."""
     pruned = _copy(model)
     apply_edits(edits, pruned)
-    pruned.train()  # by this a module forgets what it made by head to evaluate, as timm's attention biases
-    modes = {name: module.training for name, module in model.named_modules()}
-    for name, module in pruned.named_modules():
-        module.training = modes.get(name, model.training)
+    _forget(pruned, model)
     if apart := untied(model, pruned):
         raise SurgeryError(
             torn(anatomy, plan.heads, model)
@@ -153,6 +150,14 @@ def _made(model: nn.Module, plan: Plan, anatomy: Anatomy, edits: Sequence[Edit],
         )
     _verify(model, pruned, plan, anatomy, inputs, heads_shown(edits))
     return pruned
+
+
+def _forget(pruned: nn.Module, model: nn.Module) -> None:
+    """Let modules forget what they made by head to evaluate, as those of timm do when they are set to train."""
+    pruned.train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    for name, module in pruned.named_modules():
+        module.training = modes.get(name, model.training)
 
 
 def _changes(plan: Plan, anatomy: Anatomy, record: Record | None) -> list[SiteChange]:
@@ -176,8 +181,8 @@ def _sparing(model: nn.Module, changes: Sequence[SiteChange]) -> list[SiteChange
     names = {
         part: f"{part.module}.{part.parameter}".lstrip(".")
         for own in makers.values()
-        for p in own.values()
-        for part in p
+        for parts in own.values()
+        for part in parts
     }
     cut = {*names.values()}
     tied = {name for group in shared_names(model) if not cut.issuperset(group) for name in group}

@@ -96,14 +96,16 @@ def apply_edits(edits: Iterable[Edit], model: nn.Module) -> None:
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:
-    """Names under which one parameter stands in a model, where these are several.
+    """Names of one parameter that several modules hold; a module that stands in several places has the first name.
 
     Args:
         model: a model or a part of one.
     """
     names: dict[nn.Parameter, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(parameter, []).append(name)
+    for path, module in model.named_modules():
+        for own, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(parameter, []).append(f"{path}.{own}".lstrip("."))
     return [own for own in names.values() if len(own) > 1]
 
 

@@ -236,3 +236,14 @@ def test_heads_in_two_pieces_are_told_after_a_cut_and_cut_again(head: int) -> No
     assert site.n_heads == 4
     with ablate(model, [(0, head), (0, 1)], example=x), torch.no_grad():
         torch.testing.assert_close(twice(x), model(x), rtol=0, atol=1e-5)
+
+
+def test_one_module_in_two_places_gets_smaller() -> None:
+    torch.manual_seed(0)
+    attention, x = Halves(), torch.randn(2, 5, 16)
+    model = nn.Sequential(attention, nn.Tanh(), nn.Sequential(attention)).eval()
+    smaller = prune(model, ["L0H1", "L1H1"], example=x)
+    assert smaller[2][0] is smaller[0]
+    assert len(smaller[0].makers[0].weight) == 4
+    with ablate(model, ["L0H1", "L1H1"], example=x), torch.no_grad():
+        torch.testing.assert_close(smaller(x), model(x), rtol=0, atol=1e-5)
